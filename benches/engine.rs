@@ -1,0 +1,3 @@
+//! Engine benches.
+
+fn main() {}

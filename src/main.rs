@@ -1,0 +1,3 @@
+//! The `dqkd` program.
+
+fn main() {}
