@@ -1,0 +1,120 @@
+//! The one place with status codes: every error that leaves any listener is this JSON.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+/// An error answer: ETSI GS QKD 014 Table 13, `{"message": ..., "details": [...]}`.
+///
+/// `code` is stable, for logs and metrics; it is not sent. `details` is left out when empty, because one
+/// test suite in the field decodes it as an array of strings, against the standard's objects.
+#[derive(Debug)]
+pub struct ApiError {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Stable name of the failure for logs and metrics.
+    pub code: &'static str,
+    /// What the caller reads. Never contains secrets.
+    pub message: Cow<'static, str>,
+    /// Name and value pairs that explain the message.
+    pub details: Vec<serde_json::Value>,
+    /// Seconds to put into `Retry-After`.
+    pub retry_after_secs: Option<u32>,
+}
+
+/// Stable name of a failure, left in the response's extensions for the logging layer.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorCode(pub &'static str);
+
+#[derive(Serialize)]
+struct Body<'a> {
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    details: &'a [serde_json::Value],
+}
+
+impl ApiError {
+    /// An error with `status`, without details.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, message: message.into(), details: Vec::new(), retry_after_secs: None }
+    }
+
+    /// 400: the caller must change the request.
+    pub fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 401: the caller is not who this endpoint or this key is for.
+    pub fn unauthorized(code: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, "Unauthorized")
+    }
+
+    /// 503: nothing was consumed; the same request may succeed after `retry_after_secs`.
+    pub fn unavailable(
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        retry_after_secs: u32,
+    ) -> Self {
+        Self {
+            retry_after_secs: Some(retry_after_secs),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+        }
+    }
+
+    /// 404 for a path that no route serves.
+    pub fn no_such_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_such_path", "no such path")
+    }
+
+    /// 405 for a verb that the path does not serve. The router adds `Allow`.
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Body { message: &self.message, details: &self.details };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(secs) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        response.extensions_mut().insert(ErrorCode(self.code));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn body(error: ApiError) -> (http::response::Parts, String) {
+        let (parts, body) = error.into_response().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn errors_are_json_with_a_message_and_no_empty_details() {
+        let (parts, text) = body(ApiError::unavailable("peer_down", "peer site-b does not answer", 2)).await;
+        assert_eq!(parts.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(parts.headers[header::CONTENT_TYPE], "application/json");
+        assert_eq!(parts.headers[header::RETRY_AFTER], "2");
+        assert_eq!(parts.headers[header::CACHE_CONTROL], "no-store");
+        assert_eq!(text, r#"{"message":"peer site-b does not answer"}"#);
+    }
+
+    #[tokio::test]
+    async fn details_are_objects() {
+        let mut error = ApiError::bad_request("x", "y");
+        error.details.push(serde_json::json!({"a": 1}));
+        assert_eq!(body(error).await.1, r#"{"message":"y","details":[{"a":1}]}"#);
+    }
+}

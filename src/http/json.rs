@@ -1,0 +1,83 @@
+//! Bounded request bodies and strict JSON.
+
+use axum::body::Body;
+use http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::error::ApiError;
+
+/// Reads a whole body of at most `max_bytes` into a buffer that is wiped when dropped.
+///
+/// # Errors
+/// 413 when it is longer, 400 when the client stops in the middle.
+pub async fn read_body(body: Body, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    let mut limited = Limited::new(body, max_bytes);
+    let mut bytes = Zeroizing::new(Vec::new());
+    while let Some(frame) = limited.frame().await {
+        match frame {
+            Ok(frame) => {
+                if let Some(chunk) = frame.data_ref() {
+                    append_wiping(&mut bytes, chunk);
+                }
+            }
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    format!("the request body has more than {max_bytes} bytes"),
+                ));
+            }
+            Err(_) => return Err(ApiError::bad_request("body_incomplete", "the request body is incomplete")),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Appends without leaving an unwiped copy behind when the buffer must move.
+fn append_wiping(bytes: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
+    if bytes.capacity() - bytes.len() < chunk.len() {
+        let wanted = (bytes.len() + chunk.len()).max(2 * bytes.capacity()).max(1024);
+        let mut larger = Zeroizing::new(Vec::with_capacity(wanted));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(chunk);
+}
+
+/// Parses JSON; the error names line, column and what was wrong, never the content of the body.
+///
+/// # Errors
+/// 400 for malformed JSON and for JSON of another shape.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "JSON of an unexpected shape",
+            _ => "malformed JSON",
+        };
+        ApiError::bad_request(
+            "bad_json",
+            format!("the request body is {what} (line {}, column {})", error.line(), error.column()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_read() {
+        let error = read_body(Body::from(vec![b'x'; 101]), 100).await.unwrap_err();
+        assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(read_body(Body::from(vec![b'x'; 100]), 100).await.unwrap().len(), 100);
+    }
+
+    #[test]
+    fn errors_do_not_repeat_the_body() {
+        let error = parse::<u32>(br#""sesame""#).unwrap_err();
+        assert_eq!(error.status, StatusCode::BAD_REQUEST);
+        assert!(!error.message.contains("sesame"), "{}", error.message);
+    }
+}
