@@ -1,0 +1,118 @@
+//! Storing a batch, within the writer's transaction.
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::error::StoreError;
+use super::seal::SealedKeys;
+use super::sql;
+use super::types::{Inserted, NewBatch};
+use crate::kme::{BatchId, KmeId, Timestamp};
+
+/// A batch, sealed and in the form of its row; holds no secret.
+pub(super) struct InsertJob {
+    batch_id: BatchId,
+    source: KmeId,
+    master: String,
+    recipients: String,
+    entitled: String,
+    key_bytes: i64,
+    content: [u8; 32],
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    keys: SealedKeys,
+}
+
+impl InsertJob {
+    pub(super) fn new(batch: &NewBatch<'_>, keys: SealedKeys) -> Result<Self, StoreError> {
+        let json = |text: Result<String, serde_json::Error>| {
+            text.map_err(|_| StoreError::Misuse("parties that are no JSON"))
+        };
+        let key_bytes = batch.keys.first().map_or(0, |key| key.material.len_bytes());
+        Ok(Self {
+            batch_id: batch.batch_id,
+            source: batch.source.clone(),
+            master: batch.master.to_string(),
+            recipients: json(serde_json::to_string(batch.recipients))?,
+            entitled: json(serde_json::to_string(batch.entitled))?,
+            key_bytes: i64::try_from(key_bytes).map_err(|_| StoreError::Misuse("a key too long"))?,
+            content: batch.content.0,
+            created_at: batch.created_at,
+            expires_at: batch.expires_at,
+            keys,
+        })
+    }
+
+    /// Keys in this batch.
+    pub(super) fn key_count(&self) -> usize {
+        self.keys.key_ids.len() / 16
+    }
+
+    /// Runs in a transaction of the only writer, so what it looks up first cannot change before it writes.
+    pub(super) async fn run(&self, connection: &mut SqliteConnection) -> Result<Inserted, StoreError> {
+        let id: &[u8] = self.batch_id.as_bytes();
+        let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
+            sqlx::query_as(sql::BATCH).bind(id).fetch_optional(&mut *connection).await?;
+        if let Some((source, content, state, _)) = known {
+            return Ok(if source != self.source.as_str() || content != self.content {
+                Inserted::Conflict
+            } else if state == "voided" {
+                Inserted::Voided
+            } else {
+                Inserted::AlreadyStored
+            });
+        }
+        let tombstones: i64 = sqlx::query_scalar(sql::TOMBSTONE)
+            .bind(id)
+            .bind(self.source.as_str())
+            .fetch_one(&mut *connection)
+            .await?;
+        if tombstones > 0 {
+            return Ok(Inserted::Voided);
+        }
+        let in_use: i64 = sqlx::query_scalar(sql::KEYS_IN_USE)
+            .bind(self.keys.key_ids.as_slice())
+            .fetch_one(&mut *connection)
+            .await?;
+        if in_use > 0 {
+            return Ok(Inserted::Conflict);
+        }
+        self.write(connection).await?;
+        Ok(Inserted::Stored)
+    }
+
+    async fn write(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let data_key = &self.keys.data_key;
+        // Each time, not once: another process's sweep may have found it unused.
+        sqlx::query(sql::INSERT_DATA_KEY)
+            .bind(data_key.id.as_slice())
+            .bind(data_key.kek_id.as_str())
+            .bind(data_key.wrapped.as_slice())
+            .bind(data_key.created_at.as_ms())
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query(sql::INSERT_BATCH)
+            .bind(self.batch_id.as_bytes().as_slice())
+            .bind(self.source.as_str())
+            .bind(self.master.as_str())
+            .bind(self.recipients.as_str())
+            .bind(self.entitled.as_str())
+            .bind(self.key_bytes)
+            .bind(self.keys.key_ids.as_slice())
+            .bind(data_key.id.as_slice())
+            .bind(self.content.as_slice())
+            .bind(self.created_at.as_ms())
+            .bind(self.expires_at.as_ms())
+            .execute(&mut *connection)
+            .await?;
+        let sealed_bytes =
+            i64::try_from(self.keys.sealed_bytes).map_err(|_| StoreError::Misuse("a key too long"))?;
+        sqlx::query(sql::INSERT_KEYS)
+            .bind(self.keys.key_ids.as_slice())
+            .bind(self.batch_id.as_bytes().as_slice())
+            .bind(self.keys.sealed.as_slice())
+            .bind(sealed_bytes)
+            .execute(&mut *connection)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,327 @@
+//! Keys at rest: all SQL, the sealing of material, who may retrieve a key and how often.
+//!
+//! Owns the database file and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP,
+//! of peers, or of where batches come from; never writes key material that is not sealed, and never
+//! returns a key before the commit that uses up its retrieval.
+
+mod connect;
+mod error;
+mod insert;
+mod kek;
+mod retrieve;
+mod seal;
+mod sql;
+mod sweep;
+mod types;
+mod void;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument, info_span, warn};
+
+pub use self::error::{RetrieveError, StoreError};
+use self::insert::InsertJob;
+pub use self::kek::{KekError, KeyEncryptionKeys};
+use self::retrieve::RetrieveJob;
+pub use self::seal::SealError;
+use self::seal::Sealer;
+pub use self::types::{
+    ContentDigest, Counts, Entitlement, Inserted, NewBatch, Retrieval, RetrievalMode, Role, Swept,
+    VoidOutcome,
+};
+use self::void::VoidJob;
+use self::writer::{Job, QUEUE_JOBS, Writer};
+use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, Timestamp};
+
+/// Most keys of one batch.
+pub const MAX_KEYS_PER_BATCH: usize = 65_536;
+/// Most keys of one retrieval.
+pub const MAX_KEYS_PER_RETRIEVAL: usize = 4_096;
+/// The longest that any call waits for its answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that closing waits for the writer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Data keys looked at when the store opens: one for each start since the oldest live batch.
+const DATA_KEYS_CHECKED: i64 = 10_000;
+
+/// Where the store is and how it is sealed.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// `sqlite://FILE`, relative to the working directory or absolute.
+    pub url: String,
+    /// The keys that wrap data keys; the first one wraps new ones.
+    pub keks: KeyEncryptionKeys,
+    /// Whether to create the database and bring its schema up to date.
+    pub migrate: bool,
+}
+
+/// The store of one site. Share it in an `Arc`.
+pub struct Store {
+    queue: mpsc::Sender<Job>,
+    readers: SqlitePool,
+    sealer: Arc<Sealer>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store, inside a tokio runtime: its writer is a task of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] for a bad URL or path, [`StoreError::Schema`] for a schema that is newer than
+    /// this program (or older, without `migrate`), [`StoreError::Seal`] when the newest data key was
+    /// wrapped by a KEK that is not given, or any failure of the database.
+    pub async fn open(
+        settings: StoreSettings,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, StoreError> {
+        let span = info_span!("db.open");
+        async move {
+            let (options, mut connection) = connect_and_prepare(&settings.url, settings.migrate).await?;
+            let sealer = Arc::new(Sealer::new(settings.keks, random, clock.now())?);
+            check_data_keys(&mut connection, &sealer).await?;
+            let (queue, jobs) = mpsc::channel(QUEUE_JOBS);
+            let readers = connect::readers(&options);
+            let writer = Writer {
+                options,
+                connection: Some(connection),
+                sealer: Arc::clone(&sealer),
+                clock: Arc::clone(&clock),
+            };
+            tokio::spawn(writer.run(jobs));
+            Ok(Self { queue, readers, sealer, clock })
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// Creates the database at `url` if there is none and brings its schema up to date.
+    ///
+    /// # Errors
+    /// As for [`Self::open`], without the KEK.
+    pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
+        let (_, connection) = connect_and_prepare(url, true).await?;
+        Ok(connection.close().await?)
+    }
+
+    /// Stores a batch in one transaction. Repeating the same content changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored, or its caller may repeat the call to find out.
+    pub async fn insert_batch(&self, batch: &NewBatch<'_>) -> Result<Inserted, StoreError> {
+        check_batch(batch)?;
+        let span = info_span!("db.insert_batch", batch.id = %batch.batch_id, keys = batch.keys.len());
+        let sealed = self.sealer.seal(batch.batch_id, batch.keys, self.clock.now())?;
+        let job = Box::new(InsertJob::new(batch, sealed)?);
+        self.call(|reply| Job::Insert(job, reply)).instrument(span).await
+    }
+
+    /// Returns the keys in the order asked, all or none, after the commit that uses up the caller's
+    /// retrievals of them.
+    ///
+    /// # Errors
+    /// [`RetrieveError`]; nothing was used up, except when the commit itself failed half-way through.
+    pub async fn retrieve(&self, asked: &Retrieval<'_>) -> Result<Vec<Key>, RetrieveError> {
+        check_retrieval(asked)?;
+        let span = info_span!("db.retrieve", sae.id = %asked.caller, keys = asked.key_ids.len());
+        let job = Box::new(RetrieveJob::from(asked));
+        self.call(|reply| Job::Retrieve(job, reply)).instrument(span).await
+    }
+
+    /// Voids keys of a batch for its source: all of them when `key_ids` is empty. IDs that are not of this
+    /// batch are left out of the outcome. A batch that is not here is remembered until `expires_at` and refused
+    /// should it still arrive.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was voided, or the call may be repeated to find out.
+    pub async fn void(
+        &self,
+        source: &KmeId,
+        batch_id: BatchId,
+        key_ids: &[KeyId],
+        expires_at: Timestamp,
+    ) -> Result<VoidOutcome, StoreError> {
+        if key_ids.len() > MAX_KEYS_PER_BATCH {
+            return Err(StoreError::Misuse("too many keys in one void"));
+        }
+        let span = info_span!("db.void", batch.id = %batch_id, keys = key_ids.len());
+        let job = VoidJob { source: source.clone(), batch_id, key_ids: key_ids.to_vec(), expires_at };
+        self.call(|reply| Job::Void(job, reply)).instrument(span).await
+    }
+
+    /// Erases at most `limit` rows of each kind that are past their time, then moves the write-ahead log
+    /// into the database file. When [`Swept::any`], more may be waiting.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was erased.
+    pub async fn sweep(&self, limit: u32) -> Result<Swept, StoreError> {
+        self.call(|reply| Job::Sweep(limit, reply)).instrument(info_span!("db.sweep")).await
+    }
+
+    /// Whether the store can be read and takes changes, for readiness.
+    ///
+    /// # Errors
+    /// [`StoreError`] says why not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        if self.queue.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        let read = async {
+            let row = sqlx::query(sql::PING).fetch_optional(&self.readers).await;
+            row.map(drop).map_err(StoreError::from)
+        };
+        bounded(read).instrument(info_span!("db.ping")).await
+    }
+
+    /// Counts what is stored. Reads an index from end to end: for status, not for every request.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        let read = async {
+            let row = sqlx::query_as(sql::COUNTS).fetch_one(&self.readers).await;
+            row.map_err(StoreError::from)
+        };
+        let (batches, keys): (i64, i64) = bounded(read).instrument(info_span!("db.counts")).await?;
+        Ok(Counts { batches: batches.unsigned_abs(), keys: keys.unsigned_abs() })
+    }
+
+    /// Finishes the jobs at hand and closes the database. Later calls fail with [`StoreError::Closed`].
+    pub async fn close(&self) {
+        let (reply, stopped) = oneshot::channel();
+        let stop = async {
+            self.readers.close().await;
+            if self.queue.send(Job::Stop(reply)).await.is_ok() {
+                let _ = stopped.await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, stop).await.is_err() {
+            warn!("the store did not close in time; what was committed is safe");
+        }
+    }
+
+    async fn call<T, E: From<StoreError>>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Job,
+    ) -> Result<T, E> {
+        let (reply, answer) = oneshot::channel();
+        let job = job(reply);
+        bounded(async {
+            self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+            answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
+        })
+        .await
+    }
+
+    #[cfg(test)]
+    async fn on_writer(&self, statement: &'static str) -> Result<(), StoreError> {
+        self.call(|reply| Job::Raw(statement, reply)).await
+    }
+}
+
+/// Gives up on `work` after [`CALL_TIMEOUT`]; dropping it tells the writer that nobody waits.
+async fn bounded<T, E: From<StoreError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    tokio::time::timeout(CALL_TIMEOUT, work).await.unwrap_or_else(|_| Err(StoreError::Busy(None).into()))
+}
+
+async fn connect_and_prepare(
+    url: &str,
+    migrate: bool,
+) -> Result<(sqlx::sqlite::SqliteConnectOptions, SqliteConnection), StoreError> {
+    let path = connect::database_file(url)?;
+    if migrate {
+        connect::create_private(&path)?;
+    } else if !path.exists() {
+        return Err(StoreError::Settings(format!(
+            "store.url: there is no database {}: run `dqkd migrate`",
+            path.display()
+        )));
+    }
+    let options = connect::options(&path);
+    let mut connection = options.connect().await?;
+    connect::prepare_schema(&mut connection, migrate).await?;
+    Ok((options, connection))
+}
+
+/// Unwraps the stored data keys. The newest has to open: a store whose KEK was lost or mixed up is refused
+/// before it takes new keys. Keys of older ones may be all expired, so those only warn.
+async fn check_data_keys(connection: &mut SqliteConnection, sealer: &Sealer) -> Result<(), StoreError> {
+    let stored: Vec<(Vec<u8>, String, Vec<u8>)> =
+        sqlx::query_as(sql::DATA_KEYS).bind(DATA_KEYS_CHECKED).fetch_all(connection).await?;
+    for (index, (id, kek_id, wrapped)) in stored.iter().enumerate() {
+        let damaged = || StoreError::corrupt("data_keys", hex::encode(id));
+        let id = id.as_slice().try_into().map_err(|_| damaged())?;
+        let learnt = sealer.learn(id, kek_id, wrapped);
+        match learnt {
+            Ok(true) => {}
+            Ok(false) if index == 0 => return Err(damaged()),
+            Err(error) if index == 0 => return Err(error.into()),
+            _ => {
+                warn!(kek.id = %kek_id, "an older data key cannot be unwrapped; its keys cannot be retrieved")
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_batch(batch: &NewBatch<'_>) -> Result<(), StoreError> {
+    let Some(first) = batch.keys.first() else {
+        return Err(StoreError::Misuse("a batch without keys"));
+    };
+    let key_bytes = first.material.len_bytes();
+    if batch.keys.len() > MAX_KEYS_PER_BATCH {
+        return Err(StoreError::Misuse("too many keys in one batch"));
+    }
+    if key_bytes == 0 || batch.keys.iter().any(|key| key.material.len_bytes() != key_bytes) {
+        return Err(StoreError::Misuse("keys of one batch must have one length, of at least a byte"));
+    }
+    if batch.entitled.is_empty() {
+        return Err(StoreError::Misuse("a batch that nobody here may retrieve"));
+    }
+    if !distinct(batch.keys.iter().map(|key| key.id)) {
+        return Err(StoreError::Misuse("a key ID twice in one batch"));
+    }
+    Ok(())
+}
+
+fn check_retrieval(asked: &Retrieval<'_>) -> Result<(), StoreError> {
+    if asked.key_ids.is_empty() || asked.key_ids.len() > MAX_KEYS_PER_RETRIEVAL {
+        return Err(StoreError::Misuse("too few or too many keys in one retrieval"));
+    }
+    if !distinct(asked.key_ids.iter().copied()) {
+        return Err(StoreError::Misuse("a key ID twice in one retrieval"));
+    }
+    Ok(())
+}
+
+fn distinct(mut key_ids: impl Iterator<Item = KeyId>) -> bool {
+    let mut seen = HashSet::new();
+    key_ids.all(|id| seen.insert(id))
+}
+
+/// IDs one after the other, as [`sql`] takes them.
+fn pack(key_ids: &[KeyId]) -> Vec<u8> {
+    key_ids.iter().flat_map(|id| id.as_bytes()).copied().collect()
+}
+
+/// The reverse of [`pack`].
+fn unpack(packed: &[u8]) -> Vec<KeyId> {
+    packed.as_chunks().0.iter().map(|id| KeyId::from_bytes(*id)).collect()
+}

@@ -1,0 +1,315 @@
+//! Retrieving keys by ID, within the writer's transaction.
+//!
+//! All retrievals of one commit share three steps: load the rows of every requested ID, decide each request
+//! on them in memory (each seeing what the ones before it used up), write the changes. [`Rows::decide`] is the
+//! whole rule and does no I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::error::{RetrieveError, StoreError};
+use super::seal::{DataKeyId, Sealer};
+use super::types::{Entitlement, Retrieval, RetrievalMode, Role};
+use super::{pack, sql};
+use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Timestamp};
+
+/// A request, owned by the writer's queue.
+pub(super) struct RetrieveJob {
+    pub(super) caller: SaeId,
+    pub(super) local: KmeId,
+    pub(super) path: Party,
+    pub(super) key_ids: Vec<KeyId>,
+    pub(super) mode: RetrievalMode,
+    pub(super) replay_window: Duration,
+}
+
+impl From<&Retrieval<'_>> for RetrieveJob {
+    fn from(asked: &Retrieval<'_>) -> Self {
+        Self {
+            caller: asked.caller.clone(),
+            local: asked.local.clone(),
+            path: asked.path.clone(),
+            key_ids: asked.key_ids.to_vec(),
+            mode: asked.mode,
+            replay_window: asked.replay_window,
+        }
+    }
+}
+
+/// What a batch says of all its keys.
+struct BatchFacts {
+    batch_id: BatchId,
+    source: KmeId,
+    master: SaeId,
+    recipients: Vec<Recipient>,
+    entitled: Vec<Entitlement>,
+    data_key_id: DataKeyId,
+}
+
+/// A retrieval that took place.
+struct Use {
+    party: String,
+    by: String,
+    at: Timestamp,
+}
+
+struct KeyRow {
+    batch: Arc<BatchFacts>,
+    /// `None`: voided, or erased by a request before this one.
+    sealed: Option<Vec<u8>>,
+    uses: Vec<Use>,
+}
+
+/// What one request may do with one key.
+enum Verdict {
+    NotEntitled,
+    Missing,
+    /// Serve it, using up this party's retrieval.
+    Take(String),
+    /// Serve it again; the retrieval was used by the same caller a moment ago.
+    Repeat,
+}
+
+impl KeyRow {
+    fn verdict(&self, job: &RetrieveJob, now: Timestamp) -> Verdict {
+        if self.sealed.is_none() {
+            return Verdict::Missing;
+        }
+        // What is addressed to the caller itself comes before what is addressed to its site.
+        let parties = [Party::Sae(job.caller.clone()), Party::Kme(job.local.clone())];
+        let mut verdict = Verdict::NotEntitled;
+        for party in parties {
+            for held in self.batch.entitled.iter().filter(|held| held.party == party) {
+                verdict = Verdict::Missing;
+                if !self.batch.path_fits(held.role, &job.path) {
+                    continue;
+                }
+                let name = party_text(&party);
+                let Some(earlier) = self.uses.iter().find(|used| used.party == name) else {
+                    return Verdict::Take(name);
+                };
+                let repeat = earlier.by == job.caller.as_str()
+                    && job.replay_window > Duration::ZERO
+                    && now < earlier.at.plus(job.replay_window);
+                if repeat || job.mode == RetrievalMode::UntilExpiry {
+                    return Verdict::Repeat;
+                }
+            }
+        }
+        verdict
+    }
+
+    fn all_used(&self) -> bool {
+        self.batch.entitled.iter().all(|held| {
+            let name = party_text(&held.party);
+            self.uses.iter().any(|used| used.party == name)
+        })
+    }
+}
+
+impl BatchFacts {
+    /// Whether a path names the peer of somebody who plays `role` for these keys.
+    fn path_fits(&self, role: Role, path: &Party) -> bool {
+        match (role, path) {
+            (Role::Slave, Party::Sae(sae)) => *sae == self.master,
+            (Role::Slave, Party::Kme(kme)) => *kme == self.source,
+            (Role::Master, path) => self.recipients.iter().any(|recipient| {
+                recipient.party == *path || matches!(path, Party::Kme(kme) if *kme == recipient.kme)
+            }),
+        }
+    }
+}
+
+/// The requested keys that exist and are not expired, and what changed on them.
+pub(super) struct Rows {
+    keys: HashMap<KeyId, KeyRow>,
+    now: Timestamp,
+    erased: Vec<KeyId>,
+    /// Keys to be erased by the sweeper, by the moment from which it may.
+    erase_later: BTreeMap<Timestamp, Vec<KeyId>>,
+    /// New uses by (party, caller).
+    used: BTreeMap<(String, String), Vec<KeyId>>,
+}
+
+impl Rows {
+    /// Loads the rows of `key_ids`, and the data keys to open them with.
+    pub(super) async fn load(
+        connection: &mut SqliteConnection,
+        sealer: &Sealer,
+        mut key_ids: Vec<KeyId>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        key_ids.sort_unstable();
+        key_ids.dedup();
+        let mut rows = Self {
+            keys: HashMap::new(),
+            now,
+            erased: Vec::new(),
+            erase_later: BTreeMap::new(),
+            used: BTreeMap::new(),
+        };
+        if key_ids.is_empty() {
+            return Ok(rows);
+        }
+        let mut batches: HashMap<BatchId, Arc<BatchFacts>> = HashMap::new();
+        let found =
+            sqlx::query(sql::KEYS).bind(pack(&key_ids)).bind(now.as_ms()).fetch_all(&mut *connection).await?;
+        for row in found {
+            rows.add(&row, &mut batches)?;
+        }
+        for batch in batches.values() {
+            learn_data_key(connection, sealer, batch.data_key_id).await?;
+        }
+        Ok(rows)
+    }
+
+    fn add(
+        &mut self,
+        row: &SqliteRow,
+        batches: &mut HashMap<BatchId, Arc<BatchFacts>>,
+    ) -> Result<(), StoreError> {
+        let key_id = KeyId::from_bytes(array(row.try_get("key_id")?, "keys")?);
+        let batch_id = BatchId::from_bytes(array(row.try_get("batch_id")?, "keys")?);
+        let batch = match batches.get(&batch_id) {
+            Some(batch) => Arc::clone(batch),
+            None => {
+                let batch = Arc::new(batch_facts(batch_id, row)?);
+                batches.insert(batch_id, Arc::clone(&batch));
+                batch
+            }
+        };
+        let erase_at: Option<i64> = row.try_get("erase_at_ms")?;
+        let past_erasure = erase_at.is_some_and(|at| at <= self.now.as_ms());
+        let sealed: Option<Vec<u8>> = row.try_get("sealed")?;
+        let entry = self.keys.entry(key_id).or_insert_with(|| KeyRow {
+            batch,
+            sealed: sealed.filter(|_| !past_erasure),
+            uses: Vec::new(),
+        });
+        if let Some(party) = row.try_get("party")? {
+            entry.uses.push(Use {
+                party,
+                by: row.try_get("retrieved_by")?,
+                at: Timestamp::from_ms(row.try_get("retrieved_at_ms")?),
+            });
+        }
+        Ok(())
+    }
+
+    /// Decides one request, all or nothing; on success its uses count for the requests after it.
+    pub(super) fn decide(&mut self, job: &RetrieveJob, sealer: &Sealer) -> Result<Vec<Key>, RetrieveError> {
+        let verdicts: Vec<(KeyId, Verdict)> = job
+            .key_ids
+            .iter()
+            .map(|id| (*id, self.keys.get(id).map_or(Verdict::Missing, |row| row.verdict(job, self.now))))
+            .collect();
+        // 401 before 400: a key that is not the caller's decides, whatever else is missing.
+        if verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::NotEntitled)) {
+            return Err(RetrieveError::NotEntitled);
+        }
+        let mut opened = Vec::with_capacity(verdicts.len());
+        for (id, verdict) in &verdicts {
+            let row = self.keys.get(id).ok_or(RetrieveError::NotFound)?;
+            let (Verdict::Take(_) | Verdict::Repeat, Some(sealed)) = (verdict, &row.sealed) else {
+                return Err(RetrieveError::NotFound);
+            };
+            // Opened before anything is used up: a damaged row must not cost the intact ones.
+            let key = sealer
+                .open(&row.batch.data_key_id, *id, row.batch.batch_id, sealed)
+                .map_err(StoreError::from)?;
+            opened.push(key.ok_or_else(|| StoreError::corrupt("keys", id))?);
+        }
+        for (id, verdict) in verdicts {
+            if let Verdict::Take(party) = verdict {
+                self.take(id, party, job);
+            }
+        }
+        Ok(opened)
+    }
+
+    fn take(&mut self, id: KeyId, party: String, job: &RetrieveJob) {
+        let Some(row) = self.keys.get_mut(&id) else { return };
+        row.uses.push(Use { party: party.clone(), by: job.caller.to_string(), at: self.now });
+        let spent = job.mode == RetrievalMode::Once && row.all_used();
+        if spent && job.replay_window.is_zero() {
+            row.sealed = None;
+            self.erased.push(id);
+            return;
+        }
+        if spent {
+            self.erase_later.entry(self.now.plus(job.replay_window)).or_default().push(id);
+        }
+        self.used.entry((party, job.caller.to_string())).or_default().push(id);
+    }
+
+    /// Writes what the decisions changed.
+    pub(super) async fn write(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        for ((party, by), key_ids) in &self.used {
+            sqlx::query(sql::INSERT_RETRIEVALS)
+                .bind(pack(key_ids))
+                .bind(party.as_str())
+                .bind(by.as_str())
+                .bind(self.now.as_ms())
+                .execute(&mut *connection)
+                .await?;
+        }
+        for (at, key_ids) in &self.erase_later {
+            sqlx::query(sql::ERASE_LATER)
+                .bind(pack(key_ids))
+                .bind(at.as_ms())
+                .execute(&mut *connection)
+                .await?;
+        }
+        if !self.erased.is_empty() {
+            sqlx::query(sql::ERASE_KEYS).bind(pack(&self.erased)).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Unwraps a data key that this process did not draw, once.
+async fn learn_data_key(
+    connection: &mut SqliteConnection,
+    sealer: &Sealer,
+    id: DataKeyId,
+) -> Result<(), StoreError> {
+    if sealer.knows(&id) {
+        return Ok(());
+    }
+    let (kek_id, wrapped): (String, Vec<u8>) =
+        sqlx::query_as(sql::DATA_KEY).bind(id.as_slice()).fetch_one(&mut *connection).await?;
+    if sealer.learn(id, &kek_id, &wrapped)? {
+        Ok(())
+    } else {
+        Err(StoreError::corrupt("data_keys", hex::encode(id)))
+    }
+}
+
+fn batch_facts(batch_id: BatchId, row: &SqliteRow) -> Result<BatchFacts, StoreError> {
+    let damaged = || StoreError::corrupt("batches", batch_id);
+    let text = |column: &str| row.try_get::<String, _>(column);
+    Ok(BatchFacts {
+        batch_id,
+        source: text("source_kme")?.parse().map_err(|_| damaged())?,
+        master: text("master_sae")?.parse().map_err(|_| damaged())?,
+        recipients: serde_json::from_str(&text("recipients")?).map_err(|_| damaged())?,
+        entitled: serde_json::from_str(&text("entitled")?).map_err(|_| damaged())?,
+        data_key_id: array(row.try_get("data_key_id")?, "batches")?,
+    })
+}
+
+fn array(bytes: &[u8], table: &'static str) -> Result<[u8; 16], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::corrupt(table, "an ID of another length than 16 bytes"))
+}
+
+/// A party as the `retrievals` table names it. The kind goes in front, so an SAE never reads as a KME.
+fn party_text(party: &Party) -> String {
+    match party {
+        Party::Sae(sae) => format!("sae:{sae}"),
+        Party::Kme(kme) => format!("kme:{kme}"),
+    }
+}

@@ -1,0 +1,311 @@
+//! Sealing of key material: data keys, nonces, associated data. Knows nothing of SQL.
+//!
+//! **Nonces never repeat under one data key.** A data key is 256 fresh random bits and lives in one process,
+//! which draws it and is the only one that ever seals with it; a later process opens with it but draws its own
+//! to seal. A nonce is a 32-bit counter of that data key followed by 64 random bits drawn for each batch. The
+//! counter alone makes nonces distinct: it is taken with one atomic step for a whole batch, never goes
+//! back, and a data key that has sealed 2^32 - 1 rows is replaced. The random half guards the one case
+//! that the counter cannot see, a virtual machine resumed twice from one snapshot.
+//!
+//! Associated data binds a row to its table, column, key ID, batch ID and data key, each with its length in
+//! front, so a ciphertext moved to another row does not open.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use super::kek::{DATA_KEY_BYTES, KeyEncryptionKeys};
+use crate::kme::{BatchId, Key, KeyId, KeyMaterial, Random, RandomError, SecretBytes, Timestamp};
+
+const TAG_BYTES: usize = 16;
+const COUNTER_BYTES: usize = 4;
+/// What sealing adds to the material.
+const OVERHEAD_BYTES: usize = NONCE_LEN + TAG_BYTES;
+/// Rows that one data key seals at most.
+const MAX_SEALS: u32 = u32::MAX;
+
+/// Why something cannot be sealed or opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SealError {
+    /// The KEK that wrapped a data key was not given.
+    #[error(
+        "the KEK that sealed these keys is not among the given ones: it has ID {kek_id}; add it to the \
+         KEK file as a further line"
+    )]
+    UnknownKek {
+        /// The missing KEK's ID.
+        kek_id: String,
+    },
+    /// The random generator failed.
+    #[error("no random bytes for sealing: {0}")]
+    Random(String),
+    /// The cipher refused; does not happen with keys and lengths of the right size.
+    #[error("the cipher failed")]
+    Crypto,
+}
+
+impl From<RandomError> for SealError {
+    fn from(error: RandomError) -> Self {
+        Self::Random(error.to_string())
+    }
+}
+
+/// ID of a data key: 16 random bytes.
+pub(super) type DataKeyId = [u8; 16];
+
+/// A data key that this process drew and seals with.
+pub(super) struct DataKey {
+    pub(super) id: DataKeyId,
+    pub(super) kek_id: String,
+    pub(super) wrapped: Vec<u8>,
+    pub(super) created_at: Timestamp,
+    cipher: Arc<LessSafeKey>,
+    sealed_rows: AtomicU32,
+}
+
+impl DataKey {
+    fn draw(keks: &KeyEncryptionKeys, random: &dyn Random, now: Timestamp) -> Result<Self, SealError> {
+        let mut id = DataKeyId::default();
+        random.fill(&mut id)?;
+        let mut key = SecretBytes::zeroed(DATA_KEY_BYTES);
+        random.fill(key.expose_mut())?;
+        let (kek_id, wrapped) = keks.wrap(&key)?;
+        let cipher = Arc::new(cipher(&key)?);
+        Ok(Self { id, kek_id, wrapped, created_at: now, cipher, sealed_rows: AtomicU32::new(0) })
+    }
+
+    /// Takes `rows` counter values that nobody else will get; the first of them, or `None` when the data
+    /// key has not so many left.
+    fn take_counters(&self, rows: u32) -> Option<u32> {
+        self.sealed_rows
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(rows).filter(|total| *total <= MAX_SEALS)
+            })
+            .ok()
+    }
+}
+
+/// A batch's key IDs and sealed keys, each one after the other in the order of the IDs.
+pub(super) struct SealedKeys {
+    pub(super) data_key: Arc<DataKey>,
+    pub(super) key_ids: Vec<u8>,
+    pub(super) sealed: Vec<u8>,
+    /// Length of one sealed key in bytes.
+    pub(super) sealed_bytes: usize,
+}
+
+/// Seals with the current data key and opens with any data key it knows.
+pub(super) struct Sealer {
+    keks: KeyEncryptionKeys,
+    random: Arc<dyn Random>,
+    current: Mutex<Arc<DataKey>>,
+    known: RwLock<HashMap<DataKeyId, Arc<LessSafeKey>>>,
+}
+
+impl Sealer {
+    pub(super) fn new(
+        keks: KeyEncryptionKeys,
+        random: Arc<dyn Random>,
+        now: Timestamp,
+    ) -> Result<Self, SealError> {
+        let current = Arc::new(DataKey::draw(&keks, &*random, now)?);
+        let known = RwLock::new(HashMap::from([(current.id, Arc::clone(&current.cipher))]));
+        Ok(Self { keks, random, current: Mutex::new(current), known })
+    }
+
+    /// The data key that seals now.
+    pub(super) fn current(&self) -> Arc<DataKey> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether rows of this data key can be opened without [`Self::learn`].
+    pub(super) fn knows(&self, id: &DataKeyId) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// Unwraps a stored data key; `Ok(false)` when the wrapped bytes are not genuine.
+    pub(super) fn learn(&self, id: DataKeyId, kek_id: &str, wrapped: &[u8]) -> Result<bool, SealError> {
+        let Some(key) = self.keks.unwrap(kek_id, wrapped)? else { return Ok(false) };
+        let cipher = Arc::new(cipher(&key)?);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id, cipher);
+        Ok(true)
+    }
+
+    /// Seals `keys`, all of one length, sorted by ID so that they are inserted in index order.
+    pub(super) fn seal(
+        &self,
+        batch_id: BatchId,
+        keys: &[Key],
+        now: Timestamp,
+    ) -> Result<SealedKeys, SealError> {
+        let key_bytes = keys.first().map_or(0, |key| key.material.len_bytes());
+        let rows = u32::try_from(keys.len()).map_err(|_| SealError::Crypto)?;
+        let (data_key, first_counter) = self.reserve(rows, now)?;
+        let mut salt = [0; NONCE_LEN - COUNTER_BYTES];
+        self.random.fill(&mut salt)?;
+
+        let mut sorted: Vec<&Key> = keys.iter().collect();
+        sorted.sort_unstable_by_key(|key| key.id);
+        let sealed_bytes = key_bytes + OVERHEAD_BYTES;
+        let mut key_ids = Vec::with_capacity(keys.len() * 16);
+        // Exactly as long as needed: growing would leave a copy of a key behind.
+        let mut sealed = vec![0; keys.len() * sealed_bytes];
+        for ((counter, key), row) in (first_counter..).zip(sorted).zip(sealed.chunks_exact_mut(sealed_bytes))
+        {
+            let aad = associated_data(key.id, batch_id, &data_key.id);
+            let mut nonce = [0; NONCE_LEN];
+            let (head, tail) = nonce.split_at_mut(COUNTER_BYTES);
+            head.copy_from_slice(&counter.to_be_bytes());
+            tail.copy_from_slice(&salt);
+
+            let (nonce_out, rest) = row.split_at_mut(NONCE_LEN);
+            let (text, tag_out) = rest.split_at_mut(key_bytes);
+            nonce_out.copy_from_slice(&nonce);
+            if key.material.len_bytes() != key_bytes {
+                return Err(SealError::Crypto);
+            }
+            text.copy_from_slice(key.material.expose());
+            let tag = data_key
+                .cipher
+                .seal_in_place_separate_tag(
+                    Nonce::assume_unique_for_key(nonce),
+                    Aad::from(aad.as_slice()),
+                    text,
+                )
+                .map_err(|_| SealError::Crypto)?;
+            tag_out.copy_from_slice(tag.as_ref());
+            key_ids.extend_from_slice(key.id.as_bytes());
+        }
+        Ok(SealedKeys { data_key, key_ids, sealed, sealed_bytes })
+    }
+
+    /// Opens one row. `Ok(None)` when it is not what was sealed there.
+    pub(super) fn open(
+        &self,
+        data_key_id: &DataKeyId,
+        key_id: KeyId,
+        batch_id: BatchId,
+        sealed: &[u8],
+    ) -> Result<Option<Key>, SealError> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(data_key_id).cloned();
+        let cipher = known.ok_or(SealError::Crypto)?;
+        let Some((nonce, text)) = sealed.split_first_chunk::<NONCE_LEN>() else { return Ok(None) };
+        let aad = associated_data(key_id, batch_id, data_key_id);
+        let mut text = SecretBytes::copy_of(text);
+        let opened = cipher.open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::from(aad.as_slice()),
+            text.expose_mut(),
+        );
+        Ok(opened
+            .ok()
+            .map(|plain| Key { id: key_id, material: KeyMaterial::new(SecretBytes::copy_of(plain)) }))
+    }
+
+    fn reserve(&self, rows: u32, now: Timestamp) -> Result<(Arc<DataKey>, u32), SealError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = current.take_counters(rows) {
+            return Ok((Arc::clone(&current), first));
+        }
+        let fresh = Arc::new(DataKey::draw(&self.keks, &*self.random, now)?);
+        let first = fresh.take_counters(rows).ok_or(SealError::Crypto)?;
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(fresh.id, Arc::clone(&fresh.cipher));
+        *current = Arc::clone(&fresh);
+        Ok((fresh, first))
+    }
+}
+
+fn cipher(key: &SecretBytes) -> Result<LessSafeKey, SealError> {
+    UnboundKey::new(&AES_256_GCM, key.expose()).map(LessSafeKey::new).map_err(|_| SealError::Crypto)
+}
+
+fn associated_data(key_id: KeyId, batch_id: BatchId, data_key_id: &DataKeyId) -> Vec<u8> {
+    let parts: [&[u8]; 6] =
+        [b"dqkd store 1", b"keys", b"sealed", key_id.as_bytes(), batch_id.as_bytes(), data_key_id];
+    let mut bound = Vec::with_capacity(128);
+    for part in parts {
+        bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bound.extend_from_slice(part);
+    }
+    bound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kme::OsRandom;
+
+    fn sealer() -> Sealer {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        KeyEncryptionKeys::create_file(&path, &OsRandom).unwrap();
+        let keks = KeyEncryptionKeys::from_file(&path).unwrap();
+        Sealer::new(keks, Arc::new(OsRandom), Timestamp::from_ms(0)).unwrap()
+    }
+
+    fn keys(count: usize) -> Vec<Key> {
+        KeyId::draw_batch(count, &OsRandom)
+            .unwrap()
+            .into_iter()
+            .map(|id| Key { id, material: KeyMaterial::new(SecretBytes::copy_of(id.as_bytes())) })
+            .collect()
+    }
+
+    #[test]
+    fn nonces_never_repeat_within_and_across_batches() {
+        let sealer = sealer();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            let batch = BatchId::draw(&OsRandom).unwrap();
+            let sealed = sealer.seal(batch, &keys(5), Timestamp::from_ms(0)).unwrap();
+            for row in sealed.sealed.chunks(sealed.sealed_bytes) {
+                assert!(seen.insert(row[..COUNTER_BYTES].to_vec()), "the counter half alone is distinct");
+            }
+        }
+        assert_eq!(seen.len(), 15);
+    }
+
+    #[test]
+    fn a_used_up_data_key_is_replaced_and_both_open_their_rows() {
+        let sealer = sealer();
+        let batch = BatchId::draw(&OsRandom).unwrap();
+        let pair = keys(2);
+        let first = sealer.seal(batch, &pair, Timestamp::from_ms(0)).unwrap();
+        first.data_key.sealed_rows.store(MAX_SEALS - 1, Ordering::Relaxed);
+        let second = sealer.seal(batch, &pair, Timestamp::from_ms(0)).unwrap();
+        assert_ne!(first.data_key.id, second.data_key.id);
+        for sealed in [first, second] {
+            let id = KeyId::from_bytes(sealed.key_ids[..16].try_into().unwrap());
+            let row = &sealed.sealed[..sealed.sealed_bytes];
+            let key = sealer.open(&sealed.data_key.id, id, batch, row).unwrap().unwrap();
+            assert_eq!(key.material.expose(), id.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_row_opens_only_as_what_it_was_sealed() {
+        let sealer = sealer();
+        let batch = BatchId::draw(&OsRandom).unwrap();
+        let pair = keys(2);
+        let sealed = sealer.seal(batch, &pair, Timestamp::from_ms(0)).unwrap();
+        let id = KeyId::from_bytes(sealed.key_ids[..16].try_into().unwrap());
+        let other = KeyId::from_bytes(sealed.key_ids[16..].try_into().unwrap());
+        let row = &sealed.sealed[..sealed.sealed_bytes];
+        let dk = &sealed.data_key.id;
+        assert!(sealer.open(dk, id, batch, row).unwrap().is_some());
+        assert!(sealer.open(dk, other, batch, row).unwrap().is_none());
+        assert!(sealer.open(dk, id, BatchId::draw(&OsRandom).unwrap(), row).unwrap().is_none());
+        for index in 0..row.len() {
+            let mut bent = row.to_vec();
+            bent[index] ^= 1;
+            assert!(sealer.open(dk, id, batch, &bent).unwrap().is_none(), "byte {index}");
+        }
+        assert!(sealer.open(dk, id, batch, &row[..row.len() - 1]).unwrap().is_none());
+        assert!(sealer.open(dk, id, batch, &[]).unwrap().is_none());
+    }
+}

@@ -1,0 +1,219 @@
+//! Restarts, KEK rotation, damage, full and read-only disks, and what the files show.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+#[tokio::test]
+async fn keys_survive_a_restart_and_retrieved_ones_do_not_come_back() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 2).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+    store.close().await;
+    assert!(matches!(store.ping().await, Err(StoreError::Closed)));
+    assert!(matches!(store.sweep(1).await, Err(StoreError::Closed)));
+
+    let store = site.open().await;
+    store.ping().await.unwrap();
+    Ask::by("bob").finds_nothing(&store, &ids[..1]).await;
+    Ask::by("carol").gets(&store, &ids[..1]).await;
+    Ask::by("bob").gets(&store, &ids[1..]).await;
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_a_store_that_was_never_closed() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(2).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+    // The second store reads the log that the first one left, as after a crash.
+    let second = site.open().await;
+    Ask::by("bob").finds_nothing(&second, &ids[..1]).await;
+    Ask::by("bob").gets(&second, &ids[1..]).await;
+}
+
+#[tokio::test]
+async fn another_kek_is_refused_at_open() {
+    let site = Site::new();
+    let store = site.open().await;
+    Sample::to_bob(1).stored(&store).await;
+    store.close().await;
+    KeyEncryptionKeys::create_file(&site.path("two.kek"), &OsRandom).unwrap();
+    let error = site.try_open("two.kek").await.unwrap_err();
+    assert!(matches!(error, StoreError::Seal(SealError::UnknownKek { .. })), "{error:?}");
+    assert!(error.to_string().contains("not among the given ones"), "{error}");
+}
+
+#[tokio::test]
+async fn a_rotated_kek_opens_old_rows_and_seals_new_ones() {
+    let site = Site::new();
+    let store = site.open().await;
+    let old = Sample::to_bob(1).stored(&store).await.ids();
+    store.close().await;
+    KeyEncryptionKeys::create_file(&site.path("two.kek"), &OsRandom).unwrap();
+    let lines = ["two.kek", "one.kek"].map(|name| std::fs::read_to_string(site.path(name)).unwrap());
+    std::fs::write(site.path("both.kek"), lines.concat()).unwrap();
+
+    let store = site.try_open("both.kek").await.unwrap();
+    Ask::by("bob").gets(&store, &old).await;
+    let new = Sample::to_bob(1).stored(&store).await.ids();
+    store.close().await;
+    // The newest data key is wrapped by the new KEK, so the old one may be dropped.
+    let store = site.try_open("two.kek").await.unwrap();
+    Ask::by("bob").gets(&store, &new).await;
+}
+
+#[tokio::test]
+async fn a_tampered_row_is_reported_by_key_and_costs_no_other_key() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(2).stored(&store).await.ids();
+    sqlx::query("UPDATE keys SET sealed = zeroblob(length(sealed)) WHERE key_id = $1")
+        .bind(ids[0].as_bytes().as_slice())
+        .execute(&mut site.sql().await)
+        .await
+        .unwrap();
+    let refused = Ask::by("bob").at(&store, &[ids[1], ids[0]]).await;
+    let Err(RetrieveError::Store(StoreError::Corrupt { table: "keys", row })) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(row, ids[0].to_string());
+    Ask::by("bob").gets(&store, &ids[1..]).await;
+}
+
+#[tokio::test]
+async fn a_sealed_key_moved_to_another_row_does_not_open() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(2).stored(&store).await.ids();
+    sqlx::query("UPDATE keys SET sealed = (SELECT k.sealed FROM keys k WHERE k.key_id = $1)")
+        .bind(ids[0].as_bytes().as_slice())
+        .execute(&mut site.sql().await)
+        .await
+        .unwrap();
+    let refused = Ask::by("bob").at(&store, &ids[1..]).await;
+    assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Corrupt { .. }))), "{refused:?}");
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+}
+
+#[tokio::test]
+async fn no_file_shows_key_material_or_the_kek() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to(&[to_sae("bob"), to_sae("carol")], 50).stored(&store).await;
+    Ask::by("bob").gets(&store, &batch.ids()).await;
+    let mut needles: Vec<Vec<u8>> =
+        batch.keys.iter().map(|key| key.material.expose()[..16].to_vec()).collect();
+    let kek = std::fs::read_to_string(site.path("one.kek")).unwrap();
+    let digits = kek.lines().last().unwrap();
+    needles.push(hex::decode(digits).unwrap());
+    needles.push(digits.as_bytes().to_vec());
+    let files = || {
+        std::fs::read_dir(site.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("site.db"))
+            .map(|path| std::fs::read(path).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let holds = |needle: &[u8]| files().iter().any(|file| file.windows(needle.len()).any(|w| w == needle));
+    assert!(holds(batch.keys[0].id.as_bytes()), "the search finds what is there");
+    for needle in &needles {
+        assert!(!holds(needle));
+    }
+    store.close().await;
+    assert!(!needles.iter().any(|needle| holds(needle)));
+}
+
+#[tokio::test]
+async fn the_database_and_its_log_are_readable_for_the_owner_only() {
+    let site = Site::new();
+    let store = site.open().await;
+    Sample::to_bob(1).stored(&store).await;
+    for name in ["site.db", "site.db-wal", "site.db-shm"] {
+        let mode = std::fs::metadata(site.path(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_or_missing_schema_is_refused_with_what_to_do() {
+    let site = Site::new();
+    let keks = KeyEncryptionKeys::from_file(&site.path("one.kek")).unwrap();
+    let settings = StoreSettings { url: site.url(), keks, migrate: false };
+    let open = || Store::open(settings.clone(), site.clock.clone(), Arc::new(OsRandom));
+    let error = open().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Settings(text) if text.contains("dqkd migrate")), "{error}");
+    std::fs::write(site.path("site.db"), "").unwrap();
+    let error = open().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Schema(text) if text.contains("dqkd migrate")), "{error}");
+
+    Store::migrate_only(&site.url()).await.unwrap();
+    Store::migrate_only(&site.url()).await.unwrap();
+    open().await.unwrap().close().await;
+
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (99, 'future', true, x'00', 0)",
+    )
+    .execute(&mut site.sql().await)
+    .await
+    .unwrap();
+    for error in [open().await.unwrap_err(), site.try_open("one.kek").await.unwrap_err()] {
+        assert!(matches!(&error, StoreError::Schema(text) if text.contains("newer")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_corrupt() {
+    let site = Site::new();
+    std::fs::write(site.path("site.db"), "this is not a database, ".repeat(100)).unwrap();
+    let error = site.try_open("one.kek").await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_stores_nothing_and_recovers() {
+    let site = Site::new();
+    let store = site.open().await;
+    let first = Sample::to_bob(10).stored(&store).await;
+    // SQLite raises a limit below the present size to it: no page may be added from now on.
+    store.on_writer("PRAGMA max_page_count = 1").await.unwrap();
+    let big = Sample::to_bob(5000);
+    let error = big.insert(&store).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+    assert_eq!(error.public_message(), "the key store has no space left");
+    assert_eq!(store.counts().await.unwrap(), Counts { batches: 1, keys: 10 });
+    // Retrievals go on: they need no new page.
+    Ask::by("bob").gets(&store, &first.ids()).await;
+    store.on_writer("PRAGMA max_page_count = 1000000").await.unwrap();
+    assert_eq!(big.insert(&store).await.unwrap(), Inserted::Stored);
+}
+
+#[tokio::test]
+async fn a_read_only_database_refuses_changes_and_says_so() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(1).stored(&store).await.ids();
+    store.on_writer("PRAGMA query_only = ON").await.unwrap();
+    let refused = Ask::by("bob").at(&store, &ids).await;
+    assert!(matches!(refused, Err(RetrieveError::Store(StoreError::ReadOnly(_)))), "{refused:?}");
+    assert!(matches!(Sample::to_bob(1).insert(&store).await, Err(StoreError::ReadOnly(_))));
+    store.ping().await.unwrap();
+    store.on_writer("PRAGMA query_only = OFF").await.unwrap();
+    Ask::by("bob").gets(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_ended_by_itself_does_not_stop_the_writer() {
+    let site = Site::new();
+    let store = site.open().await;
+    // The writer's own COMMIT and ROLLBACK then find no transaction, as after a full disk.
+    assert!(store.on_writer("ROLLBACK").await.is_err());
+    Sample::to_bob(1).stored(&store).await;
+    // And a connection left inside a transaction is replaced.
+    assert!(store.on_writer("COMMIT; BEGIN; INSERT INTO no_such_table VALUES (1)").await.is_err());
+    Sample::to_bob(1).stored(&store).await;
+    assert_eq!(store.counts().await.unwrap().batches, 2);
+}

@@ -1,0 +1,91 @@
+//! Storing batches: idempotence and conflicts.
+
+use super::*;
+
+#[tokio::test]
+async fn the_same_content_again_changes_nothing_even_after_retrievals() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to_bob(3).stored(&store).await;
+    assert_eq!(batch.insert(&store).await.unwrap(), Inserted::AlreadyStored);
+    Ask::by("bob").gets(&store, &batch.ids()).await;
+    assert_eq!(batch.insert(&store).await.unwrap(), Inserted::AlreadyStored);
+    Ask::by("bob").finds_nothing(&store, &batch.ids()).await;
+    assert_eq!(store.counts().await.unwrap(), Counts { batches: 1, keys: 0 });
+}
+
+#[tokio::test]
+async fn other_content_under_the_same_batch_id_is_a_conflict() {
+    let site = Site::new();
+    let store = site.open().await;
+    let mut batch = Sample::to_bob(2).stored(&store).await;
+    batch.content = ContentDigest([8; 32]);
+    assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Conflict);
+    batch.content = ContentDigest([7; 32]);
+    batch.source = kme("site-c");
+    assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Conflict);
+}
+
+#[tokio::test]
+async fn a_key_id_in_use_is_a_conflict_and_stores_nothing_of_the_batch() {
+    let site = Site::new();
+    let store = site.open().await;
+    let first = Sample::to_bob(2).stored(&store).await;
+    let mut second = Sample::to_bob(2);
+    let id = first.ids()[1];
+    second.keys.push(Key { id, material: material(id) });
+    assert_eq!(second.insert(&store).await.unwrap(), Inserted::Conflict);
+    assert_eq!(store.counts().await.unwrap(), Counts { batches: 1, keys: 2 });
+    Ask::by("bob").gets(&store, &first.ids()).await;
+}
+
+#[tokio::test]
+async fn batches_of_every_size_come_back_whole() {
+    let site = Site::new();
+    let store = site.open().await;
+    for count in [1, 2, 127, 2000] {
+        let batch = Sample::to_bob(count).stored(&store).await;
+        let mut ids = batch.ids();
+        ids.reverse();
+        Ask::by("bob").gets(&store, &ids).await;
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_batch_is_refused_as_misuse() {
+    let site = Site::new();
+    let store = site.open().await;
+    let empty = Sample::to_bob(0);
+    let mut twice = Sample::to_bob(1);
+    let id = twice.keys[0].id;
+    twice.keys.push(Key { id, material: material(id) });
+    let mut uneven = Sample::to_bob(2);
+    uneven.keys[1].material = KeyMaterial::new(SecretBytes::zeroed(16));
+    let nobody = Sample::to(&[], 1);
+    for batch in [empty, twice, uneven, nobody] {
+        assert!(matches!(batch.insert(&store).await, Err(StoreError::Misuse(_))));
+    }
+    assert_eq!(store.counts().await.unwrap(), Counts::default());
+}
+
+#[tokio::test]
+async fn jobs_that_share_a_commit_do_not_fail_for_one_another() {
+    let site = Site::new();
+    let store = Arc::new(site.open().await);
+    // A statement that fails inside the shared transaction, among good ones.
+    let mut good = tokio::task::JoinSet::new();
+    for index in 0..20 {
+        let store = Arc::clone(&store);
+        good.spawn(async move {
+            if index == 10 {
+                assert!(store.on_writer("INSERT INTO no_such_table VALUES (1)").await.is_err());
+            } else {
+                Sample::to_bob(2).stored(&store).await;
+            }
+        });
+    }
+    while let Some(result) = good.join_next().await {
+        result.unwrap();
+    }
+    assert_eq!(store.counts().await.unwrap(), Counts { batches: 19, keys: 38 });
+}

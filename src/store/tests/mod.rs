@@ -1,0 +1,204 @@
+//! The store's rules on real SQLite files.
+
+mod durability;
+mod insert;
+mod retrieve;
+mod void_and_sweep;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes};
+
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
+
+/// A site's files and clock, which outlive the store that is open on them.
+pub(super) struct Site {
+    dir: tempfile::TempDir,
+    pub(super) clock: Arc<ManualClock>,
+}
+
+impl Site {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        KeyEncryptionKeys::create_file(&dir.path().join("one.kek"), &OsRandom).unwrap();
+        Self { dir, clock: Arc::new(ManualClock::starting_at(START)) }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("sqlite://{}", self.path("site.db").display())
+    }
+
+    pub(super) async fn try_open(&self, kek_file: &str) -> Result<Store, StoreError> {
+        let keks = KeyEncryptionKeys::from_file(&self.path(kek_file)).unwrap();
+        let settings = StoreSettings { url: self.url(), keks, migrate: true };
+        Store::open(settings, self.clock.clone(), Arc::new(OsRandom)).await
+    }
+
+    pub(super) async fn open(&self) -> Store {
+        self.try_open("one.kek").await.unwrap()
+    }
+
+    /// A connection beside the store, to look at and to spoil what it stored.
+    pub(super) async fn sql(&self) -> SqliteConnection {
+        connect::options(&self.path("site.db")).connect().await.unwrap()
+    }
+}
+
+pub(super) fn sae(id: &str) -> SaeId {
+    id.parse().unwrap()
+}
+
+pub(super) fn kme(id: &str) -> KmeId {
+    id.parse().unwrap()
+}
+
+pub(super) fn to_sae(id: &str) -> Party {
+    Party::Sae(sae(id))
+}
+
+pub(super) fn to_kme(id: &str) -> Party {
+    Party::Kme(kme(id))
+}
+
+pub(super) fn slave(party: Party) -> Entitlement {
+    Entitlement { party, role: Role::Slave }
+}
+
+/// A batch of alice at site-a, owned so that tests can change it.
+pub(super) struct Sample {
+    pub(super) batch_id: BatchId,
+    pub(super) source: KmeId,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) entitled: Vec<Entitlement>,
+    pub(super) content: ContentDigest,
+    pub(super) keys: Vec<Key>,
+}
+
+impl Sample {
+    /// For `parties`, all of them at site-b, where the store under test stands.
+    pub(super) fn to(parties: &[Party], keys: usize) -> Self {
+        let ids = KeyId::draw_batch(keys, &OsRandom).unwrap();
+        Self {
+            batch_id: BatchId::draw(&OsRandom).unwrap(),
+            source: kme("site-a"),
+            recipients: parties
+                .iter()
+                .map(|party| Recipient { party: party.clone(), kme: kme("site-b") })
+                .collect(),
+            entitled: parties.iter().cloned().map(slave).collect(),
+            content: ContentDigest([7; 32]),
+            keys: ids.into_iter().map(|id| Key { id, material: material(id) }).collect(),
+        }
+    }
+
+    pub(super) fn to_bob(keys: usize) -> Self {
+        Self::to(&[to_sae("bob")], keys)
+    }
+
+    pub(super) fn ids(&self) -> Vec<KeyId> {
+        self.keys.iter().map(|key| key.id).collect()
+    }
+
+    pub(super) async fn insert(&self, store: &Store) -> Result<Inserted, StoreError> {
+        store
+            .insert_batch(&NewBatch {
+                batch_id: self.batch_id,
+                source: &self.source,
+                master: &sae("alice"),
+                recipients: &self.recipients,
+                entitled: &self.entitled,
+                content: self.content,
+                created_at: START,
+                expires_at: START.plus(HOUR),
+                keys: &self.keys,
+            })
+            .await
+    }
+
+    pub(super) async fn stored(self, store: &Store) -> Self {
+        assert_eq!(self.insert(store).await.unwrap(), Inserted::Stored);
+        self
+    }
+}
+
+/// Material that a test can tell from its ID alone.
+pub(super) fn material(id: KeyId) -> KeyMaterial {
+    let mut bytes = [0x5a; 32];
+    bytes[..16].copy_from_slice(id.as_bytes());
+    bytes[..16].reverse();
+    KeyMaterial::new(SecretBytes::copy_of(&bytes))
+}
+
+/// A request of an SAE at site-b.
+#[derive(Clone)]
+pub(super) struct Ask {
+    pub(super) caller: SaeId,
+    pub(super) path: Party,
+    pub(super) mode: RetrievalMode,
+    pub(super) replay_window: Duration,
+}
+
+impl Ask {
+    pub(super) fn by(caller: &str) -> Self {
+        Self {
+            caller: sae(caller),
+            path: to_sae("alice"),
+            mode: RetrievalMode::Once,
+            replay_window: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn path(mut self, path: Party) -> Self {
+        self.path = path;
+        self
+    }
+
+    pub(super) fn until_expiry(mut self) -> Self {
+        self.mode = RetrievalMode::UntilExpiry;
+        self
+    }
+
+    pub(super) fn replay(mut self, window: Duration) -> Self {
+        self.replay_window = window;
+        self
+    }
+
+    pub(super) async fn at(&self, store: &Store, ids: &[KeyId]) -> Result<Vec<Key>, RetrieveError> {
+        store
+            .retrieve(&Retrieval {
+                caller: &self.caller,
+                local: &kme("site-b"),
+                path: &self.path,
+                key_ids: ids,
+                mode: self.mode,
+                replay_window: self.replay_window,
+            })
+            .await
+    }
+
+    pub(super) async fn gets(&self, store: &Store, ids: &[KeyId]) {
+        let keys = self.at(store, ids).await.unwrap();
+        assert_eq!(keys.iter().map(|key| key.id).collect::<Vec<_>>(), ids, "order of the request");
+        for key in keys {
+            assert!(key.material.ct_eq(&material(key.id)), "material of {}", key.id);
+        }
+    }
+
+    pub(super) async fn is_not_entitled(&self, store: &Store, ids: &[KeyId]) {
+        let refused = self.at(store, ids).await;
+        assert!(matches!(refused, Err(RetrieveError::NotEntitled)), "{refused:?}");
+    }
+
+    pub(super) async fn finds_nothing(&self, store: &Store, ids: &[KeyId]) {
+        let refused = self.at(store, ids).await;
+        assert!(matches!(refused, Err(RetrieveError::NotFound)), "{refused:?}");
+    }
+}

@@ -1,0 +1,228 @@
+//! Who may retrieve a key, and how often.
+
+use super::*;
+
+#[tokio::test]
+async fn a_slave_gets_its_keys_once_in_the_order_asked() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(3).stored(&store).await.ids();
+    let order = [ids[2], ids[0]];
+    Ask::by("bob").gets(&store, &order).await;
+    Ask::by("bob").finds_nothing(&store, &[ids[0]]).await;
+    Ask::by("bob").finds_nothing(&store, &[ids[1], ids[2]]).await;
+    Ask::by("bob").gets(&store, &[ids[1]]).await;
+    assert_eq!(store.counts().await.unwrap().keys, 0, "rows are erased");
+}
+
+#[tokio::test]
+async fn a_foreign_key_is_not_entitled_before_anything_is_missing() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(1).stored(&store).await.ids();
+    let unknown = KeyId::draw(&OsRandom).unwrap();
+    Ask::by("eve").is_not_entitled(&store, &[unknown, ids[0]]).await;
+    Ask::by("eve").finds_nothing(&store, &[unknown]).await;
+    Ask::by("bob").finds_nothing(&store, &[ids[0], unknown]).await;
+    Ask::by("bob").gets(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn one_foreign_key_among_own_ones_refuses_all_and_uses_up_none() {
+    let site = Site::new();
+    let store = site.open().await;
+    let own = Sample::to_bob(1).stored(&store).await.ids();
+    let foreign = Sample::to(&[to_sae("carol")], 1).stored(&store).await.ids();
+    Ask::by("bob").is_not_entitled(&store, &[own[0], foreign[0]]).await;
+    Ask::by("bob").gets(&store, &own).await;
+    Ask::by("carol").gets(&store, &foreign).await;
+}
+
+#[tokio::test]
+async fn each_slave_of_a_multicast_key_retrieves_it_once_and_the_last_erases_it() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 1).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids).await;
+    assert_eq!(store.counts().await.unwrap().keys, 1);
+    Ask::by("bob").finds_nothing(&store, &ids).await;
+    Ask::by("eve").is_not_entitled(&store, &ids).await;
+    Ask::by("carol").gets(&store, &ids).await;
+    assert_eq!(store.counts().await.unwrap().keys, 0);
+    Ask::by("carol").finds_nothing(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn a_key_for_the_site_goes_to_one_sae_of_it() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to(&[to_kme("site-b")], 2).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+    Ask::by("carol").finds_nothing(&store, &ids[..1]).await;
+    Ask::by("carol").path(to_kme("site-a")).gets(&store, &ids[1..]).await;
+}
+
+#[tokio::test]
+async fn what_is_addressed_to_the_caller_is_used_before_what_is_addressed_to_its_site() {
+    let site = Site::new();
+    let store = site.open().await;
+    let parties = [to_kme("site-b"), to_sae("bob")];
+    let ids = Sample::to(&parties, 1).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids).await;
+    // Bob's own retrieval is gone, the site's is left for carol.
+    Ask::by("carol").gets(&store, &ids).await;
+    Ask::by("bob").finds_nothing(&store, &ids).await;
+
+    let ids = Sample::to(&parties, 1).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids).await;
+    Ask::by("bob").gets(&store, &ids).await;
+    Ask::by("carol").finds_nothing(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn the_path_of_a_slave_names_the_master_or_its_kme() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(2).stored(&store).await.ids();
+    for wrong in [to_sae("dave"), to_sae("site-a"), to_kme("alice"), to_kme("site-b")] {
+        Ask::by("bob").path(wrong).finds_nothing(&store, &ids).await;
+    }
+    Ask::by("eve").path(to_sae("dave")).is_not_entitled(&store, &ids).await;
+    Ask::by("bob").path(to_sae("alice")).gets(&store, &ids[..1]).await;
+    Ask::by("bob").path(to_kme("site-a")).gets(&store, &ids[1..]).await;
+}
+
+#[tokio::test]
+async fn the_path_of_a_master_names_a_recipient_or_its_kme() {
+    let site = Site::new();
+    let store = site.open().await;
+    let mut batch = Sample::to(&[to_sae("erin")], 2);
+    batch.recipients[0].kme = kme("site-c");
+    batch.entitled = vec![Entitlement { party: to_sae("alice"), role: Role::Master }];
+    let ids = batch.stored(&store).await.ids();
+    for wrong in [to_sae("alice"), to_sae("bob"), to_kme("site-b")] {
+        Ask::by("alice").path(wrong).finds_nothing(&store, &ids).await;
+    }
+    Ask::by("alice").path(to_sae("erin")).gets(&store, &ids[..1]).await;
+    Ask::by("alice").path(to_kme("site-c")).gets(&store, &ids[1..]).await;
+    Ask::by("alice").path(to_sae("erin")).finds_nothing(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn within_the_replay_window_only_the_same_caller_repeats() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to(&[to_kme("site-b")], 1).stored(&store).await.ids();
+    let window = Duration::from_secs(30);
+    let (bob, carol) = (Ask::by("bob").replay(window), Ask::by("carol").replay(window));
+    bob.gets(&store, &ids).await;
+    carol.finds_nothing(&store, &ids).await;
+    site.clock.advance(Duration::from_secs(29));
+    bob.gets(&store, &ids).await;
+    assert!(!store.sweep(100).await.unwrap().any(), "not before the window has passed");
+    // The window counts from the first retrieval, not from the repeat.
+    site.clock.advance(Duration::from_secs(1));
+    bob.finds_nothing(&store, &ids).await;
+    assert_eq!(store.sweep(100).await.unwrap().keys, 1);
+    assert_eq!(store.counts().await.unwrap().keys, 0);
+}
+
+#[tokio::test]
+async fn a_key_with_a_retrieval_left_outlives_the_replay_window() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 1).stored(&store).await.ids();
+    let window = Duration::from_secs(30);
+    Ask::by("bob").replay(window).gets(&store, &ids).await;
+    site.clock.advance(window * 2);
+    assert!(!store.sweep(100).await.unwrap().any());
+    Ask::by("bob").replay(window).finds_nothing(&store, &ids).await;
+    Ask::by("carol").replay(window).gets(&store, &ids).await;
+    Ask::by("carol").replay(window).gets(&store, &ids).await;
+    site.clock.advance(window);
+    assert_eq!(store.sweep(100).await.unwrap().keys, 1);
+}
+
+#[tokio::test]
+async fn until_expiry_keys_are_repeated_until_they_expire() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(1).stored(&store).await.ids();
+    let bob = Ask::by("bob").until_expiry();
+    for _ in 0..3 {
+        bob.gets(&store, &ids).await;
+    }
+    assert!(!store.sweep(100).await.unwrap().any());
+    Ask::by("eve").until_expiry().is_not_entitled(&store, &ids).await;
+    site.clock.advance(HOUR);
+    bob.finds_nothing(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn an_expired_key_is_missing_for_everyone_before_any_sweep() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(2).stored(&store).await.ids();
+    site.clock.advance(HOUR - Duration::from_millis(1));
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+    site.clock.advance(Duration::from_millis(1));
+    Ask::by("bob").finds_nothing(&store, &ids[1..]).await;
+    Ask::by("eve").finds_nothing(&store, &ids[1..]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_concurrent_retrievals_of_a_key_exactly_one_succeeds() {
+    let site = Site::new();
+    let store = Arc::new(site.open().await);
+    for _ in 0..5 {
+        let ids = Sample::to_bob(2).stored(&store).await.ids();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (store, ids) = (Arc::clone(&store), ids.clone());
+            tasks.spawn(async move { Ask::by("bob").at(&store, &ids).await });
+        }
+        let mut successes = 0;
+        while let Some(result) = tasks.join_next().await {
+            match result.unwrap() {
+                Ok(keys) => successes += usize::from(keys.len() == 2),
+                Err(RetrieveError::NotFound) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(successes, 1);
+    }
+}
+
+#[tokio::test]
+async fn two_stores_on_one_file_give_a_key_to_one_caller() {
+    let site = Site::new();
+    let (one, two) = (site.open().await, site.open().await);
+    let ids = Sample::to_bob(1).stored(&one).await.ids();
+    let bob = Ask::by("bob");
+    let (first, second) = tokio::join!(bob.at(&one, &ids), bob.at(&two, &ids));
+    assert_eq!(usize::from(first.is_ok()) + usize::from(second.is_ok()), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_is_gone_before_the_commit_uses_up_nothing() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(1).stored(&store).await.ids();
+    // A current-thread runtime: one poll queues the job, and the writer runs only after the drop.
+    let bob = Ask::by("bob");
+    let mut asked = Box::pin(bob.at(&store, &ids));
+    assert!(futures_util::poll!(&mut asked).is_pending());
+    drop(asked);
+    bob.gets(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn no_ids_too_many_ids_and_repeated_ids_are_misuse() {
+    let site = Site::new();
+    let store = site.open().await;
+    let id = KeyId::draw(&OsRandom).unwrap();
+    for ids in [vec![], vec![id, id], vec![id; MAX_KEYS_PER_RETRIEVAL + 1]] {
+        let refused = Ask::by("bob").at(&store, &ids).await;
+        assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Misuse(_)))));
+    }
+}

@@ -1,0 +1,123 @@
+//! Voiding and sweeping.
+
+use super::*;
+
+async fn void(store: &Store, batch: &Sample, source: &str, ids: &[KeyId]) -> VoidOutcome {
+    store.void(&kme(source), batch.batch_id, ids, START.plus(HOUR)).await.unwrap()
+}
+
+#[tokio::test]
+async fn voided_keys_are_missing_and_retrieved_ones_are_kept() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to_bob(3).stored(&store).await;
+    let ids = batch.ids();
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+    let outcome = void(&store, &batch, "site-a", &ids[..2]).await;
+    assert_eq!(outcome, VoidOutcome { voided: vec![ids[1]], kept: vec![ids[0]] });
+    // Repeating it tells the same.
+    assert_eq!(void(&store, &batch, "site-a", &ids[..2]).await, outcome);
+    Ask::by("bob").finds_nothing(&store, &ids[1..2]).await;
+    Ask::by("eve").finds_nothing(&store, &ids[1..2]).await;
+    Ask::by("bob").gets(&store, &ids[2..]).await;
+    assert_eq!(store.counts().await.unwrap().keys, 0);
+}
+
+#[tokio::test]
+async fn a_key_that_one_of_two_slaves_has_is_kept_for_the_other() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to(&[to_sae("bob"), to_sae("carol")], 2).stored(&store).await;
+    let ids = batch.ids();
+    Ask::by("bob").gets(&store, &ids[..1]).await;
+    let outcome = void(&store, &batch, "site-a", &[]).await;
+    assert_eq!((outcome.voided, outcome.kept), (vec![ids[1]], vec![ids[0]]));
+    Ask::by("carol").finds_nothing(&store, &ids[1..]).await;
+    Ask::by("carol").gets(&store, &ids[..1]).await;
+}
+
+#[tokio::test]
+async fn a_voided_batch_is_refused_when_it_comes_again() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to_bob(2).stored(&store).await;
+    let mut outcome = void(&store, &batch, "site-a", &[]).await;
+    outcome.voided.sort();
+    let mut ids = batch.ids();
+    ids.sort();
+    assert_eq!(outcome, VoidOutcome { voided: ids.clone(), kept: vec![] });
+    assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Voided);
+    Ask::by("bob").finds_nothing(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn an_unknown_batch_leaves_a_tombstone_for_its_source_only() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to_bob(1);
+    let ids = batch.ids();
+    // Another KME's tombstone does not stop this source's batch.
+    void(&store, &batch, "site-c", &ids).await;
+    let other = Sample::to_bob(1);
+    assert_eq!(void(&store, &other, "site-a", &other.ids()).await.voided, other.ids());
+    assert_eq!(other.insert(&store).await.unwrap(), Inserted::Voided);
+    assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Stored);
+    site.clock.advance(HOUR);
+    assert_eq!(store.sweep(100).await.unwrap().tombstones, 2);
+}
+
+#[tokio::test]
+async fn only_the_source_voids_and_only_keys_of_that_batch() {
+    let site = Site::new();
+    let store = site.open().await;
+    let batch = Sample::to_bob(1).stored(&store).await;
+    let other = Sample::to_bob(1).stored(&store).await;
+    void(&store, &batch, "site-c", &[]).await;
+    void(&store, &batch, "site-c", &batch.ids()).await;
+    assert_eq!(void(&store, &batch, "site-a", &other.ids()).await, VoidOutcome::default());
+    Ask::by("bob").gets(&store, &batch.ids()).await;
+    Ask::by("bob").gets(&store, &other.ids()).await;
+}
+
+#[tokio::test]
+async fn the_sweep_erases_expired_batches_in_bounded_chunks() {
+    let site = Site::new();
+    let store = site.open().await;
+    Sample::to_bob(5).stored(&store).await;
+    assert!(!store.sweep(100).await.unwrap().any());
+    site.clock.advance(HOUR);
+    assert_eq!(store.sweep(3).await.unwrap(), Swept { keys: 3, ..Swept::default() });
+    assert_eq!(store.sweep(3).await.unwrap(), Swept { keys: 2, batches: 1, ..Swept::default() });
+    assert!(!store.sweep(3).await.unwrap().any());
+    assert_eq!(store.counts().await.unwrap(), Counts::default());
+}
+
+#[tokio::test]
+async fn the_sweep_erases_retrievals_with_their_key() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 2).stored(&store).await.ids();
+    Ask::by("bob").gets(&store, &ids).await;
+    site.clock.advance(HOUR);
+    store.sweep(100).await.unwrap();
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM retrievals").fetch_one(&mut site.sql().await).await.unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn data_keys_without_batches_are_swept_but_not_the_one_in_use() {
+    let site = Site::new();
+    let store = site.open().await;
+    Sample::to_bob(1).stored(&store).await;
+    store.close().await;
+    let store = site.open().await;
+    let other = Sample::to_bob(1);
+    other.insert(&store).await.unwrap();
+    assert!(!store.sweep(100).await.unwrap().any(), "both data keys have a live batch");
+    site.clock.advance(HOUR);
+    assert_eq!(store.sweep(100).await.unwrap().data_keys, 1);
+    // The one in use still seals.
+    let fresh = Sample::to_bob(1);
+    assert_eq!(fresh.insert(&store).await.unwrap(), Inserted::Stored);
+}

@@ -1,0 +1,88 @@
+//! Voiding keys for their source, within the writer's transaction.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::error::StoreError;
+use super::types::VoidOutcome;
+use super::{pack, sql, unpack};
+use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
+
+/// A request to void.
+pub(super) struct VoidJob {
+    pub(super) source: KmeId,
+    pub(super) batch_id: BatchId,
+    /// Empty: the whole batch.
+    pub(super) key_ids: Vec<KeyId>,
+    pub(super) expires_at: Timestamp,
+}
+
+impl VoidJob {
+    pub(super) async fn run(&self, connection: &mut SqliteConnection) -> Result<VoidOutcome, StoreError> {
+        let id: &[u8] = self.batch_id.as_bytes();
+        let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
+            sqlx::query_as(sql::BATCH).bind(id).fetch_optional(&mut *connection).await?;
+        let members = match known {
+            Some((source, _, _, key_ids)) if source == self.source.as_str() => unpack(&key_ids),
+            // Another KME's batch is none of the caller's business, so it looks like an unknown one.
+            _ => return self.leave_tombstone(connection).await,
+        };
+        let whole_batch = self.key_ids.is_empty();
+        let targets: Vec<KeyId> = if whole_batch {
+            members
+        } else {
+            let members: HashSet<KeyId> = members.into_iter().collect();
+            self.key_ids.iter().copied().filter(|id| members.contains(id)).collect()
+        };
+        let outcome = self.void(connection, &targets).await?;
+        if whole_batch {
+            sqlx::query(sql::VOID_BATCH).bind(id).execute(&mut *connection).await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn leave_tombstone(&self, connection: &mut SqliteConnection) -> Result<VoidOutcome, StoreError> {
+        sqlx::query(sql::INSERT_TOMBSTONE)
+            .bind(self.batch_id.as_bytes().as_slice())
+            .bind(self.source.as_str())
+            .bind(self.expires_at.as_ms())
+            .execute(&mut *connection)
+            .await?;
+        Ok(VoidOutcome { voided: self.key_ids.clone(), kept: Vec::new() })
+    }
+
+    async fn void(
+        &self,
+        connection: &mut SqliteConnection,
+        targets: &[KeyId],
+    ) -> Result<VoidOutcome, StoreError> {
+        let mut outcome = VoidOutcome::default();
+        if targets.is_empty() {
+            return Ok(outcome);
+        }
+        let rows: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(sql::VOIDABLE)
+            .bind(pack(targets))
+            .bind(self.batch_id.as_bytes().as_slice())
+            .fetch_all(&mut *connection)
+            .await?;
+        let rows: HashMap<Vec<u8>, (bool, bool)> =
+            rows.into_iter().map(|(id, is_void, retrievals)| (id, (is_void != 0, retrievals > 0))).collect();
+        let mut to_erase = Vec::new();
+        for id in targets {
+            match rows.get(id.as_bytes().as_slice()) {
+                Some((true, _)) => outcome.voided.push(*id),
+                Some((false, false)) => {
+                    outcome.voided.push(*id);
+                    to_erase.push(*id);
+                }
+                // A member of the batch without a row was erased by its last retrieval.
+                Some((false, true)) | None => outcome.kept.push(*id),
+            }
+        }
+        if !to_erase.is_empty() {
+            sqlx::query(sql::VOID_KEYS).bind(pack(&to_erase)).execute(&mut *connection).await?;
+        }
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,274 @@
+//! The only writer: one task, one connection, one transaction for all jobs that wait at the same time.
+//!
+//! A commit with `synchronous = FULL` costs the same for one job as for a hundred, so jobs that queue up
+//! while a commit runs share the next one. A caller that goes away cannot break a transaction, since it
+//! does not run in the caller's task; a job whose caller is gone before it commits is not carried out,
+//! so a client that disconnects loses no key that it did not get, save in the instant of the commit itself.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, warn};
+
+use super::error::{RetrieveError, StoreError};
+use super::insert::InsertJob;
+use super::retrieve::{RetrieveJob, Rows};
+use super::seal::Sealer;
+use super::types::{Inserted, Swept, VoidOutcome};
+use super::void::VoidJob;
+use super::{sql, sweep};
+use crate::kme::{Clock, Key};
+
+/// Jobs that wait at most; more callers wait to queue.
+pub(super) const QUEUE_JOBS: usize = 1024;
+/// Jobs that share one commit at most.
+const GROUP_JOBS: usize = 128;
+/// Keys after which a group takes no further job, which bounds its memory and time.
+const GROUP_KEYS: usize = 4096;
+
+type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
+
+/// A change to the store and the way back to whom it is for. A job may run more than once, until it commits.
+pub(super) enum Job {
+    Insert(Box<InsertJob>, Reply<Inserted>),
+    Retrieve(Box<RetrieveJob>, Reply<Vec<Key>, RetrieveError>),
+    Void(VoidJob, Reply<VoidOutcome>),
+    Sweep(u32, Reply<Swept>),
+    Stop(oneshot::Sender<()>),
+    #[cfg(test)]
+    Raw(&'static str, Reply<()>),
+}
+
+/// The result of a job, held back until its transaction is committed.
+enum Done {
+    Insert(Inserted),
+    Retrieve(Result<Vec<Key>, RetrieveError>),
+    Void(VoidOutcome),
+    Sweep(Swept),
+    Nothing,
+}
+
+impl Job {
+    fn keys(&self) -> usize {
+        match self {
+            Self::Insert(job, _) => job.key_count(),
+            Self::Retrieve(job, _) => job.key_ids.len(),
+            Self::Void(job, _) => job.key_ids.len(),
+            _ => 0,
+        }
+    }
+
+    fn abandoned(&self) -> bool {
+        match self {
+            Self::Insert(_, reply) => reply.is_closed(),
+            Self::Retrieve(_, reply) => reply.is_closed(),
+            Self::Void(_, reply) => reply.is_closed(),
+            Self::Sweep(_, reply) => reply.is_closed(),
+            Self::Stop(_) => false,
+            #[cfg(test)]
+            Self::Raw(_, reply) => reply.is_closed(),
+        }
+    }
+
+    // A caller that is gone does not need its answer, so failed sends are no failures.
+    fn succeed(self, done: Done) {
+        match (self, done) {
+            (Self::Insert(_, reply), Done::Insert(inserted)) => drop(reply.send(Ok(inserted))),
+            (Self::Retrieve(_, reply), Done::Retrieve(keys)) => drop(reply.send(keys)),
+            (Self::Void(_, reply), Done::Void(outcome)) => drop(reply.send(Ok(outcome))),
+            (Self::Sweep(_, reply), Done::Sweep(swept)) => drop(reply.send(Ok(swept))),
+            #[cfg(test)]
+            (Self::Raw(_, reply), Done::Nothing) => drop(reply.send(Ok(()))),
+            (job, _) => drop(job),
+        }
+    }
+
+    fn fail(self, error: StoreError) {
+        match self {
+            Self::Insert(_, reply) => drop(reply.send(Err(error))),
+            Self::Retrieve(_, reply) => drop(reply.send(Err(error.into()))),
+            Self::Void(_, reply) => drop(reply.send(Err(error))),
+            Self::Sweep(_, reply) => drop(reply.send(Err(error))),
+            Self::Stop(_) => {}
+            #[cfg(test)]
+            Self::Raw(_, reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// The state of the writing task.
+pub(super) struct Writer {
+    pub(super) options: SqliteConnectOptions,
+    pub(super) connection: Option<SqliteConnection>,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Writer {
+    /// Works until told to stop or until every sender is gone; then closes the connection, which moves
+    /// the log into the database file.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut stopped = None;
+        while let Some(first) = queue.recv().await {
+            let mut keys = first.keys();
+            let mut jobs = vec![first];
+            while jobs.len() < GROUP_JOBS && keys < GROUP_KEYS {
+                let Ok(job) = queue.try_recv() else { break };
+                keys += job.keys();
+                jobs.push(job);
+            }
+            let mut sweeps = false;
+            let mut work = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                match job {
+                    Job::Stop(reply) => stopped = Some(reply),
+                    job => {
+                        sweeps |= matches!(job, Job::Sweep(..));
+                        work.push(job);
+                    }
+                }
+            }
+            self.settle(work).await;
+            if sweeps {
+                self.checkpoint().await;
+            }
+            if stopped.is_some() {
+                break;
+            }
+        }
+        queue.close();
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            warn!(%error, "the database connection did not close cleanly");
+        }
+        if let Some(reply) = stopped {
+            let _ = reply.send(());
+        }
+    }
+
+    /// Carries out `jobs` in one transaction and answers each of them. When that fails for a reason that
+    /// may lie with one of them, each gets a transaction of its own, so that no job fails for another.
+    async fn settle(&mut self, jobs: Vec<Job>) {
+        let Err((error, jobs)) = self.settle_together(jobs).await else { return };
+        if jobs.len() < 2 || error.hits_every_job() {
+            jobs.into_iter().for_each(|job| job.fail(error.clone()));
+            return;
+        }
+        for job in jobs {
+            if let Err((error, jobs)) = self.settle_together(vec![job]).await {
+                jobs.into_iter().for_each(|job| job.fail(error.clone()));
+            }
+        }
+    }
+
+    async fn settle_together(&mut self, mut jobs: Vec<Job>) -> Result<(), (StoreError, Vec<Job>)> {
+        // The second time round commits even if another caller has gone meanwhile: clients that keep
+        // disconnecting must not hold up the others.
+        for last in [false, true] {
+            jobs.retain(|job| !job.abandoned());
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            match AssertUnwindSafe(self.attempt(&jobs, last)).catch_unwind().await {
+                Ok(Ok(Some(done))) => {
+                    jobs.into_iter().zip(done).for_each(|(job, done)| job.succeed(done));
+                    return Ok(());
+                }
+                Ok(Ok(None)) => self.roll_back().await,
+                Ok(Err(error)) => {
+                    self.roll_back().await;
+                    return Err((error, jobs));
+                }
+                Err(_) => {
+                    error!("a panic in the store's writer; its transaction is rolled back");
+                    self.connection = None;
+                    return Err((StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)), jobs));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction. `None`: not committed, because the caller of a retrieval has gone.
+    async fn attempt(&mut self, jobs: &[Job], last: bool) -> Result<Option<Vec<Done>>, StoreError> {
+        let now = self.clock.now();
+        let sealer = Arc::clone(&self.sealer);
+        let connection = self.begin().await?;
+        let mut done = Vec::with_capacity(jobs.len());
+        let mut wanted = Vec::new();
+        for job in jobs {
+            done.push(match job {
+                Job::Insert(job, _) => Done::Insert(job.run(connection).await?),
+                Job::Void(job, _) => Done::Void(job.run(connection).await?),
+                Job::Sweep(limit, _) => {
+                    Done::Sweep(sweep::run(connection, *limit, now, sealer.current().id).await?)
+                }
+                Job::Retrieve(job, _) => {
+                    wanted.extend_from_slice(&job.key_ids);
+                    Done::Nothing
+                }
+                Job::Stop(_) => Done::Nothing,
+                #[cfg(test)]
+                Job::Raw(statement, _) => {
+                    sqlx::raw_sql(*statement).execute(&mut *connection).await?;
+                    Done::Nothing
+                }
+            });
+        }
+        let mut rows = Rows::load(connection, &sealer, wanted, now).await?;
+        for (job, done) in jobs.iter().zip(&mut done) {
+            if let Job::Retrieve(job, _) = job {
+                *done = Done::Retrieve(rows.decide(job, &sealer));
+            }
+        }
+        rows.write(connection).await?;
+        if !last && jobs.iter().any(|job| matches!(job, Job::Retrieve(..)) && job.abandoned()) {
+            return Ok(None);
+        }
+        sqlx::query(sql::COMMIT).execute(&mut *connection).await?;
+        Ok(Some(done))
+    }
+
+    /// Begins a transaction, on a new connection when there is none or when the old one cannot.
+    async fn begin(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        if let Some(connection) = &mut self.connection {
+            match sqlx::query(sql::BEGIN).execute(connection).await.map_err(StoreError::from) {
+                Ok(_) => {}
+                Err(error) if error.hits_every_job() => return Err(error),
+                Err(error) => {
+                    warn!(%error, "the database connection is replaced");
+                    self.connection = None;
+                }
+            }
+        }
+        if self.connection.is_none() {
+            let mut fresh = self.options.connect().await?;
+            sqlx::query(sql::BEGIN).execute(&mut fresh).await?;
+            self.connection = Some(fresh);
+        }
+        self.connection.as_mut().ok_or(StoreError::Closed)
+    }
+
+    /// Ends a transaction without a trace. SQLite ends it by itself after some failures (a full disk), and
+    /// then refuses this statement; a connection that is still inside one is found out by the next `BEGIN`.
+    async fn roll_back(&mut self) {
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = sqlx::query(sql::ROLLBACK).execute(connection).await
+        {
+            debug!(%error, "no transaction was left to roll back");
+        }
+    }
+
+    async fn checkpoint(&mut self) {
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = sqlx::query(sql::CHECKPOINT).execute(connection).await
+        {
+            warn!(%error, "the write-ahead log could not be moved into the database file");
+        }
+    }
+}
