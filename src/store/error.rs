@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 
 use super::seal::SealError;
@@ -99,7 +100,7 @@ impl StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let code: Option<i32> =
-            error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse().ok());
+            error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse().ok());
         let timed_out = matches!(error, sqlx::Error::PoolTimedOut);
         let closed = matches!(error, sqlx::Error::PoolClosed);
         let error = Arc::new(error);

@@ -274,7 +274,7 @@ async fn check_data_keys(connection: &mut SqliteConnection, sealer: &Sealer) -> 
             Ok(false) if index == 0 => return Err(damaged()),
             Err(error) if index == 0 => return Err(error.into()),
             _ => {
-                warn!(kek.id = %kek_id, "an older data key cannot be unwrapped; its keys cannot be retrieved")
+                warn!(kek.id = %kek_id, "an older data key cannot be unwrapped; its keys stay closed");
             }
         }
     }
@@ -318,7 +318,7 @@ fn distinct(mut key_ids: impl Iterator<Item = KeyId>) -> bool {
 
 /// IDs one after the other, as [`sql`] takes them.
 fn pack(key_ids: &[KeyId]) -> Vec<u8> {
-    key_ids.iter().flat_map(|id| id.as_bytes()).copied().collect()
+    key_ids.iter().flat_map(KeyId::as_bytes).copied().collect()
 }
 
 /// The reverse of [`pack`].

@@ -174,13 +174,12 @@ impl Rows {
     ) -> Result<(), StoreError> {
         let key_id = KeyId::from_bytes(array(row.try_get("key_id")?, "keys")?);
         let batch_id = BatchId::from_bytes(array(row.try_get("batch_id")?, "keys")?);
-        let batch = match batches.get(&batch_id) {
-            Some(batch) => Arc::clone(batch),
-            None => {
-                let batch = Arc::new(batch_facts(batch_id, row)?);
-                batches.insert(batch_id, Arc::clone(&batch));
-                batch
-            }
+        let batch = if let Some(batch) = batches.get(&batch_id) {
+            Arc::clone(batch)
+        } else {
+            let batch = Arc::new(batch_facts(batch_id, row)?);
+            batches.insert(batch_id, Arc::clone(&batch));
+            batch
         };
         let erase_at: Option<i64> = row.try_get("erase_at_ms")?;
         let past_erasure = erase_at.is_some_and(|at| at <= self.now.as_ms());

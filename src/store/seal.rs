@@ -23,8 +23,6 @@ const TAG_BYTES: usize = 16;
 const COUNTER_BYTES: usize = 4;
 /// What sealing adds to the material.
 const OVERHEAD_BYTES: usize = NONCE_LEN + TAG_BYTES;
-/// Rows that one data key seals at most.
-const MAX_SEALS: u32 = u32::MAX;
 
 /// Why something cannot be sealed or opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -80,9 +78,7 @@ impl DataKey {
     /// key has not so many left.
     fn take_counters(&self, rows: u32) -> Option<u32> {
         self.sealed_rows
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(rows).filter(|total| *total <= MAX_SEALS)
-            })
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(rows))
             .ok()
     }
 }
@@ -152,8 +148,9 @@ impl Sealer {
         let mut key_ids = Vec::with_capacity(keys.len() * 16);
         // Exactly as long as needed: growing would leave a copy of a key behind.
         let mut sealed = vec![0; keys.len() * sealed_bytes];
-        for ((counter, key), row) in (first_counter..).zip(sorted).zip(sealed.chunks_exact_mut(sealed_bytes))
-        {
+        // The counters come last in the zip: the range must not step past its end.
+        let rows = sealed.chunks_exact_mut(sealed_bytes).zip(sorted).zip(first_counter..);
+        for ((row, key), counter) in rows {
             let aad = associated_data(key.id, batch_id, &data_key.id);
             let mut nonce = [0; NONCE_LEN];
             let (head, tail) = nonce.split_at_mut(COUNTER_BYTES);
@@ -276,7 +273,7 @@ mod tests {
         let batch = BatchId::draw(&OsRandom).unwrap();
         let pair = keys(2);
         let first = sealer.seal(batch, &pair, Timestamp::from_ms(0)).unwrap();
-        first.data_key.sealed_rows.store(MAX_SEALS - 1, Ordering::Relaxed);
+        first.data_key.sealed_rows.store(u32::MAX - 1, Ordering::Relaxed);
         let second = sealer.seal(batch, &pair, Timestamp::from_ms(0)).unwrap();
         assert_ne!(first.data_key.id, second.data_key.id);
         for sealed in [first, second] {
@@ -285,6 +282,16 @@ mod tests {
             let key = sealer.open(&sealed.data_key.id, id, batch, row).unwrap().unwrap();
             assert_eq!(key.material.expose(), id.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_data_key_seals_up_to_its_very_last_counter() {
+        let sealer = sealer();
+        let batch = BatchId::draw(&OsRandom).unwrap();
+        sealer.current().sealed_rows.store(u32::MAX - 2, Ordering::Relaxed);
+        let sealed = sealer.seal(batch, &keys(2), Timestamp::from_ms(0)).unwrap();
+        assert_eq!(sealed.data_key.id, sealer.current().id);
+        assert_eq!(sealed.sealed[sealed.sealed_bytes..][..COUNTER_BYTES], (u32::MAX - 1).to_be_bytes());
     }
 
     #[test]

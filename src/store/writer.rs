@@ -156,12 +156,16 @@ impl Writer {
     async fn settle(&mut self, jobs: Vec<Job>) {
         let Err((error, jobs)) = self.settle_together(jobs).await else { return };
         if jobs.len() < 2 || error.hits_every_job() {
-            jobs.into_iter().for_each(|job| job.fail(error.clone()));
+            for job in jobs {
+                job.fail(error.clone());
+            }
             return;
         }
         for job in jobs {
             if let Err((error, jobs)) = self.settle_together(vec![job]).await {
-                jobs.into_iter().for_each(|job| job.fail(error.clone()));
+                for job in jobs {
+                    job.fail(error.clone());
+                }
             }
         }
     }
@@ -239,7 +243,13 @@ impl Writer {
         if let Some(connection) = &mut self.connection {
             match sqlx::query(sql::BEGIN).execute(connection).await.map_err(StoreError::from) {
                 Ok(_) => {}
-                Err(error) if error.hits_every_job() => return Err(error),
+                Err(error) if error.hits_every_job() => {
+                    // A connection opened on a read-only file stays so after the file is repaired.
+                    if matches!(error, StoreError::ReadOnly(_)) {
+                        self.connection = None;
+                    }
+                    return Err(error);
+                }
                 Err(error) => {
                     warn!(%error, "the database connection is replaced");
                     self.connection = None;

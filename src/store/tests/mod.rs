@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::*;
 use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes};
 
-pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 
 /// A site's files and clock, which outlive the store that is open on them.
