@@ -17,7 +17,9 @@ pub enum StoreError {
     #[error("the key store is busy")]
     Busy(#[source] Option<Arc<sqlx::Error>>),
     /// The database may be read but not written; an operator must change that.
-    #[error("the key store is read-only: check the owner and mode of the database file and its directory")]
+    #[error(
+        "the key store is read-only: check owner and mode of the database file, its -wal and -shm, and their directory"
+    )]
     ReadOnly(#[source] Arc<sqlx::Error>),
     /// Stored data is not what was written; an operator must look.
     #[error("the key store is damaged: table {table}, row {row}")]
@@ -68,7 +70,6 @@ const SQLITE_LOCKED: i32 = 6;
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_NOTADB: i32 = 26;
-const SQLITE_IOERR_WRITE: i32 = 778;
 const SQLITE_IOERR_SHMSIZE: i32 = 4874;
 
 impl StoreError {
@@ -107,7 +108,8 @@ impl From<sqlx::Error> for StoreError {
         match code {
             _ if timed_out => Self::Busy(Some(error)),
             _ if closed => Self::Closed,
-            Some(SQLITE_IOERR_WRITE | SQLITE_IOERR_SHMSIZE) => Self::Full(error),
+            // For the database and its log SQLite turns ENOSPC into SQLITE_FULL; for the shared index it does not.
+            Some(SQLITE_IOERR_SHMSIZE) => Self::Full(error),
             Some(extended) => match extended & 0xff {
                 SQLITE_FULL => Self::Full(error),
                 SQLITE_BUSY | SQLITE_LOCKED => Self::Busy(Some(error)),

@@ -141,11 +141,7 @@ impl Writer {
             }
         }
         queue.close();
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            warn!(%error, "the database connection did not close cleanly");
-        }
+        self.close_connection().await;
         if let Some(reply) = stopped {
             let _ = reply.send(());
         }
@@ -186,6 +182,10 @@ impl Writer {
                 Ok(Ok(None)) => self.roll_back().await,
                 Ok(Err(error)) => {
                     self.roll_back().await;
+                    if matches!(error, StoreError::ReadOnly(_)) {
+                        // A connection opened on a read-only file stays so after the file is repaired.
+                        self.close_connection().await;
+                    }
                     return Err((error, jobs));
                 }
                 Err(_) => {
@@ -243,13 +243,7 @@ impl Writer {
         if let Some(connection) = &mut self.connection {
             match sqlx::query(sql::BEGIN).execute(connection).await.map_err(StoreError::from) {
                 Ok(_) => {}
-                Err(error) if error.hits_every_job() => {
-                    // A connection opened on a read-only file stays so after the file is repaired.
-                    if matches!(error, StoreError::ReadOnly(_)) {
-                        self.connection = None;
-                    }
-                    return Err(error);
-                }
+                Err(error) if error.hits_every_job() => return Err(error),
                 Err(error) => {
                     warn!(%error, "the database connection is replaced");
                     self.connection = None;
@@ -271,6 +265,14 @@ impl Writer {
             && let Err(error) = sqlx::query(sql::ROLLBACK).execute(connection).await
         {
             debug!(%error, "no transaction was left to roll back");
+        }
+    }
+
+    async fn close_connection(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            warn!(%error, "the database connection did not close cleanly");
         }
     }
 

@@ -216,3 +216,65 @@ async fn a_transaction_that_ended_by_itself_does_not_stop_the_writer() {
     Sample::to_bob(1).stored(&store).await;
     assert_eq!(store.counts().await.unwrap().batches, 2);
 }
+
+/// Needs root, for a real file system without space; others skip it.
+#[tokio::test]
+async fn a_file_system_without_space_is_full_and_recovers() {
+    let site = Site::new();
+    let mount = site.path("small");
+    std::fs::create_dir(&mount).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=768k", "tmpfs"])
+        .arg(&mount)
+        .stderr(std::process::Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let unmount = Unmount(mount.clone());
+    let keks = KeyEncryptionKeys::from_file(&site.path("one.kek")).unwrap();
+    let url = format!("sqlite://{}", mount.join("site.db").display());
+    let settings = StoreSettings { url, keks, migrate: true };
+    let store = Store::open(settings, site.clock.clone(), Arc::new(OsRandom)).await.unwrap();
+    let first = Sample::to_bob(3).stored(&store).await;
+    std::fs::write(mount.join("filler"), vec![0; 200 * 1024]).unwrap();
+    let error = Sample::to_bob(4000).insert(&store).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+    std::fs::remove_file(mount.join("filler")).unwrap();
+    Sample::to_bob(3).stored(&store).await;
+    Ask::by("bob").gets(&store, &first.ids()).await;
+    store.close().await;
+    drop(unmount);
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Root may write to any file, so this says something only for other users.
+#[tokio::test]
+async fn a_read_only_file_is_reported_and_works_again_once_repaired() {
+    let site = Site::new();
+    site.open().await.close().await;
+    // SQLite gives the log and its index the mode that the database file has when it makes them.
+    let mode = |mode| {
+        for path in ["site.db", "site.db-wal", "site.db-shm"].map(|name| site.path(name)) {
+            if path.exists() {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+    };
+    mode(0o400);
+    if std::fs::OpenOptions::new().write(true).open(site.path("site.db")).is_ok() {
+        return;
+    }
+    let store = site.open().await;
+    let error = Sample::to_bob(1).insert(&store).await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly(_)), "{error:?}");
+    mode(0o600);
+    Sample::to_bob(1).stored(&store).await;
+}
