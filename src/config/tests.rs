@@ -99,13 +99,13 @@ fn the_minimal_file_has_the_documented_defaults() {
         (limits.max_per_request, limits.max_stored_per_pair, limits.max_additional_saes),
         (128, 4096, 8)
     );
-    assert_eq!(config.keys.ttl, Duration::from_secs(86_400));
+    assert_eq!(config.keys.ttl, Duration::from_hours(24));
     assert_eq!(config.retrieval.mode, RetrievalMode::Once);
     assert!(config.retrieval.master_refetch);
     assert_eq!(config.retrieval.replay_window, Duration::ZERO);
     let pools = config.pools;
     assert_eq!((pools.pools_per_set, pools.pool_words, pools.pool_words_max), (3, 131_072, 1_048_576));
-    assert_eq!((pools.set_ttl, pools.memory_max_mib), (Duration::from_secs(600), 256));
+    assert_eq!((pools.set_ttl, pools.memory_max_mib), (Duration::from_mins(10), 256));
     let limits = config.limits;
     assert_eq!(
         (limits.request_timeout, limits.peer_timeout),
@@ -129,7 +129,7 @@ fn a_pool_server_has_the_documented_defaults() {
     let config = pool(MINIMAL_POOL);
     assert_eq!((config.memory_max_mib, config.owner_memory_max_mib, config.pools_max), (256, 128, 1024));
     assert_eq!((config.words_max, config.readers_max), (1 << 20, 16));
-    assert_eq!(config.ttl_max, Duration::from_secs(3600));
+    assert_eq!(config.ttl_max, Duration::from_hours(1));
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(config.limits.max_connections, 1024);
     assert_eq!(config.tls.key, Path::new("/etc/dqkd/p.key"));
@@ -406,7 +406,7 @@ fn the_environment_overrides_values_of_every_type() {
             ("DQKD_LOG", "debug"),
         ],
     );
-    assert_eq!(config.keys.ttl, Duration::from_secs(3600));
+    assert_eq!(config.keys.ttl, Duration::from_hours(1));
     assert_eq!(config.key_limits().max_per_request, 7);
     assert!(!config.retrieval.master_refetch);
     assert_eq!(config.sae_identity, [SaeIdentity::Dns, SaeIdentity::Cn]);
@@ -510,7 +510,7 @@ fn every_sample_file_is_a_good_configuration() {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         match load(&file, []) {
             Ok(ConfigFile::Kme(config)) => {
-                assert_eq!(config.id.as_str(), name.replace("reference-kme", "site-a"))
+                assert_eq!(config.id.as_str(), name.replace("reference-kme", "site-a"));
             }
             Ok(ConfigFile::Pool(config)) => assert_eq!(config.id.as_str(), name),
             Err(error) => panic!("{error}"),

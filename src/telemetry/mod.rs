@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_text_of_a_panic_is_logged_only_when_it_is_a_literal() {
-        let secret = format!("key {}", 0x00c0_ffee);
+        let secret = format!("key {}", 7);
         let formatted = std::panic::catch_unwind(|| panic!("{secret}")).unwrap_err();
         assert!(!harmless_text(formatted.as_ref()).contains("key"));
         let literal = std::panic::catch_unwind(|| panic!("no pools left")).unwrap_err();
