@@ -3,5 +3,7 @@
 //! Software key agreement over ordinary networks, delivered through ETSI GS QKD 014; not quantum key
 //! distribution by physics. `ARCHITECTURE.md` shows the rooms of this house and which may import which.
 
+pub mod blast;
 pub mod http;
 pub mod kme;
+pub mod self_test;
