@@ -2,6 +2,8 @@
 //!
 //! Each product of this processor, batches of 1, 16 and 64 keys from 3 pools, and 16 keys from 2 and 5 pools.
 
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a bench that cannot be set up must stop")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

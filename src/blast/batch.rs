@@ -8,13 +8,13 @@ use std::fmt;
 
 use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
 
 use super::extract::extract;
 use super::params::{
     CONFIRM_BITS, MAX_POOL_WORDS, MAX_POOLS, MAX_WORDS_PER_POOL, MIN_POOL_WORDS, MIN_POOLS, output_bits,
     sample_holds, words_per_pool,
 };
+use super::wiped::Wiped;
 use super::{EngineError, Product, SUITE};
 use crate::kme::{Key, KeyId, KeyMaterial, PoolId, SecretBytes, Seed};
 
@@ -221,7 +221,7 @@ fn derive(
     seeds: &BatchSeeds,
     bits: u64,
     words_per_pool: u32,
-) -> Result<(Zeroizing<Vec<u8>>, Confirm), EngineError> {
+) -> Result<(Wiped<u8>, Confirm), EngineError> {
     let output_bytes = usize::try_from(bits / 8).unwrap_or_default();
     let output = extract(product, pools, &seeds.seed, words_per_pool as usize, output_bytes);
     let confirm = output.last_chunk().copied().map(Confirm).ok_or(EngineError::EmptyKey)?;

@@ -10,6 +10,7 @@ mod extract;
 mod params;
 mod sampler;
 mod toeplitz;
+mod wiped;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use params::{
     MIN_POOL_WORDS, MIN_POOLS, max_keys_per_batch, output_bits, sample_holds, words_per_pool,
 };
 pub use toeplitz::{Product, multiply};
+pub use wiped::Wiped;
 
 pub(crate) use sampler::first_positions;
 

@@ -9,6 +9,7 @@ use sha3::{Digest as _, Sha3_256};
 use zeroize::Zeroizing;
 
 use super::SUITE;
+use super::wiped::Wiped;
 use crate::kme::{PoolId, Seed};
 
 /// Key of one ChaCha20 stream: SHA3-256 of suite, label and parts.
@@ -36,7 +37,7 @@ pub(super) fn stream(key: &Zeroizing<[u8; 32]>) -> ChaCha20Rng {
 /// A bit for each word of the pool would be 16 MiB for the largest pool. Positions are uniform, so their low
 /// bits are already a hash.
 struct Seen {
-    slots: Zeroizing<Vec<u32>>,
+    slots: Wiped<u32>,
     mask: usize,
 }
 
@@ -46,7 +47,7 @@ impl Seen {
 
     fn with_room_for(count: usize) -> Self {
         let slots = (4 * count).next_power_of_two();
-        Self { slots: Zeroizing::new(vec![Self::FREE; slots]), mask: slots - 1 }
+        Self { slots: Wiped::filled(Self::FREE, slots), mask: slots - 1 }
     }
 
     /// Whether `position` was new.
@@ -75,16 +76,16 @@ pub(super) fn positions(
     pool: &PoolId,
     pool_words: usize,
     count: usize,
-) -> Zeroizing<Vec<u32>> {
+) -> Wiped<u32> {
     debug_assert!(pool_words.is_power_of_two() && count <= pool_words);
     let mut words = stream(&sub_seed("sample", &[&[index], pool.as_bytes(), seed.expose()]));
     let mask = u32::try_from(pool_words - 1).unwrap_or(u32::MAX);
     let mut seen = Seen::with_room_for(count);
-    let mut chosen = Zeroizing::new(Vec::with_capacity(count));
-    while chosen.len() < count {
-        let position = words.next_u32() & mask;
-        if seen.insert(position) {
-            chosen.push(position);
+    let mut chosen = Wiped::zeroed(count);
+    for slot in chosen.iter_mut() {
+        *slot = words.next_u32() & mask;
+        while !seen.insert(*slot) {
+            *slot = words.next_u32() & mask;
         }
     }
     chosen
@@ -148,8 +149,8 @@ mod tests {
     #[test]
     fn place_pool_and_seed_each_change_the_positions() {
         let base = positions(&seed(1), 0, &POOL, 1 << 14, 32);
-        assert_ne!(base, positions(&seed(1), 1, &POOL, 1 << 14, 32));
-        assert_ne!(base, positions(&seed(2), 0, &POOL, 1 << 14, 32));
-        assert_ne!(base, positions(&seed(1), 0, &PoolId::from_bytes([8; 16]), 1 << 14, 32));
+        assert_ne!(*base, *positions(&seed(1), 1, &POOL, 1 << 14, 32));
+        assert_ne!(*base, *positions(&seed(2), 0, &POOL, 1 << 14, 32));
+        assert_ne!(*base, *positions(&seed(1), 0, &PoolId::from_bytes([8; 16]), 1 << 14, 32));
     }
 }

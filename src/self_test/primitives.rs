@@ -142,7 +142,7 @@ fn same(product: Product) -> Result<(), String> {
     for (sample_words, output_words) in [(1, 1), (37, 11), (96, 30)] {
         let (sample, diagonal) = (words(sample_words), words(sample_words + output_words));
         let expected = multiply(Product::Portable, &diagonal, &sample, output_words);
-        if multiply(product, &diagonal, &sample, output_words) != expected {
+        if *multiply(product, &diagonal, &sample, output_words) != *expected {
             return Err("products differ".to_owned());
         }
     }

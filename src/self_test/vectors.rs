@@ -228,7 +228,9 @@ impl Vector {
             }
             ExpectedKeys::Sha3(expected) => {
                 let mut hash = Sha3_256::new();
-                keys.iter().for_each(|key| sha3::Digest::update(&mut hash, key.material.expose()));
+                for key in keys {
+                    sha3::Digest::update(&mut hash, key.material.expose());
+                }
                 let same = hash.finalize().as_slice() == expected;
                 if same { Ok(()) } else { Err("keys_sha3_256 differs".to_owned()) }
             }

@@ -15,29 +15,31 @@ use super::*;
 fn oracle(pools: &[OwnedPool], seeds: &BatchSeeds, key_bytes: usize, ids: &[KeyId]) -> Vec<Vec<u8>> {
     let hash = |prefix: &[u8], parts: &[&[u8]]| -> [u8; 32] {
         let mut hash = Sha3_256::new_with_prefix([b"dqkd-blast-1 ", prefix, &[0]].concat());
-        parts.iter().for_each(|part| sha3::Digest::update(&mut hash, part));
+        for part in parts {
+            sha3::Digest::update(&mut hash, part);
+        }
         hash.finalize().into()
     };
-    let m = usize::try_from(output_bits(key_bytes, ids.len()).unwrap()).unwrap();
-    let k = words_per_pool(m as u64).unwrap() as usize;
+    let output_bits = usize::try_from(output_bits(key_bytes, ids.len()).unwrap()).unwrap();
+    let sampled = words_per_pool(output_bits as u64).unwrap() as usize;
     let mut x = Vec::new();
-    for (index, pool) in pools.iter().enumerate() {
-        let key = hash(b"sample", &[&[index as u8], pool.id.as_bytes(), seeds.seed.expose()]);
+    for (index, pool) in (0_u8..).zip(pools) {
+        let key = hash(b"sample", &[&[index], pool.id.as_bytes(), seeds.seed.expose()]);
         let mut stream = ChaCha20Rng::from_seed(key);
         let mut seen = HashSet::new();
-        while seen.len() < k {
+        while seen.len() < sampled {
             let position = stream.next_u32() as usize & (pool.words.len() - 1);
             if seen.insert(position) {
                 x.extend((0..64).map(|bit| pool.words[position] >> bit & 1 == 1));
             }
         }
     }
-    let mut diagonal = vec![0; (x.len() + m - 1).div_ceil(8)];
+    let mut diagonal = vec![0; (x.len() + output_bits - 1).div_ceil(8)];
     ChaCha20Rng::from_seed(hash(b"toeplitz", &[seeds.seed.expose()])).fill_bytes(&mut diagonal);
     let t: Vec<bool> = diagonal.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)).collect();
     let n = x.len();
-    let mut y = vec![0_u8; m / 8];
-    for r in 0..m {
+    let mut y = vec![0_u8; output_bits / 8];
+    for r in 0..output_bits {
         // y_r = XOR over c of t[r - c + n - 1] AND x[c]
         let column = t[r..r + n].iter().rev();
         let bit = column.zip(&x).fold(false, |sum, (t, x)| sum ^ (t & x));
@@ -52,7 +54,7 @@ fn oracle(pools: &[OwnedPool], seeds: &BatchSeeds, key_bytes: usize, ids: &[KeyI
         key
     });
     let mut all: Vec<Vec<u8>> = keys.collect();
-    all.push(y.split_off(m / 8 - 16));
+    all.push(y.split_off(output_bits / 8 - 16));
     all
 }
 

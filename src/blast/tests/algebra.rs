@@ -29,7 +29,9 @@ fn the_extractor_is_linear_in_the_pools_on_every_product() {
 #[test]
 fn zero_pools_give_zero_on_every_product() {
     let mut zero = pools(3, 1 << 14);
-    zero.iter_mut().for_each(|pool| pool.words.fill(0));
+    for pool in &mut zero {
+        pool.words.fill(0);
+    }
     for product in Product::available() {
         assert_eq!(extracted(&zero, product), [0; 48], "{}", product.name());
     }

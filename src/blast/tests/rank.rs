@@ -58,14 +58,12 @@ impl Span {
         for word in 0..row.len() {
             while row[word] != 0 {
                 let bit = 64 * word + row[word].trailing_zeros() as usize;
-                match &self.by_lowest_bit[bit] {
-                    Some(own) => row.iter_mut().zip(own).for_each(|(row, own)| *row ^= own),
-                    None => {
-                        self.by_lowest_bit[bit] = Some(row);
-                        self.rank += 1;
-                        return true;
-                    }
-                }
+                let Some(own) = &self.by_lowest_bit[bit] else {
+                    self.by_lowest_bit[bit] = Some(row);
+                    self.rank += 1;
+                    return true;
+                };
+                row.iter_mut().zip(own).for_each(|(row, own)| *row ^= own);
             }
         }
         false

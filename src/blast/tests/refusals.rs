@@ -69,9 +69,9 @@ fn a_corrupted_byte_in_a_sampled_word_of_any_pool_is_refused() {
     let mut owned = pools(3, 1 << 14);
     let batch = two_keys(&borrowed(&owned));
     let (seeds, ids, k) = (seeds(9), key_ids(2), batch.words_per_pool);
-    for index in 0..3 {
+    for (index, place) in (0..3).zip(0_u8..) {
         let id = owned[index].id;
-        let drawn = super::super::first_positions(&seeds.seed, index as u8, &id, 1 << 14, k as usize);
+        let drawn = super::super::first_positions(&seeds.seed, place, &id, 1 << 14, k as usize);
         for position in [drawn[0], drawn[k as usize - 1]] {
             owned[index].words[position as usize] ^= 0x40 << (8 * index);
             let result = regenerate(&borrowed(&owned), &seeds, 32, &ids, k, &batch.confirm);

@@ -13,7 +13,7 @@
 mod clmul;
 mod portable;
 
-use zeroize::Zeroizing;
+use super::wiped::Wiped;
 
 /// How carry-less products of words are made. Every one gives the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +82,7 @@ struct Scratch<'a> {
 ///
 /// Bit `j` of a string is bit `j mod 64` of word `j div 64`. Words missing at the end of `diagonal`, of which
 /// `sample.len() + output_words` are read, count as zero. Source: `docs/blast-engine.md`, section 4, step 4.
-pub fn multiply(
-    product: Product,
-    diagonal: &[u64],
-    sample: &[u64],
-    output_words: usize,
-) -> Zeroizing<Vec<u64>> {
+pub fn multiply(product: Product, diagonal: &[u64], sample: &[u64], output_words: usize) -> Wiped<u64> {
     let (mut depth, mut leaf_columns) = (0, output_words + 1);
     while leaf_columns > product.leaf_columns() {
         leaf_columns = leaf_columns.div_ceil(2);
@@ -97,34 +92,33 @@ pub fn multiply(
     let x_words = sample.len().next_multiple_of(LANE_WORDS << depth);
     let t_words = x_words + column_count;
 
-    let mut x = Zeroizing::new(vec![0_u64; x_words]);
+    let mut x = Wiped::zeroed(x_words);
     for (to, from) in x.iter_mut().zip(sample.iter().rev()) {
         *to = *from;
     }
-    let mut t = Zeroizing::new(vec![0_u64; t_words]);
+    let mut t = Wiped::zeroed(t_words);
     let mut carried = 0;
     for (to, from) in t.iter_mut().zip(diagonal) {
         *to = (from << 1) | carried;
         carried = from >> 63;
     }
-    let mut columns = Zeroizing::new(vec![0_u128; column_count]);
-    let mut words = Zeroizing::new(vec![0_u64; t_words + x_words]);
-    let mut parts = Zeroizing::new(vec![0_u128; column_count]);
+    let mut columns = Wiped::zeroed(column_count);
+    let mut words = Wiped::zeroed(t_words + x_words);
+    let mut parts = Wiped::zeroed(column_count);
     correlate(product, depth, &t, &x, &mut columns, Scratch { words: &mut words, columns: &mut parts });
 
-    let mut output = Zeroizing::new(vec![0_u64; output_words]);
+    let mut output = Wiped::zeroed(output_words);
     for (word, (lower, upper)) in output.iter_mut().zip(columns.iter().zip(columns.iter().skip(1))) {
         *word = high(*lower) ^ low(*upper);
     }
     output
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the halves of a column are what is wanted")]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
 const fn low(column: u128) -> u64 {
     column as u64
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the halves of a column are what is wanted")]
 const fn high(column: u128) -> u64 {
     (column >> 64) as u64
 }
@@ -162,7 +156,8 @@ fn correlate(product: Product, depth: u32, t: &[u64], x: &[u64], columns: &mut [
     }
 
     // (t1 + t2) * x1, the rest of the odd columns. The last word has no successor and is never used.
-    for ((to, [_, odd]), [next, _]) in sub_t.iter_mut().zip(t_pairs).zip(t_pairs.iter().skip(1)) {
+    let successors = t_pairs.get(1..).unwrap_or_default();
+    for ((to, [_, odd]), [next, _]) in sub_t.iter_mut().zip(t_pairs).zip(successors) {
         *to = odd ^ next;
     }
     fill(sub_x, x_pairs, |[_, odd]| *odd);

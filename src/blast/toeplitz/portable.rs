@@ -30,7 +30,7 @@ fn spread(word: u64) -> [u128; STRIDE] {
 pub(super) fn correlate(t: &[u64], x: &[u64], columns: &mut [u128]) {
     for (offset, column) in columns.iter_mut().enumerate() {
         let mut classes = [0_u128; STRIDE];
-        for (a, b) in t.iter().skip(offset).zip(x) {
+        for (a, b) in t.get(offset..).unwrap_or_default().iter().zip(x) {
             accumulate(&mut classes, spread(*a), spread(*b));
         }
         // What carries left outside its class is dropped once, at the end: masking commutes with XOR.

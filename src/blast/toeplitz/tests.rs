@@ -21,7 +21,7 @@ fn check_all(diagonal: &[u64], sample: &[u64], output_words: usize, expected: &[
     for product in Product::available() {
         assert_eq!(
             *multiply(product, diagonal, sample, output_words),
-            expected,
+            *expected,
             "{} {}x{output_words}",
             product.name(),
             sample.len()
