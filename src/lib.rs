@@ -3,8 +3,10 @@
 //! Software key agreement over ordinary networks, delivered through ETSI GS QKD 014; not quantum key
 //! distribution by physics. `ARCHITECTURE.md` shows the rooms of this house and which may import which.
 
+pub mod blast;
 pub mod config;
 pub mod http;
 pub mod kme;
+pub mod self_test;
 pub mod store;
 pub mod telemetry;
