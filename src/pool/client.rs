@@ -132,7 +132,8 @@ impl PoolClient {
         ttl: Duration,
     ) -> Result<CreateResponse, PoolClientError> {
         let asked = CreateRequest { words: words as u64, readers, ttl: Ttl(ttl) };
-        let body = serde_json::to_vec(&asked).map_err(|_| self.garbled("a request that cannot be written"))?;
+        let body =
+            serde_json::to_vec(&asked).map_err(|_| self.garbled("a request that cannot be written"))?;
         let deadline = self.call_deadline();
         let response = self.send(Method::POST, POOLS_PATH, Bytes::from(body), deadline).await?;
         self.json(response, StatusCode::CREATED, deadline).await
@@ -153,6 +154,10 @@ impl PoolClient {
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response, answer_by).await);
         }
+        let wanted_bytes = words.saturating_mul(8);
+        if response.body().size_hint().exact().is_some_and(|size| size != wanted_bytes as u64) {
+            return Err(self.wrong_length(wanted_bytes));
+        }
         let server = self.server.clone();
         // Locking touches every page, which takes a while for large pools.
         let memory = tokio::task::spawn_blocking(move || LockedWords::zeroed(words))
@@ -170,20 +175,13 @@ impl PoolClient {
         mut memory: LockedWords,
     ) -> Result<LockedWords, PoolClientError> {
         let wanted_bytes = memory.len_bytes();
-        let wrong_length = || PoolClientError::WrongLength { server: self.server.clone(), wanted_bytes };
-        if body.size_hint().exact().is_some_and(|size| size != wanted_bytes as u64) {
-            return Err(wrong_length());
-        }
+        let wrong_length = || self.wrong_length(wanted_bytes);
         let mut filled = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.interrupted(error.into()))?;
             let Some(chunk) = frame.data_ref() else { continue };
             let end = filled + chunk.len();
-            memory
-                .as_bytes_mut()
-                .get_mut(filled..end)
-                .ok_or_else(wrong_length)?
-                .copy_from_slice(chunk);
+            memory.as_bytes_mut().get_mut(filled..end).ok_or_else(wrong_length)?.copy_from_slice(chunk);
             filled = end;
         }
         if filled != wanted_bytes {
@@ -233,8 +231,7 @@ impl PoolClient {
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request =
-            request.body(Full::new(body)).map_err(|_| self.garbled("an address that is no URL"))?;
+        let request = request.body(Full::new(body)).map_err(|_| self.garbled("an address that is no URL"))?;
         timeout_at(deadline, self.https.send(request))
             .await
             .map_err(|_| PoolClientError::Slow(self.server.clone()))?
@@ -282,6 +279,10 @@ impl PoolClient {
 
     fn interrupted(&self, source: Box<dyn std::error::Error + Send + Sync>) -> PoolClientError {
         PoolClientError::Interrupted { server: self.server.clone(), source }
+    }
+
+    fn wrong_length(&self, wanted_bytes: usize) -> PoolClientError {
+        PoolClientError::WrongLength { server: self.server.clone(), wanted_bytes }
     }
 
     fn garbled(&self, what: &'static str) -> PoolClientError {

@@ -26,6 +26,11 @@ pub use source_sets::{
     AnnounceError, Announcing, SetAnnouncer, SourceSetError, SourceSets, SourceSetsSettings,
 };
 pub use vault::{
-    CreatedPool, DownloadOverdue, OpenPool, POOL_WORDS_MAX, POOL_WORDS_MIN, PoolReads, PoolRequest, PoolVault,
-    ReaderReads, ReservedPool, VaultError, VaultLimits,
+    CreatedPool, DownloadOverdue, OpenPool, POOL_WORDS_MAX, POOL_WORDS_MIN, PoolReads, PoolRequest,
+    PoolVault, ReaderReads, ReservedPool, VaultError, VaultLimits,
 };
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

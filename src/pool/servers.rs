@@ -16,6 +16,7 @@ use crate::kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomEr
 use super::client::{PoolClient, PoolClientError};
 use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SET_POOLS_MAX, SET_POOLS_MIN};
 use super::vault::{POOL_WORDS_MAX, POOL_WORDS_MIN};
+use super::wire::ReaderCount;
 
 /// First pause after a failure of a server; doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -64,8 +65,20 @@ pub enum PoolSetError {
     CutShort,
 }
 
+/// What every server said, with the causes behind it: this text is all an operator gets to see.
 fn listed(reasons: &[PoolClientError]) -> String {
-    reasons.iter().map(|reason| format!("; {reason}")).collect()
+    let mut text = String::new();
+    for reason in reasons {
+        text.push_str("; ");
+        text.push_str(&reason.to_string());
+        let mut cause = std::error::Error::source(reason);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+    }
+    text
 }
 
 #[derive(Default)]
@@ -189,10 +202,7 @@ impl PoolServers {
                 "a pool set has fewer pools than configured"
             );
         }
-        let expires_at = made
-            .iter()
-            .map(|pool| pool.expires_at)
-            .fold(created_at.plus(ttl), |earliest, expires_at| earliest.min(expires_at));
+        let expires_at = made.iter().map(|pool| pool.expires_at).fold(created_at.plus(ttl), Ord::min);
         let pools: Vec<HeldPool> = made.into_iter().map(|pool| pool.held).collect();
         let announced = AnnouncedSet { id, pools: Vec::new(), words, expires_at };
         Ok(PoolSet::new(&announced, recipients.clone(), pools, created_at))
@@ -367,12 +377,17 @@ impl PoolServers {
     }
 }
 
+/// The readers that began more downloads than they should.
+fn unexpected(counts: Vec<ReaderCount>, reads_expected: u64) -> impl Iterator<Item = ReaderCount> {
+    counts.into_iter().filter(move |count| count.started > reads_expected)
+}
+
 /// Looks at the read counts of a pool, raises the alarm if somebody read more than expected, erases it.
 async fn retire(server: Arc<Server>, id: PoolId, reads_expected: u64) {
     let name = server.client.server();
     match server.client.reads(id).await {
         Ok(counts) => {
-            for count in counts.into_iter().filter(|count| count.started > reads_expected) {
+            for count in unexpected(counts, reads_expected) {
                 tracing::warn!(
                     server = %name,
                     pool = %id,
@@ -390,5 +405,20 @@ async fn retire(server: Arc<Server>, id: PoolId, reads_expected: u64) {
     if let Err(error) = server.client.release(id).await {
         let error = &error as &dyn std::error::Error;
         tracing::debug!(server = %name, pool = %id, error, "a pool was not released; it expires");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_with_more_downloads_than_expected_is_an_alarm() {
+        let count =
+            |reader: &str, started| ReaderCount { reader: reader.parse().unwrap(), started, completed: 0 };
+        let counts = vec![count("site-a", 1), count("site-b", 2), count("site-c", 0)];
+        let alarms: Vec<ReaderCount> = unexpected(counts.clone(), 1).collect();
+        assert_eq!(alarms, [count("site-b", 2)]);
+        assert_eq!(unexpected(counts, 2).count(), 0);
     }
 }

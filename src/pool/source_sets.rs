@@ -49,9 +49,9 @@ pub trait SetAnnouncer: Send + Sync {
 /// How this site makes sets for itself.
 #[derive(Clone, Debug)]
 pub struct SourceSetsSettings {
-    /// Words of a first set's pools.
+    /// Words of a first set's pools; a power of two.
     pub words_initial: usize,
-    /// Most words of a pool, however great the demand.
+    /// Most words of a pool, however great the demand; a power of two.
     pub words_max: usize,
     /// Life of a set.
     pub ttl: Duration,
@@ -177,7 +177,7 @@ impl SourceSets {
         }
     }
 
-    /// Retires sets near their expiry; call it each second.
+    /// Retires sets near their expiry; call it each second, inside the runtime.
     pub fn sweep(self: &Arc<Self>) {
         let now = self.clock.now();
         let mut state = self.lock();

@@ -105,9 +105,17 @@ mod tests {
         assert_eq!(parse("\"90s\""), Some(90));
         assert_eq!(parse("\"2h\""), Some(7_200));
         assert_eq!(parse("\"1d\""), Some(86_400));
-        for bad in
-            ["\"\"", "\"m\"", "\"10\"", "\"-1s\"", "\"+1s\"", "-1", "1.5", "null", "\"99999999999999999999d\""]
-        {
+        for bad in [
+            "\"\"",
+            "\"m\"",
+            "\"10\"",
+            "\"-1s\"",
+            "\"+1s\"",
+            "-1",
+            "1.5",
+            "null",
+            "\"99999999999999999999d\"",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
         assert_eq!(serde_json::to_string(&Ttl(Duration::from_mins(1))).unwrap(), "60");

@@ -13,7 +13,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::Semaphore;
 
 use crate::identity::ClientIdentity;
@@ -98,12 +98,14 @@ async fn download(
     request: Request,
 ) -> Result<Response, ApiError> {
     let reader = caller(&request)?;
+    // axum routes HEAD here too, but it must not count as a read.
+    if request.method() != Method::GET {
+        return Err(ApiError::method_not_allowed());
+    }
     let open = server.vault.open(pool_id(&id)?, &reader).map_err(refusal)?;
     tracing::info!(reader = %reader, pool = %id, "pool download begins");
     let mut response = Response::new(Body::new(stream::PoolBody::new(open)));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(no_store(response))
 }
 
@@ -128,11 +130,7 @@ async fn read_counts(
     let readers = reads
         .readers
         .into_iter()
-        .map(|count| ReaderCount {
-            reader: count.reader,
-            started: count.started,
-            completed: count.completed,
-        })
+        .map(|count| ReaderCount { reader: count.reader, started: count.started, completed: count.completed })
         .collect();
     Ok(no_store(Json(ReadsResponse { readers }).into_response()))
 }
@@ -160,9 +158,7 @@ fn refusal(error: VaultError) -> ApiError {
     match error {
         VaultError::Refused(text) => ApiError::bad_request("pool_refused", text),
         VaultError::NotFound => no_such_pool(),
-        VaultError::Full(_) => {
-            ApiError::unavailable("pool_server_full", error.to_string(), RETRY_AFTER_SECS)
-        }
+        VaultError::Full(_) => ApiError::unavailable("pool_server_full", error.to_string(), RETRY_AFTER_SECS),
         VaultError::Random(_) | VaultError::Memory(_) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a pool could not be made");
             ApiError::unavailable("pool_fill_failed", "the pool could not be made", RETRY_AFTER_SECS)
