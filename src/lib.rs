@@ -7,6 +7,7 @@ pub mod blast;
 pub mod config;
 pub mod http;
 pub mod kme;
+pub mod pool;
 pub mod self_test;
 pub mod store;
 pub mod telemetry;
