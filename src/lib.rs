@@ -3,11 +3,17 @@
 //! Software key agreement over ordinary networks, delivered through ETSI GS QKD 014; not quantum key
 //! distribution by physics. `ARCHITECTURE.md` shows the rooms of this house and which may import which.
 
+pub mod app;
 pub mod blast;
 pub mod config;
+pub mod delivery;
 pub mod http;
+pub mod identity;
 pub mod kme;
+pub mod peer;
 pub mod pool;
 pub mod self_test;
 pub mod store;
+pub mod supply;
 pub mod telemetry;
+pub mod tls;

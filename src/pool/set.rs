@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::blast::{Budget, EngineError, SourcePool};
 use crate::kme::{KmeId, PoolId, PoolServerId, PoolSetId, Timestamp};
 
@@ -27,7 +29,7 @@ pub struct HeldPool {
 }
 
 /// The name of one pool and of the server that has it, as sites tell each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnnouncedPool {
     /// The server, by its configured name. Addresses never come from the wire.
     pub server: PoolServerId,
@@ -36,7 +38,7 @@ pub struct AnnouncedPool {
 }
 
 /// A pool set as its source announces it to the recipients.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnnouncedSet {
     /// The set's name.
     pub id: PoolSetId,
