@@ -5,15 +5,21 @@
 
 pub mod app;
 pub mod blast;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod delivery;
 pub mod http;
 pub mod identity;
 pub mod kme;
 pub mod peer;
+pub mod pki;
 pub mod pool;
 pub mod self_test;
 pub mod store;
 pub mod supply;
 pub mod telemetry;
 pub mod tls;
+
+#[cfg(test)]
+mod testing;

@@ -106,7 +106,8 @@ impl Health for PoolHealth {
         Box::pin(async {
             let mut parts = self.common.parts();
             let mut vault = ok("vault");
-            vault.message = Some(format!("{} pools, {} bytes", self.vault.pool_count(), self.vault.used_bytes()));
+            vault.message =
+                Some(format!("{} pools, {} bytes", self.vault.pool_count(), self.vault.used_bytes()));
             parts.push(vault);
             Readiness::of(parts)
         })

@@ -17,7 +17,7 @@ use crate::http;
 use crate::kme::{Clock, Directory, OsRandom, Random, SystemClock};
 use crate::peer::{PeerClient, PeerClientSettings};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
-use crate::self_test::{self, Report};
+use crate::self_test;
 use crate::store::{Store, StoreSettings};
 use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyParts};
 use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
@@ -40,7 +40,7 @@ const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// # Errors
 /// Anything that keeps it from serving, in words for an operator.
 pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Result<Daemon> {
-    self_test::run_quick().and_then(Report::into_result).context("the self-test failed: do not use this program")?;
+    self_test::run_quick().context("the self-test failed: do not use this program")?;
     let mut supervisor = Supervisor::new(&config.id);
     let rooms = Rooms::open(config, &supervisor).await?;
     if let Err(error) = rooms.listen(config, &mut supervisor).await {
@@ -79,7 +79,8 @@ impl Rooms {
         let keks = map::key_encryption_keys(&config.store.kek)?;
         let settings = StoreSettings { url: config.store.url(), keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
-        let store = Arc::new(store.await.with_context(|| format!("store {}", config.store.sqlite.display()))?);
+        let store =
+            Arc::new(store.await.with_context(|| format!("store {}", config.store.sqlite.display()))?);
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
         let peers = peers(config, &tls, &random)?;
         let pool_servers = pool_servers(config, &tls, &clock, &random)?;
@@ -112,9 +113,7 @@ impl Rooms {
         let delivery =
             Delivery::new(Arc::clone(&directory), map::delivery(config), Arc::clone(&store), source);
         let delivery = Arc::new(delivery);
-        Ok(Self {
-            clock, tls, store, directory, peers, pool_servers, source_sets, intake, supply, delivery,
-        })
+        Ok(Self { clock, tls, store, directory, peers, pool_servers, source_sets, intake, supply, delivery })
     }
 
     /// Binds all listeners, then serves on all of them.
@@ -162,7 +161,8 @@ impl Rooms {
 
     fn start_background(&self, config: &KmeConfig, origin: Option<Origin>, supervisor: &Supervisor) {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
-        supervisor.background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        supervisor
+            .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
         let store = Arc::clone(&self.store);
         supervisor.background("sweep of keys", move || sweep_store(Arc::clone(&store)));
         let directory = origin.map(|origin| DirectoryReload {
@@ -184,13 +184,18 @@ impl Rooms {
 }
 
 fn peers(config: &KmeConfig, tls: &Arc<TlsStore>, random: &Arc<dyn Random>) -> anyhow::Result<Arc<Peers>> {
-    let settings =
-        PeerClientSettings { timeout: config.limits.peer_timeout, max_in_flight: PEER_CALLS_MAX };
+    let settings = PeerClientSettings { timeout: config.limits.peer_timeout, max_in_flight: PEER_CALLS_MAX };
     let mut clients = Vec::with_capacity(config.peers.len());
     for peer in &config.peers {
         let expected = ExpectedServer::Kme(peer.id.clone());
         let https = HttpsClient::new(Arc::clone(tls), expected, &config.trust_domain, HttpVersion::Http2)?;
-        clients.push(PeerClient::new(peer.id.clone(), peer.url.as_str(), https, settings, Arc::clone(random)));
+        clients.push(PeerClient::new(
+            peer.id.clone(),
+            peer.url.as_str(),
+            https,
+            settings,
+            Arc::clone(random),
+        ));
     }
     Ok(Peers::new(clients))
 }

@@ -14,7 +14,7 @@ use crate::config::PoolServerConfig;
 use crate::http;
 use crate::kme::{Clock, OsRandom, SystemClock};
 use crate::pool::PoolVault;
-use crate::self_test::{self, Report};
+use crate::self_test;
 use crate::tls::{ListenerTls, TlsStore, Versions};
 
 /// How often expired pools are looked for.
@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// # Errors
 /// Anything that keeps it from serving, in words for an operator.
 pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
-    self_test::run_quick().and_then(Report::into_result).context("the self-test failed: do not use this program")?;
+    self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let tls = TlsStore::open(map::tls_files(&config.tls))?;
     let vault = Arc::new(PoolVault::new(map::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));

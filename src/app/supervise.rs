@@ -166,7 +166,11 @@ impl Supervisor {
 
     /// Hands the tasks over to a daemon. On the stop, listeners drain for as long as they allow themselves,
     /// then work under way gets `grace`, then `finish` runs.
-    pub(super) fn run(mut self, grace: Duration, finish: impl Future<Output = ()> + Send + 'static) -> Daemon {
+    pub(super) fn run(
+        mut self,
+        grace: Duration,
+        finish: impl Future<Output = ()> + Send + 'static,
+    ) -> Daemon {
         let (name, shutdown) = (self.name.clone(), self.shutdown.clone());
         let addresses = std::mem::take(&mut self.addresses);
         let ended = tokio::spawn(async move {

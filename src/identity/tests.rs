@@ -24,8 +24,14 @@ use SaeIdentitySource::{Cn, Dns, Fingerprint, Spiffe};
 #[test]
 fn the_kind_in_the_uri_decides() {
     let of = |uri: &str| identify(&leaf(&[uri], &[], Some("x")), &rules(&[Spiffe, Cn]));
-    assert_eq!(of("spiffe://dqkd.example/sae/alice"), Ok(Identity::Sae(AuthenticatedSae::for_tests("alice"))));
-    assert_eq!(of("spiffe://dqkd.example/kme/site-a"), Ok(Identity::Kme(AuthenticatedKme::for_tests("site-a"))));
+    assert_eq!(
+        of("spiffe://dqkd.example/sae/alice"),
+        Ok(Identity::Sae(AuthenticatedSae::for_tests("alice")))
+    );
+    assert_eq!(
+        of("spiffe://dqkd.example/kme/site-a"),
+        Ok(Identity::Kme(AuthenticatedKme::for_tests("site-a")))
+    );
     assert_eq!(of("SPIFFE://DQKD.example/pool/pool-1"), Ok(Identity::Pool("pool-1".parse().unwrap())));
     assert_eq!(of("spiffe://dqkd.example/operator/olga"), Ok(Identity::Operator("olga".to_owned())));
     let spaced = Identity::Sae(AuthenticatedSae::for_tests("sae 1/é"));
@@ -49,8 +55,11 @@ fn a_uri_of_another_form_or_domain_names_nobody_even_where_the_common_name_would
         let result = identify(&leaf(&[uri], &[], Some("alice")), &rules(&[Spiffe, Cn]));
         assert!(matches!(result, Err(IdentityError::UnknownForm(_))), "{uri}: {result:?}");
     }
-    for uri in ["spiffe://evil.example/sae/alice", "spiffe://dqkd.example.evil/sae/alice", "spiffe://dqkd.example:1/sae/a"]
-    {
+    for uri in [
+        "spiffe://evil.example/sae/alice",
+        "spiffe://dqkd.example.evil/sae/alice",
+        "spiffe://dqkd.example:1/sae/a",
+    ] {
         let result = identify(&leaf(&[uri], &[], Some("alice")), &rules(&[Spiffe, Cn]));
         assert!(matches!(result, Err(IdentityError::ForeignTrustDomain(_))), "{uri}: {result:?}");
     }

@@ -55,9 +55,7 @@ impl SupplyError {
             PeerError::Unreachable { kme, .. } | PeerError::Slow(kme) | PeerError::Paused(kme) => {
                 Self::PeerUnavailable(kme.clone())
             }
-            PeerError::Busy { kme, message } => {
-                Self::PeerBusy { kme: kme.clone(), reason: message.clone() }
-            }
+            PeerError::Busy { kme, message } => Self::PeerBusy { kme: kme.clone(), reason: message.clone() },
             PeerError::Refused { kme, message, .. } => {
                 Self::PeerRefused { kme: kme.clone(), reason: message.clone() }
             }

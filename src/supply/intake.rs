@@ -362,7 +362,8 @@ impl Checked<'_> {
     fn recipients(&self) -> Result<Vec<Entitlement>, IntakeError> {
         let refuse = |text: String| Err(IntakeError::Refused(text));
         let recipients = &self.batch.recipients;
-        let most = usize::try_from(self.rules.limits.max_additional_saes).unwrap_or(usize::MAX).saturating_add(1);
+        let most =
+            usize::try_from(self.rules.limits.max_additional_saes).unwrap_or(usize::MAX).saturating_add(1);
         if recipients.is_empty() || recipients.len() > most {
             return refuse(format!("a batch has 1 to {most} recipients"));
         }

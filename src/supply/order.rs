@@ -62,11 +62,9 @@ impl Order<'_> {
     fn entitled_here(&self) -> Vec<Entitlement> {
         let master = Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master };
         let local = self.recipients.iter().filter(|recipient| recipient.kme == self.supply.parts.local);
-        let slaves =
-            local.map(|recipient| Entitlement { party: recipient.party.clone(), role: Role::Slave });
+        let slaves = local.map(|recipient| Entitlement { party: recipient.party.clone(), role: Role::Slave });
         self.supply.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
-
 }
 
 /// A batch that every other site has.
@@ -139,11 +137,13 @@ impl Work<'_> {
             expires_at: self.expires_at,
             confirm: made.batch.confirm,
         };
-        try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(|failure| {
-            if matches!(failure, Failure::SetGone(_)) {
-                parts.sets.discard(&self.sites, set.id());
-            }
-        })?;
+        try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(
+            |failure| {
+                if matches!(failure, Failure::SetGone(_)) {
+                    parts.sets.discard(&self.sites, set.id());
+                }
+            },
+        )?;
         Ok(Made { batch_id, content: ContentDigest(content_digest(&metadata)), keys: made.batch.keys })
     }
 

@@ -131,8 +131,9 @@ fn connections(
         HttpVersion::Http2 => Versions::Latest,
         HttpVersion::Http1Or2 => Versions::Compatible,
     };
-    let builder =
-        ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions.list()).map_err(unfit)?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions.list())
+        .map_err(unfit)?;
     let chain = material.server_verifier()?;
     let builder = match expected {
         ExpectedServer::HostName => builder.dangerous().with_custom_certificate_verifier(chain),

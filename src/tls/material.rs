@@ -80,14 +80,21 @@ impl Contents {
     }
 }
 
+/// An identity that is not in files: for a client that read a `.p12` bundle.
+pub struct TlsParts {
+    /// Trust anchors, PEM.
+    pub ca_pem: Vec<u8>,
+    /// The own certificate, then its intermediates, DER.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The own private key, PKCS#8 DER.
+    pub key_der: Zeroizing<Vec<u8>>,
+}
+
 impl Material {
     pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let contents = files.read()?;
         let content = |file: &Path, what: String| TlsError::Content { file: file.to_owned(), what };
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&contents.ca, &files.ca)? {
-            roots.add(certificate).map_err(|error| content(&files.ca, format!("has no usable CA: {error}")))?;
-        }
+        let roots = certificates(&contents.ca, &files.ca)?;
         let chain = certificates(&contents.cert, &files.cert)?;
         let key = PrivateKeyDer::from_pem_slice(&contents.key)
             .map_err(|error| content(&files.key, format!("has no private key in PEM form: {error}")))?;
@@ -95,20 +102,45 @@ impl Material {
             (Some(file), Some(pem)) => revocation_lists(pem, file)?,
             _ => Vec::new(),
         };
-        let not_after = chain.first().map_or_else(
-            || Err(content(&files.cert, "has no certificate".to_owned())),
-            |leaf| end_of(leaf).ok_or_else(|| content(&files.cert, "has no X.509 certificate".to_owned())),
-        )?;
+        Self::build(roots, chain, key, crls, contents.fingerprint(), files)
+    }
+
+    /// From parts; `names` are what to call them in complaints.
+    pub(super) fn from_parts(parts: TlsParts, names: &TlsFiles) -> Result<Self, TlsError> {
+        let roots = certificates(&parts.ca_pem, &names.ca)?;
+        let chain = parts.chain_der.into_iter().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::Pkcs8(parts.key_der.as_slice().into()).clone_key();
+        Self::build(roots, chain, key, Vec::new(), [0; 32], names)
+    }
+
+    fn build(
+        anchors: Vec<CertificateDer<'static>>,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        crls: Vec<CertificateRevocationListDer<'static>>,
+        fingerprint: [u8; 32],
+        names: &TlsFiles,
+    ) -> Result<Self, TlsError> {
+        let content = |file: &Path, what: String| TlsError::Content { file: file.to_owned(), what };
+        let mut roots = RootCertStore::empty();
+        for certificate in anchors {
+            roots
+                .add(certificate)
+                .map_err(|error| content(&names.ca, format!("has no usable CA: {error}")))?;
+        }
+        let not_after = chain
+            .first()
+            .and_then(end_of)
+            .ok_or_else(|| content(&names.cert, "has no X.509 certificate".to_owned()))?;
         let identity = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
-            let cert = files.cert.display();
-            content(&files.key, format!("does not go with {cert}: {error}"))
+            content(&names.key, format!("does not go with {}: {error}", names.cert.display()))
         })?;
         let (roots, identity) = (Arc::new(roots), Arc::new(identity));
         let server = |versions| server_config(&roots, &crls, &identity, versions);
         Ok(Self {
             server_latest: server(Versions::Latest)?,
             server_compatible: server(Versions::Compatible)?,
-            fingerprint: contents.fingerprint(),
+            fingerprint,
             roots,
             crls,
             identity,

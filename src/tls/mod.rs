@@ -9,14 +9,12 @@ pub mod listener;
 mod material;
 mod store;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 mod verifier;
 
 pub use client::{HttpVersion, HttpsClient, HttpsError};
 pub use error::TlsError;
 pub use listener::{ListenerLimits, ListenerTls, PeerAddress};
-pub use material::TlsFiles;
+pub use material::{TlsFiles, TlsParts};
 pub use store::{TlsStore, Versions};
 pub use verifier::ExpectedServer;

@@ -9,7 +9,7 @@ use rustls::server::ServerConfig;
 use tokio::sync::watch;
 
 use super::TlsError;
-use super::material::{Material, TlsFiles};
+use super::material::{Material, TlsFiles, TlsParts};
 use crate::kme::Timestamp;
 
 /// Which versions of TLS a listener or client speaks.
@@ -24,7 +24,8 @@ pub enum Versions {
 impl Versions {
     pub(super) fn list(self) -> &'static [&'static SupportedProtocolVersion] {
         static LATEST: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
-        static COMPATIBLE: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+        static COMPATIBLE: [&SupportedProtocolVersion; 2] =
+            [&rustls::version::TLS13, &rustls::version::TLS12];
         match self {
             Self::Latest => &LATEST,
             Self::Compatible => &COMPATIBLE,
@@ -35,6 +36,7 @@ impl Versions {
 /// One identity's certificates: those in force, and where to read new ones. Share it in an `Arc`.
 pub struct TlsStore {
     files: TlsFiles,
+    is_in_files: bool,
     current: ArcSwap<Material>,
     generation: watch::Sender<u64>,
 }
@@ -52,10 +54,23 @@ impl TlsStore {
     /// [`TlsError`] naming the file.
     pub fn open(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let material = Material::load(&files)?;
+        Self::of(material, files, true)
+    }
+
+    /// Checks `parts`, which are never read again; `names` are what to call them in complaints.
+    ///
+    /// # Errors
+    /// [`TlsError`] naming the part.
+    pub fn from_parts(parts: TlsParts, names: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let material = Material::from_parts(parts, &names)?;
+        Self::of(material, names, false)
+    }
+
+    fn of(material: Material, files: TlsFiles, is_in_files: bool) -> Result<Arc<Self>, TlsError> {
         // Fails here rather than in the first call.
         material.server_verifier()?;
         let (generation, _) = watch::channel(0);
-        Ok(Arc::new(Self { files, current: ArcSwap::from_pointee(material), generation }))
+        Ok(Arc::new(Self { files, is_in_files, current: ArcSwap::from_pointee(material), generation }))
     }
 
     /// Reads the files again. `true` when they changed: new connections use them from now on, and open ones
@@ -64,6 +79,9 @@ impl TlsStore {
     /// # Errors
     /// [`TlsError`]; the old certificates stay in force.
     pub fn reload(&self) -> Result<bool, TlsError> {
+        if !self.is_in_files {
+            return Ok(false);
+        }
         let material = Material::load(&self.files)?;
         if material.fingerprint == self.current.load().fingerprint {
             return Ok(false);

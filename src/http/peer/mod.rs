@@ -107,9 +107,7 @@ fn refusal(error: IntakeError) -> ApiError {
     let message = error.to_string();
     match error {
         IntakeError::NotAllowed(_) => ApiError::new(StatusCode::FORBIDDEN, "not_allowed", message),
-        IntakeError::Refused(_) => {
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "push_refused", message)
-        }
+        IntakeError::Refused(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "push_refused", message),
         IntakeError::Conflict => ApiError::new(StatusCode::CONFLICT, "push_conflict", message),
         IntakeError::Voided => ApiError::new(StatusCode::GONE, "batch_voided", message),
         IntakeError::SetUnavailable(_) => ApiError::new(SET_UNAVAILABLE, "pool_set_unavailable", message),
