@@ -272,7 +272,7 @@ mod tests {
         });
         let noted = Arc::clone(&order);
         let finish = async move { noted.lock().unwrap().push("finish") };
-        let daemon = supervisor.run(Duration::from_secs(60), finish);
+        let daemon = supervisor.run(Duration::from_mins(1), finish);
         daemon.stop();
         release.send(()).unwrap();
         daemon.ended().await.unwrap();

@@ -164,7 +164,7 @@ mod tests {
         tokio::time::advance(PAUSE_MIN).await;
         drop(breaker.enter().unwrap());
         breaker.enter().unwrap().failed();
-        tokio::time::advance(PAUSE_MIN - Duration::from_millis(1)).await;
+        tokio::time::advance(Duration::from_millis(249)).await;
         assert!(breaker.enter().is_none(), "the second pause is at least as long as the first may be");
         tokio::time::advance(PAUSE_MIN).await;
         assert!(breaker.enter().is_some());

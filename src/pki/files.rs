@@ -48,10 +48,13 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: Mode, replace: bool) -> Res
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(mode.bits()).open(&new).map_err(&error)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    let placed = written.and_then(|()| match replace {
-        true => fs::rename(&new, path),
-        // Unlike a rename, a link never replaces what came in between.
-        false => fs::hard_link(&new, path),
+    let placed = written.and_then(|()| {
+        if replace {
+            fs::rename(&new, path)
+        } else {
+            // Unlike a rename, a link never replaces what came in between.
+            fs::hard_link(&new, path)
+        }
     });
     if !replace || placed.is_err() {
         let _ = fs::remove_file(&new);

@@ -85,7 +85,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn make_all(&self, counts: &[usize]) -> Result<Vec<Key>, SupplyError> {
-        let batches = counts.to_vec().into_iter().map(|count| self.make(count));
+        let batches = counts.iter().copied().map(|count| self.make(count));
         let mut running = stream::iter(batches).buffered(BATCHES_AT_ONCE);
         let mut made = Vec::with_capacity(counts.len());
         while let Some(batch) = running.next().await {

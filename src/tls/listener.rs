@@ -248,7 +248,7 @@ async fn changed(changes: Option<watch::Receiver<u64>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn identity_of(stream: &TlsStream<TcpStream>, rules: &IdentityRules) -> ClientIdentity {
