@@ -123,7 +123,7 @@ impl Drop for RequestLine {
                     http.route = %self.route,
                     http.status = $status,
                     error.code = $code,
-                    caller = self.caller.as_ref().and_then(name_of),
+                    caller = self.caller.as_ref().and_then(ClientIdentity::name),
                     duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
                     $text
                 )
@@ -138,11 +138,3 @@ impl Drop for RequestLine {
         }
     }
 }
-
-/// The caller's ID, whatever kind it is.
-fn name_of(identity: &ClientIdentity) -> Option<&str> {
-    identity.sae().map(|sae| sae.id().as_str())
-}
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,15 @@
 //! One program, so that everything is linked once. `support` starts networks of daemons; every other module is
 //! a group of rules.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits for processes by the real clock"
+)]
+
 mod commands;
 mod demo;
 mod network;

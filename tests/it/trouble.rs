@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::json;
 
 use crate::support::{Curl, Network, eventually};
@@ -280,7 +281,6 @@ fn no_log_shows_a_key_a_seed_or_a_password() {
     let (id, key) = network.enc("alice", "bob", "").key();
     network.dec("bob", "alice", &[&id]).key();
     network.dec("bob", "alice", &[&id]);
-    use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(&key).unwrap();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let list = format!("{bytes:?}");

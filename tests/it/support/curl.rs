@@ -20,11 +20,11 @@ pub(crate) struct Answer {
     /// 0 when there was no HTTP answer.
     pub(crate) status: u16,
     pub(crate) version: String,
+    /// In lower case, with what curl itself said.
     pub(crate) headers: String,
     pub(crate) body: String,
     /// curl's own exit code.
     pub(crate) exit: i32,
-    pub(crate) stderr: String,
 }
 
 impl Curl {
@@ -75,14 +75,12 @@ impl Curl {
         let text = String::from_utf8(output.stdout).unwrap();
         let (body, tail) = text.rsplit_once('\n').unwrap();
         let (status, version) = tail.split_once(' ').unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Answer {
             status: status.parse().unwrap(),
             version: version.to_owned(),
-            headers: stderr.to_ascii_lowercase(),
+            headers: String::from_utf8_lossy(&output.stderr).to_ascii_lowercase(),
             body: body.to_owned(),
             exit: output.status.code().unwrap(),
-            stderr,
         }
     }
 }

@@ -20,7 +20,6 @@ struct Manifest {
 
 #[derive(Clone, Deserialize)]
 pub(crate) struct Site {
-    pub(crate) id: String,
     pub(crate) config: PathBuf,
     pub(crate) sae_url: String,
     pub(crate) peer_url: String,

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything; reaching it is a failure, never a way to synchronise.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program under test, without settings of whoever runs the tests.
 pub(crate) fn dqkd() -> Command {
@@ -59,9 +59,8 @@ impl Daemon {
         let mut daemon = Self { child: process.spawn().unwrap(), log };
         let lines = lines_of(&mut daemon.child);
         for _ in 0..listeners {
-            if lines.recv_timeout(PATIENCE).is_err() {
-                panic!("{} did not start:\n{}", config.display(), daemon.log());
-            }
+            let line = lines.recv_timeout(PATIENCE);
+            assert!(line.is_ok(), "{} did not start:\n{}", config.display(), daemon.log());
         }
         daemon
     }
