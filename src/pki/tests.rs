@@ -149,7 +149,10 @@ fn revocation_is_by_name_or_serial_and_lists_every_certificate_of_the_name() {
     assert_eq!(site.authority.revoke(Role::Sae, "alice", 10).unwrap(), [first.clone(), second.clone()]);
     assert!(matches!(site.authority.revoke(Role::Sae, "alice", 10), Err(PkiError::NotIssued(_))));
     assert!(matches!(site.authority.revoke(Role::Kme, "alice", 10), Err(PkiError::NotIssued(_))));
-    assert_eq!(site.authority.revoke_serial(&other.to_uppercase(), 10).unwrap(), [other.clone()]);
+    assert_eq!(
+        site.authority.revoke_serial(&other.to_uppercase(), 10).unwrap(),
+        std::slice::from_ref(&other)
+    );
     let pem = std::fs::read(site.dir.path().join("crl.pem")).unwrap();
     let lists: Vec<_> =
         rustls::pki_types::CertificateRevocationListDer::pem_slice_iter(&pem).map(Result::unwrap).collect();

@@ -282,7 +282,7 @@ fn no_log_shows_a_key_a_seed_or_a_password() {
     network.dec("bob", "alice", &[&id]).key();
     network.dec("bob", "alice", &[&id]);
     let bytes = base64::engine::general_purpose::STANDARD.decode(&key).unwrap();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(&bytes);
     let list = format!("{bytes:?}");
     for site in [0, 1] {
         let log = network.daemon(site).log().to_lowercase();
