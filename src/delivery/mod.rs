@@ -1,0 +1,82 @@
+//! What SAEs may do: the use cases behind ETSI GS QKD 014, one file each.
+//!
+//! Decides who is admitted, what a path names, which requests are refused, and what is asked of the rooms
+//! below. Knows nothing of JSON or status codes; makes, stores and sends no keys itself.
+
+mod admission;
+mod error;
+mod get_key;
+mod get_key_with_ids;
+mod ports;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+pub use self::admission::{Admission, Caller};
+pub use self::error::{DeliveryError, KEYS_NOT_FOUND, Refusal};
+pub use self::get_key::KeyRequest;
+pub use self::ports::{KeySource, Order};
+pub use self::status::Status;
+use crate::kme::{Directory, KeyLimits};
+use crate::store::{RetrievalMode, Store};
+
+/// How often a key may be retrieved by ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrievalPolicy {
+    /// Once for each party, or until the key expires.
+    pub mode: RetrievalMode,
+    /// How long the same SAE may repeat a retrieval whose answer was lost; zero for never.
+    pub replay_window: Duration,
+}
+
+impl RetrievalPolicy {
+    /// ETSI GS QKD 014, clause 5.4, to the letter.
+    pub const STRICT: Self = Self { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
+}
+
+/// The rules of one site.
+#[derive(Clone, Debug)]
+pub struct DeliveryRules {
+    /// What an SAE may ask for. Sizes are multiples of eight and contain the default.
+    pub limits: KeyLimits,
+    /// Which SAEs are served.
+    pub admission: Admission,
+    /// How often a key may be retrieved.
+    pub retrieval: RetrievalPolicy,
+}
+
+/// Serves SAEs. Share it in an `Arc`.
+pub struct Delivery {
+    directory: Arc<ArcSwap<Directory>>,
+    rules: DeliveryRules,
+    store: Arc<Store>,
+    source: Arc<dyn KeySource>,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// Serves from `store` and `source` by `rules`. Whoever reloads the directory swaps it in `directory`;
+    /// each request sees one version from beginning to end.
+    pub fn new(
+        directory: Arc<ArcSwap<Directory>>,
+        rules: DeliveryRules,
+        store: Arc<Store>,
+        source: Arc<dyn KeySource>,
+    ) -> Self {
+        Self { directory, rules, store, source }
+    }
+
+    /// What an SAE may ask for.
+    pub fn limits(&self) -> &KeyLimits {
+        &self.rules.limits
+    }
+}

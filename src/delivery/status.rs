@@ -1,0 +1,40 @@
+//! Get status: ETSI GS QKD 014, clauses 5.2 and 6.1.
+
+use super::{Caller, Delivery, DeliveryError};
+use crate::kme::{KeyLimits, KmeId, Party, SaeId};
+
+/// What an SAE learns about sharing keys with a peer.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// This KME.
+    pub source: KmeId,
+    /// The KME that serves the peer.
+    pub target: KmeId,
+    /// The caller.
+    pub master: SaeId,
+    /// The peer, as the path names it: an SAE, or a whole KME.
+    pub slave: Party,
+    /// Keys of the default size that could be delivered now; never above `limits.max_stored_per_pair`.
+    pub stored: u32,
+    /// What the caller may ask for.
+    pub limits: KeyLimits,
+}
+
+impl Delivery {
+    /// Reports on sharing keys with the SAE or KME that `path_id` names.
+    ///
+    /// # Errors
+    /// [`DeliveryError::Refused`] for a path that names nobody, or the caller.
+    pub fn status(&self, caller: &Caller, path_id: &str) -> Result<Status, DeliveryError> {
+        let recipient = caller.recipient(path_id)?;
+        let stored = self.source.deliverable_now(std::slice::from_ref(&recipient));
+        Ok(Status {
+            source: caller.directory().local().clone(),
+            target: recipient.kme,
+            master: caller.sae().clone(),
+            slave: recipient.party,
+            stored: stored.min(self.rules.limits.max_stored_per_pair),
+            limits: self.rules.limits.clone(),
+        })
+    }
+}
