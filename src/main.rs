@@ -1,3 +1,7 @@
 //! The `dqkd` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dqkd::cli::main()
+}

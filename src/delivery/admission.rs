@@ -35,7 +35,11 @@ impl Delivery {
             Some(Recipient { party: Party::Kme(_), .. }) => false,
             None => self.rules.admission == Admission::Chain,
         };
-        if admitted { Ok(Caller { sae: sae.id().clone(), directory }) } else { Err(DeliveryError::NotAdmitted) }
+        if admitted {
+            Ok(Caller { sae: sae.id().clone(), directory })
+        } else {
+            Err(DeliveryError::NotAdmitted)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use crate::kme::{Key, Recipient, SaeId};
-use crate::supply::SupplyError;
+use crate::supply::{Supply, SupplyError};
 
 /// An order for fresh keys.
 #[derive(Clone, Copy, Debug)]
@@ -29,4 +29,14 @@ pub trait KeySource: Send + Sync {
 
     /// How many keys of the default size could be handed out now to be shared with `recipients`.
     fn deliverable_now(&self, recipients: &[Recipient]) -> u32;
+}
+
+impl KeySource for Supply {
+    fn make<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Vec<Key>, SupplyError>> {
+        Box::pin(self.make(order.master, order.recipients, order.number, order.key_bytes))
+    }
+
+    fn deliverable_now(&self, recipients: &[Recipient]) -> u32 {
+        self.deliverable_now(recipients)
+    }
 }

@@ -3,5 +3,11 @@
 //! Handlers parse the request, call one function of the room behind them and encode its answer. They
 //! decide nothing about keys.
 
+pub mod admin;
 pub mod error;
+pub mod extract;
 pub mod json;
+pub mod middleware;
+pub mod peer;
+pub mod pool;
+pub mod sae;

@@ -48,7 +48,7 @@ pub enum DirectoryError {
 }
 
 /// The SAEs and KMEs this site knows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     local: KmeId,
     peers: BTreeSet<KmeId>,

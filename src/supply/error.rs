@@ -1,6 +1,7 @@
 //! Why no keys could be supplied, sorted by who can change that.
 
 use crate::kme::KmeId;
+use crate::peer::PeerError;
 
 /// No keys were handed out. The same order may succeed later, except for a defect ([`Self::Internal`]).
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +9,14 @@ pub enum SupplyError {
     /// A recipient's KME does not answer; the network or its operator is to blame.
     #[error("KME {0} does not answer")]
     PeerUnavailable(KmeId),
+    /// A recipient's KME cannot take keys now; the reason is its own.
+    #[error("KME {kme} cannot take keys now: {reason}")]
+    PeerBusy {
+        /// Who it is.
+        kme: KmeId,
+        /// What it said.
+        reason: String,
+    },
     /// A recipient's KME refused the batch; the two configurations do not fit.
     #[error("KME {kme} refused the keys: {reason}")]
     PeerRefused {
@@ -31,7 +40,28 @@ pub enum SupplyError {
     /// More is asked for than can be made now.
     #[error("too many keys are being made")]
     Busy,
+    /// It took too long; a peer or a pool server is slow.
+    #[error("making the keys took too long")]
+    Slow,
     /// A defect of this program; it was logged where it happened.
     #[error("keys could not be made")]
     Internal,
+}
+
+impl SupplyError {
+    /// What a failed call to a peer means to whoever ordered keys.
+    pub(super) fn of_peer(error: &PeerError) -> Self {
+        match error {
+            PeerError::Unreachable { kme, .. } | PeerError::Slow(kme) | PeerError::Paused(kme) => {
+                Self::PeerUnavailable(kme.clone())
+            }
+            PeerError::Busy { kme, message } => Self::PeerBusy { kme: kme.clone(), reason: message.clone() },
+            PeerError::Refused { kme, message, .. } => {
+                Self::PeerRefused { kme: kme.clone(), reason: message.clone() }
+            }
+            PeerError::Garbled { kme, what } => {
+                Self::PeerRefused { kme: kme.clone(), reason: (*what).to_owned() }
+            }
+        }
+    }
 }

@@ -1,0 +1,127 @@
+//! How a daemon is doing, for `/readyz`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::supervise::Restarts;
+use crate::http::admin::{Condition, Health, Part, Readiness};
+use crate::kme::Clock;
+use crate::peer::BreakerState;
+use crate::pool::{PoolServers, PoolVault, SET_POOLS_MIN, lock_report};
+use crate::store::Store;
+use crate::supply::Peers;
+use crate::tls::TlsStore;
+
+/// The longest that the store may take to answer.
+const STORE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A certificate that ends sooner is worth a warning.
+const CERTIFICATE_WARNING: Duration = Duration::from_hours(24 * 7);
+
+/// What every daemon has.
+pub(super) struct Common {
+    pub(super) tls: Arc<TlsStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) restarts: Restarts,
+}
+
+impl Common {
+    fn parts(&self) -> Vec<Part> {
+        let stopping = self.shutdown.is_cancelled();
+        let daemon = if stopping { failed("daemon", "stopping") } else { ok("daemon") };
+        let restarts = self.restarts.count();
+        let tasks = match restarts {
+            0 => ok("tasks"),
+            _ => degraded("tasks", format!("{restarts} restarts of background tasks; see the log")),
+        };
+        vec![daemon, tasks, self.certificate(), memory()]
+    }
+
+    fn certificate(&self) -> Part {
+        let (now, end) = (self.clock.now(), self.tls.not_after());
+        if end <= now {
+            failed("certificate", format!("expired at {end}"))
+        } else if end.since(now) < CERTIFICATE_WARNING {
+            degraded("certificate", format!("expires at {end}"))
+        } else {
+            ok("certificate")
+        }
+    }
+}
+
+fn memory() -> Part {
+    let report = lock_report();
+    match report.unlocked_bytes {
+        0 => ok("pool memory"),
+        bytes => degraded("pool memory", format!("{bytes} bytes could not be locked; raise LimitMEMLOCK")),
+    }
+}
+
+/// How a KME is doing. Trouble elsewhere degrades it; it still serves what it has.
+pub(super) struct KmeHealth {
+    pub(super) common: Common,
+    pub(super) store: Arc<Store>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) pool_servers: Arc<PoolServers>,
+}
+
+impl Health for KmeHealth {
+    fn look(&self) -> BoxFuture<'_, Readiness> {
+        Box::pin(async {
+            let mut parts = self.common.parts();
+            parts.push(match tokio::time::timeout(STORE_WAIT_MAX, self.store.ping()).await {
+                Ok(Ok(())) => ok("store"),
+                Ok(Err(error)) => failed("store", error.public_message()),
+                Err(_) => failed("store", "does not answer"),
+            });
+            parts.extend(self.peers.iter().map(|peer| {
+                let name = format!("peer {}", peer.kme());
+                match peer.breaker() {
+                    BreakerState::Closed => ok(name),
+                    BreakerState::Open | BreakerState::Trying => degraded(name, "does not answer"),
+                }
+            }));
+            let available = self.pool_servers.available().len();
+            parts.push(if available >= SET_POOLS_MIN {
+                ok("pool servers")
+            } else {
+                degraded("pool servers", format!("{available} answer, {SET_POOLS_MIN} are needed"))
+            });
+            Readiness::of(parts)
+        })
+    }
+}
+
+/// How a pool server is doing.
+pub(super) struct PoolHealth {
+    pub(super) common: Common,
+    pub(super) vault: Arc<PoolVault>,
+}
+
+impl Health for PoolHealth {
+    fn look(&self) -> BoxFuture<'_, Readiness> {
+        Box::pin(async {
+            let mut parts = self.common.parts();
+            let mut vault = ok("vault");
+            vault.message =
+                Some(format!("{} pools, {} bytes", self.vault.pool_count(), self.vault.used_bytes()));
+            parts.push(vault);
+            Readiness::of(parts)
+        })
+    }
+}
+
+fn ok(name: impl Into<String>) -> Part {
+    Part { name: name.into(), condition: Condition::Ok, message: None }
+}
+
+fn degraded(name: impl Into<String>, message: impl Into<String>) -> Part {
+    Part { name: name.into(), condition: Condition::Degraded, message: Some(message.into()) }
+}
+
+fn failed(name: impl Into<String>, message: impl Into<String>) -> Part {
+    Part { name: name.into(), condition: Condition::Failed, message: Some(message.into()) }
+}

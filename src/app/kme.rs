@@ -1,0 +1,279 @@
+//! One KME from its settings to its running listeners.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::time::{interval, sleep};
+
+use super::health::{Common, KmeHealth};
+use super::map;
+use super::reload::{self, DirectoryReload, Origin, Reload};
+use super::supervise::{Daemon, Supervisor, bind};
+use crate::config::KmeConfig;
+use crate::delivery::{Delivery, KeySource};
+use crate::http;
+use crate::kme::{Clock, Directory, OsRandom, Random, SystemClock};
+use crate::peer::{PeerClient, PeerClientSettings};
+use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
+use crate::self_test;
+use crate::store::{Store, StoreSettings};
+use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyParts};
+use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
+
+/// Calls to one peer at once.
+const PEER_CALLS_MAX: usize = 64;
+/// How often sets and arrivals are looked through.
+const TICK: Duration = Duration::from_secs(1);
+/// How often expired keys are looked for.
+const STORE_SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// Keys erased by one transaction of the sweeper.
+const STORE_SWEEP_ROWS: u32 = 1_000;
+/// How often a peer that is well is looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(10);
+/// The longest that a stop waits for pool servers to forget this site's pools.
+const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Starts the KME of `config`. With an `origin`, its SAE directory is reread when the file changes.
+///
+/// # Errors
+/// Anything that keeps it from serving, in words for an operator.
+pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Result<Daemon> {
+    self_test::run_quick().context("the self-test failed: do not use this program")?;
+    let mut supervisor = Supervisor::new(&config.id);
+    let rooms = Rooms::open(config, &supervisor).await?;
+    if let Err(error) = rooms.listen(config, &mut supervisor).await {
+        rooms.store.close().await;
+        return Err(error);
+    }
+    rooms.start_background(config, origin, &supervisor);
+    tracing::info!(kme = %config.id, version = env!("CARGO_PKG_VERSION"), "the KME serves");
+    let (store, sets, grace) = (rooms.store, rooms.source_sets, config.limits.shutdown_grace);
+    Ok(supervisor.run(grace, async move {
+        // Pools expire by themselves; their servers get a moment to forget them sooner.
+        let _ = tokio::time::timeout(grace.min(RELEASE_WAIT_MAX), sets.close()).await;
+        store.close().await;
+    }))
+}
+
+/// The rooms of one KME.
+struct Rooms {
+    clock: Arc<dyn Clock>,
+    tls: Arc<TlsStore>,
+    store: Arc<Store>,
+    directory: Arc<ArcSwap<Directory>>,
+    peers: Arc<Peers>,
+    pool_servers: Arc<PoolServers>,
+    source_sets: Arc<SourceSets>,
+    intake: Arc<Intake>,
+    supply: Arc<Supply>,
+    delivery: Arc<Delivery>,
+}
+
+impl Rooms {
+    async fn open(config: &KmeConfig, supervisor: &Supervisor) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let random: Arc<dyn Random> = Arc::new(OsRandom);
+        let tls = TlsStore::open(map::tls_files(&config.tls))?;
+        let keks = map::key_encryption_keys(&config.store.kek)?;
+        let settings = StoreSettings { url: config.store.url(), keks, migrate: config.store.migrate };
+        let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
+        let store =
+            Arc::new(store.await.with_context(|| format!("store {}", config.store.sqlite.display()))?);
+        let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
+        let peers = peers(config, &tls, &random)?;
+        let pool_servers = pool_servers(config, &tls, &clock, &random)?;
+        let source_sets = SourceSets::new(
+            Arc::clone(&pool_servers),
+            PeerAnnouncer::new(Arc::clone(&peers)),
+            map::source_sets(config),
+            Arc::clone(&clock),
+        );
+        let recipient_sets =
+            RecipientSets::new(Arc::clone(&pool_servers), map::recipient_sets(config), Arc::clone(&clock));
+        let parts = SupplyParts {
+            local: config.id.clone(),
+            peers: Arc::clone(&peers),
+            sets: Arc::clone(&source_sets),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            random,
+            tasks: supervisor.work.clone(),
+        };
+        let supply = Supply::new(parts, map::supply(config));
+        let intake = Intake::new(
+            Arc::clone(&directory),
+            map::intake(config),
+            recipient_sets,
+            Arc::clone(&store),
+            Arc::clone(&clock),
+        );
+        let source: Arc<dyn KeySource> = Arc::clone(&supply) as _;
+        let delivery =
+            Delivery::new(Arc::clone(&directory), map::delivery(config), Arc::clone(&store), source);
+        let delivery = Arc::new(delivery);
+        Ok(Self { clock, tls, store, directory, peers, pool_servers, source_sets, intake, supply, delivery })
+    }
+
+    /// Binds all listeners, then serves on all of them.
+    async fn listen(&self, config: &KmeConfig, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+        let bind = |name, address| bind(&config.id, name, address);
+        let (sae, peer, admin) = (
+            bind("sae", config.listen.sae).await?,
+            bind("peer", config.listen.peer).await?,
+            bind("admin", config.listen.admin).await?,
+        );
+        let edge = map::edge_limits(config);
+        let limits = map::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
+        let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
+        let strict = || map::strict_identity_rules(&config.trust_domain);
+
+        let router = http::sae::router(Arc::clone(&self.delivery), edge, supervisor.work.clone());
+        let tls = mutual(map::sae_identity_rules(config), Versions::Compatible);
+        supervisor.listener("sae", sae, tls, router, limits);
+
+        let body_max = config.limits.max_body_kib.saturating_mul(1024);
+        let router = http::peer::router(Arc::clone(&self.intake), edge, body_max, supervisor.work.clone());
+        supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
+
+        let is_plain = config.listen.admin_is_loopback();
+        let health = KmeHealth {
+            common: self.common(supervisor),
+            store: Arc::clone(&self.store),
+            peers: Arc::clone(&self.peers),
+            pool_servers: Arc::clone(&self.pool_servers),
+        };
+        let router = http::admin::router(Arc::new(health), !is_plain);
+        let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
+        supervisor.listener("admin", admin, tls, router, limits);
+        Ok(())
+    }
+
+    fn common(&self, supervisor: &Supervisor) -> Common {
+        Common {
+            tls: Arc::clone(&self.tls),
+            clock: Arc::clone(&self.clock),
+            shutdown: supervisor.shutdown.clone(),
+            restarts: supervisor.restarts.clone(),
+        }
+    }
+
+    fn start_background(&self, config: &KmeConfig, origin: Option<Origin>, supervisor: &Supervisor) {
+        let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
+        supervisor
+            .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        let store = Arc::clone(&self.store);
+        supervisor.background("sweep of keys", move || sweep_store(Arc::clone(&store)));
+        let directory = origin.map(|origin| DirectoryReload {
+            origin,
+            current: config.clone(),
+            directory: Arc::clone(&self.directory),
+        });
+        let files = Arc::new(Reload { tls: Arc::clone(&self.tls), directory });
+        supervisor.background("reload of files", move || reload::watch(Arc::clone(&files)));
+        for peer in self.peers.iter() {
+            let (peer, supply) = (Arc::clone(peer), Arc::clone(&self.supply));
+            let skew_max = config.limits.clock_skew_max;
+            let clock = Arc::clone(&self.clock);
+            supervisor.background("watch over a peer", move || {
+                watch_peer(Arc::clone(&peer), Arc::clone(&supply), Arc::clone(&clock), skew_max)
+            });
+        }
+    }
+}
+
+fn peers(config: &KmeConfig, tls: &Arc<TlsStore>, random: &Arc<dyn Random>) -> anyhow::Result<Arc<Peers>> {
+    let settings = PeerClientSettings { timeout: config.limits.peer_timeout, max_in_flight: PEER_CALLS_MAX };
+    let mut clients = Vec::with_capacity(config.peers.len());
+    for peer in &config.peers {
+        let expected = ExpectedServer::Kme(peer.id.clone());
+        let https = HttpsClient::new(Arc::clone(tls), expected, &config.trust_domain, HttpVersion::Http2)?;
+        clients.push(PeerClient::new(
+            peer.id.clone(),
+            peer.url.as_str(),
+            https,
+            settings,
+            Arc::clone(random),
+        ));
+    }
+    Ok(Peers::new(clients))
+}
+
+fn pool_servers(
+    config: &KmeConfig,
+    tls: &Arc<TlsStore>,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> anyhow::Result<Arc<PoolServers>> {
+    let mut clients = Vec::with_capacity(config.pool_servers.len());
+    for server in &config.pool_servers {
+        let expected = ExpectedServer::Pool(server.id.clone());
+        let https = HttpsClient::new(Arc::clone(tls), expected, &config.trust_domain, HttpVersion::Http2)?;
+        let url: ::http::Uri = server.url.as_str().parse()?;
+        clients.push(PoolClient::new(server.id.clone(), &url, https, config.limits.peer_timeout));
+    }
+    let settings = map::pool_servers(config);
+    Ok(PoolServers::new(config.id.clone(), clients, settings, Arc::clone(clock), Arc::clone(random)))
+}
+
+async fn sweep_sets(sets: Arc<SourceSets>, intake: Arc<Intake>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        sets.sweep();
+        intake.sweep();
+    }
+}
+
+async fn sweep_store(store: Arc<Store>) {
+    let mut ticks = interval(STORE_SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        loop {
+            match store.sweep(STORE_SWEEP_ROWS).await {
+                Ok(swept) if swept.any() => {
+                    tracing::debug!(keys = swept.keys, batches = swept.batches, "expired keys were erased");
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "expired keys could not be erased; they are not returned anyway");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Keeps a pool set ready for `peer`, so that the first request need not wait for one, and notices when the
+/// peer is back or its clock is off.
+async fn watch_peer(peer: Arc<PeerClient>, supply: Arc<Supply>, clock: Arc<dyn Clock>, skew_max: Duration) {
+    let mut pause = TICK;
+    let mut was_skewed = false;
+    loop {
+        let asked_at = clock.now();
+        match peer.info().await {
+            Ok(info) => {
+                let answered_at = clock.now();
+                let skew = info.clock.since(answered_at).max(asked_at.since(info.clock));
+                let is_skewed = skew > skew_max;
+                if is_skewed && !was_skewed {
+                    let skew_ms = u64::try_from(skew.as_millis()).unwrap_or(u64::MAX);
+                    tracing::error!(peer = %peer.kme(), skew_ms, "the clocks differ too much; keys are refused");
+                }
+                was_skewed = is_skewed;
+                pause = match supply.prepare(peer.kme()).await {
+                    Ok(()) => WATCH_EVERY,
+                    Err(_) => (2 * pause).min(WATCH_EVERY),
+                };
+            }
+            Err(error) => {
+                let state = peer.breaker();
+                tracing::debug!(peer = %peer.kme(), ?state, error = &error as &dyn std::error::Error, "no answer");
+                pause = TICK;
+            }
+        }
+        sleep(pause).await;
+    }
+}

@@ -1,0 +1,161 @@
+//! Settings as the rooms take them, from settings as operators write them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{
+    KekSource, KmeConfig, PoolServerConfig, RetrievalMode as ConfigRetrievalMode, SaeAdmission, SaeIdentity,
+    TlsConfig,
+};
+use crate::delivery::{Admission, DeliveryRules, RetrievalPolicy};
+use crate::http::middleware::EdgeLimits;
+use crate::identity::{IdentityRules, SaeIdentitySource};
+use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
+use crate::store::{KekError, KeyEncryptionKeys, RetrievalMode};
+use crate::supply::{IntakeRules, SupplySettings};
+use crate::tls::{ListenerLimits, TlsFiles};
+
+const MIB: u64 = 1024 * 1024;
+/// A handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What an order leaves of the caller's patience, so that it is voided before the caller hears of a timeout.
+const ORDER_MARGIN: Duration = Duration::from_millis(250);
+/// Groups of recipient sites with pool sets of their own.
+const GROUPS_MAX: usize = 64;
+/// Pool sets that one peer may make this site hold.
+const SETS_PER_PEER_MAX: usize = 16;
+/// Longest life of a key that a peer may push, the longest that `keys.ttl` may be.
+const KEY_TTL_MAX: Duration = Duration::from_hours(24 * 366);
+
+pub(super) fn tls_files(tls: &TlsConfig) -> TlsFiles {
+    let own = |path: &PathBuf| path.clone();
+    TlsFiles { ca: own(&tls.ca), cert: own(&tls.cert), key: own(&tls.key), crl: tls.crl.clone() }
+}
+
+pub(super) fn sae_identity_rules(config: &KmeConfig) -> IdentityRules {
+    let source = |source: &SaeIdentity| match source {
+        SaeIdentity::Spiffe => SaeIdentitySource::Spiffe,
+        SaeIdentity::Dns => SaeIdentitySource::Dns,
+        SaeIdentity::Cn => SaeIdentitySource::Cn,
+        SaeIdentity::Fingerprint => SaeIdentitySource::Fingerprint,
+    };
+    IdentityRules {
+        trust_domain: config.trust_domain.clone(),
+        sae_sources: config.sae_identity.iter().map(source).collect(),
+    }
+}
+
+/// Machines and operators are known by their SPIFFE URI alone.
+pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
+    IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
+}
+
+pub(super) fn listener_limits(max_connections: usize, shutdown_grace: Duration) -> ListenerLimits {
+    ListenerLimits {
+        max_connections,
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        shutdown_grace,
+        ..ListenerLimits::default()
+    }
+}
+
+pub(super) fn edge_limits(config: &KmeConfig) -> EdgeLimits {
+    EdgeLimits {
+        max_concurrent: config.limits.max_concurrent_requests,
+        timeout: config.limits.request_timeout,
+    }
+}
+
+pub(super) fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekError> {
+    match source {
+        KekSource::File(path) => KeyEncryptionKeys::from_file(path),
+        KekSource::Env(name) => KeyEncryptionKeys::from_env(name),
+        KekSource::Credential(name) => KeyEncryptionKeys::from_credential(name),
+    }
+}
+
+pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {
+    PoolServersSettings {
+        pools_per_set: config.pools.pools_per_set,
+        set_timeout: config.limits.peer_timeout,
+        reads_expected: 1,
+    }
+}
+
+/// Half of the memory for sets that this site makes, half for those that others make.
+fn set_memory_bytes(config: &KmeConfig) -> u64 {
+    config.pools.memory_max_mib.saturating_mul(MIB / 2)
+}
+
+pub(super) fn source_sets(config: &KmeConfig) -> SourceSetsSettings {
+    SourceSetsSettings {
+        words_initial: words(config.pools.pool_words),
+        words_max: words(config.pools.pool_words_max),
+        ttl: config.pools.set_ttl,
+        expiry_margin: (config.pools.set_ttl / 10).min(Duration::from_secs(30)),
+        groups_max: GROUPS_MAX,
+        memory_max_bytes: set_memory_bytes(config),
+    }
+}
+
+pub(super) fn recipient_sets(config: &KmeConfig) -> RecipientSetsSettings {
+    RecipientSetsSettings {
+        sets_per_source_max: SETS_PER_PEER_MAX,
+        words_max: words(config.pools.pool_words_max),
+        life_max: Duration::from_hours(24) + config.limits.clock_skew_max,
+        memory_max_bytes: set_memory_bytes(config),
+    }
+}
+
+fn words(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+pub(super) fn supply(config: &KmeConfig) -> SupplySettings {
+    let timeout = config.limits.request_timeout;
+    SupplySettings {
+        key_ttl: config.keys.ttl,
+        master_refetch: config.retrieval.master_refetch,
+        order_timeout: timeout.saturating_sub(ORDER_MARGIN).max(timeout / 2),
+        max_orders: config.limits.max_concurrent_requests,
+        default_key_bytes: words(config.keys.limits.size_bits / 8),
+    }
+}
+
+pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
+    IntakeRules {
+        limits: config.keys.limits.clone(),
+        unlisted_masters: config.sae_admission == SaeAdmission::Chain,
+        key_ttl_max: KEY_TTL_MAX,
+        clock_skew_max: config.limits.clock_skew_max,
+    }
+}
+
+pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {
+    DeliveryRules {
+        limits: config.keys.limits.clone(),
+        admission: match config.sae_admission {
+            SaeAdmission::Chain => Admission::Chain,
+            SaeAdmission::Listed => Admission::Listed,
+        },
+        retrieval: RetrievalPolicy {
+            mode: match config.retrieval.mode {
+                ConfigRetrievalMode::Once => RetrievalMode::Once,
+                ConfigRetrievalMode::UntilExpiry => RetrievalMode::UntilExpiry,
+            },
+            replay_window: config.retrieval.replay_window,
+        },
+    }
+}
+
+pub(super) fn vault(config: &PoolServerConfig) -> VaultLimits {
+    VaultLimits {
+        memory_max_bytes: config.memory_max_mib.saturating_mul(MIB),
+        owner_memory_max_bytes: config.owner_memory_max_mib.saturating_mul(MIB),
+        pools_max: config.pools_max,
+        words_min: crate::pool::POOL_WORDS_MIN,
+        words_max: words(config.words_max),
+        ttl_max: config.ttl_max,
+        readers_max: config.readers_max,
+    }
+}

@@ -1,0 +1,70 @@
+//! One random pool server from its settings to its running listeners.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::interval;
+
+use super::health::{Common, PoolHealth};
+use super::map;
+use super::reload::{self, Reload};
+use super::supervise::{Daemon, Supervisor, bind};
+use crate::config::PoolServerConfig;
+use crate::http;
+use crate::kme::{Clock, OsRandom, SystemClock};
+use crate::pool::PoolVault;
+use crate::self_test;
+use crate::tls::{ListenerTls, TlsStore, Versions};
+
+/// How often expired pools are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Starts the pool server of `config`.
+///
+/// # Errors
+/// Anything that keeps it from serving, in words for an operator.
+pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
+    self_test::run_quick().context("the self-test failed: do not use this program")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let tls = TlsStore::open(map::tls_files(&config.tls))?;
+    let vault = Arc::new(PoolVault::new(map::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));
+    let mut supervisor = Supervisor::new(&config.id);
+    let pool = bind(&config.id, "pool", config.listen.pool).await?;
+    let admin = bind(&config.id, "admin", config.listen.admin).await?;
+    let grace = config.limits.shutdown_grace;
+    let limits = map::listener_limits(config.limits.max_connections, grace);
+    let mutual = |versions| ListenerTls::Mutual {
+        store: Arc::clone(&tls),
+        rules: map::strict_identity_rules(&config.trust_domain),
+        versions,
+    };
+    let router = http::pool::router(Arc::clone(&vault));
+    supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
+
+    let is_plain = config.listen.admin_is_loopback();
+    let common = Common {
+        tls: Arc::clone(&tls),
+        clock,
+        shutdown: supervisor.shutdown.clone(),
+        restarts: supervisor.restarts.clone(),
+    };
+    let health = PoolHealth { common, vault: Arc::clone(&vault) };
+    let router = http::admin::router(Arc::new(health), !is_plain);
+    let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
+    supervisor.listener("admin", admin, admin_tls, router, limits);
+
+    supervisor.background("sweep of pools", move || sweep(Arc::clone(&vault)));
+    let files = Arc::new(Reload { tls: Arc::clone(&tls), directory: None });
+    supervisor.background("reload of files", move || reload::watch(Arc::clone(&files)));
+    tracing::info!(pool_server = %config.id, version = env!("CARGO_PKG_VERSION"), "the pool server serves");
+    Ok(supervisor.run(grace, async {}))
+}
+
+async fn sweep(vault: Arc<PoolVault>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        vault.sweep();
+    }
+}

@@ -1,0 +1,128 @@
+//! Certificates, CRL and SAE directory, reread when they change and on SIGHUP.
+//!
+//! What cannot be read or does not stand is complained about and the old stays in force.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::interval;
+
+use crate::config::{self, ConfigFile, KmeConfig};
+use crate::kme::Directory;
+use crate::tls::TlsStore;
+
+/// How often files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Where a daemon's settings came from, so that they can be read again.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// The environment's overrides, as `NAME=value` pairs.
+    pub env: Vec<(String, String)>,
+}
+
+/// What is reread for one KME.
+pub(super) struct Reload {
+    pub(super) tls: Arc<TlsStore>,
+    pub(super) directory: Option<DirectoryReload>,
+}
+
+pub(super) struct DirectoryReload {
+    pub(super) origin: Origin,
+    pub(super) current: KmeConfig,
+    pub(super) directory: Arc<ArcSwap<Directory>>,
+}
+
+/// Looks at the files until it is dropped.
+pub(super) async fn watch(reload: Arc<Reload>) {
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut complaint = String::new();
+    loop {
+        let asked = tokio::select! {
+            _ = ticks.tick() => false,
+            Some(()) = heard(&mut hangup) => true,
+        };
+        let again = Arc::clone(&reload);
+        // Files may be on a slow disk.
+        let result = tokio::task::spawn_blocking(move || again.once()).await;
+        let text = result.map_or_else(|_| "reading was cut short".to_owned(), |problems| problems.join("; "));
+        if !text.is_empty() && (asked || text != complaint) {
+            tracing::error!(problem = text, "changed files were not taken up; the old ones stay in force");
+        } else if asked {
+            tracing::info!("certificates, CRL and SAE directory were read again");
+        }
+        complaint = text;
+    }
+}
+
+async fn heard(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    }
+}
+
+impl Reload {
+    /// One look at everything; the problems, if any.
+    fn once(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        match self.tls.reload() {
+            Ok(true) => tracing::info!("new certificates are in force"),
+            Ok(false) => {}
+            Err(error) => problems.push(chain(&error)),
+        }
+        if let Some(directory) = &self.directory
+            && let Err(problem) = directory.once()
+        {
+            problems.push(problem);
+        }
+        problems
+    }
+}
+
+impl DirectoryReload {
+    fn once(&self) -> Result<(), String> {
+        let new = match config::load(&self.origin.file, self.origin.env.clone()) {
+            Ok(ConfigFile::Kme(new)) => new,
+            Ok(ConfigFile::Pool(_)) => return Err(format!("{} is no KME's", self.file().display())),
+            Err(error) => return Err(error.to_string()),
+        };
+        let old = self.directory.load();
+        if *new.directory() == **old {
+            return Ok(());
+        }
+        let peers_differ = !new.directory().peers().eq(old.peers());
+        if peers_differ || new.id != self.current.id {
+            return Err(format!(
+                "{}: [kme] id and [[peer]] entries take effect only after a restart",
+                self.file().display()
+            ));
+        }
+        self.directory.store(Arc::new(new.directory().clone()));
+        tracing::info!(saes = new.saes.len(), "a new SAE directory is in force");
+        Ok(())
+    }
+
+    fn file(&self) -> &Path {
+        &self.origin.file
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,281 @@
+//! A daemon's tasks: vital ones, whose end stops it with a reason, and others, which are restarted.
+//!
+//! A panic in any of them is an ended task, never a dead process or a part that silently stands still.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::tls::{ListenerLimits, ListenerTls, listener};
+
+/// First pause before an ended task is started again; doubles each time.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Why a daemon stopped on its own.
+pub type Stopped = anyhow::Result<()>;
+
+/// A running KME or pool server. Dropped, it goes on; stop it with [`Daemon::stop`].
+#[derive(Debug)]
+pub struct Daemon {
+    /// What to call it in messages.
+    pub name: String,
+    /// Where its listeners are, by their names in the configuration.
+    pub addresses: Vec<(&'static str, SocketAddr)>,
+    shutdown: CancellationToken,
+    ended: JoinHandle<Stopped>,
+}
+
+impl Daemon {
+    /// Asks it to stop: no new connections, work under way is finished, stores are closed.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// A handle that asks it to stop.
+    pub fn stopper(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
+    /// Waits until it has stopped.
+    ///
+    /// # Errors
+    /// The reason, when it stopped for another one than being asked to.
+    pub async fn ended(self) -> Stopped {
+        self.ended.await.unwrap_or_else(|_| Err(anyhow!("{} was cut short", self.name)))
+    }
+}
+
+/// How often background tasks had to be started again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Restarts(Arc<AtomicU64>);
+
+impl Restarts {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A listener's socket before it is served on.
+pub(super) struct Bound {
+    tcp: TcpListener,
+    address: SocketAddr,
+}
+
+/// Binds the listener `name` of `daemon`.
+pub(super) async fn bind(
+    daemon: &(impl fmt::Display + Sync),
+    name: &str,
+    address: SocketAddr,
+) -> anyhow::Result<Bound> {
+    let context = || format!("the {name} listener of {daemon} cannot use {address}");
+    let tcp = TcpListener::bind(address).await.with_context(context)?;
+    let address = tcp.local_addr().with_context(context)?;
+    Ok(Bound { tcp, address })
+}
+
+/// Starts a daemon's tasks and, in the end, stops them.
+pub(super) struct Supervisor {
+    name: String,
+    pub(super) shutdown: CancellationToken,
+    pub(super) restarts: Restarts,
+    /// Work that a graceful stop waits for.
+    pub(super) work: TaskTracker,
+    vital: JoinSet<(&'static str, Stopped)>,
+    background: TaskTracker,
+    addresses: Vec<(&'static str, SocketAddr)>,
+}
+
+impl Supervisor {
+    pub(super) fn new(name: impl fmt::Display) -> Self {
+        Self {
+            name: name.to_string(),
+            shutdown: CancellationToken::new(),
+            restarts: Restarts::default(),
+            work: TaskTracker::new(),
+            vital: JoinSet::new(),
+            background: TaskTracker::new(),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// Serves `router` on a bound listener.
+    pub(super) fn listener(
+        &mut self,
+        name: &'static str,
+        bound: Bound,
+        tls: ListenerTls,
+        router: Router,
+        limits: ListenerLimits,
+    ) {
+        let shutdown = self.shutdown.clone();
+        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, router, limits, shutdown));
+    }
+
+    /// Starts a task at `address`: when it ends unasked, the daemon stops.
+    fn vital(
+        &mut self,
+        name: &'static str,
+        address: SocketAddr,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.addresses.push((name, address));
+        self.vital.spawn(async move {
+            task.await;
+            (name, Ok(()))
+        });
+    }
+
+    /// Starts a background task, again and again until the stop.
+    pub(super) fn background<F>(&self, name: &'static str, task: impl Fn() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (shutdown, restarts) = (self.shutdown.clone(), self.restarts.clone());
+        self.background.spawn(async move {
+            let mut pause = RESTART_PAUSE;
+            loop {
+                let mut running = tokio::spawn(task());
+                tokio::select! {
+                    () = shutdown.cancelled() => return running.abort(),
+                    ended = &mut running => {
+                        let panicked = ended.is_err_and(|error| error.is_panic());
+                        tracing::error!(task = name, panicked, "a background task ended and is started again");
+                    }
+                }
+                restarts.0.fetch_add(1, Ordering::Relaxed);
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = sleep(pause) => pause = (2 * pause).min(RESTART_PAUSE_MAX),
+                }
+            }
+        });
+    }
+
+    /// Hands the tasks over to a daemon. On the stop, listeners drain for as long as they allow themselves,
+    /// then work under way gets `grace`, then `finish` runs.
+    pub(super) fn run(
+        mut self,
+        grace: Duration,
+        finish: impl Future<Output = ()> + Send + 'static,
+    ) -> Daemon {
+        let (name, shutdown) = (self.name.clone(), self.shutdown.clone());
+        let addresses = std::mem::take(&mut self.addresses);
+        let ended = tokio::spawn(async move {
+            let result = self.wait().await;
+            self.shutdown.cancel();
+            while self.vital.join_next().await.is_some() {}
+            self.background.close();
+            self.background.wait().await;
+            self.work.close();
+            if tokio::time::timeout(grace, self.work.wait()).await.is_err() {
+                tracing::warn!(daemon = self.name, left = self.work.len(), "stopping with work under way");
+            }
+            finish.await;
+            tracing::info!(daemon = self.name, "stopped");
+            result
+        });
+        Daemon { name, addresses, shutdown, ended }
+    }
+
+    async fn wait(&mut self) -> Stopped {
+        let ended = tokio::select! {
+            () = self.shutdown.cancelled() => return Ok(()),
+            ended = self.vital.join_next() => ended,
+        };
+        if self.shutdown.is_cancelled() {
+            return Ok(());
+        }
+        let reason = match ended {
+            Some(Ok((listener, _))) => anyhow!("the {listener} listener of {} ended", self.name),
+            Some(Err(error)) if error.is_panic() => anyhow!("a listener of {} panicked", self.name),
+            _ => anyhow!("{} has no listener left", self.name),
+        };
+        tracing::error!(daemon = self.name, %reason, "the daemon stops");
+        Err(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 1))
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_ends_unasked_stops_the_daemon_with_a_reason() {
+        let mut supervisor = Supervisor::new("site-x");
+        supervisor.vital("sae", address(), async {});
+        supervisor.vital("peer", address(), {
+            let shutdown = supervisor.shutdown.clone();
+            async move { shutdown.cancelled().await }
+        });
+        let reason = supervisor.run(Duration::ZERO, async {}).ended().await.unwrap_err();
+        assert!(reason.to_string().contains("sae listener of site-x"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_panicking_listener_stops_the_daemon_with_a_reason() {
+        let mut supervisor = Supervisor::new("site-x");
+        supervisor.vital("sae", address(), async { panic!("seeded") });
+        assert!(supervisor.run(Duration::ZERO, async {}).ended().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_background_task_that_panics_is_started_again_and_counted() {
+        let mut supervisor = Supervisor::new("site-x");
+        let shutdown = supervisor.shutdown.clone();
+        supervisor.vital("sae", address(), async move { shutdown.cancelled().await });
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
+        supervisor.background("seeded", move || {
+            let sender = sender.clone();
+            async move {
+                sender.send(()).await.unwrap();
+                panic!("seeded");
+            }
+        });
+        let restarts = supervisor.restarts.clone();
+        let daemon = supervisor.run(Duration::ZERO, async {});
+        for _ in 0..3 {
+            receiver.recv().await.unwrap();
+        }
+        assert!(restarts.count() >= 2);
+        daemon.stop();
+        daemon.ended().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_work_under_way_then_finishes() {
+        let mut supervisor = Supervisor::new("site-x");
+        let shutdown = supervisor.shutdown.clone();
+        supervisor.vital("sae", address(), async move { shutdown.cancelled().await });
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        let noted = Arc::clone(&order);
+        supervisor.work.spawn(async move {
+            released.await.unwrap();
+            noted.lock().unwrap().push("work");
+        });
+        let noted = Arc::clone(&order);
+        let finish = async move { noted.lock().unwrap().push("finish") };
+        let daemon = supervisor.run(Duration::from_mins(1), finish);
+        daemon.stop();
+        release.send(()).unwrap();
+        daemon.ended().await.unwrap();
+        assert_eq!(*order.lock().unwrap(), ["work", "finish"]);
+    }
+}

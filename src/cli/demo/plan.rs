@@ -1,0 +1,105 @@
+//! Who takes part in a demo, and at which ports.
+
+use std::net::TcpListener;
+
+use anyhow::{Context as _, ensure};
+
+/// SAEs of the first two sites.
+const FIRST_SAES: [&[&str]; 2] = [&["alice", "dave"], &["bob", "carol"]];
+/// One for each further site.
+const MORE_SAES: [&str; 14] = [
+    "erin", "frank", "grace", "heidi", "ivan", "judy", "kim", "leo", "mia", "nina", "oscar", "peggy",
+    "quinn", "rosa",
+];
+const POOL_SERVERS: usize = 3;
+
+/// A demo before anything is written.
+pub(super) struct Plan {
+    pub(super) sites: Vec<SitePlan>,
+    pub(super) pools: Vec<PoolPlan>,
+}
+
+pub(super) struct SitePlan {
+    pub(super) id: String,
+    pub(super) saes: Vec<&'static str>,
+    pub(super) sae_port: u16,
+    pub(super) peer_port: u16,
+    pub(super) admin_port: u16,
+}
+
+pub(super) struct PoolPlan {
+    pub(super) id: String,
+    pub(super) port: u16,
+    pub(super) admin_port: u16,
+}
+
+impl Plan {
+    /// `sites` sites and three pool servers at consecutive ports from `base_port`, or at free ones for 0.
+    pub(super) fn new(sites: usize, base_port: u16) -> anyhow::Result<Self> {
+        let count = 3 * sites + 2 * POOL_SERVERS;
+        let ports = if base_port == 0 { free(count)? } else { consecutive(base_port, count)? };
+        let mut ports = ports.into_iter();
+        let mut next = || ports.next().unwrap_or_default();
+        let letters = 'a'..='z';
+        let site_plans = letters.zip(saes()).take(sites).map(|(letter, saes)| SitePlan {
+            id: format!("site-{letter}"),
+            saes,
+            sae_port: next(),
+            peer_port: next(),
+            admin_port: next(),
+        });
+        let sites = site_plans.collect();
+        let pools = (1..=POOL_SERVERS)
+            .map(|number| PoolPlan { id: format!("pool-{number}"), port: next(), admin_port: next() })
+            .collect();
+        Ok(Self { sites, pools })
+    }
+}
+
+fn saes() -> impl Iterator<Item = Vec<&'static str>> {
+    FIRST_SAES.into_iter().map(<[_]>::to_vec).chain(MORE_SAES.into_iter().map(|name| vec![name]))
+}
+
+fn consecutive(base: u16, count: usize) -> anyhow::Result<Vec<u16>> {
+    let ports: Vec<u16> = (base..=u16::MAX).take(count).collect();
+    ensure!(ports.len() == count, "--base-port {base} leaves too few ports; {count} are needed");
+    Ok(ports)
+}
+
+/// Free ports, held together so that all differ. Somebody may take one before it is used; then the demo
+/// fails and says so.
+fn free(count: usize) -> anyhow::Result<Vec<u16>> {
+    let bind = || TcpListener::bind(("127.0.0.1", 0)).context("no free port");
+    let held: Vec<TcpListener> = (0..count).map(|_| bind()).collect::<Result<_, _>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_site_has_its_own_saes_and_every_listener_its_own_port() {
+        for sites in 2..=16 {
+            for base in [0, 20_000] {
+                let plan = Plan::new(sites, base).unwrap();
+                let saes: std::collections::BTreeSet<_> =
+                    plan.sites.iter().flat_map(|site| &site.saes).collect();
+                assert_eq!(saes.len(), sites + 2);
+                let mut ports: Vec<u16> = plan
+                    .sites
+                    .iter()
+                    .flat_map(|site| [site.sae_port, site.peer_port, site.admin_port])
+                    .chain(plan.pools.iter().flat_map(|pool| [pool.port, pool.admin_port]))
+                    .collect();
+                ports.sort_unstable();
+                ports.dedup();
+                assert_eq!(ports.len(), 3 * sites + 6);
+                assert!(
+                    base == 0 || (ports[0], ports[ports.len() - 1]) == (base, base + u16::try_from(3 * sites + 5).unwrap())
+                );
+            }
+        }
+        assert!(Plan::new(2, 65_530).is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! Judging single values: ranges, forms, choices, paths; and remembering where each one stands.
+//!
+//! Owns the collection of complaints, so that an operator sees all of them at once. Rules that join several
+//! settings live in `kme` and `pool_server`.
+
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::duration;
+use super::error::Problem;
+use super::source::{Place, Source};
+use super::url::{BASE_URL_FORM, BaseUrl};
+use crate::kme::IdError;
+
+/// Where a value stands, or would stand if it were written.
+#[derive(Clone, Debug)]
+pub(super) struct At {
+    key: String,
+    span: Option<Range<usize>>,
+}
+
+impl At {
+    pub(super) fn new(key: String, span: Option<Range<usize>>) -> Self {
+        Self { key, span }
+    }
+}
+
+/// A value together with its place, for rules that join several.
+#[derive(Clone, Debug)]
+pub(super) struct Field<T> {
+    pub(super) value: T,
+    pub(super) at: At,
+}
+
+/// A table of the file, or its absence.
+pub(super) struct Scope {
+    name: &'static str,
+    span: Option<Range<usize>>,
+}
+
+impl Scope {
+    /// Splits a table into its place and its content; an absent one is empty.
+    pub(super) fn open<T: Default>(name: &'static str, table: Option<Spanned<T>>) -> (Self, T) {
+        let span = table.as_ref().map(Spanned::span);
+        (Self { name, span }, table.map(Spanned::into_inner).unwrap_or_default())
+    }
+
+    /// The place of `key`: its own when it is written, else that of the table.
+    pub(super) fn at<T>(&self, key: &str, written: Option<&Spanned<T>>) -> At {
+        At::new(format!("{}.{key}", self.name), written.map(Spanned::span).or_else(|| self.span.clone()))
+    }
+}
+
+/// A file that the configuration names and a daemon will read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reference {
+    key: String,
+    path: PathBuf,
+    place: Option<Place>,
+}
+
+/// Judges values and collects what is wrong.
+pub(super) struct Checker<'s> {
+    source: &'s Source,
+    directory: PathBuf,
+    problems: Vec<Problem>,
+    references: Vec<Reference>,
+}
+
+impl<'s> Checker<'s> {
+    /// `directory` is absolute: the one that relative paths start from.
+    pub(super) fn new(source: &'s Source, directory: PathBuf) -> Self {
+        Self { source, directory, problems: Vec::new(), references: Vec::new() }
+    }
+
+    /// What was found: all complaints, all referenced files.
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<Reference>) {
+        (self.problems, self.references)
+    }
+
+    pub(super) fn problem(&mut self, at: &At, what: &str, allowed: &str) {
+        self.problems.push(Problem {
+            file: self.source.path().to_owned(),
+            place: at.span.as_ref().map(|span| self.source.place(span)),
+            key: at.key.clone(),
+            what: what.to_owned(),
+            allowed: allowed.to_owned(),
+        });
+    }
+
+    /// The value, or a complaint that it is missing.
+    pub(super) fn required<T>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<T>>,
+        allowed: &str,
+    ) -> Option<Field<T>> {
+        let at = scope.at(key, raw.as_ref());
+        if raw.is_none() {
+            self.problem(&at, "is missing", allowed);
+        }
+        raw.map(|raw| Field { value: raw.into_inner(), at })
+    }
+
+    /// A whole number within `range`, or the default.
+    pub(super) fn number<N: TryFrom<i64>>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<i64>>,
+        default: N,
+        range: RangeInclusive<i64>,
+    ) -> Field<N> {
+        let at = scope.at(key, raw.as_ref());
+        let Some(number) = raw.map(Spanned::into_inner) else { return Field { value: default, at } };
+        let value = Some(number).filter(|number| range.contains(number)).and_then(|n| N::try_from(n).ok());
+        if value.is_none() {
+            let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+            self.problem(&at, &format!("{number} is out of range"), &allowed);
+        }
+        Field { value: value.unwrap_or(default), at }
+    }
+
+    /// A duration within `range`, or the default.
+    pub(super) fn duration(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<String>>,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Field<Duration> {
+        let at = scope.at(key, raw.as_ref());
+        let Some(text) = raw.map(Spanned::into_inner) else { return Field { value: default, at } };
+        let value = match duration::parse(&text) {
+            Some(value) if range.contains(&value) => value,
+            Some(_) => {
+                let allowed =
+                    format!("{} to {}", duration::print(*range.start()), duration::print(*range.end()));
+                self.problem(&at, &format!("{text:?} is out of range"), &allowed);
+                default
+            }
+            None => {
+                self.problem(&at, &format!("{text:?} is not a duration"), duration::DURATION_FORM);
+                default
+            }
+        };
+        Field { value, at }
+    }
+
+    /// One of a few words, or the default.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<&Spanned<String>>,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> T {
+        let Some(written) = raw else { return default };
+        let word = written.get_ref();
+        if let Some((_, value)) = choices.iter().find(|(name, _)| name == word) {
+            return *value;
+        }
+        self.problem(&scope.at(key, raw), &format!("{word:?} is unknown"), &quoted(choices));
+        default
+    }
+
+    /// An identifier of any kind.
+    pub(super) fn id<T: FromStr<Err = IdError>>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<String>>,
+    ) -> Option<Field<T>> {
+        let form = "text of 1 to 512 bytes without control characters";
+        let field = self.required(scope, key, raw, form)?;
+        match field.value.parse() {
+            Ok(value) => Some(Field { value, at: field.at }),
+            Err(error) => {
+                self.problem(&field.at, &format!("is no ID: {error}"), form);
+                None
+            }
+        }
+    }
+
+    /// A SPIFFE trust domain.
+    pub(super) fn trust_domain(&mut self, scope: &Scope, raw: Option<Spanned<String>>) -> Option<String> {
+        let form =
+            "1 to 255 lower-case letters, digits, dots, hyphens and underscores, as in \"dqkd.example\"";
+        let field = self.required(scope, "trust_domain", raw, form)?;
+        let right = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        if (1..=255).contains(&field.value.len()) && field.value.chars().all(right) {
+            return Some(field.value);
+        }
+        self.problem(&field.at, &format!("{:?} is no trust domain", field.value), form);
+        None
+    }
+
+    /// Address and port of a listener; an absent one takes the default or is a complaint.
+    pub(super) fn address(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<String>>,
+        default: Option<SocketAddr>,
+    ) -> Option<Field<SocketAddr>> {
+        let form = "ADDRESS:PORT with a numeric address, as in \"0.0.0.0:8443\" or \"[::]:8443\"";
+        if let (None, Some(value)) = (&raw, default) {
+            return Some(Field { value, at: scope.at::<String>(key, None) });
+        }
+        let field = self.required(scope, key, raw, form)?;
+        let Ok(value) = field.value.parse() else {
+            self.problem(&field.at, &format!("{:?} is no address", field.value), form);
+            return None;
+        };
+        Some(Field { value, at: field.at })
+    }
+
+    /// The base URL of another daemon. Not quoted back: somebody may have put a password in it.
+    pub(super) fn base_url(&mut self, scope: &Scope, raw: Option<Spanned<String>>) -> Option<Field<BaseUrl>> {
+        let field = self.required(scope, "url", raw, BASE_URL_FORM)?;
+        let Some(value) = BaseUrl::parse(&field.value) else {
+            self.problem(&field.at, "is no address of a daemon", BASE_URL_FORM);
+            return None;
+        };
+        Some(Field { value, at: field.at })
+    }
+
+    /// An absolute path from one that starts at the configuration file's directory.
+    pub(super) fn absolute(&mut self, at: &At, text: &str) -> Option<PathBuf> {
+        if text.is_empty() || text.contains('\0') {
+            self.problem(at, "is no path", "a path, absolute or relative to this configuration file");
+            return None;
+        }
+        // Drops `.` components, so that messages show what an operator would type.
+        Some(self.directory.join(text).components().collect())
+    }
+
+    /// A file that must exist when the daemon starts.
+    pub(super) fn file(&mut self, field: Field<String>) -> Option<PathBuf> {
+        let path = self.absolute(&field.at, &field.value)?;
+        let place = field.at.span.as_ref().map(|span| self.source.place(span));
+        self.references.push(Reference { key: field.at.key, path: path.clone(), place });
+        Some(path)
+    }
+
+    /// Complains when two listeners would fight for one port.
+    pub(super) fn distinct_listeners(&mut self, listeners: &[Option<Field<SocketAddr>>]) {
+        let listeners: Vec<_> = listeners.iter().flatten().collect();
+        for (index, later) in listeners.iter().enumerate() {
+            let clash = listeners.iter().take(index).find(|earlier| collide(earlier.value, later.value));
+            if let Some(earlier) = clash {
+                let what = format!("{} collides with {}", later.value, earlier.at.key);
+                self.problem(&later.at, &what, "an address and port of its own");
+            }
+        }
+    }
+
+    /// Complains about every entry whose value occurred before.
+    pub(super) fn distinct<T: PartialEq + std::fmt::Display>(&mut self, fields: &[Field<T>], why: &str) {
+        for (index, later) in fields.iter().enumerate() {
+            if fields.iter().take(index).any(|earlier| earlier.value == later.value) {
+                self.problem(&later.at, &format!("{} occurs twice", later.value), why);
+            }
+        }
+    }
+}
+
+/// Port 0 means any free port and never collides; an unspecified address takes the port of all.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// The words of `choices`, quoted, for a message.
+pub(super) fn quoted<T>(choices: &[(&str, T)]) -> String {
+    choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// Complaints about referenced files that are absent, unreadable or no files.
+pub(super) fn missing_files(file: &Path, references: &[Reference]) -> Vec<Problem> {
+    references
+        .iter()
+        .filter_map(|reference| {
+            let what = match std::fs::File::open(&reference.path).and_then(|open| open.metadata()) {
+                Ok(metadata) if metadata.is_dir() => "is a directory".to_owned(),
+                Ok(_) => return None,
+                Err(error) => format!("cannot be read: {error}"),
+            };
+            Some(Problem {
+                file: file.to_owned(),
+                place: reference.place.clone(),
+                key: reference.key.clone(),
+                what: format!("{} {what}", reference.path.display()),
+                allowed: "a file that this user may read".to_owned(),
+            })
+        })
+        .collect()
+}

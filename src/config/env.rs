@@ -1,0 +1,134 @@
+//! Environment overrides: `DQKD__SECTION__KEY=value` replaces one key of one table.
+//!
+//! Owns merging them into the parsed document, before it is given types, so that both are judged alike. Never
+//! reads the process environment itself except in [`process_environment`].
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::checker::{At, Checker};
+use super::raw::{Kind, Schema};
+use super::source::{ENV_PREFIX, Source};
+
+/// The overrides of this process. Text that is not UTF-8 keeps a replacement character, which is refused later.
+pub fn process_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+        .collect()
+}
+
+/// Puts every override into `document`; complaints about unknown names and values go to `checker`.
+pub(super) fn merge<'s>(
+    document: &mut DeTable<'s>,
+    source: &'s Source,
+    schema: &Schema,
+    checker: &mut Checker<'_>,
+) {
+    for (name, name_span, text, value_span) in source.overrides() {
+        let Some((section, key, kind)) = target(name, &name_span, schema, checker) else { continue };
+        let at = At::new(format!("{section}.{key}"), Some(value_span.clone()));
+        if text.contains('\u{fffd}') {
+            checker.problem(&at, "is not valid UTF-8", "UTF-8 text");
+            continue;
+        }
+        let Some(value) = typed(text, &value_span, kind) else {
+            let allowed = match kind {
+                Kind::Integer => "a whole number",
+                Kind::Boolean => "true or false",
+                Kind::Text | Kind::TextList => "text",
+            };
+            checker.problem(&at, "has the wrong type", allowed);
+            continue;
+        };
+        let table = document
+            .entry(Spanned::new(name_span.clone(), Cow::Borrowed(section)))
+            .or_insert_with(|| Spanned::new(name_span.clone(), DeValue::Table(DeTable::new())));
+        if let DeValue::Table(table) = table.get_mut() {
+            table.remove(key);
+            table.insert(Spanned::new(name_span, Cow::Borrowed(key)), Spanned::new(value_span, value));
+        } else {
+            checker.problem(&At::new(section.to_owned(), Some(table.span())), "is not a table", "a table");
+        }
+    }
+}
+
+/// Which key `name` means.
+fn target(
+    name: &str,
+    span: &Range<usize>,
+    schema: &Schema,
+    checker: &mut Checker<'_>,
+) -> Option<(&'static str, &'static str, Kind)> {
+    let at = At::new(String::new(), Some(span.clone()));
+    let rest = name.strip_prefix(ENV_PREFIX)?;
+    let wanted = rest.split_once("__");
+    let wanted_section = wanted.map_or(rest, |(section, _)| section);
+    if let Some((array, _)) = schema.arrays.iter().find(|(array, _)| same(array, wanted_section)) {
+        checker.problem(
+            &at,
+            &format!("[[{array}]] is a list of tables, which the environment cannot override; edit the file"),
+            "",
+        );
+        return None;
+    }
+    let Some((section, fields)) = schema.tables.iter().find(|(table, _)| same(table, wanted_section)) else {
+        let allowed: Vec<_> = schema
+            .tables
+            .iter()
+            .map(|(table, _)| format!("{ENV_PREFIX}{}__KEY", table.to_uppercase()))
+            .collect();
+        checker.problem(&at, "names no section", &allowed.join(", "));
+        return None;
+    };
+    let found = wanted.and_then(|(_, key)| fields.iter().find(|(field, _)| same(field, key)));
+    let Some((key, kind)) = found else {
+        let prefix = section.to_uppercase();
+        let allowed: Vec<_> = fields
+            .iter()
+            .map(|(field, _)| format!("{ENV_PREFIX}{prefix}__{}", field.to_uppercase()))
+            .collect();
+        checker.problem(&at, &format!("names no key of [{section}]"), &allowed.join(", "));
+        return None;
+    };
+    Some((section, key, *kind))
+}
+
+/// Whether the upper-case `written` is the variable form of `name`.
+fn same(name: &str, written: &str) -> bool {
+    name.to_uppercase() == written
+}
+
+/// The text as what the key wants; `None` when it is not of that type.
+fn typed<'s>(text: &'s str, span: &Range<usize>, kind: Kind) -> Option<DeValue<'s>> {
+    match kind {
+        Kind::Text => Some(DeValue::String(Cow::Borrowed(unquoted(text)))),
+        Kind::Boolean => match text.trim() {
+            "true" => Some(DeValue::Boolean(true)),
+            "false" => Some(DeValue::Boolean(false)),
+            _ => None,
+        },
+        Kind::Integer => {
+            let value = DeValue::parse(text.trim()).ok()?.into_inner();
+            value.is_integer().then_some(value)
+        }
+        Kind::TextList => {
+            let inner = text.trim();
+            let inner = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(inner);
+            let items = inner.split(',').map(|item| {
+                Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(unquoted(item.trim()))))
+            });
+            let mut array = toml::de::DeArray::new();
+            items.for_each(|item| array.push(item));
+            Some(DeValue::Array(array))
+        }
+    }
+}
+
+/// TOML quotes around a whole value are accepted, since people copy values from the file.
+fn unquoted(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text)
+}

@@ -1,0 +1,301 @@
+//! The configuration of a KME (`dqkd serve`).
+//!
+//! Owns the rules that join tables: who is who, which listeners, enough pool servers. Must not open sockets or
+//! read the files it names.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use toml::Spanned;
+
+use super::checker::{At, Checker, Field, Reference, Scope, quoted};
+use super::error::Problem;
+use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
+use super::sections::{KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
+use super::settings::{LogConfig, TlsConfig, is_loopback};
+use super::url::BaseUrl;
+use crate::kme::{Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
+
+/// `[kme] sae_admission`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaeAdmission {
+    /// Any SAE certificate of the trust chain.
+    Chain,
+    /// Only SAEs of the directory.
+    Listed,
+}
+
+/// Where an SAE's ID may be read from in its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SaeIdentity {
+    /// URI SAN `spiffe://TRUST_DOMAIN/sae/ID`.
+    Spiffe,
+    /// First DNS SAN.
+    Dns,
+    /// Common name of the subject.
+    Cn,
+    /// SHA-256 fingerprint of the certificate.
+    Fingerprint,
+}
+
+/// `[listen]` of a KME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// For applications: ETSI GS QKD 014.
+    pub sae: SocketAddr,
+    /// For other KMEs.
+    pub peer: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+}
+
+impl ListenConfig {
+    /// Whether the admin listener may speak plain HTTP; otherwise it demands an operator certificate.
+    pub fn admin_is_loopback(&self) -> bool {
+        is_loopback(self.admin)
+    }
+
+    fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawListen>>) -> Option<Self> {
+        let (scope, raw) = Scope::open("listen", raw);
+        let sae = checker.address(&scope, "sae", raw.sae, None);
+        let peer = checker.address(&scope, "peer", raw.peer, None);
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9090));
+        let admin = checker.address(&scope, "admin", raw.admin, Some(default));
+        checker.distinct_listeners(&[sae.clone(), peer.clone(), admin.clone()]);
+        Some(Self { sae: sae?.value, peer: peer?.value, admin: admin?.value })
+    }
+}
+
+/// One `[[peer]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// The other KME.
+    pub id: KmeId,
+    /// Its peer listener.
+    pub url: BaseUrl,
+}
+
+/// One `[[pool_server]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolServerEntry {
+    /// The name that every site knows the server by.
+    pub id: PoolServerId,
+    /// Its pool listener.
+    pub url: BaseUrl,
+}
+
+/// A KME's whole configuration. Paths are absolute, values judged.
+#[derive(Clone, Debug)]
+pub struct KmeConfig {
+    /// This KME.
+    pub id: KmeId,
+    /// SPIFFE trust domain of all certificates.
+    pub trust_domain: String,
+    /// Which SAEs are admitted.
+    pub sae_admission: SaeAdmission,
+    /// Where an SAE's ID is read from, in this order; at least one, each once.
+    pub sae_identity: Vec<SaeIdentity>,
+    /// Certificates.
+    pub tls: TlsConfig,
+    /// Listeners.
+    pub listen: ListenConfig,
+    /// Where keys rest.
+    pub store: StoreConfig,
+    /// What keys are.
+    pub keys: KeysConfig,
+    /// How keys are retrieved.
+    pub retrieval: RetrievalConfig,
+    /// What keys are made from.
+    pub pools: PoolsConfig,
+    /// Bounds.
+    pub limits: LimitsConfig,
+    /// Logging.
+    pub log: LogConfig,
+    /// Other KMEs.
+    pub peers: Vec<PeerConfig>,
+    /// Random pool servers: at least two.
+    pub pool_servers: Vec<PoolServerEntry>,
+    /// Listed SAEs and their homes.
+    pub saes: Vec<(SaeId, KmeId)>,
+    pub(super) directory: Directory,
+    pub(super) references: Vec<Reference>,
+}
+
+impl KmeConfig {
+    /// Who lives where.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What SAEs may ask for.
+    pub fn key_limits(&self) -> &KeyLimits {
+        &self.keys.limits
+    }
+
+    /// `Err` has every complaint about the values.
+    pub(super) fn check(mut checker: Checker<'_>, raw: RawKmeFile) -> Result<Self, Vec<Problem>> {
+        let config = Self::build(&mut checker, raw);
+        let (problems, references) = checker.finish();
+        match config {
+            Some(config) if problems.is_empty() => Ok(Self { references, ..config }),
+            _ => Err(problems),
+        }
+    }
+
+    fn build(checker: &mut Checker<'_>, raw: RawKmeFile) -> Option<Self> {
+        let (scope, kme) = Scope::open("kme", raw.kme);
+        let id = checker.id::<KmeId>(&scope, "id", kme.id.clone());
+        let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
+        let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
+        let tls = TlsConfig::check(checker, raw.tls);
+        let listen = ListenConfig::check(checker, raw.listen);
+        let store = StoreConfig::check(checker, raw.store);
+        let (keys, ttl) = KeysConfig::check(checker, raw.keys);
+        let retrieval = RetrievalConfig::check(checker, raw.retrieval, &ttl);
+        let pools = PoolsConfig::check(checker, raw.pools, raw.pool_server.len());
+        let limits = LimitsConfig::check(checker, raw.limits);
+        let log = LogConfig::check(checker, raw.log);
+        let pool_servers = check_pool_servers(checker, raw.pool_server);
+        let id = id?.value;
+        let peers = check_peers(checker, raw.peer, &id);
+        let (saes, directory) = check_saes(checker, raw.sae, &id, &peers);
+        Some(Self {
+            id,
+            trust_domain: trust_domain?,
+            sae_admission,
+            sae_identity,
+            tls: tls?,
+            listen: listen?,
+            store: store?,
+            keys,
+            retrieval,
+            pools,
+            limits,
+            log,
+            peers,
+            pool_servers,
+            saes,
+            directory: directory?,
+            references: Vec::new(),
+        })
+    }
+}
+
+fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (SaeAdmission, Vec<SaeIdentity>) {
+    let admissions = [("chain", SaeAdmission::Chain), ("listed", SaeAdmission::Listed)];
+    let admission =
+        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), SaeAdmission::Chain, &admissions);
+    let sources = [
+        ("spiffe", SaeIdentity::Spiffe),
+        ("dns", SaeIdentity::Dns),
+        ("cn", SaeIdentity::Cn),
+        ("fingerprint", SaeIdentity::Fingerprint),
+    ];
+    let Some(written) = &raw.sae_identity else { return (admission, vec![SaeIdentity::Spiffe]) };
+    if written.get_ref().is_empty() {
+        let allowed = format!("one or more of {}", quoted(&sources));
+        checker.problem(&scope.at("sae_identity", Some(written)), "is empty", &allowed);
+    }
+    let mut identity = Vec::new();
+    for item in written.get_ref() {
+        let source = checker.choice(scope, "sae_identity", Some(item), SaeIdentity::Spiffe, &sources);
+        let known = sources.iter().any(|(name, _)| name == item.get_ref());
+        if known && identity.contains(&source) {
+            let what = format!("{:?} occurs twice", item.get_ref());
+            checker.problem(&scope.at("sae_identity", Some(item)), &what, "each source once");
+        }
+        identity.push(source);
+    }
+    (admission, identity)
+}
+
+fn check_peers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPeer>>, own: &KmeId) -> Vec<PeerConfig> {
+    let (mut ids, mut urls): (Vec<Field<KmeId>>, Vec<Field<BaseUrl>>) = (Vec::new(), Vec::new());
+    let mut peers = Vec::new();
+    for entry in raw {
+        let (scope, raw) = Scope::open("peer", Some(entry));
+        let id = checker.id::<KmeId>(&scope, "id", raw.id);
+        let url = checker.base_url(&scope, raw.url);
+        if let Some(id) = id.as_ref().filter(|id| id.value == *own) {
+            checker.problem(&id.at, &format!("{own} is this KME itself"), "the IDs of other KMEs");
+        }
+        if let (Some(id), Some(url)) = (&id, &url) {
+            peers.push(PeerConfig { id: id.value.clone(), url: url.value.clone() });
+        }
+        ids.extend(id);
+        urls.extend(url);
+    }
+    checker.distinct(&ids, "one [[peer]] for each KME");
+    checker.distinct(&urls, "one URL for each KME");
+    peers
+}
+
+fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>>) -> Vec<PoolServerEntry> {
+    if raw.len() < 2 {
+        let last = raw.last().map(Spanned::span);
+        let what = format!("{} pool servers are too few", raw.len());
+        checker.problem(&At::new("pool_server".into(), last), &what, "two or more [[pool_server]] entries");
+    }
+    let (mut ids, mut urls): (Vec<Field<PoolServerId>>, Vec<Field<BaseUrl>>) = (Vec::new(), Vec::new());
+    let mut servers = Vec::new();
+    for entry in raw {
+        let (scope, raw) = Scope::open("pool_server", Some(entry));
+        let id = checker.id::<PoolServerId>(&scope, "id", raw.id);
+        let url = checker.base_url(&scope, raw.url);
+        if let (Some(id), Some(url)) = (&id, &url) {
+            servers.push(PoolServerEntry { id: id.value.clone(), url: url.value.clone() });
+        }
+        ids.extend(id);
+        urls.extend(url);
+    }
+    checker.distinct(&ids, "one [[pool_server]] for each server");
+    // One server under two names would count as two independent ones in the security statement.
+    checker.distinct(&urls, "one URL for each server");
+    servers
+}
+
+fn check_saes(
+    checker: &mut Checker<'_>,
+    raw: Vec<Spanned<RawSae>>,
+    own: &KmeId,
+    peers: &[PeerConfig],
+) -> (Vec<(SaeId, KmeId)>, Option<Directory>) {
+    let mut entries: Vec<(Field<SaeId>, Field<KmeId>)> = Vec::new();
+    for entry in raw {
+        let (scope, raw) = Scope::open("sae", Some(entry));
+        let id = checker.id::<SaeId>(&scope, "id", raw.id);
+        let kme = checker.id::<KmeId>(&scope, "kme", raw.kme);
+        if let (Some(id), Some(kme)) = (id, kme) {
+            entries.push((id, kme));
+        }
+    }
+    let saes: Vec<_> = entries.iter().map(|(id, kme)| (id.value.clone(), kme.value.clone())).collect();
+    // Peers that repeat an ID have their own complaint already.
+    let peers: HashSet<_> = peers.iter().map(|peer| &peer.id).filter(|id| *id != own).cloned().collect();
+    match Directory::new(own.clone(), peers, saes.clone()) {
+        Ok(directory) => (saes, Some(directory)),
+        Err(error) => {
+            let at = guilty(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
+            let allowed = "SAE IDs that occur once, differ from KME IDs, and live at this KME or a [[peer]]";
+            checker.problem(&at, &error.to_string(), allowed);
+            (saes, None)
+        }
+    }
+}
+
+/// The entry that [`Directory::new`] stopped at.
+fn guilty(error: &DirectoryError, entries: &[(Field<SaeId>, Field<KmeId>)]) -> Option<At> {
+    match error {
+        DirectoryError::SaeAndKme(name) => {
+            entries.iter().find(|(id, _)| id.value.as_str() == name).map(|(id, _)| id.at.clone())
+        }
+        DirectoryError::DuplicateSae(sae) => {
+            entries.iter().filter(|(id, _)| id.value == *sae).nth(1).map(|(id, _)| id.at.clone())
+        }
+        DirectoryError::UnknownHome { sae, kme } => entries
+            .iter()
+            .find(|(id, home)| id.value == *sae && home.value == *kme)
+            .map(|(_, home)| home.at.clone()),
+        DirectoryError::DuplicateKme(_) => None,
+    }
+}

@@ -1,0 +1,34 @@
+//! Typed settings of both kinds of daemon, from one TOML file and environment overrides.
+//!
+//! Owns names, defaults, ranges and the wording of complaints (`docs/configuration.md`). Reads the configuration
+//! file only: certificates and keys are opened by their owners, and secrets never pass through here.
+
+mod check;
+mod checker;
+mod duration;
+mod env;
+mod error;
+mod kme;
+mod load;
+mod pool_server;
+mod raw;
+mod sections;
+mod settings;
+mod source;
+mod url;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::{Summary, check, check_with};
+pub use env::process_environment;
+pub use error::{ConfigError, Problem};
+pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry, SaeAdmission, SaeIdentity};
+pub use load::{ConfigFile, load, parse};
+pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
+pub use sections::{
+    KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, RetrievalMode, StoreConfig,
+};
+pub use settings::{LogConfig, LogFormat, LogLevel, TlsConfig};
+pub use source::Place;
+pub use url::BaseUrl;

@@ -1,0 +1,142 @@
+//! The configuration of a random pool server (`dqkd pool`).
+//!
+//! Owns its defaults and bounds. Must not open sockets or read the files it names.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::checker::{Checker, Reference, Scope};
+use super::error::Problem;
+use super::raw::{RawPoolListen, RawPoolServerFile};
+use super::sections::{PoolsConfig, power_of_two};
+use super::settings::{LogConfig, TlsConfig, is_loopback, shutdown_grace};
+use crate::kme::PoolServerId;
+
+/// `[listen]` of a pool server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolListenConfig {
+    /// For KMEs.
+    pub pool: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+}
+
+impl PoolListenConfig {
+    /// Whether the admin listener may speak plain HTTP; otherwise it demands an operator certificate.
+    pub fn admin_is_loopback(&self) -> bool {
+        is_loopback(self.admin)
+    }
+
+    fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawPoolListen>>) -> Option<Self> {
+        let (scope, raw) = Scope::open("listen", raw);
+        let pool = checker.address(&scope, "pool", raw.pool, None);
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9191));
+        let admin = checker.address(&scope, "admin", raw.admin, Some(default));
+        checker.distinct_listeners(&[pool.clone(), admin.clone()]);
+        Some(Self { pool: pool?.value, admin: admin?.value })
+    }
+}
+
+/// `[limits]` of a pool server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimitsConfig {
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// How long requests in work may finish after a stop was asked for.
+    pub shutdown_grace: Duration,
+}
+
+/// A pool server's whole configuration. Paths are absolute, values judged.
+#[derive(Clone, Debug)]
+pub struct PoolServerConfig {
+    /// This server.
+    pub id: PoolServerId,
+    /// SPIFFE trust domain of all certificates.
+    pub trust_domain: String,
+    /// Most memory of all pools, in MiB.
+    pub memory_max_mib: u64,
+    /// Most memory of the pools of one owner, in MiB.
+    pub owner_memory_max_mib: u64,
+    /// Most pools at once.
+    pub pools_max: usize,
+    /// Largest pool in 64-bit words; a power of two.
+    pub words_max: u32,
+    /// Longest life of a pool.
+    pub ttl_max: Duration,
+    /// Most readers of one pool.
+    pub readers_max: usize,
+    /// Certificates.
+    pub tls: TlsConfig,
+    /// Listeners.
+    pub listen: PoolListenConfig,
+    /// Bounds.
+    pub limits: PoolLimitsConfig,
+    /// Logging.
+    pub log: LogConfig,
+    pub(super) references: Vec<Reference>,
+}
+
+impl PoolServerConfig {
+    /// `Err` has every complaint about the values.
+    pub(super) fn check(mut checker: Checker<'_>, raw: RawPoolServerFile) -> Result<Self, Vec<Problem>> {
+        let config = Self::build(&mut checker, raw);
+        let (problems, references) = checker.finish();
+        match config {
+            Some(config) if problems.is_empty() => Ok(Self { references, ..config }),
+            _ => Err(problems),
+        }
+    }
+
+    fn build(checker: &mut Checker<'_>, raw: RawPoolServerFile) -> Option<Self> {
+        let (scope, pool) = Scope::open("pool", raw.pool);
+        let id = checker.id::<PoolServerId>(&scope, "id", pool.id);
+        let trust_domain = checker.trust_domain(&scope, pool.trust_domain);
+        let memory = checker.number(&scope, "memory_max_mib", pool.memory_max_mib, 256_u64, 1..=1 << 20);
+        let owner =
+            checker.number(&scope, "owner_memory_max_mib", pool.owner_memory_max_mib, 128_u64, 1..=1 << 20);
+        if owner.value > memory.value {
+            let what = format!("{} is more than pool.memory_max_mib = {}", owner.value, memory.value);
+            checker.problem(&owner.at, &what, "owner_memory_max_mib <= memory_max_mib");
+        }
+        let words = checker.number(&scope, "words_max", pool.words_max, 1_u32 << 20, PoolsConfig::WORDS);
+        power_of_two(checker, &words);
+        let pool_mib = (u64::from(words.value) * 8).div_ceil(1 << 20);
+        if pool_mib > owner.value {
+            let what = format!("{} words take {pool_mib} MiB, more than an owner may have", words.value);
+            checker.problem(&words.at, &what, "words_max * 8 bytes <= owner_memory_max_mib");
+        }
+        let hour = Duration::from_hours(1);
+        let ttls = Duration::from_millis(1)..=24 * hour;
+        let ttl_max = checker.duration(&scope, "ttl_max", pool.ttl_max, hour, ttls).value;
+        let pools_max = checker.number(&scope, "pools_max", pool.pools_max, 1024, 1..=65_536).value;
+        let readers_max = checker.number(&scope, "readers_max", pool.readers_max, 16, 1..=64).value;
+        let tls = TlsConfig::check(checker, raw.tls);
+        let listen = PoolListenConfig::check(checker, raw.listen);
+        let (scope, limits) = Scope::open("limits", raw.limits);
+        let connections = limits.max_connections;
+        let limits = PoolLimitsConfig {
+            max_connections: checker
+                .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
+                .value,
+            shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
+        };
+        let log = LogConfig::check(checker, raw.log);
+        Some(Self {
+            id: id?.value,
+            trust_domain: trust_domain?,
+            memory_max_mib: memory.value,
+            owner_memory_max_mib: owner.value,
+            pools_max,
+            words_max: words.value,
+            ttl_max,
+            readers_max,
+            tls: tls?,
+            listen: listen?,
+            limits,
+            log,
+            references: Vec::new(),
+        })
+    }
+}

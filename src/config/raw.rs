@@ -1,0 +1,198 @@
+//! The shape of the files: which tables and keys exist, and their TOML types.
+//!
+//! Owns the one list of key names, used by serde (unknown keys are errors) and by the environment overrides.
+//! Values are not judged here; every key is optional, because `checker` says better what is missing.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The TOML type of a key, so that an override's text is read as what the key wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Integer,
+    Boolean,
+    TextList,
+}
+
+trait HasKind {
+    const KIND: Kind;
+}
+
+impl HasKind for String {
+    const KIND: Kind = Kind::Text;
+}
+impl HasKind for i64 {
+    const KIND: Kind = Kind::Integer;
+}
+impl HasKind for bool {
+    const KIND: Kind = Kind::Boolean;
+}
+impl HasKind for Vec<Spanned<String>> {
+    const KIND: Kind = Kind::TextList;
+}
+
+/// Keys of a table with their types.
+type Fields = &'static [(&'static str, Kind)];
+
+/// What one kind of file may contain.
+pub(super) struct Schema {
+    /// Tables: overridable.
+    pub(super) tables: &'static [(&'static str, Fields)],
+    /// Arrays of tables: not overridable.
+    pub(super) arrays: &'static [(&'static str, Fields)],
+}
+
+macro_rules! raw_tables {
+    ($($name:ident { $($field:ident: $kind:ty,)* })*) => {$(
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            $(pub(super) $field: Option<Spanned<$kind>>,)*
+        }
+
+        impl $name {
+            const FIELDS: Fields = &[$((stringify!($field), <$kind as HasKind>::KIND)),*];
+        }
+    )*};
+}
+
+macro_rules! raw_files {
+    ($($name:ident { tables { $($table:ident: $kind:ty,)* } arrays { $($array:ident: $entry:ty,)* } })*) => {$(
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            $(pub(super) $table: Option<Spanned<$kind>>,)*
+            $(#[serde(default)] pub(super) $array: Vec<Spanned<$entry>>,)*
+        }
+
+        impl $name {
+            pub(super) const SCHEMA: Schema = Schema {
+                tables: &[$((stringify!($table), <$kind>::FIELDS)),*],
+                arrays: &[$((stringify!($array), <$entry>::FIELDS)),*],
+            };
+        }
+    )*};
+}
+
+raw_tables! {
+    RawKme {
+        id: String,
+        trust_domain: String,
+        sae_admission: String,
+        sae_identity: Vec<Spanned<String>>,
+    }
+    RawTls {
+        ca: String,
+        cert: String,
+        key: String,
+        crl: String,
+    }
+    RawListen {
+        sae: String,
+        peer: String,
+        admin: String,
+    }
+    RawStore {
+        url: String,
+        kek_file: String,
+        kek_env: String,
+        kek_credential: String,
+        migrate: bool,
+    }
+    RawKeys {
+        size_bits: i64,
+        min_size_bits: i64,
+        max_size_bits: i64,
+        max_per_request: i64,
+        max_stored_per_pair: i64,
+        max_sae_id_count: i64,
+        ttl: String,
+    }
+    RawRetrieval {
+        mode: String,
+        master_refetch: bool,
+        replay_window: String,
+    }
+    RawPools {
+        pools_per_set: i64,
+        pool_words: i64,
+        pool_words_max: i64,
+        set_ttl: String,
+        memory_max_mib: i64,
+    }
+    RawLimits {
+        request_timeout: String,
+        max_connections: i64,
+        max_concurrent_requests: i64,
+        max_body_kib: i64,
+        peer_timeout: String,
+        clock_skew_max: String,
+        shutdown_grace: String,
+    }
+    RawLog {
+        level: String,
+        format: String,
+    }
+    RawPeer {
+        id: String,
+        url: String,
+    }
+    RawPoolServer {
+        id: String,
+        url: String,
+    }
+    RawSae {
+        id: String,
+        kme: String,
+    }
+    RawPool {
+        id: String,
+        trust_domain: String,
+        memory_max_mib: i64,
+        owner_memory_max_mib: i64,
+        pools_max: i64,
+        words_max: i64,
+        ttl_max: String,
+        readers_max: i64,
+    }
+    RawPoolListen {
+        pool: String,
+        admin: String,
+    }
+    RawPoolLimits {
+        max_connections: i64,
+        shutdown_grace: String,
+    }
+}
+
+raw_files! {
+    RawKmeFile {
+        tables {
+            kme: RawKme,
+            tls: RawTls,
+            listen: RawListen,
+            store: RawStore,
+            keys: RawKeys,
+            retrieval: RawRetrieval,
+            pools: RawPools,
+            limits: RawLimits,
+            log: RawLog,
+        }
+        arrays {
+            peer: RawPeer,
+            pool_server: RawPoolServer,
+            sae: RawSae,
+        }
+    }
+    RawPoolServerFile {
+        tables {
+            pool: RawPool,
+            tls: RawTls,
+            listen: RawPoolListen,
+            limits: RawPoolLimits,
+            log: RawLog,
+        }
+        arrays {}
+    }
+}

@@ -1,0 +1,358 @@
+//! Single tables of a KME's configuration: `[store]`, `[keys]`, `[retrieval]`, `[pools]`, `[limits]`.
+//!
+//! Owns their defaults, ranges, and the rules that hold within one table. Rules across tables live in `kme`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::checker::{Checker, Field, Scope};
+use super::duration;
+use super::raw::{RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
+use super::settings::shutdown_grace;
+use super::source::ENV_PREFIX;
+use super::url::{STORE_URL_FORM, StoreUrl, sqlite_url};
+use crate::kme::KeyLimits;
+
+/// Shortest useful time for anything that must happen at all.
+const TICK: Duration = Duration::from_millis(1);
+/// Bytes of one word of a pool.
+const WORD_BYTES: u64 = 8;
+/// Bytes of one MiB.
+const MIB: u64 = 1024 * 1024;
+
+/// `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Absolute path of the SQLite database.
+    pub sqlite: PathBuf,
+    /// Where the key-encryption key comes from.
+    pub kek: KekSource,
+    /// Whether `serve` brings the schema up to date.
+    pub migrate: bool,
+}
+
+impl StoreConfig {
+    /// The database as an absolute `sqlite://` URL, percent-encoded where needed.
+    pub fn url(&self) -> String {
+        sqlite_url(&self.sqlite.to_string_lossy())
+    }
+
+    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawStore>>) -> Option<Self> {
+        let (scope, mut raw) = Scope::open("store", raw);
+        let migrate = raw.migrate.take().is_none_or(Spanned::into_inner);
+        let sqlite = checker.required(&scope, "url", raw.url.take(), STORE_URL_FORM).and_then(|field| {
+            match StoreUrl::parse(&field.value) {
+                Some(StoreUrl::Sqlite(file)) => checker.absolute(&field.at, &file.to_string_lossy()),
+                Some(StoreUrl::Postgres) => {
+                    checker.problem(&field.at, "Postgres is not available yet", STORE_URL_FORM);
+                    None
+                }
+                None => {
+                    checker.problem(&field.at, "is no store", STORE_URL_FORM);
+                    None
+                }
+            }
+        });
+        let kek = KekSource::check(checker, &scope, raw);
+        Some(Self { sqlite: sqlite?, kek: kek?, migrate })
+    }
+}
+
+/// Where the key-encryption key comes from; never the key itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KekSource {
+    /// A file, absolute.
+    File(PathBuf),
+    /// An environment variable, by name.
+    Env(String),
+    /// A systemd credential: a file name in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+impl KekSource {
+    fn check(checker: &mut Checker<'_>, scope: &Scope, raw: RawStore) -> Option<Self> {
+        const FORM: &str = "exactly one of kek_file, kek_env, kek_credential";
+        let written: Vec<_> = [
+            ("kek_file", raw.kek_file.as_ref()),
+            ("kek_env", raw.kek_env.as_ref()),
+            ("kek_credential", raw.kek_credential.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| value.map(|value| (key, value.clone())))
+        .collect();
+        let [(key, value)] = written.as_slice() else {
+            if let Some((key, second)) = written.get(1) {
+                checker.problem(&scope.at(key, Some(second)), "is a second source of the same key", FORM);
+            } else {
+                checker.problem(&scope.at::<String>("kek_file", None), "is missing", FORM);
+            }
+            return None;
+        };
+        let field = Field { at: scope.at(key, Some(value)), value: value.get_ref().clone() };
+        // The value is not quoted back: somebody may have written the key instead of its place.
+        match *key {
+            "kek_file" => checker.file(field).map(Self::File),
+            "kek_env" => {
+                let right = is_variable_name(&field.value) && !field.value.starts_with(ENV_PREFIX);
+                if !right {
+                    checker.problem(
+                        &field.at,
+                        "is no name of an environment variable",
+                        "1 to 64 letters, digits and underscores, not starting with a digit or DQKD__",
+                    );
+                }
+                right.then_some(Self::Env(field.value))
+            }
+            _ => {
+                let right = is_credential_name(&field.value);
+                if !right {
+                    checker.problem(
+                        &field.at,
+                        "is no name of a credential",
+                        "a plain file name of at most 255 characters",
+                    );
+                }
+                right.then_some(Self::Credential(field.value))
+            }
+        }
+    }
+}
+
+fn is_variable_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn is_credential_name(text: &str) -> bool {
+    (1..=255).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.contains(|c: char| c == '/' || c.is_control())
+}
+
+/// `[keys]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysConfig {
+    /// What SAEs may ask for.
+    pub limits: KeyLimits,
+    /// How long a key can be retrieved after it was made.
+    pub ttl: Duration,
+}
+
+impl KeysConfig {
+    /// Largest key that the engine and ETSI 014 users here agree on, in bits.
+    const SIZE_BITS_MAX: i64 = 65_536;
+
+    /// Returns the place of `ttl` too, for rules across tables.
+    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawKeys>>) -> (Self, Field<Duration>) {
+        let (scope, raw) = Scope::open("keys", raw);
+        let sizes = 8..=Self::SIZE_BITS_MAX;
+        let size = checker.number(&scope, "size_bits", raw.size_bits, 256_u32, sizes.clone());
+        let min = checker.number(&scope, "min_size_bits", raw.min_size_bits, 8_u32, sizes.clone());
+        let max = checker.number(&scope, "max_size_bits", raw.max_size_bits, 65_536_u32, sizes);
+        for field in [&size, &min, &max] {
+            if !field.value.is_multiple_of(8) {
+                checker.problem(
+                    &field.at,
+                    &format!("{} bits are no whole bytes", field.value),
+                    "a multiple of 8",
+                );
+            }
+        }
+        if min.value > size.value {
+            let what = format!("{} is more than keys.size_bits = {}", min.value, size.value);
+            checker.problem(&min.at, &what, "min_size_bits <= size_bits <= max_size_bits");
+        }
+        if size.value > max.value {
+            let what = format!("{} is more than keys.max_size_bits = {}", size.value, max.value);
+            checker.problem(&size.at, &what, "min_size_bits <= size_bits <= max_size_bits");
+        }
+        let per_request = checker.number(&scope, "max_per_request", raw.max_per_request, 128_u32, 1..=1024);
+        let stored =
+            checker.number(&scope, "max_stored_per_pair", raw.max_stored_per_pair, 4096_u32, 1..=1_000_000);
+        if per_request.value > stored.value {
+            let what =
+                format!("{} is more than keys.max_stored_per_pair = {}", per_request.value, stored.value);
+            checker.problem(&per_request.at, &what, "max_per_request <= max_stored_per_pair");
+        }
+        let additional = checker.number(&scope, "max_sae_id_count", raw.max_sae_id_count, 8_u32, 0..=64);
+        let ttl = checker.duration(
+            &scope,
+            "ttl",
+            raw.ttl,
+            Duration::from_hours(24),
+            TICK..=Duration::from_hours(24 * 366),
+        );
+        let limits = KeyLimits {
+            size_bits: size.value,
+            min_size_bits: min.value,
+            max_size_bits: max.value,
+            max_per_request: per_request.value,
+            max_stored_per_pair: stored.value,
+            max_additional_saes: additional.value,
+        };
+        (Self { limits, ttl: ttl.value }, ttl)
+    }
+}
+
+/// `[retrieval] mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetrievalMode {
+    /// Each party retrieves a key once.
+    Once,
+    /// Each party may retrieve a key until it expires.
+    UntilExpiry,
+}
+
+/// `[retrieval]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrievalConfig {
+    /// How often a party may retrieve.
+    pub mode: RetrievalMode,
+    /// Whether the master may retrieve at its own site (a DQKD extension).
+    pub master_refetch: bool,
+    /// How long the same SAE may repeat a retrieval whose answer was lost.
+    pub replay_window: Duration,
+}
+
+impl RetrievalConfig {
+    pub(super) fn check(
+        checker: &mut Checker<'_>,
+        raw: Option<Spanned<RawRetrieval>>,
+        ttl: &Field<Duration>,
+    ) -> Self {
+        let (scope, raw) = Scope::open("retrieval", raw);
+        let modes = [("once", RetrievalMode::Once), ("until-expiry", RetrievalMode::UntilExpiry)];
+        let mode = checker.choice(&scope, "mode", raw.mode.as_ref(), RetrievalMode::Once, &modes);
+        let all = Duration::ZERO..=Duration::from_hours(24 * 366);
+        let window = checker.duration(&scope, "replay_window", raw.replay_window, Duration::ZERO, all);
+        if window.value > ttl.value {
+            let what = format!(
+                "{} is longer than keys.ttl = {}",
+                duration::print(window.value),
+                duration::print(ttl.value)
+            );
+            checker.problem(&window.at, &what, "replay_window <= keys.ttl");
+        }
+        let master_refetch = raw.master_refetch.is_none_or(Spanned::into_inner);
+        Self { mode, master_refetch, replay_window: window.value }
+    }
+}
+
+/// `[pools]`: the random that this site draws keys from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolsConfig {
+    /// Pools of one set, each on a server of its own.
+    pub pools_per_set: usize,
+    /// 64-bit words of a pool of a new set; a power of two.
+    pub pool_words: u32,
+    /// Largest pool a set grows to, and the largest this site downloads for a peer; a power of two.
+    pub pool_words_max: u32,
+    /// Life of a set.
+    pub set_ttl: Duration,
+    /// Most memory of all sets, own and peers', in MiB.
+    pub memory_max_mib: u64,
+}
+
+impl PoolsConfig {
+    /// Fewest and most words of a pool (`docs/blast-engine.md`, section 3).
+    pub(super) const WORDS: std::ops::RangeInclusive<i64> = 1 << 14..=1 << 27;
+
+    /// `servers` is how many pool servers are listed; with two, a set has two pools unless written otherwise.
+    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawPools>>, servers: usize) -> Self {
+        let (scope, raw) = Scope::open("pools", raw);
+        let default = if servers == 2 { 2_usize } else { 3 };
+        let per_set = checker.number(&scope, "pools_per_set", raw.pools_per_set, default, 2..=8);
+        if per_set.value > servers && servers >= 2 {
+            let what = format!("{} is more than the {servers} [[pool_server]] entries", per_set.value);
+            checker.problem(
+                &per_set.at,
+                &what,
+                "2 up to the number of pool servers: each pool of a set has its own",
+            );
+        }
+        let words = checker.number(&scope, "pool_words", raw.pool_words, 1_u32 << 17, Self::WORDS);
+        let words_max =
+            checker.number(&scope, "pool_words_max", raw.pool_words_max, 1_u32 << 20, Self::WORDS);
+        power_of_two(checker, &words);
+        power_of_two(checker, &words_max);
+        if words.value > words_max.value {
+            let what = format!("{} is more than pools.pool_words_max = {}", words.value, words_max.value);
+            checker.problem(&words.at, &what, "pool_words <= pool_words_max");
+        }
+        let hour = Duration::from_hours(1);
+        let ttl = checker.duration(&scope, "set_ttl", raw.set_ttl, Duration::from_mins(10), TICK..=24 * hour);
+        let memory = checker.number(&scope, "memory_max_mib", raw.memory_max_mib, 256_u64, 1..=1 << 20);
+        // The next set is made before the current one runs out, so two of the largest must fit.
+        let needed = 2 * per_set.value as u64 * u64::from(words_max.value) * WORD_BYTES;
+        if needed > memory.value * MIB {
+            let what = format!(
+                "{} MiB do not hold two sets of {} pools of {} words",
+                memory.value, per_set.value, words_max.value
+            );
+            checker.problem(&memory.at, &what, &format!("{} or more", needed.div_ceil(MIB)));
+        }
+        Self {
+            pools_per_set: per_set.value,
+            pool_words: words.value,
+            pool_words_max: words_max.value,
+            set_ttl: ttl.value,
+            memory_max_mib: memory.value,
+        }
+    }
+}
+
+/// Complains unless the number of words is a power of two.
+pub(super) fn power_of_two(checker: &mut Checker<'_>, words: &Field<u32>) {
+    if !words.value.is_power_of_two() {
+        let what = format!("{} is no power of two", words.value);
+        checker.problem(&words.at, &what, "a power of two from 16384 to 134217728");
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// The longest that an SAE waits for an answer.
+    pub request_timeout: Duration,
+    /// Most connections of each listener.
+    pub max_connections: usize,
+    /// Most requests in work at once on each listener.
+    pub max_concurrent_requests: usize,
+    /// Largest request body in KiB.
+    pub max_body_kib: usize,
+    /// The longest that this site waits for a peer or a pool server.
+    pub peer_timeout: Duration,
+    /// Largest difference of clocks between sites.
+    pub clock_skew_max: Duration,
+    /// How long requests in work may finish after a stop was asked for.
+    pub shutdown_grace: Duration,
+}
+
+impl LimitsConfig {
+    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawLimits>>) -> Self {
+        let (scope, raw) = Scope::open("limits", raw);
+        let five = Duration::from_secs(5);
+        let waits = TICK..=Duration::from_mins(5);
+        let skews = Duration::ZERO..=Duration::from_hours(1);
+        let skew = Duration::from_secs(30);
+        let concurrent = raw.max_concurrent_requests;
+        Self {
+            request_timeout: checker
+                .duration(&scope, "request_timeout", raw.request_timeout, five, waits.clone())
+                .value,
+            max_connections: checker
+                .number(&scope, "max_connections", raw.max_connections, 4096, 1..=1_000_000)
+                .value,
+            max_concurrent_requests: checker
+                .number(&scope, "max_concurrent_requests", concurrent, 1024, 1..=1_000_000)
+                .value,
+            max_body_kib: checker.number(&scope, "max_body_kib", raw.max_body_kib, 256, 1..=16_384).value,
+            peer_timeout: checker.duration(&scope, "peer_timeout", raw.peer_timeout, five, waits).value,
+            clock_skew_max: checker.duration(&scope, "clock_skew_max", raw.clock_skew_max, skew, skews).value,
+            shutdown_grace: shutdown_grace(checker, &scope, raw.shutdown_grace),
+        }
+    }
+}

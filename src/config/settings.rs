@@ -1,0 +1,121 @@
+//! The settings that both kinds of daemon share, as the other rooms read them.
+//!
+//! Plain values, valid by construction: everything here was judged by `checker`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::checker::{Checker, Scope};
+use super::raw::{RawLog, RawTls};
+
+/// `[tls]`: absolute paths of PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Trusted CA certificates.
+    pub ca: PathBuf,
+    /// This daemon's certificate and its issuers, leaf first.
+    pub cert: PathBuf,
+    /// The private key of the leaf.
+    pub key: PathBuf,
+    /// Certificate revocation lists, when there are any.
+    pub crl: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawTls>>) -> Option<Self> {
+        let (scope, raw) = Scope::open("tls", raw);
+        let form = "the path of a PEM file";
+        let ca = checker.required(&scope, "ca", raw.ca, form).and_then(|field| checker.file(field));
+        let cert = checker.required(&scope, "cert", raw.cert, form).and_then(|field| checker.file(field));
+        let key = checker.required(&scope, "key", raw.key, form).and_then(|field| checker.file(field));
+        let crl = match raw.crl {
+            None => None,
+            written => checker.required(&scope, "crl", written, form).and_then(|field| checker.file(field)),
+        };
+        Some(Self { ca: ca?, cert: cert?, key: key?, crl })
+    }
+}
+
+/// `[log] format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+/// `[log] level`: the least urgent events that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Failures that are ours.
+    Error,
+    /// Failures of clients and peers, and conditions an operator should look at.
+    Warn,
+    /// Starts, stops, reloads, and what changes the service.
+    Info,
+    /// Single requests and batches.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Least urgent events written; `DQKD_LOG` and `RUST_LOG` take precedence.
+    pub level: LogLevel,
+    /// Form of the lines on standard error.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
+
+impl LogConfig {
+    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawLog>>) -> Self {
+        let (scope, raw) = Scope::open("log", raw);
+        let default = Self::default();
+        let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]
+            .map(|level| (level.as_str(), level));
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        Self {
+            level: checker.choice(&scope, "level", raw.level.as_ref(), default.level, &levels),
+            format: checker.choice(&scope, "format", raw.format.as_ref(), default.format, &formats),
+        }
+    }
+}
+
+/// `[limits] shutdown_grace` of both kinds: from at once to ten minutes.
+pub(super) fn shutdown_grace(
+    checker: &mut Checker<'_>,
+    scope: &Scope,
+    raw: Option<Spanned<String>>,
+) -> Duration {
+    let range = Duration::ZERO..=Duration::from_mins(10);
+    checker.duration(scope, "shutdown_grace", raw, Duration::from_secs(10), range).value
+}
+
+/// Whether an admin listener there may speak plain HTTP; any other demands an operator certificate.
+pub(super) fn is_loopback(admin: SocketAddr) -> bool {
+    admin.ip().is_loopback()
+}

@@ -1,0 +1,134 @@
+//! The operators' listener: `/healthz` and `/readyz`.
+//!
+//! Plain HTTP on a loopback address is open to everyone on the machine and tells nothing secret; any other
+//! address demands an operator certificate.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use super::error::ApiError;
+use crate::identity::ClientIdentity;
+
+/// How a part of the daemon is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// It works.
+    Ok,
+    /// It works less well than it should, or depends on something that does not work now.
+    Degraded,
+    /// Without it the daemon cannot serve.
+    Failed,
+}
+
+/// One part of the daemon and how it is doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Part {
+    /// Its name, for example `store` or `peer site-b`.
+    pub name: String,
+    /// How it is doing.
+    pub condition: Condition,
+    /// What an operator should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Answer to `/readyz`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Readiness {
+    /// Whether requests should be sent here.
+    pub ready: bool,
+    /// All parts.
+    pub parts: Vec<Part>,
+}
+
+impl Readiness {
+    /// Ready unless a part has failed.
+    pub fn of(parts: Vec<Part>) -> Self {
+        Self { ready: parts.iter().all(|part| part.condition != Condition::Failed), parts }
+    }
+}
+
+/// Who knows how the daemon is doing.
+pub trait Health: Send + Sync {
+    /// Looks now; ends by a deadline of its own.
+    fn look(&self) -> BoxFuture<'_, Readiness>;
+}
+
+/// The routes of the `admin` listener. With `operators_only` every request needs an operator certificate.
+pub fn router(health: Arc<dyn Health>, operators_only: bool) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(|| async { no_store(Json(serde_json::json!({"alive": true}))) }))
+        .route("/readyz", get(ready))
+        .fallback(|| async { ApiError::no_such_path() })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .with_state(health);
+    if operators_only { router.layer(axum::middleware::from_fn(operator)) } else { router }
+}
+
+async fn ready(State(health): State<Arc<dyn Health>>) -> Response {
+    let readiness = health.look().await;
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, no_store(Json(readiness))).into_response()
+}
+
+async fn operator(request: Request, next: Next) -> Response {
+    let identity = request.extensions().get::<ClientIdentity>();
+    if identity.and_then(ClientIdentity::operator).is_some() {
+        next.run(request).await
+    } else {
+        ApiError::unauthorized("not_an_operator").into_response()
+    }
+}
+
+fn no_store(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    struct Fixed(Vec<Condition>);
+
+    impl Health for Fixed {
+        fn look(&self) -> BoxFuture<'_, Readiness> {
+            let part = |condition| Part { name: "x".to_owned(), condition, message: None };
+            let parts = self.0.iter().copied().map(part).collect();
+            Box::pin(async { Readiness::of(parts) })
+        }
+    }
+
+    async fn status(parts: &[Condition], operators_only: bool, path: &str) -> StatusCode {
+        let router = router(Arc::new(Fixed(parts.to_vec())), operators_only);
+        router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn a_degraded_daemon_is_ready_and_one_with_a_failed_part_is_not() {
+        assert_eq!(status(&[Condition::Ok, Condition::Degraded], false, "/readyz").await, StatusCode::OK);
+        let failed = &[Condition::Ok, Condition::Failed];
+        assert_eq!(status(failed, false, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status(failed, false, "/healthz").await, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn without_an_operator_certificate_nothing_is_shown_where_one_is_needed() {
+        for path in ["/healthz", "/readyz", "/elsewhere"] {
+            assert_eq!(status(&[Condition::Ok], true, path).await, StatusCode::UNAUTHORIZED, "{path}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What surrounds every request: a bound on how many, a bound on how long, panics, one log line.
+//!
+//! Each request is worked on in a task of its own. A client that goes away takes only its answer with it:
+//! work that moves keys is never dropped in the middle.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{Method, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, error, info_span, warn};
+
+use super::error::{ApiError, ErrorCode};
+use crate::identity::ClientIdentity;
+
+/// What a client should wait when there are too many requests.
+const OVERLOAD_RETRY_SECS: u32 = 1;
+/// What a client should wait after a request that took too long or failed through a defect.
+const FAILURE_RETRY_SECS: u32 = 5;
+
+/// Bounds on the requests of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct EdgeLimits {
+    /// Most requests in work at once, at least one. More are refused, not queued.
+    pub max_concurrent: usize,
+    /// The longest that a client waits for an answer.
+    pub timeout: Duration,
+}
+
+/// The edge of one listener: put it around a router with [`guard`].
+#[derive(Clone)]
+pub struct Edge {
+    listener: &'static str,
+    permits: Arc<Semaphore>,
+    timeout: Duration,
+    tasks: TaskTracker,
+    route: fn(&Request) -> Cow<'static, str>,
+}
+
+impl Edge {
+    /// `listener` names it in logs. Work runs in `tasks`, which a graceful stop waits for. `route` turns a
+    /// request into its route template, which is logged instead of the path.
+    pub fn new(
+        listener: &'static str,
+        limits: EdgeLimits,
+        tasks: TaskTracker,
+        route: fn(&Request) -> Cow<'static, str>,
+    ) -> Self {
+        let permits = limits.max_concurrent.clamp(1, Semaphore::MAX_PERMITS);
+        Self { listener, permits: Arc::new(Semaphore::new(permits)), timeout: limits.timeout, tasks, route }
+    }
+
+    async fn run(&self, request: Request, next: Next) -> Response {
+        // The permit goes into the task: work whose client is gone still counts.
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS)
+                .into_response();
+        };
+        let span = info_span!("http.request", listener = self.listener);
+        let work = self.tasks.spawn(
+            async move {
+                let response = next.run(request).await;
+                drop(permit);
+                response
+            }
+            .instrument(span),
+        );
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(failed)) => {
+                if failed.is_panic() {
+                    // The payload may hold anything, keys included; the panic hook knows the place.
+                    error!(listener = self.listener, error.code = "panic", "a request panicked");
+                }
+                ApiError::unavailable("panic", "the KME failed to serve the request", FAILURE_RETRY_SECS)
+                    .into_response()
+            }
+            Err(_) => ApiError::unavailable("timeout", "the request took too long", FAILURE_RETRY_SECS)
+                .into_response(),
+        }
+    }
+}
+
+/// The middleware: `router.layer(axum::middleware::from_fn_with_state(edge, guard))`.
+pub async fn guard(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let mut line = RequestLine {
+        listener: edge.listener,
+        method: request.method().clone(),
+        route: (edge.route)(&request),
+        caller: request.extensions().get::<ClientIdentity>().cloned(),
+        started: Instant::now(),
+        answer: None,
+    };
+    let response = edge.run(request, next).await;
+    let code = response.extensions().get::<ErrorCode>().map(|code| code.0);
+    line.answer = Some((response.status(), code));
+    response
+}
+
+/// The log line of one request, written when it is dropped: also when the client did not wait.
+struct RequestLine {
+    listener: &'static str,
+    method: Method,
+    route: Cow<'static, str>,
+    caller: Option<ClientIdentity>,
+    started: Instant,
+    answer: Option<(StatusCode, Option<&'static str>)>,
+}
+
+impl Drop for RequestLine {
+    fn drop(&mut self) {
+        macro_rules! line {
+            ($level:ident, $status:expr, $code:expr, $text:literal) => {
+                $level!(
+                    listener = self.listener,
+                    http.method = %self.method,
+                    http.route = %self.route,
+                    http.status = $status,
+                    error.code = $code,
+                    caller = self.caller.as_ref().and_then(name_of),
+                    duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
+                    $text
+                )
+            };
+        }
+        match self.answer {
+            None => line!(warn, None::<u16>, "client_gone", "the client did not wait for the answer"),
+            Some((status, code)) if status.is_client_error() || status.is_server_error() => {
+                line!(warn, status.as_u16(), code, "request failed");
+            }
+            Some((status, code)) => line!(debug, status.as_u16(), code, "request served"),
+        }
+    }
+}
+
+/// The caller's ID, whatever kind it is.
+fn name_of(identity: &ClientIdentity) -> Option<&str> {
+    identity.sae().map(|sae| sae.id().as_str())
+}
+
+#[cfg(test)]
+mod tests;

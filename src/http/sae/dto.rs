@@ -1,0 +1,169 @@
+//! The JSON of answers (ETSI GS QKD 014, Tables 9 and 11) and what request bodies have in common.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use axum::body::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use zeroize::Zeroizing;
+
+use crate::delivery::Status;
+use crate::http::error::ApiError;
+use crate::kme::{Key, Party};
+
+const HEAD: &[u8] = br#"{"keys":["#;
+const BEFORE_ID: &[u8] = br#"{"key_ID":""#;
+const BEFORE_KEY: &[u8] = br#"","key":""#;
+const AFTER_KEY: &[u8] = br#""}"#;
+const TAIL: &[u8] = b"]}";
+const ID_CHARS: usize = 36;
+
+/// A JSON object and nothing else. What serde derives for a struct would also take an array of its members.
+#[derive(Debug)]
+pub(super) struct ObjectOnly<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOnly<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, members: M) -> Result<T, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object(PhantomData)).map(Self)
+    }
+}
+
+/// Table 9.
+#[derive(Serialize)]
+struct StatusBody<'a> {
+    #[serde(rename = "source_KME_ID")]
+    source: &'a str,
+    #[serde(rename = "target_KME_ID")]
+    target: &'a str,
+    #[serde(rename = "master_SAE_ID")]
+    master: &'a str,
+    #[serde(rename = "slave_SAE_ID")]
+    slave: &'a str,
+    key_size: u32,
+    stored_key_count: u32,
+    max_key_count: u32,
+    max_key_per_request: u32,
+    max_key_size: u32,
+    min_key_size: u32,
+    #[serde(rename = "max_SAE_ID_count")]
+    max_sae_id_count: u32,
+}
+
+/// The answer of `status`.
+pub(super) fn status(status: &Status) -> Result<Bytes, ApiError> {
+    let limits = &status.limits;
+    let body = StatusBody {
+        source: status.source.as_str(),
+        target: status.target.as_str(),
+        master: status.master.as_str(),
+        slave: match &status.slave {
+            Party::Sae(sae) => sae.as_str(),
+            Party::Kme(kme) => kme.as_str(),
+        },
+        key_size: limits.size_bits,
+        stored_key_count: status.stored,
+        max_key_count: limits.max_stored_per_pair,
+        max_key_per_request: limits.max_per_request,
+        max_key_size: limits.max_size_bits,
+        min_key_size: limits.min_size_bits,
+        max_sae_id_count: limits.max_additional_saes,
+    };
+    serde_json::to_vec(&body).map(Bytes::from).map_err(|_| not_encoded())
+}
+
+/// A key container (Table 11) in one buffer, allocated once and wiped when the connection is done with it.
+pub(super) fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
+    let mut body = Zeroizing::new(Vec::with_capacity(container_len(keys)));
+    body.extend_from_slice(HEAD);
+    for (index, key) in keys.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(BEFORE_ID);
+        body.extend_from_slice(key.id.to_string().as_bytes());
+        body.extend_from_slice(BEFORE_KEY);
+        let start = body.len();
+        body.resize(start + base64_len(key), 0);
+        let room = body.get_mut(start..).unwrap_or_default();
+        STANDARD.encode_slice(key.material.expose(), room).map_err(|_| not_encoded())?;
+        body.extend_from_slice(AFTER_KEY);
+    }
+    body.extend_from_slice(TAIL);
+    debug_assert_eq!(body.len(), container_len(keys), "a longer body was moved and left a copy behind");
+    Ok(Bytes::from_owner(body))
+}
+
+fn container_len(keys: &[Key]) -> usize {
+    let frame = BEFORE_ID.len() + ID_CHARS + BEFORE_KEY.len() + AFTER_KEY.len();
+    let entries: usize = keys.iter().map(|key| frame + base64_len(key)).sum();
+    HEAD.len() + entries + keys.len().saturating_sub(1) + TAIL.len()
+}
+
+fn base64_len(key: &Key) -> usize {
+    key.material.len_bytes().div_ceil(3) * 4
+}
+
+fn not_encoded() -> ApiError {
+    ApiError::unavailable("not_encoded", "the KME failed to write its answer", 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kme::{KeyMaterial, SecretBytes};
+
+    fn key(bytes: &[u8]) -> Key {
+        Key {
+            id: "C328D7B5-D24A-4F9A-884E-DE1BB0F89666".parse().unwrap(),
+            material: KeyMaterial::new(SecretBytes::copy_of(bytes)),
+        }
+    }
+
+    #[test]
+    fn a_container_is_an_array_of_lower_case_ids_and_padded_standard_base64() {
+        let body = key_container(&[key(&[0xff; 4]), key(&[0xfb, 0xef, 0xbe])]).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&body).unwrap(),
+            r#"{"keys":[{"key_ID":"c328d7b5-d24a-4f9a-884e-de1bb0f89666","key":"/////w=="},{"key_ID":"c328d7b5-d24a-4f9a-884e-de1bb0f89666","key":"++++"}]}"#
+        );
+    }
+
+    #[test]
+    fn a_container_is_never_moved_while_it_is_written() {
+        for count in 0..4 {
+            for len in [1, 2, 3, 32, 129] {
+                let keys: Vec<Key> = (0..count).map(|_| key(&vec![7; len])).collect();
+                assert_eq!(key_container(&keys).unwrap().len(), container_len(&keys));
+            }
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_object_even_if_its_elements_would_fit() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Pair {
+            a: u8,
+        }
+        assert_eq!(serde_json::from_str::<ObjectOnly<Pair>>(r#"{"a":1}"#).unwrap().0.a, 1);
+        assert!(serde_json::from_str::<Pair>("[1]").is_ok(), "what serde derives");
+        assert!(serde_json::from_str::<ObjectOnly<Pair>>("[1]").is_err());
+    }
+}

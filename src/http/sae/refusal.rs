@@ -1,0 +1,98 @@
+//! From a failure of delivery to its status, sentence and code; the one place that logs its causes.
+
+use std::error::Error;
+
+use serde_json::{Map, Value, json};
+use tracing::{error, warn};
+
+use crate::delivery::{DeliveryError, Refusal};
+use crate::http::error::ApiError;
+use crate::store::StoreError;
+use crate::supply::SupplyError;
+
+/// What a client should wait when work is queued up.
+const BUSY_RETRY_SECS: u32 = 1;
+/// What a client should wait for another machine to come back.
+const OUTAGE_RETRY_SECS: u32 = 5;
+/// What a client should wait for an operator.
+const OPERATOR_RETRY_SECS: u32 = 30;
+
+/// The answer to a request that was not served.
+pub(super) fn answer(failure: DeliveryError) -> ApiError {
+    match failure {
+        DeliveryError::NotAdmitted => ApiError::unauthorized("not_admitted"),
+        DeliveryError::NotEntitled => ApiError::unauthorized("not_entitled"),
+        DeliveryError::KeysNotFound => ApiError::bad_request("keys_not_found", failure.to_string()),
+        DeliveryError::Refused(refusal) => refused(refusal),
+        DeliveryError::Supply(failure) => supply(&failure),
+        DeliveryError::Store(failure) => store(&failure),
+    }
+}
+
+fn refused(refusal: Refusal) -> ApiError {
+    let mut answer = ApiError::bad_request(refusal.code(), refusal.to_string());
+    if let Refusal::UnsupportedExtensions { names } = refusal {
+        // Names only: the values are the caller's business and may be of any size.
+        let groups: Vec<Value> = names
+            .into_iter()
+            .map(|group| {
+                Value::Object(group.into_iter().map(|name| (name, Value::Null)).collect::<Map<_, _>>())
+            })
+            .collect();
+        answer.details.push(json!({ "extension_mandatory_unsupported": groups }));
+    }
+    answer
+}
+
+fn supply(failure: &SupplyError) -> ApiError {
+    let (code, message, retry_secs) = match failure {
+        SupplyError::PeerUnavailable(kme) => {
+            ("peer_unavailable", format!("KME {kme} does not answer"), OUTAGE_RETRY_SECS)
+        }
+        SupplyError::PeerBusy { .. } => ("peer_busy", failure.to_string(), OUTAGE_RETRY_SECS),
+        // The peer's reason is for operators; it goes to the log only.
+        SupplyError::PeerRefused { kme, .. } => {
+            ("peer_refused", format!("KME {kme} refused the keys"), OPERATOR_RETRY_SECS)
+        }
+        SupplyError::TooFewPoolServers { .. } => {
+            ("too_few_pool_servers", "too few random pool servers answer".to_owned(), OUTAGE_RETRY_SECS)
+        }
+        SupplyError::StoreFull => ("store_full", failure.to_string(), OPERATOR_RETRY_SECS),
+        SupplyError::StoreUnavailable => ("store_unavailable", failure.to_string(), OUTAGE_RETRY_SECS),
+        SupplyError::Slow => ("supply_slow", failure.to_string(), OUTAGE_RETRY_SECS),
+        SupplyError::Busy => ("supply_busy", failure.to_string(), BUSY_RETRY_SECS),
+        SupplyError::Internal => ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS),
+    };
+    let causes = causes(failure);
+    match failure {
+        SupplyError::StoreFull | SupplyError::StoreUnavailable | SupplyError::Internal => {
+            error!(error.code = code, error = causes, "no keys could be supplied");
+        }
+        _ => warn!(error.code = code, error = causes, "no keys could be supplied"),
+    }
+    ApiError::unavailable(code, message, retry_secs)
+}
+
+fn store(failure: &StoreError) -> ApiError {
+    let (code, retry_secs) = match failure {
+        StoreError::Busy(_) => ("store_busy", BUSY_RETRY_SECS),
+        StoreError::Full(_) => ("store_full", OPERATOR_RETRY_SECS),
+        StoreError::ReadOnly(_) | StoreError::Closed => ("store_unavailable", OPERATOR_RETRY_SECS),
+        _ => ("store_failed", OPERATOR_RETRY_SECS),
+    };
+    error!(error.code = code, error = causes(failure), "the store failed a retrieval");
+    ApiError::unavailable(code, failure.public_message(), retry_secs)
+}
+
+/// An error with its sources, as one text.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        text.push_str(": ");
+        text.push_str(&cause_text);
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,77 @@
+//! Why a call to a peer failed, sorted by who can change that.
+
+use http::StatusCode;
+
+use crate::kme::KmeId;
+use crate::tls::HttpsError;
+
+/// Status of a refusal for want of the pools of a set.
+pub const SET_UNAVAILABLE: StatusCode = StatusCode::FAILED_DEPENDENCY;
+
+/// A call that a peer did not accept. Texts never hold metadata.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// No connection, or it broke: network, address, certificates. The peer may have acted all the same.
+    #[error("KME {kme} cannot be reached")]
+    Unreachable {
+        /// The peer.
+        kme: KmeId,
+        /// What the transport said.
+        #[source]
+        source: HttpsError,
+    },
+    /// No complete answer in time. The peer may have acted all the same.
+    #[error("KME {0} did not answer in time")]
+    Slow(KmeId),
+    /// The circuit breaker is open: the peer failed again and again and is left alone for a moment.
+    #[error("KME {0} is not answering; it is asked again soon")]
+    Paused(KmeId),
+    /// The peer cannot serve the call now (503); it may later.
+    #[error("KME {kme} cannot take it now: {message}")]
+    Busy {
+        /// The peer.
+        kme: KmeId,
+        /// Its message.
+        message: String,
+    },
+    /// The peer refused the call; asking again changes nothing.
+    #[error("KME {kme} refused with status {status}: {message}")]
+    Refused {
+        /// The peer.
+        kme: KmeId,
+        /// The status of its answer.
+        status: StatusCode,
+        /// Its message.
+        message: String,
+    },
+    /// The peer does not speak the protocol.
+    #[error("KME {kme} answered with {what}")]
+    Garbled {
+        /// The peer.
+        kme: KmeId,
+        /// What was wrong.
+        what: &'static str,
+    },
+}
+
+impl PeerError {
+    /// Whether the peer cannot get at the pools of the batch's set: another set is needed.
+    pub fn refuses_set(&self) -> bool {
+        matches!(self, Self::Refused { status: SET_UNAVAILABLE, .. })
+    }
+
+    /// Whether the call never left this site.
+    pub fn was_not_sent(&self) -> bool {
+        matches!(self, Self::Paused(_))
+    }
+
+    /// Whether the same call may succeed if repeated at once.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether it counts against the peer in its circuit breaker.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Slow(_) | Self::Garbled { .. })
+    }
+}

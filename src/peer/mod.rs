@@ -1,0 +1,18 @@
+//! The peer protocol as a client: what sites tell each other, and the calls that tell it.
+//!
+//! Owns the wire types of `/peer/v1/` and one [`PeerClient`] for each peer, with its deadlines, retries and
+//! circuit breaker. Decides nothing about keys: [`crate::supply`] does.
+
+mod breaker;
+mod client;
+mod digest;
+mod error;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use breaker::BreakerState;
+pub use client::{PeerClient, PeerClientSettings};
+pub use digest::content_digest;
+pub use error::{PeerError, SET_UNAVAILABLE};

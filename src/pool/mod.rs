@@ -1,0 +1,36 @@
+//! Random pools: the server's vault of them, and the sets of them that sites hold.
+//!
+//! Owns every byte of a pool from its making to its wiping. Nothing of a pool is ever written to disk,
+//! logged, or given to anyone but its named readers. Knows nothing of keys, batches or SAEs.
+
+mod client;
+mod entropy;
+mod flight;
+mod locked;
+mod quota;
+mod recipient_sets;
+mod servers;
+mod set;
+mod source_sets;
+mod vault;
+pub mod wire;
+
+pub use client::{PoolClient, PoolClientError};
+pub use entropy::EntropySource;
+pub use locked::{LockReport, LockedError, LockedWords, lock_report};
+pub use quota::{Quota, Reservation};
+pub use recipient_sets::{RecipientSetError, RecipientSets, RecipientSetsSettings};
+pub use servers::{PoolServers, PoolServersSettings, PoolSetError};
+pub use set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SET_POOLS_MAX, SET_POOLS_MIN};
+pub use source_sets::{
+    AnnounceError, Announcing, SetAnnouncer, SourceSetError, SourceSets, SourceSetsSettings,
+};
+pub use vault::{
+    CreatedPool, DownloadOverdue, OpenPool, POOL_WORDS_MAX, POOL_WORDS_MIN, PoolReads, PoolRequest,
+    PoolVault, ReaderReads, ReservedPool, VaultError, VaultLimits,
+};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! A pool set as a site holds it: the downloaded pools and what may still be drawn from them.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::blast::{Budget, EngineError, SourcePool};
+use crate::kme::{KmeId, PoolId, PoolServerId, PoolSetId, Timestamp};
+
+use super::locked::LockedWords;
+use super::quota::Reservation;
+
+/// Fewest pools of a set: with one, that one server would know every key.
+pub const SET_POOLS_MIN: usize = 2;
+
+/// Most pools of a set (`docs/blast-engine.md`, section 3).
+pub const SET_POOLS_MAX: usize = 8;
+
+/// One downloaded pool.
+#[derive(Debug)]
+pub struct HeldPool {
+    /// The server that made it.
+    pub server: PoolServerId,
+    /// Its name there; bound into every extraction.
+    pub id: PoolId,
+    /// Its words.
+    pub words: LockedWords,
+}
+
+/// The name of one pool and of the server that has it, as sites tell each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedPool {
+    /// The server, by its configured name. Addresses never come from the wire.
+    pub server: PoolServerId,
+    /// The pool's name there.
+    pub id: PoolId,
+}
+
+/// A pool set as its source announces it to the recipients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedSet {
+    /// The set's name.
+    pub id: PoolSetId,
+    /// The pools, in the order that every extraction takes them.
+    pub pools: Vec<AnnouncedPool>,
+    /// Words of each pool.
+    pub words: usize,
+    /// When the set must no longer be used.
+    pub expires_at: Timestamp,
+}
+
+/// Pools on several servers, held in memory, with the budget of bits that may be drawn from them.
+#[derive(Debug)]
+pub struct PoolSet {
+    id: PoolSetId,
+    recipients: BTreeSet<KmeId>,
+    pools: Vec<HeldPool>,
+    words: usize,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    budget: Mutex<Budget>,
+    total_bits: u64,
+    granted: Option<Reservation>,
+}
+
+impl PoolSet {
+    /// A set of downloaded pools of `words` words each, with a full budget.
+    pub(super) fn new(
+        announced: &AnnouncedSet,
+        recipients: BTreeSet<KmeId>,
+        pools: Vec<HeldPool>,
+        created_at: Timestamp,
+    ) -> Self {
+        let budget = Budget::for_pool_words(announced.words);
+        Self {
+            id: announced.id,
+            recipients,
+            pools,
+            words: announced.words,
+            created_at,
+            expires_at: announced.expires_at,
+            total_bits: budget.left_bits(),
+            budget: Mutex::new(budget),
+            granted: None,
+        }
+    }
+
+    /// Ties the grant of the set's memory to the set's life.
+    pub(super) fn with_grant(mut self, granted: Reservation) -> Self {
+        self.granted = Some(granted);
+        self
+    }
+
+    /// The set's name.
+    pub fn id(&self) -> PoolSetId {
+        self.id
+    }
+
+    /// The remote sites that hold the same pools. Empty at a recipient, which need not know.
+    pub fn recipients(&self) -> &BTreeSet<KmeId> {
+        &self.recipients
+    }
+
+    /// Words of each pool.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// When this site began to make or fetch the set.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// When the set must no longer be used.
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// What to tell recipients of the set.
+    pub fn announcement(&self) -> AnnouncedSet {
+        let pool = |held: &HeldPool| AnnouncedPool { server: held.server.clone(), id: held.id };
+        AnnouncedSet {
+            id: self.id,
+            pools: self.pools.iter().map(pool).collect(),
+            words: self.words,
+            expires_at: self.expires_at,
+        }
+    }
+
+    /// The pools as the engine takes them, in the order of the announcement.
+    pub fn sources(&self) -> Vec<SourcePool<'_>> {
+        self.pools.iter().map(|pool| SourcePool { id: pool.id, words: pool.words.as_words() }).collect()
+    }
+
+    /// Takes `bits` out of the budget, all or nothing. Both sites account, each for itself.
+    ///
+    /// # Errors
+    /// [`EngineError`] when fewer are left; nothing is taken then.
+    pub fn spend(&self, bits: u64) -> Result<(), EngineError> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bits)
+    }
+
+    /// Bits that may still be drawn.
+    pub fn left_bits(&self) -> u64 {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).left_bits()
+    }
+
+    /// Bits that could be drawn when the set was new.
+    pub fn total_bits(&self) -> u64 {
+        self.total_bits
+    }
+}

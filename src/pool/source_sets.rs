@@ -1,0 +1,420 @@
+//! The pool sets that this site makes and draws keys from, one line of them for each group of recipient
+//! sites.
+//!
+//! A set is announced to its recipients before the first bit is drawn from it, its budget is spent under a
+//! lock, and it is never used close to its expiry. One maker for each group at a time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::blast::Budget;
+use crate::kme::{Clock, KmeId, PoolSetId, Timestamp};
+
+use super::flight::Flight;
+use super::quota::{Quota, Reservation};
+use super::servers::{PoolServers, PoolSetError};
+use super::set::PoolSet;
+use super::vault::POOL_WORDS_MIN;
+
+/// Sets that one request waits for before it gives up: others may drain what it waited for.
+const WAITS_MAX: usize = 4;
+
+/// Pause after a failed renewal in the background.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often a retired set is looked at again while batches still use it.
+const RETIRE_POLL: Duration = Duration::from_millis(200);
+
+/// A set is renewed when less than this part of its budget or life is left.
+const LOW_WATER_PART: u64 = 4;
+
+/// What an announcer failed with; goes into logs, so it must not hold secrets.
+pub type AnnounceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The future of [`SetAnnouncer::announce`].
+pub type Announcing<'a> = Pin<Box<dyn Future<Output = Result<(), AnnounceError>> + Send + 'a>>;
+
+/// Tells recipients of a new set, so that they download it before it is used.
+pub trait SetAnnouncer: Send + Sync {
+    /// Announces `set` to all of its [`PoolSet::recipients`]; done when every one has accepted it. Must end
+    /// by a deadline of its own. Not called for sets without recipients.
+    fn announce(&self, set: Arc<PoolSet>) -> Announcing<'_>;
+}
+
+/// How this site makes sets for itself.
+#[derive(Clone, Debug)]
+pub struct SourceSetsSettings {
+    /// Words of a first set's pools; a power of two.
+    pub words_initial: usize,
+    /// Most words of a pool, however great the demand; a power of two.
+    pub words_max: usize,
+    /// Life of a set.
+    pub ttl: Duration,
+    /// A set is not used for this long before its expiry, so that recipients still have it.
+    pub expiry_margin: Duration,
+    /// Most groups of recipients that are kept at once.
+    pub groups_max: usize,
+    /// Most bytes of all sets together.
+    pub memory_max_bytes: u64,
+}
+
+/// Why no set can serve a request. Nothing was spent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SourceSetError {
+    /// No set of the largest size holds that many bits; ask for less at once.
+    #[error("{bits} bits are more than the largest pool set gives")]
+    TooLarge {
+        /// The bits asked for.
+        bits: u64,
+    },
+    /// The pool servers did not give a set; try later.
+    #[error("no pool set could be made")]
+    NotMade(#[source] Arc<PoolSetError>),
+    /// A recipient did not take the set; try later.
+    #[error("a new pool set could not be announced")]
+    NotAnnounced(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// Memory, groups or demand are at their bounds; try later.
+    #[error("no pool set now: {0}")]
+    Busy(&'static str),
+}
+
+type Made = Result<(), SourceSetError>;
+
+/// Remote sites that share sets with this one.
+type GroupKey = BTreeSet<KmeId>;
+
+#[derive(Default)]
+struct Group {
+    current: Option<Arc<PoolSet>>,
+    next: Option<Arc<PoolSet>>,
+    flight: Option<Flight<Made>>,
+    words: usize,
+    renew_at: Option<Instant>,
+    last_used: u64,
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<GroupKey, Group>,
+    uses: u64,
+    closed: bool,
+}
+
+/// What a look at a group led to.
+enum Step {
+    Ready(Arc<PoolSet>),
+    Wait(Flight<Made>),
+}
+
+/// All sets that this site made.
+pub struct SourceSets {
+    servers: Arc<PoolServers>,
+    announcer: Arc<dyn SetAnnouncer>,
+    settings: SourceSetsSettings,
+    clock: Arc<dyn Clock>,
+    memory: Arc<Quota>,
+    state: Mutex<State>,
+}
+
+impl SourceSets {
+    /// No sets yet; the first request of a group makes its first one.
+    pub fn new(
+        servers: Arc<PoolServers>,
+        announcer: Arc<dyn SetAnnouncer>,
+        settings: SourceSetsSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let memory = Quota::new(settings.memory_max_bytes);
+        Arc::new(Self { servers, announcer, settings, clock, memory, state: Mutex::default() })
+    }
+
+    /// A set for the remote sites of `group` (empty: this site alone) from whose budget `bits` have been
+    /// taken. Makes and announces a new set when the current one is used up; callers that come together
+    /// share it. The set stays valid for at least the expiry margin.
+    ///
+    /// # Errors
+    /// [`SourceSetError`]; nothing was spent.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        group: &BTreeSet<KmeId>,
+        bits: u64,
+    ) -> Result<Arc<PoolSet>, SourceSetError> {
+        for _ in 0..WAITS_MAX {
+            match self.step(group, bits)? {
+                Step::Ready(set) => return Ok(set),
+                Step::Wait(flight) => {
+                    flight.wait().await.unwrap_or(Err(SourceSetError::Busy("its maker was cut short")))?;
+                }
+            }
+        }
+        Err(SourceSetError::Busy("demand outruns the pool servers"))
+    }
+
+    /// Bits that `group` could draw this moment without a new set; 0 when it has none.
+    pub fn deliverable_bits(&self, group: &BTreeSet<KmeId>) -> u64 {
+        let now = self.clock.now();
+        let state = self.lock();
+        state.groups.get(group).map_or(0, |group| {
+            let sets = group.current.iter().chain(&group.next);
+            sets.filter(|set| self.is_usable(set, now)).map(|set| set.left_bits()).sum()
+        })
+    }
+
+    /// Gives up a set that a recipient cannot use (it restarted and cannot fetch the pools any more).
+    pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
+        let mut state = self.lock();
+        if let Some(group) = state.groups.get_mut(group) {
+            for place in [&mut group.current, &mut group.next] {
+                if let Some(set) = place.take_if(|set| set.id() == id) {
+                    self.retire(set);
+                }
+            }
+        }
+    }
+
+    /// Retires sets near their expiry; call it each second, inside the runtime.
+    pub fn sweep(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        for group in state.groups.values_mut() {
+            self.retire_unusable(group, now);
+        }
+    }
+
+    /// Ends the making of sets and erases all of them at their servers: for a graceful stop.
+    pub async fn close(&self) {
+        let sets: Vec<Arc<PoolSet>> = {
+            let mut state = self.lock();
+            state.closed = true;
+            let groups = std::mem::take(&mut state.groups);
+            groups.into_values().flat_map(|group| group.current.into_iter().chain(group.next)).collect()
+        };
+        for set in sets {
+            self.servers.release_now(&set).await;
+        }
+    }
+
+    /// Bytes of all sets, including those just being made and those that batches still use.
+    pub fn used_bytes(&self) -> u64 {
+        self.memory.used_bytes()
+    }
+
+    fn step(self: &Arc<Self>, key: &GroupKey, bits: u64) -> Result<Step, SourceSetError> {
+        if bits > Budget::for_pool_words(self.settings.words_max).left_bits() {
+            return Err(SourceSetError::TooLarge { bits });
+        }
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let group = self.group(&mut state, key)?;
+        self.retire_unusable(group, now);
+        for _ in 0..2 {
+            if let Some(set) = group.current.as_ref().filter(|set| set.spend(bits).is_ok()).cloned() {
+                self.renew_if_low(key, group, &set, now);
+                return Ok(Step::Ready(set));
+            }
+            if let Some(next) = group.next.take()
+                && let Some(old) = group.current.replace(next)
+            {
+                self.retire(old);
+            }
+        }
+        self.flight(key, group, bits, now).map(Step::Wait)
+    }
+
+    /// The group of `key`, made if it is new; the one that was not used for longest makes room.
+    fn group<'a>(
+        self: &Arc<Self>,
+        state: &'a mut State,
+        key: &GroupKey,
+    ) -> Result<&'a mut Group, SourceSetError> {
+        if state.closed {
+            return Err(SourceSetError::Busy("the daemon stops"));
+        }
+        if !state.groups.contains_key(key) && state.groups.len() >= self.settings.groups_max {
+            let idle = state.groups.iter().filter(|(_, group)| group.is_idle());
+            let oldest = idle.min_by_key(|(_, group)| group.last_used).map(|(key, _)| key.clone());
+            let oldest = oldest.ok_or(SourceSetError::Busy("too many groups of sites"))?;
+            if let Some(group) = state.groups.remove(&oldest) {
+                group.current.into_iter().chain(group.next).for_each(|set| self.retire(set));
+            }
+        }
+        state.uses += 1;
+        let group = state.groups.entry(key.clone()).or_default();
+        group.last_used = state.uses;
+        Ok(group)
+    }
+
+    fn is_usable(&self, set: &PoolSet, now: Timestamp) -> bool {
+        now.plus(self.settings.expiry_margin) < set.expires_at()
+    }
+
+    fn retire_unusable(self: &Arc<Self>, group: &mut Group, now: Timestamp) {
+        for place in [&mut group.current, &mut group.next] {
+            if let Some(set) = place.take_if(|set| !self.is_usable(set, now)) {
+                group.words = grown(&set, now, &self.settings);
+                self.retire(set);
+            }
+        }
+    }
+
+    /// Erases `set` at its servers when no batch uses it any more, and at its expiry at the latest.
+    fn retire(self: &Arc<Self>, set: Arc<PoolSet>) {
+        let (servers, clock) = (Arc::clone(&self.servers), Arc::clone(&self.clock));
+        tokio::spawn(async move {
+            while Arc::strong_count(&set) > 1 && clock.now() < set.expires_at() {
+                tokio::time::sleep(RETIRE_POLL).await;
+            }
+            servers.release(&set);
+        });
+    }
+
+    fn renew_if_low(self: &Arc<Self>, key: &GroupKey, group: &mut Group, set: &PoolSet, now: Timestamp) {
+        let budget_low = set.left_bits() < set.total_bits() / LOW_WATER_PART;
+        let life = life_ms(set);
+        let left = ms(set.expires_at().since(now));
+        let is_low = budget_low || left < life / LOW_WATER_PART;
+        let is_paused = group.renew_at.is_some_and(|at| Instant::now() < at);
+        if is_low
+            && group.next.is_none()
+            && !is_paused
+            && let Err(error) = self.flight(key, group, 0, now)
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no renewal of a pool set now");
+            group.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
+        }
+    }
+
+    /// The flight that makes the group's next set: the one under way, or a new one.
+    fn flight(
+        self: &Arc<Self>,
+        key: &GroupKey,
+        group: &mut Group,
+        bits: u64,
+        now: Timestamp,
+    ) -> Result<Flight<Made>, SourceSetError> {
+        if let Some(flight) = group.flight.as_ref().filter(|flight| !flight.is_over()) {
+            return Ok(flight.clone());
+        }
+        if let Some(set) = &group.current {
+            group.words = grown(set, now, &self.settings);
+        }
+        let least = words_for(bits, &self.settings);
+        let (words, granted) = self.grant(group.words.max(self.settings.words_initial), least)?;
+        let (sets, key) = (Arc::clone(self), key.clone());
+        let flight = Flight::start(async move {
+            let made = sets.make(&key, words, granted).await;
+            sets.land(&key, made)
+        });
+        group.flight = Some(flight.clone());
+        Ok(flight)
+    }
+
+    /// Memory for a set of `wanted` words, or of fewer down to `least` when it is short.
+    fn grant(&self, wanted: usize, least: usize) -> Result<(usize, Reservation), SourceSetError> {
+        let mut words = wanted.max(least).min(self.settings.words_max);
+        loop {
+            let bytes = (words as u64).saturating_mul(8 * self.servers.pools_per_set() as u64);
+            if let Some(granted) = self.memory.reserve(bytes) {
+                return Ok((words, granted));
+            }
+            if words / 2 < least {
+                return Err(SourceSetError::Busy("the memory for pool sets is used up"));
+            }
+            words /= 2;
+        }
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        key: &GroupKey,
+        words: usize,
+        granted: Reservation,
+    ) -> Result<Arc<PoolSet>, SourceSetError> {
+        let made = self.servers.make_set(key, words, self.settings.ttl).await;
+        let set = made.map_err(|error| SourceSetError::NotMade(Arc::new(error)))?;
+        let set = Arc::new(set.with_grant(granted));
+        if !key.is_empty()
+            && let Err(error) = self.announcer.announce(Arc::clone(&set)).await
+        {
+            self.servers.release(&set);
+            return Err(SourceSetError::NotAnnounced(error.into()));
+        }
+        tracing::info!(set = %set.id(), words, expires_at = %set.expires_at(), "pool set ready");
+        Ok(set)
+    }
+
+    /// Puts a made set where the next request finds it.
+    fn land(self: &Arc<Self>, key: &GroupKey, made: Result<Arc<PoolSet>, SourceSetError>) -> Made {
+        let mut state = self.lock();
+        let Some(group) = state.groups.get_mut(key) else {
+            // Closed meanwhile.
+            drop(state);
+            if let Ok(set) = made {
+                self.servers.release(&set);
+            }
+            return Err(SourceSetError::Busy("the daemon stops"));
+        };
+        group.flight = None;
+        match made {
+            Ok(set) => {
+                group.renew_at = None;
+                let place = if group.current.is_none() { &mut group.current } else { &mut group.next };
+                if let Some(old) = place.replace(set) {
+                    self.retire(old);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                group.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
+                tracing::warn!(error = &error as &dyn std::error::Error, "no new pool set");
+                Err(error)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Group {
+    fn is_idle(&self) -> bool {
+        self.flight.as_ref().is_none_or(Flight::is_over)
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn life_ms(set: &PoolSet) -> u64 {
+    ms(set.expires_at().since(set.created_at()))
+}
+
+/// Words of the set after `set`: twice as many when it would last less than a quarter of its life at the
+/// rate so far, half as many when it would last more than four lives.
+fn grown(set: &PoolSet, now: Timestamp, settings: &SourceSetsSettings) -> usize {
+    let spent = u128::from(set.total_bits() - set.left_bits());
+    let elapsed = u128::from(ms(now.since(set.created_at())));
+    let lasts_times_spent = elapsed * u128::from(set.total_bits());
+    let life_times_spent = u128::from(life_ms(set)) * spent;
+    if spent > 0 && lasts_times_spent * u128::from(LOW_WATER_PART) < life_times_spent {
+        return set.words().saturating_mul(2).min(settings.words_max);
+    }
+    if lasts_times_spent > life_times_spent * u128::from(LOW_WATER_PART) {
+        return (set.words() / 2).max(settings.words_initial).min(settings.words_max);
+    }
+    set.words()
+}
+
+/// Fewest words of a set that serves `bits` at once: a word for every four bits leaves room for the sample
+/// (at most a quarter of the pool) and for four such requests.
+fn words_for(bits: u64, settings: &SourceSetsSettings) -> usize {
+    let words = usize::try_from(bits.div_ceil(4)).unwrap_or(usize::MAX).checked_next_power_of_two();
+    words.unwrap_or(usize::MAX).max(POOL_WORDS_MIN).min(settings.words_max)
+}

@@ -1,0 +1,41 @@
+//! Real listeners and clients over mutual TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::Uri;
+use tokio_util::sync::CancellationToken;
+
+use super::Caller;
+use crate::pki::Role;
+use crate::pool::PoolVault;
+use crate::testing;
+use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
+
+pub(super) fn url_of(address: SocketAddr) -> Uri {
+    format!("https://{address}").parse().unwrap()
+}
+
+pub(super) fn https(server: &str, caller: Caller) -> HttpsClient {
+    let (role, id) = match caller {
+        Caller::Kme(id) => (Role::Kme, id),
+        Caller::Sae(id) => (Role::Sae, id),
+        Caller::Operator(id) => (Role::Operator, id),
+    };
+    let expected = ExpectedServer::Pool(server.parse().unwrap());
+    let tls = testing::shared().tls(role, id);
+    HttpsClient::new(tls, expected, testing::TRUST_DOMAIN, HttpVersion::Http2).unwrap()
+}
+
+pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &CancellationToken) -> SocketAddr {
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let tls = ListenerTls::Mutual {
+        store: testing::shared().tls(Role::Pool, name),
+        rules: testing::spiffe_rules(),
+        versions: Versions::Latest,
+    };
+    let router = crate::http::pool::router(Arc::clone(vault));
+    tokio::spawn(listener::serve("pool", tcp, tls, router, ListenerLimits::default(), stop.clone()));
+    address
+}

@@ -1,0 +1,422 @@
+//! The pool server's state: who may read which pool until when, within a memory quota.
+//!
+//! Pools live in memory only; a restart loses them all, by design. Unknown, foreign and expired pools
+//! cannot be told apart from outside. Never learns what a pool is used for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::kme::{Clock, KmeId, PoolId, Random, RandomError, Timestamp};
+
+use super::entropy::EntropySource;
+use super::locked::{LockedError, LockedWords};
+use super::quota::{Quota, Reservation};
+
+/// Fewest words of any pool (`docs/blast-engine.md`, section 3).
+pub const POOL_WORDS_MIN: usize = 1 << 14;
+
+/// Most words of any pool (`docs/blast-engine.md`, section 3).
+pub const POOL_WORDS_MAX: usize = 1 << 27;
+
+/// Longest that a download may keep a pool in memory after it was deleted or expired.
+const STREAM_LIFE_MAX: Duration = Duration::from_mins(2);
+
+/// Most downloads that may be open at once.
+const STREAMS_MAX: usize = 4096;
+
+/// What a pool server allows.
+#[derive(Clone, Debug)]
+pub struct VaultLimits {
+    /// Most bytes of all pools together.
+    pub memory_max_bytes: u64,
+    /// Most bytes of the pools of one owner.
+    pub owner_memory_max_bytes: u64,
+    /// Most pools at once.
+    pub pools_max: usize,
+    /// Fewest words of a pool; at least [`POOL_WORDS_MIN`] is enforced.
+    pub words_min: usize,
+    /// Most words of a pool; at most [`POOL_WORDS_MAX`] is enforced.
+    pub words_max: usize,
+    /// Longest life of a pool.
+    pub ttl_max: Duration,
+    /// Most readers of a pool.
+    pub readers_max: usize,
+}
+
+/// Why the vault refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The caller must change the request; the text says what is allowed.
+    #[error("{0}")]
+    Refused(String),
+    /// The quota is used up; the same request may succeed later. Nothing was made.
+    #[error("the pool server is full: {0}")]
+    Full(&'static str),
+    /// There is no such pool for this caller.
+    #[error("no such pool")]
+    NotFound,
+    /// The random source failed; nothing was made.
+    #[error("the pool could not be filled")]
+    Random(#[from] RandomError),
+    /// The system has no memory, whatever the quota says; nothing was made.
+    #[error("the pool could not be allocated")]
+    Memory(#[from] LockedError),
+}
+
+/// What an owner asks for.
+#[derive(Clone, Debug)]
+pub struct PoolRequest {
+    /// 64-bit words; a power of two.
+    pub words: usize,
+    /// The KMEs that may download the pool. The owner may only when it is among them.
+    pub readers: Vec<KmeId>,
+    /// Life of the pool.
+    pub ttl: Duration,
+}
+
+/// What the owner learns of a new pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedPool {
+    /// The pool's name at this server.
+    pub pool_id: PoolId,
+    /// When it is erased at the latest.
+    pub expires_at: Timestamp,
+    /// What it was filled from; see [`EntropySource::name`].
+    pub entropy_source: &'static str,
+}
+
+/// Downloads of one pool, as its owner sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolReads {
+    /// One entry for each named reader, in the order of their names.
+    pub readers: Vec<ReaderReads>,
+}
+
+/// Downloads of one pool by one reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReaderReads {
+    /// The reader.
+    pub reader: KmeId,
+    /// Downloads that began.
+    pub started: u64,
+    /// Downloads that were handed over to the last byte.
+    pub completed: u64,
+}
+
+/// A pool's bytes with the memory they were granted.
+#[derive(Debug)]
+struct Bytes {
+    words: LockedWords,
+    _granted: [Reservation; 2],
+}
+
+#[derive(Debug, Default)]
+struct ReadCount {
+    started: AtomicU64,
+    completed: AtomicU64,
+}
+
+struct Entry {
+    owner: KmeId,
+    expires_at: Timestamp,
+    readers: Vec<(KmeId, Arc<ReadCount>)>,
+    bytes: Arc<Bytes>,
+}
+
+/// One download's hold on the bytes; the vault can take it away at the deadline.
+type Slot = Mutex<Option<Arc<Bytes>>>;
+
+#[derive(Default)]
+struct State {
+    pools: HashMap<PoolId, Entry>,
+    /// Pools being filled, so that `pools_max` holds while the lock is free.
+    filling: usize,
+    owners: HashMap<KmeId, Arc<Quota>>,
+    streams: Vec<(Timestamp, Weak<Slot>)>,
+}
+
+/// All pools of one server.
+pub struct PoolVault {
+    limits: VaultLimits,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    entropy: EntropySource,
+    memory: Arc<Quota>,
+    state: Mutex<State>,
+}
+
+impl PoolVault {
+    /// An empty vault whose pools are filled from the operating system's generator.
+    pub fn new(limits: VaultLimits, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self {
+            memory: Quota::new(limits.memory_max_bytes),
+            limits,
+            clock,
+            entropy: EntropySource::Os(Arc::clone(&random)),
+            random,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Checks a request and takes its memory out of the quotas; quick, allocates nothing yet.
+    ///
+    /// # Errors
+    /// [`VaultError::Refused`] or [`VaultError::Full`].
+    pub fn reserve(
+        self: &Arc<Self>,
+        owner: &KmeId,
+        request: PoolRequest,
+    ) -> Result<ReservedPool, VaultError> {
+        let readers = self.check(&request)?;
+        let now = self.clock.now();
+        let mut dead = Dead::default();
+        let mut state = self.lock_swept(now, &mut dead);
+        if state.pools.len() + state.filling >= self.limits.pools_max {
+            return Err(VaultError::Full("it holds as many pools as it may"));
+        }
+        let bytes = (request.words as u64).saturating_mul(8);
+        let in_all = self.memory.reserve(bytes).ok_or(VaultError::Full("its memory quota is used up"))?;
+        let owner_quota = state
+            .owners
+            .entry(owner.clone())
+            .or_insert_with(|| Quota::new(self.limits.owner_memory_max_bytes));
+        let of_owner =
+            owner_quota.reserve(bytes).ok_or(VaultError::Full("the caller's memory quota is used up"))?;
+        state.filling += 1;
+        drop(state);
+        Ok(ReservedPool {
+            vault: Arc::clone(self),
+            owner: owner.clone(),
+            readers,
+            words: request.words,
+            expires_at: now.plus(request.ttl),
+            granted: Some([in_all, of_owner]),
+        })
+    }
+
+    /// Makes and fills a pool at once; for callers that may block. See [`Self::reserve`].
+    ///
+    /// # Errors
+    /// Any [`VaultError`] but `NotFound`.
+    pub fn create(self: &Arc<Self>, owner: &KmeId, request: PoolRequest) -> Result<CreatedPool, VaultError> {
+        self.reserve(owner, request)?.fill()
+    }
+
+    /// Opens a pool for one download by a named reader and counts it as started.
+    ///
+    /// # Errors
+    /// [`VaultError::NotFound`] for unknown, foreign and expired pools; [`VaultError::Full`] when too many
+    /// downloads are open.
+    pub fn open(self: &Arc<Self>, id: PoolId, reader: &KmeId) -> Result<OpenPool, VaultError> {
+        let now = self.clock.now();
+        let mut dead = Dead::default();
+        let mut state = self.lock_swept(now, &mut dead);
+        let entry = state.pools.get(&id).ok_or(VaultError::NotFound)?;
+        let (_, count) =
+            entry.readers.iter().find(|(named, _)| named == reader).ok_or(VaultError::NotFound)?;
+        let (bytes, count) = (Arc::clone(&entry.bytes), Arc::clone(count));
+        if state.streams.len() >= STREAMS_MAX {
+            return Err(VaultError::Full("too many downloads are open"));
+        }
+        count.started.fetch_add(1, Ordering::Relaxed);
+        let len_bytes = bytes.words.len_bytes();
+        let slot = Arc::new(Mutex::new(Some(bytes)));
+        let deadline = now.plus(STREAM_LIFE_MAX);
+        state.streams.push((deadline, Arc::downgrade(&slot)));
+        Ok(OpenPool { vault: Arc::clone(self), slot, count, deadline, len_bytes, next: 0 })
+    }
+
+    /// Erases a pool of `owner` now; downloads under way may finish within their deadline.
+    ///
+    /// # Errors
+    /// [`VaultError::NotFound`] for unknown, foreign and expired pools.
+    pub fn delete(&self, id: PoolId, owner: &KmeId) -> Result<(), VaultError> {
+        let mut dead = Dead::default();
+        let mut state = self.lock_swept(self.clock.now(), &mut dead);
+        state.owned(id, owner)?;
+        dead.pools.extend(state.pools.remove(&id));
+        Ok(())
+    }
+
+    /// The downloads of a pool of `owner`.
+    ///
+    /// # Errors
+    /// [`VaultError::NotFound`] for unknown, foreign and expired pools.
+    pub fn reads(&self, id: PoolId, owner: &KmeId) -> Result<PoolReads, VaultError> {
+        let mut dead = Dead::default();
+        let state = self.lock_swept(self.clock.now(), &mut dead);
+        let readers = state.owned(id, owner)?.readers.iter();
+        Ok(PoolReads {
+            readers: readers
+                .map(|(reader, count)| ReaderReads {
+                    reader: reader.clone(),
+                    started: count.started.load(Ordering::Relaxed),
+                    completed: count.completed.load(Ordering::Relaxed),
+                })
+                .collect(),
+        })
+    }
+
+    /// Erases what has expired and ends overdue downloads. Every access does so too; call it each second so
+    /// that an idle server holds nothing longer than it promised.
+    pub fn sweep(&self) {
+        let mut dead = Dead::default();
+        drop(self.lock_swept(self.clock.now(), &mut dead));
+    }
+
+    /// Bytes of all pools, including those that a download keeps alive.
+    pub fn used_bytes(&self) -> u64 {
+        self.memory.used_bytes()
+    }
+
+    /// Pools that can be read now.
+    pub fn pool_count(&self) -> usize {
+        self.lock().pools.len()
+    }
+
+    fn check(&self, request: &PoolRequest) -> Result<Vec<KmeId>, VaultError> {
+        let min = self.limits.words_min.max(POOL_WORDS_MIN);
+        let max = self.limits.words_max.min(POOL_WORDS_MAX);
+        let refused = |text: String| Err(VaultError::Refused(text));
+        if !request.words.is_power_of_two() || !(min..=max).contains(&request.words) {
+            return refused(format!("words must be a power of two from {min} to {max}"));
+        }
+        if request.ttl.is_zero() || request.ttl > self.limits.ttl_max {
+            return refused(format!("ttl must be from 1 to {} seconds", self.limits.ttl_max.as_secs()));
+        }
+        let readers: BTreeSet<KmeId> = request.readers.iter().cloned().collect();
+        if readers.is_empty() || readers.len() > self.limits.readers_max {
+            return refused(format!("readers must name 1 to {} KMEs", self.limits.readers_max));
+        }
+        Ok(readers.into_iter().collect())
+    }
+
+    /// The state without anything expired; `dead` must be declared before the guard, so that the wiping
+    /// of large pools happens after the lock is free.
+    fn lock_swept(&self, now: Timestamp, dead: &mut Dead) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.sweep(now, dead);
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a sweep took out, to be wiped when dropped.
+#[derive(Default)]
+struct Dead {
+    pools: Vec<Entry>,
+    bytes: Vec<Arc<Bytes>>,
+}
+
+impl State {
+    fn sweep(&mut self, now: Timestamp, dead: &mut Dead) {
+        dead.pools.extend(self.pools.extract_if(|_, entry| entry.expires_at <= now).map(|(_, entry)| entry));
+        self.streams.retain(|(deadline, slot)| match slot.upgrade() {
+            Some(slot) if *deadline <= now => {
+                dead.bytes.extend(slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+                false
+            }
+            slot => slot.is_some(),
+        });
+        self.owners.retain(|_, quota| quota.used_bytes() > 0);
+    }
+
+    fn owned(&self, id: PoolId, owner: &KmeId) -> Result<&Entry, VaultError> {
+        self.pools.get(&id).filter(|entry| entry.owner == *owner).ok_or(VaultError::NotFound)
+    }
+}
+
+/// A pool whose memory is granted but neither allocated nor filled.
+pub struct ReservedPool {
+    vault: Arc<PoolVault>,
+    owner: KmeId,
+    readers: Vec<KmeId>,
+    words: usize,
+    expires_at: Timestamp,
+    granted: Option<[Reservation; 2]>,
+}
+
+impl ReservedPool {
+    /// Allocates, fills and publishes the pool. Blocks: seconds for the largest pools.
+    ///
+    /// # Errors
+    /// [`VaultError::Random`] or [`VaultError::Memory`]; the grant is then given back.
+    pub fn fill(mut self) -> Result<CreatedPool, VaultError> {
+        let mut words = LockedWords::zeroed(self.words)?;
+        self.vault.entropy.fill(words.as_bytes_mut())?;
+        let pool_id = PoolId::draw(&*self.vault.random)?;
+        let granted = self.granted.take().ok_or(VaultError::NotFound)?;
+        let entry = Entry {
+            owner: self.owner.clone(),
+            expires_at: self.expires_at,
+            readers: self.readers.drain(..).map(|reader| (reader, Arc::default())).collect(),
+            bytes: Arc::new(Bytes { words, _granted: granted }),
+        };
+        self.vault.lock().pools.insert(pool_id, entry);
+        Ok(CreatedPool { pool_id, expires_at: self.expires_at, entropy_source: self.vault.entropy.name() })
+    }
+}
+
+impl Drop for ReservedPool {
+    fn drop(&mut self) {
+        let mut state = self.vault.lock();
+        state.filling = state.filling.saturating_sub(1);
+    }
+}
+
+/// One download under way.
+pub struct OpenPool {
+    vault: Arc<PoolVault>,
+    slot: Arc<Slot>,
+    count: Arc<ReadCount>,
+    deadline: Timestamp,
+    len_bytes: usize,
+    next: usize,
+}
+
+/// The download ran past its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the download took longer than the pool server allows")]
+pub struct DownloadOverdue;
+
+impl OpenPool {
+    /// Length of the whole pool in bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// Bytes not yet copied out.
+    pub fn rest_bytes(&self) -> usize {
+        self.len_bytes - self.next
+    }
+
+    /// Copies the next bytes to the front of `out`; returns how many, 0 at the end.
+    ///
+    /// # Errors
+    /// [`DownloadOverdue`] when the deadline has passed; the bytes are gone for this download.
+    pub fn copy_next(&mut self, out: &mut [u8]) -> Result<usize, DownloadOverdue> {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.deadline <= self.vault.clock.now() {
+            slot.take();
+        }
+        let bytes = slot.as_ref().ok_or(DownloadOverdue)?;
+        let rest = bytes.words.as_bytes().get(self.next..).unwrap_or_default();
+        let copied = out.len().min(rest.len());
+        if let (Some(to), Some(from)) = (out.get_mut(..copied), rest.get(..copied)) {
+            to.copy_from_slice(from);
+        }
+        self.next += copied;
+        if copied > 0 && self.next == self.len_bytes {
+            self.count.completed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(copied)
+    }
+}
+
+#[cfg(test)]
+mod tests;

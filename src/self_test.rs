@@ -1,0 +1,141 @@
+//! Known answers of every primitive that the daemon relies on, and of the engine.
+//!
+//! Owns what `dqkd self-test` prints and what start-up demands. It must not touch real pools or keys: every
+//! input here is public.
+
+mod primitives;
+mod vectors;
+
+use std::fmt;
+
+use vectors::Vector;
+
+/// The vectors of the independent reference `tests/vectors/blast1.py`.
+const VECTORS: &str = include_str!("../tests/vectors/blast1-vectors.json");
+
+/// One known answer: what was checked, and why it failed, if it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    name: String,
+    failure: Option<String>,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, outcome: Result<(), String>) -> Self {
+        Self { name: name.into(), failure: outcome.err() }
+    }
+
+    /// A primitive or a vector with the product it ran on.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why it failed; `None` when it passed.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.failure {
+            None => write!(f, "ok    {}", self.name),
+            Some(failure) => write!(f, "FAIL  {}: {failure}", self.name),
+        }
+    }
+}
+
+/// Every check of a run, in order. Prints one line for each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    checks: Vec<Check>,
+}
+
+impl Report {
+    /// Whether nothing failed.
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.failure.is_none())
+    }
+
+    /// The checks, in the order they ran.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// The report itself when nothing failed.
+    ///
+    /// # Errors
+    /// [`SelfTestError::Failed`] with the checks that failed.
+    pub fn into_result(self) -> Result<Self, SelfTestError> {
+        let failed: Vec<_> = self.checks.iter().filter(|check| check.failure.is_some()).cloned().collect();
+        if failed.is_empty() { Ok(self) } else { Err(SelfTestError::Failed(failed)) }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))
+    }
+}
+
+/// Why a self-test gives no good report.
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    /// At least one known answer did not come out: this binary must not make keys on this machine.
+    #[error("the self-test failed: {}", .0.iter().map(|check| check.name.as_str()).collect::<Vec<_>>().join(", "))]
+    Failed(Vec<Check>),
+    /// The vector file is no JSON.
+    #[error("the vectors are not valid JSON")]
+    Json(#[source] serde_json::Error),
+    /// The vector file holds something else than a list of vectors.
+    #[error("the vectors must be a non-empty JSON list of objects")]
+    NoVectors,
+    /// A field is missing or has a bad value.
+    #[error("vector {vector}: field `{field}` {problem}")]
+    Field {
+        /// Name of the vector, or its place in the list where it has none.
+        vector: String,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Every primitive and one vector of the engine on each product: a few milliseconds, for start-up.
+///
+/// # Errors
+/// [`SelfTestError::Failed`] when a known answer does not come out.
+pub fn run_quick() -> Result<Report, SelfTestError> {
+    let mut checks = primitives::checks();
+    if let Some(vector) = vectors::parse(VECTORS)?.first() {
+        checks.extend(vector.checks());
+    }
+    Report { checks }.into_result()
+}
+
+/// Every primitive and every embedded vector on each product.
+///
+/// # Errors
+/// Those of [`run_vectors`]; a mismatch is no error but a failed [`Check`] of the report.
+pub fn run_full() -> Result<Report, SelfTestError> {
+    let mut checks = primitives::checks();
+    checks.extend(run_vectors(VECTORS)?.checks);
+    Ok(Report { checks })
+}
+
+/// Every vector of `json` on each product of this processor.
+///
+/// Shape: a list in the format of `tests/vectors/blast1-vectors.json`, with any names and sizes within the
+/// limits of the engine (`docs/blast-engine.md`, section 6).
+///
+/// # Errors
+/// [`SelfTestError`] naming the vector and the field when the list is malformed; then nothing ran. A mismatch
+/// is no error but a failed [`Check`] of the report.
+pub fn run_vectors(json: &str) -> Result<Report, SelfTestError> {
+    let checks = vectors::parse(json)?.iter().flat_map(Vector::checks).collect();
+    Ok(Report { checks })
+}
+
+#[cfg(test)]
+mod tests;

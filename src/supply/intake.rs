@@ -1,0 +1,422 @@
+//! What peers push here: checked, regenerated, stored, acknowledged. Voided when they say so.
+//!
+//! Nothing in metadata is believed: who may push for whom, sizes, times, names and pools are all checked
+//! against this site's own configuration before a pool is touched.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use super::recent::{NotTaken, Recent};
+use crate::blast::{self, BatchSeeds, EngineError};
+use crate::identity::AuthenticatedKme;
+use crate::kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
+use crate::peer::content_digest;
+use crate::peer::wire::{
+    BatchMetadata, BatchStored, Info, InfoLimits, PROTOCOL_VERSION, SetReady, VoidAnswer, VoidRequest,
+};
+use crate::pool::{AnnouncedSet, PoolSet, PoolSetError, RecipientSetError, RecipientSets};
+use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, Store, StoreError};
+
+/// Batches being regenerated or stored at once.
+const IN_WORK_MAX: usize = 64;
+
+/// What this site accepts from its peers.
+#[derive(Clone, Debug)]
+pub struct IntakeRules {
+    /// Sizes of keys and number of SAEs.
+    pub limits: KeyLimits,
+    /// Whether a master that the directory does not list is accepted (`sae_admission = "chain"`).
+    pub unlisted_masters: bool,
+    /// Longest life of a key.
+    pub key_ttl_max: Duration,
+    /// Largest difference of clocks.
+    pub clock_skew_max: Duration,
+}
+
+/// Why a push was not accepted. The texts are sent to the peer; they hold no metadata beyond names.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The caller is no configured peer, or speaks for a site that is not its own.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The push breaks a rule of this site.
+    #[error("{0}")]
+    Refused(String),
+    /// The name of the batch or of a key stands for something else here.
+    #[error("the batch or one of its keys is known here with other content")]
+    Conflict,
+    /// The source voided the batch before it arrived.
+    #[error("the batch was voided")]
+    Voided,
+    /// The pools of the set cannot be had; another set is needed.
+    #[error("the pools of the set cannot be had: {0}")]
+    SetUnavailable(String),
+    /// No room or no store now; the same push may be accepted later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Takes in what peers push. Share it in an `Arc`.
+pub struct Intake {
+    directory: Arc<ArcSwap<Directory>>,
+    rules: IntakeRules,
+    sets: Arc<RecipientSets>,
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    recent: Recent,
+    in_work: Semaphore,
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+impl Intake {
+    /// Takes in by `rules`, for the SAEs that `directory` lists here.
+    pub fn new(
+        directory: Arc<ArcSwap<Directory>>,
+        rules: IntakeRules,
+        sets: Arc<RecipientSets>,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let in_work = Semaphore::new(IN_WORK_MAX);
+        Arc::new(Self { directory, rules, sets, store, clock, recent: Recent::default(), in_work })
+    }
+
+    /// Downloads an announced pool set.
+    ///
+    /// # Errors
+    /// [`IntakeError`].
+    pub async fn accept_set(
+        &self,
+        caller: &AuthenticatedKme,
+        announced: &AnnouncedSet,
+    ) -> Result<SetReady, IntakeError> {
+        let source = self.peer(caller)?;
+        let set = self.set(&source, announced).await?;
+        tracing::info!(peer = %source, set = %announced.id, words = announced.words, "pool set fetched");
+        Ok(SetReady { left_bits: set.left_bits() })
+    }
+
+    /// Regenerates a batch and stores it. Repeating the same push changes nothing.
+    ///
+    /// # Errors
+    /// [`IntakeError`]; then no key of the batch is usable here.
+    pub async fn accept_batch(
+        &self,
+        caller: &AuthenticatedKme,
+        batch: BatchMetadata,
+    ) -> Result<BatchStored, IntakeError> {
+        let source = self.peer(caller)?;
+        let directory = self.directory.load_full();
+        let checked = Checked { rules: &self.rules, directory: &directory, source: &source, batch: &batch };
+        let entitled = checked.entitled_here(self.clock.now())?;
+        let content = content_digest(&batch);
+        let stored = BatchStored { batch_id: batch.batch_id, keys: batch.key_ids.len() };
+        let arrival = self.recent.arrival(&source, batch.batch_id, content).map_err(|error| match error {
+            NotTaken::Conflict => IntakeError::Conflict,
+            NotTaken::Full => IntakeError::Unavailable("too many batches at once".to_owned()),
+        })?;
+        let mut progress = arrival.lock().await;
+        if progress.is_stored {
+            return Ok(stored);
+        }
+        let _permit = self.in_work.acquire().await.map_err(|_| stopping())?;
+        let set = self.set(&source, &batch.pool_set).await?;
+        if !progress.is_spent {
+            let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
+            set.spend(bits).map_err(refused)?;
+            progress.is_spent = true;
+        }
+        let made = regenerate(set, batch).await?;
+        let inserted = self.insert(&source, &made, &entitled, content).await?;
+        match inserted {
+            Inserted::Stored | Inserted::AlreadyStored => {
+                progress.is_stored = true;
+                Ok(stored)
+            }
+            Inserted::Conflict => Err(IntakeError::Conflict),
+            Inserted::Voided => Err(IntakeError::Voided),
+        }
+    }
+
+    /// Voids keys of the caller that nobody retrieved, and refuses the batch if it arrives later.
+    ///
+    /// # Errors
+    /// [`IntakeError`].
+    pub async fn void(
+        &self,
+        caller: &AuthenticatedKme,
+        request: &VoidRequest,
+    ) -> Result<VoidAnswer, IntakeError> {
+        let source = self.peer(caller)?;
+        if request.key_ids.len() > blast::MAX_KEYS_PER_BATCH {
+            return Err(IntakeError::Refused(format!(
+                "a batch has at most {} keys",
+                blast::MAX_KEYS_PER_BATCH
+            )));
+        }
+        // A tombstone outlives any push of its batch, and no caller can make it live longer than a key.
+        let now = self.clock.now();
+        let longest = now.plus(self.rules.key_ttl_max);
+        let shortest = now.plus(2 * self.rules.clock_skew_max + Duration::from_mins(5));
+        let until = request.expires_at.min(longest).max(shortest);
+        let outcome = self
+            .store
+            .void(&source, request.batch_id, &request.key_ids, until)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(VoidAnswer { voided: outcome.voided, kept: outcome.kept })
+    }
+
+    /// Who this KME is and what it accepts.
+    ///
+    /// # Errors
+    /// [`IntakeError::NotAllowed`] for anyone but a configured peer.
+    pub fn info(&self, caller: &AuthenticatedKme) -> Result<Info, IntakeError> {
+        self.peer(caller)?;
+        Ok(Info {
+            kme_id: self.directory.load().local().clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocols: vec![PROTOCOL_VERSION.to_owned()],
+            suites: vec![blast::SUITE.to_owned()],
+            clock: self.clock.now(),
+            limits: InfoLimits {
+                min_key_size: self.rules.limits.min_size_bits,
+                max_key_size: self.rules.limits.max_size_bits,
+                max_keys_per_batch: blast::MAX_KEYS_PER_BATCH,
+                clock_skew_max_secs: self.rules.clock_skew_max.as_secs(),
+            },
+        })
+    }
+
+    /// Forgets batches that arrived long ago, and expired pool sets; call it each second.
+    pub fn sweep(&self) {
+        self.recent.sweep();
+        self.sets.sweep();
+    }
+
+    fn peer(&self, caller: &AuthenticatedKme) -> Result<KmeId, IntakeError> {
+        if self.directory.load().is_peer(caller.id()) {
+            Ok(caller.id().clone())
+        } else {
+            Err(IntakeError::NotAllowed(format!("KME {} is no configured peer of this KME", caller.id())))
+        }
+    }
+
+    async fn set(&self, source: &KmeId, announced: &AnnouncedSet) -> Result<Arc<PoolSet>, IntakeError> {
+        self.sets.get_or_fetch(source, announced).await.map_err(|error| {
+            tracing::warn!(
+                peer = %source, set = %announced.id,
+                error = &error as &dyn std::error::Error,
+                "a pool set of a peer is not to be had"
+            );
+            match error {
+                RecipientSetError::Refused(_) => IntakeError::Refused(error.to_string()),
+                RecipientSetError::Conflict => IntakeError::Conflict,
+                RecipientSetError::Busy => IntakeError::Unavailable(error.to_string()),
+                RecipientSetError::Fetch(cause) => match &*cause {
+                    PoolSetError::Refused(_) => IntakeError::Refused(cause.to_string()),
+                    PoolSetError::Fetch(pool) => IntakeError::SetUnavailable(pool.to_string()),
+                    _ => IntakeError::SetUnavailable(cause.to_string()),
+                },
+            }
+        })
+    }
+
+    async fn insert(
+        &self,
+        source: &KmeId,
+        made: &Regenerated,
+        entitled: &[Entitlement],
+        content: [u8; 32],
+    ) -> Result<Inserted, IntakeError> {
+        let batch = NewBatch {
+            batch_id: made.batch_id,
+            source,
+            master: &made.master,
+            recipients: &made.recipients,
+            entitled,
+            content: ContentDigest(content),
+            created_at: made.created_at,
+            expires_at: made.expires_at,
+            keys: &made.keys,
+        };
+        self.store.insert_batch(&batch).await.map_err(|error| unavailable(&error))
+    }
+}
+
+/// A batch without its seeds, with its keys.
+struct Regenerated {
+    batch_id: BatchId,
+    master: SaeId,
+    recipients: Vec<Recipient>,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    keys: Vec<Key>,
+}
+
+/// Runs the engine where it does not hold up other tasks.
+async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerated, IntakeError> {
+    let work = move || {
+        let seeds = BatchSeeds { seed: batch.seed, mask_seed: batch.mask_seed };
+        let keys = blast::regenerate(
+            &set.sources(),
+            &seeds,
+            batch.key_bytes,
+            &batch.key_ids,
+            batch.words_per_pool,
+            &batch.confirm,
+        )?;
+        Ok(Regenerated {
+            batch_id: batch.batch_id,
+            master: batch.master,
+            recipients: batch.recipients,
+            created_at: batch.created_at,
+            expires_at: batch.expires_at,
+            keys,
+        })
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(made) => made.map_err(|error: EngineError| {
+            tracing::error!(%error, "a pushed batch cannot be regenerated");
+            refused(error)
+        }),
+        Err(_) => Err(stopping()),
+    }
+}
+
+/// One push, checked against this site's rules.
+struct Checked<'a> {
+    rules: &'a IntakeRules,
+    directory: &'a Directory,
+    source: &'a KmeId,
+    batch: &'a BatchMetadata,
+}
+
+impl Checked<'_> {
+    /// Who may retrieve the keys of the batch at this site, if the push keeps all rules.
+    fn entitled_here(&self, now: Timestamp) -> Result<Vec<Entitlement>, IntakeError> {
+        self.suite_and_sizes()?;
+        self.times(now)?;
+        self.master()?;
+        self.recipients()
+    }
+
+    fn suite_and_sizes(&self) -> Result<(), IntakeError> {
+        let refuse = |text: String| Err(IntakeError::Refused(text));
+        let (batch, limits) = (self.batch, &self.rules.limits);
+        if batch.suite != blast::SUITE {
+            return refuse(format!("the suite is unknown; this KME knows {}", blast::SUITE));
+        }
+        let bits = batch.key_bytes.saturating_mul(8);
+        let within = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
+        if bits < within(limits.min_size_bits) || bits > within(limits.max_size_bits) {
+            let (min, max) = (limits.min_size_bits, limits.max_size_bits);
+            return refuse(format!("keys of {bits} bits are not accepted, {min} to {max} are"));
+        }
+        blast::output_bits(batch.key_bytes, batch.key_ids.len()).map(drop).map_err(refused)
+    }
+
+    fn times(&self, now: Timestamp) -> Result<(), IntakeError> {
+        let refuse = |text: String| Err(IntakeError::Refused(text));
+        let (created_at, expires_at) = (self.batch.created_at, self.batch.expires_at);
+        let skew = now.since(created_at).max(created_at.since(now));
+        if skew > self.rules.clock_skew_max {
+            return refuse(format!(
+                "the clocks differ: the batch is of {created_at}, here it is {now}, {} s are allowed",
+                self.rules.clock_skew_max.as_secs()
+            ));
+        }
+        if expires_at <= now || expires_at <= created_at {
+            return refuse(format!("the batch expired at {expires_at}, here it is {now}"));
+        }
+        if expires_at.since(created_at) > self.rules.key_ttl_max {
+            return refuse(format!("keys live at most {} s here", self.rules.key_ttl_max.as_secs()));
+        }
+        Ok(())
+    }
+
+    /// A peer speaks for the masters of its own site only.
+    fn master(&self) -> Result<(), IntakeError> {
+        let master = &self.batch.master;
+        let not_allowed = |text: String| Err(IntakeError::NotAllowed(text));
+        match self.directory.resolve(master.as_str()) {
+            Some(Recipient { party: Party::Sae(_), kme }) if kme == *self.source => Ok(()),
+            Some(Recipient { party: Party::Sae(_), kme }) => {
+                not_allowed(format!("SAE {master} lives at KME {kme}, not at {}", self.source))
+            }
+            Some(Recipient { party: Party::Kme(_), .. }) => not_allowed(format!("{master} is a KME, no SAE")),
+            None if self.rules.unlisted_masters => Ok(()),
+            None => not_allowed(format!("SAE {master} is not listed here")),
+        }
+    }
+
+    fn recipients(&self) -> Result<Vec<Entitlement>, IntakeError> {
+        let refuse = |text: String| Err(IntakeError::Refused(text));
+        let recipients = &self.batch.recipients;
+        let most =
+            usize::try_from(self.rules.limits.max_additional_saes).unwrap_or(usize::MAX).saturating_add(1);
+        if recipients.is_empty() || recipients.len() > most {
+            return refuse(format!("a batch has 1 to {most} recipients"));
+        }
+        let local = self.directory.local();
+        let mut entitled = Vec::new();
+        for (index, recipient) in recipients.iter().enumerate() {
+            if recipients.iter().take(index).any(|earlier| earlier.party == recipient.party) {
+                return refuse("a recipient is named twice".to_owned());
+            }
+            if recipient.party == Party::Sae(self.batch.master.clone()) {
+                return refuse("the master is among the recipients".to_owned());
+            }
+            let known = match &recipient.party {
+                Party::Sae(sae) => self.directory.home_of(sae),
+                Party::Kme(kme) => Some(kme),
+            };
+            match known {
+                Some(home) if home != &recipient.kme => {
+                    let (party, named) = (name_of(&recipient.party), &recipient.kme);
+                    return refuse(format!("{party} lives at KME {home}, not at {named}"));
+                }
+                None if recipient.kme == *local => {
+                    return refuse(format!("{} is not known at this KME", name_of(&recipient.party)));
+                }
+                _ => {}
+            }
+            if recipient.kme == *local {
+                entitled.push(Entitlement { party: recipient.party.clone(), role: Role::Slave });
+            }
+        }
+        if entitled.is_empty() {
+            return refuse("no recipient lives at this KME".to_owned());
+        }
+        Ok(entitled)
+    }
+}
+
+fn name_of(party: &Party) -> String {
+    match party {
+        Party::Sae(sae) => format!("SAE {sae}"),
+        Party::Kme(kme) => format!("KME {kme}"),
+    }
+}
+
+fn refused(error: EngineError) -> IntakeError {
+    IntakeError::Refused(error.to_string())
+}
+
+fn stopping() -> IntakeError {
+    IntakeError::Unavailable("the KME stops".to_owned())
+}
+
+fn unavailable(error: &StoreError) -> IntakeError {
+    tracing::error!(error = error as &dyn std::error::Error, "a pushed batch could not be stored or voided");
+    IntakeError::Unavailable(error.public_message().to_owned())
+}

@@ -1,0 +1,271 @@
+//! One order: cut into batches, made, pushed to every site, committed here, handed out. All or nothing.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, stream};
+
+use super::announce::AnnounceFailure;
+use super::retract::{self, Traces};
+use super::{Supply, SupplyError, batch};
+use crate::blast::{self, BatchSeeds, EngineError};
+use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Seed, Timestamp};
+use crate::peer::content_digest;
+use crate::peer::wire::BatchMetadata;
+use crate::pool::{PoolSet, PoolSetError, SourceSetError};
+use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, StoreError};
+
+/// Batches of one order in work at once.
+const BATCHES_AT_ONCE: usize = 4;
+
+/// What an SAE asked for.
+pub(super) struct Order<'a> {
+    pub(super) supply: &'a Supply,
+    pub(super) master: &'a SaeId,
+    pub(super) recipients: &'a [Recipient],
+    pub(super) number: usize,
+    pub(super) key_bytes: usize,
+}
+
+impl Order<'_> {
+    pub(super) async fn fill(&self) -> Result<Vec<Key>, SupplyError> {
+        let counts = batch::split(self.number, self.key_bytes).ok_or_else(|| {
+            tracing::error!(key_bytes = self.key_bytes, "an order for keys that no batch can hold");
+            SupplyError::Internal
+        })?;
+        let created_at = self.supply.parts.clock.now();
+        let expires_at = created_at.plus(self.supply.settings.key_ttl);
+        let work = Work {
+            order: self,
+            sites: self.supply.group_of(self.recipients),
+            created_at,
+            expires_at,
+            traces: Mutex::default(),
+        };
+        let made = tokio::time::timeout(self.supply.settings.order_timeout, work.make_all(&counts))
+            .await
+            .unwrap_or(Err(SupplyError::Slow));
+        if let Err(error) = &made {
+            tracing::debug!(
+                error = error as &dyn std::error::Error,
+                keys = self.number,
+                sites = work.sites.len(),
+                "an order for keys was given up"
+            );
+            retract::spawn(self.supply, work.into_traces(), expires_at);
+        }
+        made
+    }
+
+    /// Who may retrieve the keys at this site.
+    fn entitled_here(&self) -> Vec<Entitlement> {
+        let master = Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master };
+        let local = self.recipients.iter().filter(|recipient| recipient.kme == self.supply.parts.local);
+        let slaves = local.map(|recipient| Entitlement { party: recipient.party.clone(), role: Role::Slave });
+        self.supply.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
+    }
+}
+
+/// A batch that every other site has.
+struct Made {
+    batch_id: BatchId,
+    content: ContentDigest,
+    keys: Vec<Key>,
+}
+
+/// An order in work, and what it has left behind at the sites so far.
+struct Work<'a> {
+    order: &'a Order<'a>,
+    sites: BTreeSet<KmeId>,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    traces: Mutex<Traces>,
+}
+
+impl Work<'_> {
+    async fn make_all(&self, counts: &[usize]) -> Result<Vec<Key>, SupplyError> {
+        let batches = counts.iter().copied().map(|count| self.make(count));
+        let mut running = stream::iter(batches).buffered(BATCHES_AT_ONCE);
+        let mut made = Vec::with_capacity(counts.len());
+        while let Some(batch) = running.next().await {
+            made.push(batch?);
+        }
+        // Every site has every batch; only now does this site store what may be retrieved here.
+        let entitled = self.order.entitled_here();
+        if !entitled.is_empty() {
+            try_join_all(made.iter().map(|batch| self.store(batch, &entitled))).await?;
+        }
+        Ok(made.into_iter().flat_map(|batch| batch.keys).collect())
+    }
+
+    /// One batch that every site has. A site that lost the pool set (it restarted) gets one more chance with
+    /// a new set.
+    async fn make(&self, count: usize) -> Result<Made, SupplyError> {
+        match self.attempt(count).await {
+            Err(Failure::SetGone(error)) => {
+                tracing::info!(error = &error as &dyn std::error::Error, "trying with a new pool set");
+                self.attempt(count).await.map_err(Failure::into_error)
+            }
+            result => result.map_err(Failure::into_error),
+        }
+    }
+
+    async fn attempt(&self, count: usize) -> Result<Made, Failure> {
+        let (order, parts) = (self.order, &self.order.supply.parts);
+        let bits = blast::output_bits(order.key_bytes, count).map_err(internal)?;
+        let set = parts.sets.acquire(&self.sites, bits).await.map_err(no_set)?;
+        let batch_id = BatchId::draw(&*parts.random).map_err(internal)?;
+        let key_ids = KeyId::draw_batch(count, &*parts.random).map_err(internal)?;
+        let seeds = BatchSeeds {
+            seed: Seed::draw(&*parts.random).map_err(internal)?,
+            mask_seed: Seed::draw(&*parts.random).map_err(internal)?,
+        };
+        let made = generate(Arc::clone(&set), seeds, order.key_bytes, key_ids).await?;
+        let metadata = BatchMetadata {
+            batch_id,
+            suite: blast::SUITE.to_owned(),
+            pool_set: set.announcement(),
+            seed: made.seeds.seed,
+            mask_seed: made.seeds.mask_seed,
+            words_per_pool: made.batch.words_per_pool,
+            key_bytes: order.key_bytes,
+            key_ids: made.key_ids,
+            master: order.master.clone(),
+            recipients: order.recipients.to_vec(),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            confirm: made.batch.confirm,
+        };
+        try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(
+            |failure| {
+                if matches!(failure, Failure::SetGone(_)) {
+                    parts.sets.discard(&self.sites, set.id());
+                }
+            },
+        )?;
+        Ok(Made { batch_id, content: ContentDigest(content_digest(&metadata)), keys: made.batch.keys })
+    }
+
+    async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<(), Failure> {
+        let peer = self.order.supply.parts.peers.find(kme);
+        let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
+        let trace = (kme.clone(), metadata.batch_id);
+        // Noted before it is sent: whatever becomes of the call, the site may have stored the batch.
+        self.lock().remote.insert(trace.clone());
+        peer.push(metadata).await.map_err(|error| {
+            if error.was_not_sent() {
+                self.lock().remote.remove(&trace);
+            }
+            let supply_error = SupplyError::of_peer(&error);
+            if error.refuses_set() { Failure::SetGone(supply_error) } else { Failure::Order(supply_error) }
+        })
+    }
+
+    async fn store(&self, made: &Made, entitled: &[Entitlement]) -> Result<(), SupplyError> {
+        let parts = &self.order.supply.parts;
+        let batch = NewBatch {
+            batch_id: made.batch_id,
+            source: &parts.local,
+            master: self.order.master,
+            recipients: self.order.recipients,
+            entitled,
+            content: made.content,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            keys: &made.keys,
+        };
+        self.lock().local.push(made.batch_id);
+        match parts.store.insert_batch(&batch).await {
+            Ok(Inserted::Stored) => Ok(()),
+            Ok(other) => {
+                tracing::error!(batch = %made.batch_id, ?other, "a fresh batch was not stored");
+                Err(SupplyError::Internal)
+            }
+            Err(error) => Err(not_stored(error)),
+        }
+    }
+
+    fn into_traces(self) -> Traces {
+        self.traces.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a batch was not made.
+enum Failure {
+    /// A site cannot get at the pools of the set; another set may do.
+    SetGone(SupplyError),
+    /// The order has failed.
+    Order(SupplyError),
+}
+
+impl Failure {
+    fn into_error(self) -> SupplyError {
+        match self {
+            Self::SetGone(error) | Self::Order(error) => error,
+        }
+    }
+}
+
+impl From<SupplyError> for Failure {
+    fn from(error: SupplyError) -> Self {
+        Self::Order(error)
+    }
+}
+
+/// What the engine made, with what it was made from.
+struct Generated {
+    batch: blast::Generated,
+    seeds: BatchSeeds,
+    key_ids: Vec<KeyId>,
+}
+
+/// Runs the engine where it does not hold up other tasks.
+async fn generate(
+    set: Arc<PoolSet>,
+    seeds: BatchSeeds,
+    key_bytes: usize,
+    key_ids: Vec<KeyId>,
+) -> Result<Generated, SupplyError> {
+    tokio::task::spawn_blocking(move || {
+        let batch = blast::generate(&set.sources(), &seeds, key_bytes, &key_ids)?;
+        Ok(Generated { batch, seeds, key_ids })
+    })
+    .await
+    .map_err(internal)?
+    .map_err(|error: EngineError| internal(error))
+}
+
+fn internal(error: impl std::error::Error + 'static) -> SupplyError {
+    tracing::error!(error = &error as &dyn std::error::Error, "keys could not be made");
+    SupplyError::Internal
+}
+
+fn not_stored(error: StoreError) -> SupplyError {
+    tracing::error!(error = &error as &dyn std::error::Error, "keys could not be stored");
+    match error {
+        StoreError::Full(_) => SupplyError::StoreFull,
+        _ => SupplyError::StoreUnavailable,
+    }
+}
+
+/// Why there is no pool set, as the caller of an order learns it. The cause was logged by the maker.
+pub(super) fn no_set(error: SourceSetError) -> SupplyError {
+    match &error {
+        SourceSetError::NotMade(cause) => match &**cause {
+            PoolSetError::TooFewServers { answered, .. } => {
+                SupplyError::TooFewPoolServers { answered: *answered }
+            }
+            _ => SupplyError::Internal,
+        },
+        SourceSetError::NotAnnounced(cause) => match cause.downcast_ref::<AnnounceFailure>() {
+            Some(failure) => failure.as_supply_error(),
+            None => SupplyError::Internal,
+        },
+        SourceSetError::TooLarge { .. } | SourceSetError::Busy(_) => SupplyError::Busy,
+    }
+}

@@ -1,0 +1,92 @@
+//! Voids what sites stored of an order that was given up, so that no twin stays usable anywhere.
+//!
+//! Best effort: a site that cannot be reached in time keeps keys whose IDs nobody was told; they expire.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Supply, SupplyParts};
+use crate::kme::{BatchId, KmeId, Timestamp};
+use crate::peer::PeerClient;
+use crate::peer::wire::VoidRequest;
+
+/// Orders whose traces are being removed at once; more are left to expire.
+pub(super) const RETRACTS_MAX: usize = 1024;
+/// How often a site is asked.
+const ATTEMPTS: u32 = 8;
+/// First pause between attempts; doubles each time.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Where an order may have left keys.
+#[derive(Debug, Default)]
+pub(super) struct Traces {
+    /// Sites that were sent a batch.
+    pub(super) remote: BTreeSet<(KmeId, BatchId)>,
+    /// Batches that were being stored here.
+    pub(super) local: Vec<BatchId>,
+}
+
+/// Removes `traces` in the background.
+pub(super) fn spawn(supply: &Supply, traces: Traces, expires_at: Timestamp) {
+    if traces.remote.is_empty() && traces.local.is_empty() {
+        return;
+    }
+    let Ok(permit) = Arc::clone(&supply.retracts).try_acquire_owned() else {
+        tracing::warn!("too many orders were given up at once; what sites stored of this one will expire");
+        return;
+    };
+    let parts = Arc::clone(&supply.parts);
+    let tasks = parts.tasks.clone();
+    tasks.spawn(async move {
+        for batch in &traces.local {
+            at_home(&parts, *batch, expires_at).await;
+        }
+        let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
+            let peer = parts.peers.find(&kme)?;
+            Some(at_peer(peer, batch, expires_at))
+        });
+        futures_util::future::join_all(peers).await;
+        drop(permit);
+    });
+}
+
+async fn at_peer(peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
+    let request = VoidRequest { batch_id, key_ids: Vec::new(), expires_at };
+    let mut pause = PAUSE;
+    for _ in 1..ATTEMPTS {
+        match peer.void(&request).await {
+            Ok(answer) if answer.kept.is_empty() => return,
+            Ok(answer) => {
+                tracing::error!(
+                    peer = %peer.kme(), batch = %batch_id, kept = answer.kept.len(),
+                    "keys of an order that was given up had been retrieved"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(
+                    peer = %peer.kme(), batch = %batch_id, error = &error as &dyn std::error::Error,
+                    "voiding a batch again soon"
+                );
+            }
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+    tracing::warn!(
+        peer = %peer.kme(), batch = %batch_id,
+        "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
+    );
+}
+
+async fn at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) {
+    if let Err(error) = parts.store.void(&parts.local, batch_id, &[], expires_at).await {
+        tracing::warn!(
+            batch = %batch_id, error = &error as &dyn std::error::Error,
+            "a batch that was given up could not be voided here; nobody knows its key IDs, and it expires"
+        );
+    }
+}

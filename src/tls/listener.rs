@@ -1,0 +1,261 @@
+//! The accept loop of every listener.
+//!
+//! Bounded everywhere: connections, handshakes, the wait for a first request, headers, streams. Reads the
+//! client's identity once for each connection and gives it to every request of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::store::{TlsStore, Versions};
+use crate::identity::{ClientIdentity, IdentityError, IdentityRules, identify};
+
+/// Pause after the system refused to accept (out of file descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const HEADERS_MAX: usize = 64;
+const HEADER_BYTES_MAX: u32 = 32 * 1024;
+const STREAMS_MAX: u32 = 256;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bounds of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerLimits {
+    /// Most connections at once, handshakes included. More wait in the system's queue.
+    pub max_connections: usize,
+    /// The longest that a handshake may take.
+    pub handshake_timeout: Duration,
+    /// The longest that a client may take to send the head of a request, the first one included.
+    pub header_timeout: Duration,
+    /// How long requests under way may take when the listener stops.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How connections are protected.
+#[derive(Clone)]
+pub enum ListenerTls {
+    /// Not at all: for loopback addresses only. Every client is nobody.
+    Plain,
+    /// By mutual TLS: without a certificate of the chain there is no connection.
+    Mutual {
+        /// The own certificates.
+        store: Arc<TlsStore>,
+        /// How clients' identities are read.
+        rules: IdentityRules,
+        /// Accepted versions.
+        versions: Versions,
+    },
+}
+
+/// Where a request comes from, put into its extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
+
+struct Listener {
+    name: &'static str,
+    tls: ListenerTls,
+    router: Router,
+    limits: ListenerLimits,
+    shutdown: CancellationToken,
+}
+
+/// Serves `router` on `tcp` until `shutdown`, then lets requests under way end.
+pub async fn serve(
+    name: &'static str,
+    tcp: TcpListener,
+    tls: ListenerTls,
+    router: Router,
+    limits: ListenerLimits,
+    shutdown: CancellationToken,
+) {
+    let listener = Arc::new(Listener { name, tls, router, limits, shutdown });
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    tokio::select! {
+        () = listener.shutdown.cancelled() => {}
+        () = accept(&listener, &tcp, &connections, &cut) => {}
+    }
+    drop(tcp);
+    connections.close();
+    if timeout(limits.shutdown_grace, connections.wait()).await.is_err() {
+        tracing::warn!(listener = name, left = connections.len(), "connections are cut off");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept(
+    listener: &Arc<Listener>,
+    tcp: &TcpListener,
+    connections: &TaskTracker,
+    cut: &CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(listener.limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    loop {
+        // Taken before the accept, so that a connection is never accepted to be left alone.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match tcp.accept().await {
+            Ok((stream, address)) => {
+                let (listener, cut) = (Arc::clone(listener), cut.clone());
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = cut.cancelled() => {}
+                        () = listener.connection(stream, address) => {}
+                    }
+                    drop(permit);
+                });
+            }
+            // The client was gone before we looked.
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(listener = listener.name, %error, "connections cannot be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+impl Listener {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        let ListenerTls::Mutual { store, rules, versions } = &self.tls else {
+            return self.requests(stream, address, ClientIdentity::none(), None).await;
+        };
+        // Subscribed before the handshake: a change during it ends the connection too.
+        let changes = store.changes();
+        let acceptor = TlsAcceptor::from(store.server(*versions));
+        let refused = |reason: String| {
+            tracing::warn!(listener = self.name, client = %address, reason, "a connection was refused");
+        };
+        let stream = match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return refused(error.to_string()),
+            Err(_) => return refused("the handshake took too long".to_owned()),
+        };
+        let identity = identity_of(&stream, rules);
+        if let Some(reason) = identity.refusal() {
+            refused(format!("every request will be answered with 401: {reason}"));
+        }
+        self.requests(stream, address, identity, Some(changes)).await;
+    }
+
+    async fn requests(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: SocketAddr,
+        identity: ClientIdentity,
+        changes: Option<watch::Receiver<u64>>,
+    ) {
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let (asked, router) = (Arc::clone(&has_asked), self.router.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(identity.clone());
+            request.extensions_mut().insert(PeerAddress(address));
+            router.clone().oneshot(request)
+        });
+        let builder = self.builder();
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut first_request = pin!(sleep(self.limits.header_timeout));
+        let mut changed = pin!(changed(changes));
+        let (mut may_wait, mut may_go_on) = (true, true);
+        loop {
+            tokio::select! {
+                result = &mut connection => {
+                    if let Err(error) = result {
+                        tracing::debug!(listener = self.name, client = %address, %error, "a connection broke");
+                    }
+                    return;
+                }
+                () = &mut first_request, if may_wait => {
+                    // The header timeout of hyper starts only with the first byte.
+                    if !has_asked.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    may_wait = false;
+                }
+                () = &mut changed, if may_go_on => {
+                    may_go_on = false;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.shutdown.cancelled(), if may_go_on => {
+                    may_go_on = false;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    fn builder(&self) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(HEADER_BYTES_MAX as usize);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        builder
+    }
+}
+
+async fn changed(changes: Option<watch::Receiver<u64>>) {
+    if let Some(mut changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+fn identity_of(stream: &TlsStream<TcpStream>, rules: &IdentityRules) -> ClientIdentity {
+    let (_, connection) = stream.get_ref();
+    let leaf = connection.peer_certificates().and_then(<[_]>::first);
+    ClientIdentity::new(match leaf {
+        Some(leaf) => identify(leaf, rules),
+        None => Err(IdentityError::NoCertificate),
+    })
+}

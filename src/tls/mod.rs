@@ -1,0 +1,20 @@
+//! Mutual TLS: certificates and their reload, the accept loop of every listener, the client of every call.
+//!
+//! Owns the cipher and version policy: TLS 1.3 everywhere, 1.2 only where old encryptors call, the hybrid
+//! X25519MLKEM768 first. Knows HTTP only as far as a connection needs; routes nothing.
+
+mod client;
+mod error;
+pub mod listener;
+mod material;
+mod store;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+pub use client::{HttpVersion, HttpsClient, HttpsError};
+pub use error::TlsError;
+pub use listener::{ListenerLimits, ListenerTls, PeerAddress};
+pub use material::{TlsFiles, TlsParts};
+pub use store::{TlsStore, Versions};
+pub use verifier::ExpectedServer;
