@@ -123,7 +123,7 @@ impl Drop for RequestLine {
                     http.route = %self.route,
                     http.status = $status,
                     error.code = $code,
-                    caller = self.caller.as_ref().and_then(name_of),
+                    caller = self.caller.as_ref().and_then(ClientIdentity::name),
                     duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
                     $text
                 )
@@ -137,11 +137,6 @@ impl Drop for RequestLine {
             Some((status, code)) => line!(debug, status.as_u16(), code, "request served"),
         }
     }
-}
-
-/// The caller's ID, whatever kind it is.
-fn name_of(identity: &ClientIdentity) -> Option<&str> {
-    identity.sae().map(|sae| sae.id().as_str())
 }
 
 #[cfg(test)]
