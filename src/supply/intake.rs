@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use super::recent::{NotTaken, Recent};
+use super::recent::{NotTaken, Progress, Recent};
 use crate::blast::{self, BatchSeeds, EngineError};
 use crate::identity::AuthenticatedKme;
 use crate::kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
@@ -128,19 +128,33 @@ impl Intake {
         if progress.is_stored {
             return Ok(stored);
         }
+        let result = self.regenerate_and_store(&source, batch, &entitled, content, &mut progress).await;
+        if result.is_err() && !progress.is_spent {
+            self.recent.forget(&source, stored.batch_id);
+        }
+        result.map(|()| stored)
+    }
+
+    async fn regenerate_and_store(
+        &self,
+        source: &KmeId,
+        batch: BatchMetadata,
+        entitled: &[Entitlement],
+        content: [u8; 32],
+        progress: &mut Progress,
+    ) -> Result<(), IntakeError> {
         let _permit = self.in_work.acquire().await.map_err(|_| stopping())?;
-        let set = self.set(&source, &batch.pool_set).await?;
+        let set = self.set(source, &batch.pool_set).await?;
         if !progress.is_spent {
             let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
             set.spend(bits).map_err(refused)?;
             progress.is_spent = true;
         }
         let made = regenerate(set, batch).await?;
-        let inserted = self.insert(&source, &made, &entitled, content).await?;
-        match inserted {
+        match self.insert(source, &made, entitled, content).await? {
             Inserted::Stored | Inserted::AlreadyStored => {
                 progress.is_stored = true;
-                Ok(stored)
+                Ok(())
             }
             Inserted::Conflict => Err(IntakeError::Conflict),
             Inserted::Voided => Err(IntakeError::Voided),

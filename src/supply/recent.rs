@@ -80,6 +80,11 @@ impl Recent {
         }
     }
 
+    /// Forgets a batch that came to nothing, so that its name is free again.
+    pub(super) fn forget(&self, source: &KmeId, batch: BatchId) {
+        self.lock().remove(&(source.clone(), batch));
+    }
+
     /// Forgets what is over; call it now and then.
     pub(super) fn sweep(&self) {
         let now = Instant::now();

@@ -6,6 +6,7 @@
 pub mod fields;
 
 use std::any::Any;
+use std::io::IsTerminal as _;
 use std::panic::{Location, PanicHookInfo};
 use std::sync::Once;
 
@@ -26,7 +27,12 @@ pub fn init(log: &LogConfig) {
     let filter = EnvFilter::new(directives).and(filter_fn(may_be_logged));
     let writer = std::io::stderr;
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
-        LogFormat::Text => Box::new(tracing_subscriber::fmt::layer().with_writer(writer).with_filter(filter)),
+        LogFormat::Text => Box::new(
+            tracing_subscriber::fmt::layer()
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(writer)
+                .with_filter(filter),
+        ),
         LogFormat::Json => Box::new(
             tracing_subscriber::fmt::layer()
                 .json()

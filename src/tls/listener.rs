@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::body::WholeBody;
 use super::store::{TlsStore, Versions};
 use crate::identity::{ClientIdentity, IdentityError, IdentityRules, identify};
 
@@ -186,7 +187,7 @@ impl Listener {
         let (asked, router) = (Arc::clone(&has_asked), self.router.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
-            let mut request = request.map(Body::new);
+            let mut request = request.map(|body| Body::new(WholeBody::new(body)));
             request.extensions_mut().insert(identity.clone());
             request.extensions_mut().insert(PeerAddress(address));
             router.clone().oneshot(request)

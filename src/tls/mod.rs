@@ -3,6 +3,7 @@
 //! Owns the cipher and version policy: TLS 1.3 everywhere, 1.2 only where old encryptors call, the hybrid
 //! X25519MLKEM768 first. Knows HTTP only as far as a connection needs; routes nothing.
 
+mod body;
 mod client;
 mod error;
 pub mod listener;

@@ -96,7 +96,9 @@ mod tests {
                 ports.dedup();
                 assert_eq!(ports.len(), 3 * sites + 6);
                 assert!(
-                    base == 0 || (ports[0], ports[ports.len() - 1]) == (base, base + u16::try_from(3 * sites + 5).unwrap())
+                    base == 0
+                        || (ports[0], ports[ports.len() - 1])
+                            == (base, base + u16::try_from(3 * sites + 5).unwrap())
                 );
             }
         }

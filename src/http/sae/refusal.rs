@@ -65,9 +65,8 @@ fn supply(failure: &SupplyError) -> ApiError {
     };
     let causes = causes(failure);
     match failure {
-        SupplyError::StoreFull | SupplyError::StoreUnavailable | SupplyError::Internal => {
-            error!(error.code = code, error = causes, "no keys could be supplied");
-        }
+        // Logged with its causes where it happened.
+        SupplyError::StoreFull | SupplyError::StoreUnavailable | SupplyError::Internal => {}
         _ => warn!(error.code = code, error = causes, "no keys could be supplied"),
     }
     ApiError::unavailable(code, message, retry_secs)

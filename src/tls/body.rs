@@ -1,0 +1,68 @@
+//! Request bodies that are read to their end even when nobody wants them.
+//!
+//! An answer may come before the client has sent its whole body: a refusal, say. If the rest were simply
+//! dropped, HTTP/2 would reset the stream and curl would report a broken connection instead of the answer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::timeout;
+
+/// How much of an unwanted rest is read and dropped.
+const REST_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// How long an unwanted rest is read.
+const REST_MAX_TIME: Duration = Duration::from_secs(10);
+
+/// A request body whose rest is read in the background when it is dropped early.
+pub(super) struct WholeBody(Option<Incoming>);
+
+impl WholeBody {
+    pub(super) fn new(body: Incoming) -> Self {
+        Self(Some(body))
+    }
+}
+
+impl Body for WholeBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map(Incoming::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for WholeBody {
+    fn drop(&mut self) {
+        if let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) {
+            tokio::spawn(timeout(REST_MAX_TIME, read_away(body)));
+        }
+    }
+}
+
+async fn read_away(mut body: Incoming) {
+    let mut read_bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read_bytes += frame.data_ref().map_or(0, Bytes::len);
+        if read_bytes > REST_MAX_BYTES {
+            return;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The command line: exit codes and messages.
+
+use std::process::Output;
+
+use tempfile::TempDir;
+
+use crate::support::{Network, dqkd, output_of, run_to_end};
+
+fn run(args: &[&str]) -> Output {
+    output_of(dqkd().args(args))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_2_and_names_the_line_for_every_command_that_reads_it() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("x.toml");
+    std::fs::write(&file, "[kme]\nid = \"a\"\nwrong = 1\n").unwrap();
+    let path = file.display().to_string();
+    for args in [
+        &["check-config", &path][..],
+        &["serve", "--config", &path],
+        &["pool", "--config", &path],
+        &["migrate", "--config", &path],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let text = stderr(&output);
+        assert!(text.contains("x.toml:3") && text.contains("wrong"), "{text}");
+    }
+    let output = run(&["serve", "--config", "/does/not/exist.toml"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_help_with_0() {
+    assert_eq!(run(&["fly"]).status.code(), Some(2));
+    assert_eq!(run(&["demo", "--sites", "1"]).status.code(), Some(2));
+    assert_eq!(run(&["demo", "--once", "--generate-only"]).status.code(), Some(2));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn each_daemon_refuses_the_other_ones_configuration() {
+    let network = Network::generate(2);
+    let site = network.site(0).config.display().to_string();
+    let pool = network.pool(0).config.display().to_string();
+    let output = run(&["pool", "--config", &site]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("dqkd serve --config"), "{}", stderr(&output));
+    let output = run(&["serve", "--config", &pool]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("dqkd pool --config"), "{}", stderr(&output));
+    let listed = run_to_end(&["check-config", &site, &pool]);
+    assert!(listed.contains("KME site-a with 1 peer") && listed.contains("pool server pool-1"), "{listed}");
+}
+
+#[test]
+fn migrate_makes_the_schema_and_serve_without_migrate_wants_it() {
+    let network = Network::generate(2);
+    network.configure(0, "[store]", "[store]\nmigrate = false");
+    let site = network.site(0).config.display().to_string();
+    let output = run(&["serve", "--config", &site]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("dqkd migrate"), "{}", stderr(&output));
+    for _ in 0..2 {
+        assert!(run_to_end(&["migrate", "--config", &site]).contains("up to date"));
+    }
+}
+
+#[test]
+fn the_self_test_passes_and_a_changed_vector_fails_by_name() {
+    let text = run_to_end(&["self-test"]);
+    assert!(text.lines().count() > 5 && text.lines().all(|line| line.starts_with("ok ")), "{text}");
+    let vectors = include_str!("../vectors/blast1-vectors.json");
+    let dir = TempDir::new().unwrap();
+    let good = dir.path().join("good.json");
+    std::fs::write(&good, vectors).unwrap();
+    run_to_end(&["self-test", "--vectors", &good.display().to_string()]);
+    let mut parsed: serde_json::Value = serde_json::from_str(vectors).unwrap();
+    let confirm = &mut parsed[0]["confirm"];
+    *confirm = serde_json::Value::String("0".repeat(confirm.as_str().unwrap().len()));
+    let bad = dir.path().join("bad.json");
+    std::fs::write(&bad, parsed.to_string()).unwrap();
+    let output = run(&["self-test", "--vectors", &bad.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    let name = parsed[0]["name"].as_str().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.lines().any(|line| line.starts_with("FAIL") && line.contains(name)), "{stdout}");
+}
+
+#[test]
+fn the_authority_issues_shows_and_refuses_to_overwrite() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let pki = dir.path().join("pki");
+    let path = pki.display().to_string();
+    run_to_end(&["pki", "init", "--trust-domain", "example.org", "--dir", &path]);
+    assert_eq!(run(&["pki", "init", "--trust-domain", "example.org", "--dir", &path]).status.code(), Some(1));
+    let issue =
+        ["pki", "issue", "sae", "router 7", "--name", "router-7", "--dir", &path, "--p12-password", "p"];
+    run_to_end(&issue);
+    let again = run(&issue);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("exists"), "{}", stderr(&again));
+    run_to_end(&[&issue[..], &["--force"]].concat());
+    let shown = run_to_end(&["pki", "show", &pki.join("router-7.pem").display().to_string()]);
+    assert!(shown.contains("spiffe://example.org/sae/router%207"), "{shown}");
+    assert!(shown.contains("certificate authority"), "the chain has the issuing CA: {shown}");
+    for private in ["router-7.key", "router-7.p12", "authority/root.key", "authority/issuing.key"] {
+        let mode = std::fs::metadata(pki.join(private)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{private}");
+    }
+    let slash = run(&["pki", "issue", "sae", "a/b", "--dir", &path]);
+    assert_eq!(slash.status.code(), Some(1));
+    assert!(stderr(&slash).contains("--name"), "{}", stderr(&slash));
+    assert_eq!(run(&["pki", "revoke", "sae", "nobody", "--dir", &path]).status.code(), Some(1));
+    run_to_end(&["pki", "revoke", "sae", "router 7", "--dir", &path]);
+    run_to_end(&["pki", "crl", "--dir", &path]);
+}
+
+#[test]
+fn the_client_says_what_the_kme_said() {
+    let network = Network::start(2);
+    let (site, alice) = network.sae("alice");
+    let (ca, p12) = (network.ca().display().to_string(), alice.p12.display().to_string());
+    let base = |password: &str, slave: &str| {
+        run(&["enc", "--url", &site.sae_url, "--ca", &ca, "--p12", &p12, "--p12-password", password, slave])
+    };
+    let refused = base(&alice.p12_password, "nobody");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("400"), "{}", stderr(&refused));
+    let wrong = base("wrong", "bob");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(stderr(&wrong).contains("wrong password"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run_to_end(&["completions", shell]).contains("dqkd"), "{shell}");
+    }
+}

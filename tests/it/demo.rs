@@ -1,0 +1,98 @@
+//! `dqkd demo`.
+
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::{PATIENCE, dqkd, lines_of, output_of, run_to_end};
+
+#[test]
+fn once_prints_the_same_key_from_both_sites_and_ends_with_0() {
+    let dir = TempDir::new().unwrap();
+    let output = output_of(dqkd().args(["demo", "--once", "--dir"]).arg(dir.path().join("demo")));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let key_of = |site: &str| {
+        let line = text.lines().find(|line| line.starts_with(site) && line.ends_with('='));
+        line.unwrap_or_else(|| panic!("{text}")).split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(key_of("site-a"), key_of("site-b"));
+    assert_eq!(key_of("site-a").len(), 44);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_printed_curl_commands_work_as_they_are_and_both_signals_stop_it_cleanly() {
+    for signal in ["INT", "TERM"] {
+        let dir = TempDir::new().unwrap();
+        let mut command = dqkd();
+        command.args(["demo", "--dir"]).arg(dir.path().join("demo")).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = lines_of(&mut child);
+        let mut commands = Vec::new();
+        loop {
+            let line = lines.recv_timeout(PATIENCE).unwrap();
+            if let Some(command) = line.trim_start().strip_prefix("curl ") {
+                commands.push(command.to_owned());
+            }
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+        }
+        let shell = |command: &str| {
+            let output = Command::new("sh").args(["-c", &format!("curl -sS {command}")]).output().unwrap();
+            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+        };
+        let enc = shell(&commands[0]);
+        let id = enc["keys"][0]["key_ID"].as_str().unwrap();
+        assert_eq!(shell(&commands[1].replace("KEY_ID\"}", &format!("{id}\"}}"))), enc, "{signal}");
+        assert_eq!(shell(&commands[2])["ready"], true);
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        assert!(child.wait().unwrap().success(), "{signal}");
+    }
+}
+
+#[test]
+fn ports_are_consecutive_from_base_port_and_the_manifest_has_absolute_paths() {
+    let dir = TempDir::new().unwrap();
+    let demo = dir.path().join("demo");
+    let demo_arg = demo.display().to_string();
+    let args = ["demo", "--generate-only", "--base-port", "21000", "--sites", "3", "--dir", &demo_arg];
+    run_to_end(&args);
+    let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(manifest["sites"][0]["sae_url"], "https://127.0.0.1:21000");
+    assert_eq!(manifest["sites"][2]["admin_url"], "http://127.0.0.1:21008");
+    assert_eq!(manifest["pool_servers"][2]["url"], "https://127.0.0.1:21013");
+    assert_eq!(manifest["sites"][2]["saes"][0]["id"], "erin");
+    let sae = &manifest["sites"][0]["saes"][0];
+    for path in [&manifest["ca"], &manifest["sites"][0]["config"], &sae["cert"], &sae["key"], &sae["p12"]] {
+        let path = std::path::Path::new(path.as_str().unwrap());
+        assert!(path.is_absolute() && path.is_file(), "{}", path.display());
+    }
+    assert!(sae["p12_password"].as_str().unwrap().len() >= 16);
+    // A second run replaces the first; anything that is no demo is left alone.
+    run_to_end(&args);
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("precious"), "x").unwrap();
+    let refused = output_of(dqkd().args(["demo", "--once", "--dir"]).arg(&other));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(other.join("precious").is_file());
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let dir = TempDir::new().unwrap();
+    let base = port.to_string();
+    let output = output_of(
+        dqkd().args(["demo", "--once", "--base-port", &base, "--dir"]).arg(dir.path().join("demo")),
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains(&format!("sae listener of site-a cannot use 127.0.0.1:{port}")), "{stderr}");
+}

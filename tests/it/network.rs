@@ -1,0 +1,149 @@
+//! The main job over real processes: keys shared between sites by curl.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use serde_json::json;
+
+use crate::support::{Curl, Network};
+
+fn decoded_bits(key: &str) -> usize {
+    base64::engine::general_purpose::STANDARD.decode(key).unwrap().len() * 8
+}
+
+#[test]
+fn two_curl_calls_of_the_mission_give_the_same_key_once() {
+    let network = Network::start(2);
+    let (id, key) = network.enc("alice", "site-b", "").key();
+    assert_eq!(decoded_bits(&key), 256);
+    assert_eq!(network.dec("bob", "site-a", &[&id]).key(), (id.clone(), key));
+    let again = network.dec("bob", "site-a", &[&id]);
+    assert_eq!(again.status, 400);
+    assert_eq!(again.message(), "one or more keys specified are not found on KME");
+    // Addressed to the site, the key had one retrieval, and bob used it.
+    assert_eq!(network.dec("carol", "site-a", &[&id]).status, 400);
+}
+
+#[test]
+fn sae_ids_in_the_paths_bind_the_key_to_that_sae() {
+    let network = Network::start(2);
+    let (id, key) = network.enc("alice", "bob", "").key();
+    assert_eq!(network.dec("carol", "alice", &[&id]).status, 401);
+    assert_eq!(network.dec("bob", "dave", &[&id]).status, 400, "the path names another master");
+    assert_eq!(network.dec("bob", "alice", &[&id.to_uppercase()]).key(), (id.clone(), key.clone()));
+    assert_eq!(network.dec("bob", "alice", &[&id]).status, 400);
+    // The master's own retrieval is a DQKD extension: by the same ID, at its own site, naming the peer.
+    assert_eq!(network.dec("alice", "bob", &[&id]).key(), (id.clone(), key));
+    assert_eq!(network.dec("alice", "bob", &[&id]).status, 400);
+}
+
+#[test]
+fn numbers_sizes_and_both_verbs_are_served() {
+    let network = Network::start(2);
+    let keys = network.enc("alice", "bob", "?number=3&size=512").keys();
+    assert_eq!(keys.len(), 3);
+    assert!(keys.iter().all(|(_, key)| decoded_bits(key) == 512));
+    let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(network.dec("bob", "alice", &ids).keys(), keys);
+
+    // More than one batch, and more bits than one extraction gives.
+    let many = network.enc_post("alice", "bob", &json!({"number": 128, "size": 2048})).keys();
+    let distinct: BTreeSet<&String> = many.iter().flat_map(|(id, key)| [id, key]).collect();
+    assert_eq!(distinct.len(), 256, "128 distinct IDs and 128 distinct keys");
+    assert!(many.iter().all(|(_, key)| decoded_bits(key) == 2048));
+    let ids: Vec<&str> = many.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(network.dec("bob", "alice", &ids).keys(), many);
+
+    for size in [8, 65_536] {
+        let (id, key) = network.enc("alice", "bob", &format!("?size={size}")).key();
+        assert_eq!(decoded_bits(&key), size);
+        assert_eq!(network.dec_get("bob", "alice", &id).key(), (id, key));
+    }
+}
+
+#[test]
+fn status_names_both_sites_and_counts_deliverable_keys() {
+    let network = Network::start(2);
+    crate::support::eventually("a pool set is ready", || {
+        network.status("alice", "bob")["stored_key_count"].as_u64().unwrap() > 0
+    });
+    let status = network.status("alice", "bob");
+    assert_eq!(status["source_KME_ID"], "site-a");
+    assert_eq!(status["target_KME_ID"], "site-b");
+    assert_eq!(status["master_SAE_ID"], "alice");
+    assert_eq!(status["slave_SAE_ID"], "bob");
+    assert_eq!(status["key_size"], 256);
+    assert_eq!(status["max_key_per_request"], 128);
+    assert_eq!(network.status("bob", "site-a")["slave_SAE_ID"], "site-a");
+}
+
+#[test]
+fn additional_slaves_at_several_sites_get_the_same_key_and_nobody_else_does() {
+    let network = Network::start(3);
+    let body = json!({"additional_slave_SAE_IDs": ["erin", "dave", "carol"]});
+    let (id, key) = network.enc_post("alice", "bob", &body).key();
+    let expected = (id.clone(), key);
+    for sae in ["bob", "erin", "carol", "dave"] {
+        assert_eq!(network.dec(sae, "alice", &[&id]).key(), expected, "{sae}");
+        assert_eq!(network.dec(sae, "alice", &[&id]).status, 400, "{sae} again");
+    }
+}
+
+#[test]
+fn two_saes_of_one_site_share_a_key_without_any_peer() {
+    let mut network = Network::generate(2);
+    network.start_pools(2);
+    network.start_site(0);
+    let (id, key) = network.enc("alice", "dave", "").key();
+    assert_eq!(network.dec("dave", "alice", &[&id]).key(), (id, key));
+}
+
+#[test]
+fn strict_etsi_sites_give_the_master_no_second_copy() {
+    let mut network = Network::generate(2);
+    network.configure(0, "[store]", "[retrieval]\nmaster_refetch = false\n\n[store]");
+    network.start_pools(3);
+    network.start_sites();
+    let (id, key) = network.enc("alice", "bob", "").key();
+    let refused = network.dec("alice", "bob", &[&id]);
+    assert!([400, 401].contains(&refused.status), "{refused:?}");
+    assert_eq!(network.dec("bob", "alice", &[&id]).key(), (id, key));
+}
+
+#[test]
+fn http_1_and_2_tls_1_2_and_1_3_pem_and_p12_are_served() {
+    let network = Network::start(2);
+    let (site, alice) = network.sae("alice");
+    let url = format!("{}/api/v1/keys/bob/enc_keys", site.sae_url);
+    let bundles = [Curl::p12(&network.ca(), alice), Curl::pem(&network.ca(), &alice.cert, &alice.key)];
+    for curl in bundles {
+        for tls in [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3", "--tls-max", "1.3"]] {
+            for (http, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+                let answer = curl.clone().and(&tls).and(&[http]).get(&url);
+                answer.key();
+                assert_eq!(answer.version, version);
+                assert!(answer.headers.contains("cache-control: no-store"), "{answer:?}");
+            }
+        }
+    }
+    let old = Curl::p12(&network.ca(), alice).and(&["--tls-max", "1.1"]).get(&url);
+    assert_eq!(old.status, 0, "TLS 1.1 is refused: {old:?}");
+}
+
+#[test]
+fn the_projects_own_client_does_the_same_as_curl() {
+    let network = Network::start(2);
+    let call = |sae: &str, command: &str, rest: &[&str]| {
+        let (site, sae) = network.sae(sae);
+        let (ca, p12) = (network.ca().display().to_string(), sae.p12.display().to_string());
+        let mut args = vec![command, "--url", &site.sae_url, "--ca", &ca, "--p12", &p12];
+        args.extend(["--p12-password", &sae.p12_password, "--json"]);
+        args.extend(rest);
+        serde_json::from_str::<serde_json::Value>(&crate::support::run_to_end(&args)).unwrap()
+    };
+    assert_eq!(call("alice", "status", &["bob"])["target_KME_ID"], "site-b");
+    let made = call("alice", "enc", &["bob", "--number", "2"]);
+    let ids: Vec<&str> =
+        made["keys"].as_array().unwrap().iter().map(|k| k["key_ID"].as_str().unwrap()).collect();
+    assert_eq!(call("bob", "dec", &[&["alice"][..], &ids].concat()), made);
+}

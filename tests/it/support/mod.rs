@@ -1,0 +1,9 @@
+//! A network of daemons in processes of their own, and curl to talk to them.
+
+mod curl;
+mod network;
+mod process;
+
+pub(crate) use curl::Curl;
+pub(crate) use network::Network;
+pub(crate) use process::{Daemon, PATIENCE, dqkd, eventually, lines_of, output_of, run_to_end};

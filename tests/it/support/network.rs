@@ -1,0 +1,206 @@
+//! A network of sites and pool servers: files from `dqkd demo --generate-only`, daemons in processes of their
+//! own.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::curl::{Answer, Curl};
+use super::process::{Daemon, eventually, run_to_end};
+
+/// What `demo.json` says.
+#[derive(Deserialize)]
+struct Manifest {
+    ca: PathBuf,
+    sites: Vec<Site>,
+    pool_servers: Vec<PoolServer>,
+}
+
+#[derive(Clone, Deserialize)]
+pub(crate) struct Site {
+    pub(crate) id: String,
+    pub(crate) config: PathBuf,
+    pub(crate) sae_url: String,
+    pub(crate) peer_url: String,
+    pub(crate) admin_url: String,
+    pub(crate) saes: Vec<Sae>,
+}
+
+#[derive(Clone, Deserialize)]
+pub(crate) struct Sae {
+    pub(crate) id: String,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) p12: PathBuf,
+    pub(crate) p12_password: String,
+}
+
+#[derive(Clone, Deserialize)]
+pub(crate) struct PoolServer {
+    pub(crate) id: String,
+    pub(crate) config: PathBuf,
+    pub(crate) url: String,
+}
+
+/// A network whose daemons run, or not. Everything goes with it.
+pub(crate) struct Network {
+    dir: TempDir,
+    manifest: Manifest,
+    pub(crate) sites: Vec<Option<Daemon>>,
+    pub(crate) pools: Vec<Option<Daemon>>,
+}
+
+impl Network {
+    /// Files only.
+    pub(crate) fn generate(sites: usize) -> Self {
+        let dir = TempDir::new().unwrap();
+        let demo = dir.path().join("demo");
+        let sites_arg = sites.to_string();
+        let demo_arg = demo.display().to_string();
+        run_to_end(&["demo", "--generate-only", "--sites", &sites_arg, "--dir", &demo_arg]);
+        let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
+        let manifest: Manifest = serde_json::from_str(&text).unwrap();
+        let none = |count: usize| (0..count).map(|_| None).collect();
+        let (site_slots, pool_slots) = (none(manifest.sites.len()), none(manifest.pool_servers.len()));
+        Self { dir, manifest, sites: site_slots, pools: pool_slots }
+    }
+
+    /// Everything runs.
+    pub(crate) fn start(sites: usize) -> Self {
+        let mut network = Self::generate(sites);
+        network.start_pools(3);
+        network.start_sites();
+        network
+    }
+
+    /// The first `count` pool servers run.
+    pub(crate) fn start_pools(&mut self, count: usize) {
+        for index in 0..count {
+            self.start_pool(index);
+        }
+    }
+
+    pub(crate) fn start_pool(&mut self, index: usize) {
+        let config = self.manifest.pool_servers[index].config.clone();
+        self.pools[index] = Some(Daemon::start("pool", &config, 2));
+    }
+
+    pub(crate) fn start_sites(&mut self) {
+        for index in 0..self.sites.len() {
+            self.start_site(index);
+        }
+        // Sites that started first did not find the others at first.
+        for index in 0..self.sites.len() {
+            let url = format!("{}/readyz", self.site(index).admin_url);
+            eventually("all peers answer", || {
+                let answer = Curl::nobody(&self.ca()).get(&url);
+                answer.status == 200 && !answer.body.contains("does not answer")
+            });
+        }
+    }
+
+    pub(crate) fn start_site(&mut self, index: usize) {
+        let config = self.manifest.sites[index].config.clone();
+        self.sites[index] = Some(Daemon::start("serve", &config, 3));
+    }
+
+    /// Puts lines into a site's configuration before it starts: `from` must be in it.
+    pub(crate) fn configure(&self, index: usize, from: &str, to: &str) {
+        let config = &self.manifest.sites[index].config;
+        let text = std::fs::read_to_string(config).unwrap();
+        assert!(text.contains(from), "{from:?} is not in {text}");
+        std::fs::write(config, text.replacen(from, to, 1)).unwrap();
+    }
+
+    pub(crate) fn daemon(&self, index: usize) -> &Daemon {
+        self.sites[index].as_ref().unwrap()
+    }
+
+    pub(crate) fn kill_site(&mut self, index: usize) {
+        self.sites[index].take().unwrap().kill();
+    }
+
+    pub(crate) fn kill_pool(&mut self, index: usize) {
+        self.pools[index].take().unwrap().kill();
+    }
+
+    /// The folder of the whole network.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of the authority.
+    pub(crate) fn pki(&self) -> PathBuf {
+        self.dir.path().join("demo/pki")
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.manifest.ca.clone()
+    }
+
+    pub(crate) fn site(&self, index: usize) -> &Site {
+        &self.manifest.sites[index]
+    }
+
+    pub(crate) fn pool(&self, index: usize) -> &PoolServer {
+        &self.manifest.pool_servers[index]
+    }
+
+    /// An SAE by name, with the site it lives at.
+    pub(crate) fn sae(&self, id: &str) -> (&Site, &Sae) {
+        let all = self.manifest.sites.iter().flat_map(|site| site.saes.iter().map(move |sae| (site, sae)));
+        all.into_iter().find(|(_, sae)| sae.id == id).unwrap()
+    }
+
+    /// An SAE's curl, with its `.p12` bundle.
+    pub(crate) fn curl(&self, sae: &str) -> Curl {
+        Curl::p12(&self.ca(), self.sae(sae).1)
+    }
+
+    fn url(&self, sae: &str, path_id: &str, call: &str) -> String {
+        format!("{}/api/v1/keys/{path_id}/{call}", self.sae(sae).0.sae_url)
+    }
+
+    /// GET status.
+    pub(crate) fn status(&self, sae: &str, slave: &str) -> Value {
+        let answer = self.curl(sae).get(&self.url(sae, slave, "status"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// The status of GET status; 0 when there was no answer.
+    pub(crate) fn status_code(&self, sae: &str, slave: &str) -> u16 {
+        self.curl(sae).get(&self.url(sae, slave, "status")).status
+    }
+
+    /// GET `enc_keys` with `query`, for example `?number=2`.
+    pub(crate) fn enc(&self, sae: &str, slave: &str, query: &str) -> Answer {
+        self.curl(sae).get(&format!("{}{query}", self.url(sae, slave, "enc_keys")))
+    }
+
+    /// POST `enc_keys`.
+    pub(crate) fn enc_post(&self, sae: &str, slave: &str, body: &Value) -> Answer {
+        self.curl(sae).post(&self.url(sae, slave, "enc_keys"), &body.to_string())
+    }
+
+    /// POST `dec_keys`.
+    pub(crate) fn dec(&self, sae: &str, master: &str, key_ids: &[&str]) -> Answer {
+        let ids: Vec<Value> = key_ids.iter().map(|id| json!({ "key_ID": id })).collect();
+        self.curl(sae).post(&self.url(sae, master, "dec_keys"), &json!({ "key_IDs": ids }).to_string())
+    }
+
+    /// GET `dec_keys`.
+    pub(crate) fn dec_get(&self, sae: &str, master: &str, key_id: &str) -> Answer {
+        self.curl(sae).get(&format!("{}?key_ID={key_id}", self.url(sae, master, "dec_keys")))
+    }
+
+    /// What `/readyz` says of one part.
+    pub(crate) fn part(&self, site: usize, name: &str) -> String {
+        let answer = Curl::nobody(&self.ca()).get(&format!("{}/readyz", self.site(site).admin_url));
+        let parts = answer.json()["parts"].as_array().unwrap().clone();
+        let part = parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("{answer:?}"));
+        part["condition"].as_str().unwrap().to_owned()
+    }
+}

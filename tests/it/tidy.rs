@@ -1,0 +1,206 @@
+//! The house rules that the compiler does not hold: which room may import which, how long a file may be, that
+//! every file says what it owns, that documents point at files that exist.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const LINES_MAX: usize = 600;
+
+/// What each room may import. `ARCHITECTURE.md` shows the same.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("kme", &[]),
+    ("blast", &["kme"]),
+    ("identity", &["kme"]),
+    ("tls", &["identity", "kme"]),
+    ("store", &["kme"]),
+    ("pool", &["blast", "tls", "kme"]),
+    ("peer", &["pool", "blast", "tls", "kme"]),
+    ("supply", &["store", "peer", "pool", "blast", "identity", "kme"]),
+    ("delivery", &["supply", "store", "identity", "kme"]),
+    ("http", &["delivery", "supply", "store", "peer", "pool", "identity", "kme"]),
+    ("config", &["kme"]),
+    ("telemetry", &["config"]),
+    ("self_test", &["blast", "kme"]),
+    ("pki", &["kme"]),
+    ("client", &["tls", "kme"]),
+    (
+        "app",
+        &[
+            "http",
+            "delivery",
+            "supply",
+            "store",
+            "peer",
+            "pool",
+            "identity",
+            "tls",
+            "config",
+            "self_test",
+            "kme",
+        ],
+    ),
+    ("cli", &["app", "config", "telemetry", "pki", "client", "store", "self_test", "tls", "kme"]),
+    ("main", &["cli"]),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !matches!(name.as_str(), "target" | ".git" | "node_modules" | "dqkd-demo") {
+                files(&path, ending, found);
+            }
+        } else if name.ends_with(ending) {
+            found.push(path);
+        }
+    }
+}
+
+struct Source {
+    /// Relative to `src/`.
+    name: String,
+    /// Without comments and the tests at its end.
+    text: String,
+    is_test: bool,
+}
+
+fn sources() -> Vec<Source> {
+    let src = root().join("src");
+    let mut paths = Vec::new();
+    files(&src, ".rs", &mut paths);
+    assert!(paths.len() > 100, "src/ was found");
+    let source = |path: &PathBuf| {
+        let name = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
+        let whole = std::fs::read_to_string(path).unwrap();
+        let code = whole.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        let text = code.lines().filter(is_code).collect::<Vec<_>>().join("\n");
+        let is_test = name.split(['/', '.']).any(|part| part == "tests" || part == "testing");
+        Source { name, text, is_test }
+    };
+    paths.iter().map(source).collect()
+}
+
+fn room_of(name: &str) -> &str {
+    name.split(['/', '.']).next().unwrap()
+}
+
+#[test]
+fn imports_go_one_way() {
+    let rules: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
+    for source in sources().iter().filter(|source| !source.is_test && source.name != "lib.rs") {
+        let room = room_of(&source.name);
+        let allowed = rules.get(room).unwrap_or_else(|| panic!("{room} has no rule in tidy.rs"));
+        for prefix in ["crate::", "dqkd::"] {
+            for (index, _) in source.text.match_indices(prefix) {
+                let rest = &source.text[index + prefix.len()..];
+                let used: String =
+                    rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let is_fine =
+                    used == room || allowed.contains(&used.as_str()) || !rules.contains_key(used.as_str());
+                assert!(is_fine, "{}: {room} may not import {used}", source.name);
+            }
+        }
+        assert!(!source.text.contains("use crate::{"), "{}: one `use` for each room", source.name);
+    }
+}
+
+#[test]
+fn the_pure_rooms_know_no_runtime_no_database_and_no_network() {
+    for source in sources().iter().filter(|source| ["blast", "kme"].contains(&room_of(&source.name))) {
+        for word in ["tokio", "sqlx", "axum", "hyper", "std::net", "std::fs"] {
+            assert!(!source.text.contains(word), "{} names {word}", source.name);
+        }
+    }
+}
+
+#[test]
+fn only_the_store_speaks_sql() {
+    for source in sources().iter().filter(|source| room_of(&source.name) != "store" && !source.is_test) {
+        for word in ["sqlx::", "SELECT ", "INSERT INTO", "DELETE FROM"] {
+            assert!(!source.text.contains(word), "{}: {word}", source.name);
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_in_two_places_only() {
+    let at = |source: &Source| source.text.contains("unsafe {");
+    let mut found: Vec<String> = sources().into_iter().filter(at).map(|source| source.name).collect();
+    found.sort();
+    assert_eq!(found, ["blast/toeplitz/clmul.rs", "pool/locked.rs"]);
+}
+
+#[test]
+fn every_file_says_what_it_owns_and_none_is_too_long() {
+    let mut paths = Vec::new();
+    for dir in ["src", "tests", "benches"] {
+        files(&root().join(dir), ".rs", &mut paths);
+    }
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.display();
+        let is_unit_test = path.file_name().is_some_and(|name| name == "tests.rs");
+        assert!(text.starts_with("//! ") || (is_unit_test && !text.is_empty()), "{name} has no header");
+        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = own.lines().count();
+        assert!(is_unit_test || lines <= LINES_MAX, "{name} has {lines} lines");
+    }
+}
+
+#[test]
+fn migrations_are_numbered_without_gaps() {
+    let mut paths = Vec::new();
+    files(&root().join("migrations"), ".sql", &mut paths);
+    let mut by_database: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for path in paths {
+        let database = path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let number = name.split('_').next().unwrap().parse().unwrap_or_else(|_| panic!("{name}"));
+        by_database.entry(database).or_default().push(number);
+    }
+    assert!(by_database.contains_key("sqlite"));
+    for (database, mut numbers) in by_database {
+        numbers.sort_unstable();
+        let expected: Vec<u32> = (1..).take(numbers.len()).collect();
+        assert_eq!(numbers, expected, "{database}");
+    }
+}
+
+#[test]
+fn documents_point_at_files_that_exist() {
+    let mut paths = Vec::new();
+    files(&root(), ".md", &mut paths);
+    let mut links = 0;
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for part in text.split("](").skip(1) {
+            let target = part.split([')', '#']).next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            links += 1;
+            assert!(path.parent().unwrap().join(target).exists(), "{}: {target}", path.display());
+        }
+        assert!(!text.contains("../shared") && !text.contains("/work/"), "{}", path.display());
+    }
+    assert!(links > 0, "links were found");
+}
+
+#[test]
+fn nobody_claims_what_cannot_be_claimed() {
+    let mut paths = Vec::new();
+    files(&root(), ".md", &mut paths);
+    files(&root().join("src"), ".rs", &mut paths);
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
+        for word in ["unhackable", "unhackable", "military grade", "quantum-safe", "perfectly secure"] {
+            assert!(!text.contains(word), "{}: {word}", path.display());
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Who must not be served, and what must not be answered: refused at the handshake or with 400, 401, 404, 405,
+//! 413; nothing generated, nothing consumed.
+
+use serde_json::{Value, json};
+
+use crate::support::{Curl, Network, run_to_end};
+
+fn listeners(network: &Network) -> [String; 3] {
+    [
+        format!("{}/api/v1/keys/bob/enc_keys", network.site(0).sae_url),
+        format!("{}/peer/v1/info", network.site(0).peer_url),
+        format!("{}/pool/v1/pools", network.pool(0).url),
+    ]
+}
+
+#[test]
+fn without_a_certificate_of_the_chain_there_is_no_connection_at_any_listener() {
+    let network = Network::start(2);
+    let foreign = network.dir().join("foreign").display().to_string();
+    run_to_end(&["pki", "init", "--trust-domain", "dqkd.example", "--dir", &foreign]);
+    run_to_end(&["pki", "issue", "sae", "alice", "--dir", &foreign]);
+    run_to_end(&["pki", "issue", "kme", "site-b", "--dir", &foreign]);
+    let foreign = network.dir().join("foreign");
+    let of = |name: &str| {
+        Curl::pem(&network.ca(), &foreign.join(format!("{name}.pem")), &foreign.join(format!("{name}.key")))
+    };
+    for url in listeners(&network) {
+        for curl in [Curl::nobody(&network.ca()), of("alice"), of("site-b")] {
+            let answer = curl.get(&url);
+            assert_eq!((answer.status, answer.exit != 0), (0, true), "{url}: {answer:?}");
+        }
+    }
+    let log = network.daemon(0).log();
+    assert!(log.contains("a connection was refused"), "{log}");
+}
+
+#[test]
+fn an_expired_certificate_is_refused_at_the_handshake() {
+    let network = Network::start(2);
+    let pki = network.pki();
+    let dir = pki.display().to_string();
+    // Issued for a day, two days ago, by a clock that is turned back.
+    let mut command = std::process::Command::new("faketime");
+    command.args([
+        "-f",
+        "-2d",
+        env!("CARGO_BIN_EXE_dqkd"),
+        "pki",
+        "issue",
+        "sae",
+        "late",
+        "--days",
+        "1",
+        "--dir",
+        &dir,
+    ]);
+    let issued = command.output().expect("faketime is installed: tests/run.sh does it");
+    assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));
+    let late = Curl::pem(&network.ca(), &pki.join("late.pem"), &pki.join("late.key"));
+    let answer = late.get(&listeners(&network)[0]);
+    assert_eq!(answer.status, 0, "{answer:?}");
+    assert!(network.daemon(0).log().contains("certificate expired"), "{}", network.daemon(0).log());
+}
+
+#[test]
+fn certificates_of_another_kind_get_401_everywhere() {
+    let network = Network::start(2);
+    let pki = network.pki();
+    let dir = pki.display().to_string();
+    run_to_end(&["pki", "issue", "operator", "olga", "--dir", &dir]);
+    // A stranger of the right kind: a KME of the trust domain that is no configured peer.
+    run_to_end(&["pki", "issue", "kme", "site-x", "--dir", &dir]);
+    let of = |name: &str| {
+        Curl::pem(&network.ca(), &pki.join(format!("{name}.pem")), &pki.join(format!("{name}.key")))
+    };
+    let [sae, peer, pool] = listeners(&network);
+    for (url, names) in [(&sae, ["site-b", "olga"]), (&peer, ["alice", "olga"]), (&pool, ["alice", "olga"])] {
+        for name in names {
+            let answer = if *url == peer { of(name).get(url) } else { of(name).post(url, "{}") };
+            assert_eq!(answer.status, 401, "{name} at {url}: {answer:?}");
+            assert_eq!(answer.message(), "Unauthorized");
+        }
+    }
+    let stranger = of("site-x").get(&peer);
+    assert_eq!(stranger.status, 403, "{stranger:?}");
+    assert!(stranger.message().contains("site-x is no configured peer"), "{stranger:?}");
+}
+
+#[test]
+fn an_sae_of_another_site_is_not_served_here() {
+    let network = Network::start(2);
+    let url = format!("{}/api/v1/keys/alice/enc_keys", network.site(0).sae_url);
+    assert_eq!(network.curl("bob").get(&url).status, 401);
+}
+
+#[test]
+fn bad_requests_are_400_with_a_message_and_nothing_is_made_or_used_up() {
+    let network = Network::start(2);
+    let (id, key) = network.enc("alice", "bob", "").key();
+    let (site, _) = network.sae("alice");
+    let enc = format!("{}/api/v1/keys/bob/enc_keys", site.sae_url);
+    let before = network.status("alice", "bob")["stored_key_count"].clone();
+    for query in [
+        "?number=0",
+        "?number=129",
+        "?number=x",
+        "?size=7",
+        "?size=12",
+        "?size=65544",
+        "?size=0",
+        "?number=-1",
+    ] {
+        let answer = network.enc("alice", "bob", query);
+        assert_eq!(answer.status, 400, "{query}: {answer:?}");
+        assert!(!answer.message().is_empty());
+    }
+    assert_eq!(network.enc("alice", "bob", "?size=12").message(), "size shall be a multiple of 8");
+    for slave in ["nobody", "alice", "%00", "a%0ab"] {
+        let answer = network.enc("alice", slave, "");
+        assert_eq!(answer.status, 400, "{slave}: {answer:?}");
+    }
+    let mandatory = json!({"extension_mandatory": [{"acme_x": 1}]});
+    for body in [
+        "{",
+        "[]",
+        "null",
+        "\"x\"",
+        "{\"number\": \"2\"}",
+        "{\"size\": 8.5}",
+        "{\"number\": 1e2}",
+        "{\"additional_slave_SAE_IDs\": \"bob\"}",
+        "{\"additional_slave_SAE_IDs\": [\"nobody\"]}",
+        "{\"additional_slave_SAE_IDs\": [\"bob\"]}",
+        "{} trailing",
+        &mandatory.to_string(),
+    ] {
+        let answer = network.curl("alice").post(&enc, body);
+        assert_eq!(answer.status, 400, "{body}: {answer:?}");
+        assert!(!answer.message().is_empty());
+    }
+    let dec = format!("{}/api/v1/keys/alice/dec_keys", network.site(1).sae_url);
+    for body in [
+        "{",
+        "[]",
+        "{}",
+        "{\"key_IDs\": []}",
+        "{\"key_IDs\": [{}]}",
+        "{\"key_IDs\": [{\"key_ID\": \"x\"}]}",
+        "",
+    ] {
+        let answer = network.curl("bob").post(&dec, body);
+        assert_eq!(answer.status, 400, "{body}: {answer:?}");
+    }
+    // All or nothing: one unknown ID keeps the known key where it is.
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    assert_eq!(network.dec("bob", "alice", &[&id, unknown]).status, 400);
+    assert_eq!(network.dec("bob", "alice", &[&id, &id]).status, 400);
+    assert_eq!(network.status("alice", "bob")["stored_key_count"], before, "no budget was spent");
+    assert_eq!(network.dec("bob", "alice", &[&id]).key(), (id, key));
+}
+
+#[test]
+fn other_paths_verbs_and_types_get_json_errors() {
+    let network = Network::start(2);
+    let (site, _) = network.sae("alice");
+    let alice = network.curl("alice");
+    let enc = format!("{}/api/v1/keys/bob/enc_keys", site.sae_url);
+    for (args, status) in
+        [(vec!["-X", "DELETE", &enc], 405), (vec!["-H", "Content-Type: text/plain", "-d", "{}", &enc], 415)]
+    {
+        let answer = alice.call(&args);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(!answer.message().is_empty());
+    }
+    for path in ["/", "/api/v1/keys/bob", "/api/v2/keys/bob/status", "/peer/v1/info", "/healthz"] {
+        let answer = alice.get(&format!("{}{path}", site.sae_url));
+        assert_eq!(answer.status, 404, "{path}: {answer:?}");
+        assert!(!answer.message().is_empty());
+    }
+}
+
+#[test]
+fn a_body_that_is_too_large_is_413_at_every_listener() {
+    let network = Network::start(2);
+    let file = network.dir().join("large");
+    std::fs::write(&file, format!("{{\"x\": \"{}\"}}", "y".repeat(2 << 20))).unwrap();
+    let data = format!("@{}", file.display());
+    let args =
+        |url: &str| ["-H", "Content-Type: application/json", "--data-binary", &data, url].map(str::to_owned);
+    let pki = network.pki();
+    let kme = Curl::pem(&network.ca(), &pki.join("site-b.pem"), &pki.join("site-b.key"));
+    let [sae, _, pool] = listeners(&network);
+    let batches = format!("{}/peer/v1/batches", network.site(0).peer_url);
+    for (curl, url) in [(&network.curl("alice"), sae), (&kme, batches), (&kme, pool)] {
+        let args = args(&url);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let answer = curl.call(&args);
+        assert_eq!(answer.status, 413, "{url}: {answer:?}");
+    }
+}
+
+/// The metadata of a batch as a peer could forge it.
+fn forged(network: &Network) -> Value {
+    let id = |n: u8| format!("{n:08x}-0000-4000-8000-000000000000");
+    let now = time::OffsetDateTime::now_utc();
+    let text =
+        |moment: time::OffsetDateTime| moment.format(&time::format_description::well_known::Rfc3339).unwrap();
+    json!({
+        "batch_id": id(1), "suite": "dqkd-blast-1",
+        "pool_set": {
+            "id": id(2), "words": 131_072, "expires_at": text(now + time::Duration::minutes(5)),
+            "pools": [{"server": network.pool(0).id, "id": id(3)}, {"server": network.pool(1).id, "id": id(4)}],
+        },
+        "seed": "00".repeat(32), "mask_seed": "11".repeat(32), "words_per_pool": 180, "key_bytes": 32,
+        "key_ids": [id(5)], "master": "bob", "recipients": [
+            {"party": {"kind": "sae", "id": "alice"}, "kme": "site-a"}],
+        "created_at": text(now), "expires_at": text(now + time::Duration::hours(1)),
+        "confirm": "22".repeat(16),
+    })
+}
+
+#[test]
+fn forged_metadata_is_refused_with_the_rule_it_breaks() {
+    let network = Network::start(2);
+    let pki = network.pki();
+    let site_b = Curl::pem(&network.ca(), &pki.join("site-b.pem"), &pki.join("site-b.key"));
+    let url = format!("{}/peer/v1/batches", network.site(0).peer_url);
+    let push = |change: &dyn Fn(&mut Value)| {
+        let mut batch = forged(&network);
+        change(&mut batch);
+        let answer = site_b.post(&url, &batch.to_string());
+        (answer.status, answer.message())
+    };
+    let refused = |status: u16, part: &str, change: &dyn Fn(&mut Value)| {
+        let (got, message) = push(change);
+        assert!(got == status && message.contains(part), "{part}: {got} {message}");
+    };
+    // Everything in order but the pools, which do not exist.
+    refused(424, "pools of the set cannot be had", &|_| {});
+    refused(422, "suite is unknown", &|b| b["suite"] = json!("dqkd-blast-0"));
+    refused(422, "keys of 0 bits", &|b| b["key_bytes"] = json!(0));
+    refused(422, "keys of 80000 bits", &|b| b["key_bytes"] = json!(10_000));
+    refused(422, "a batch has 1 to 64", &|b| b["key_ids"] = json!([]));
+    refused(422, "the clocks differ", &|b| b["created_at"] = json!("2020-01-01T00:00:00Z"));
+    refused(422, "expired", &|b| b["expires_at"] = b["created_at"].clone());
+    refused(422, "keys live at most", &|b| b["expires_at"] = json!("2099-01-01T00:00:00Z"));
+    refused(403, "SAE alice lives at KME site-a", &|b| b["master"] = json!("alice"));
+    refused(403, "is a KME", &|b| b["master"] = json!("site-b"));
+    let recipients = |parties: Value| move |b: &mut Value| b["recipients"] = parties.clone();
+    let sae = |id: &str, kme: &str| json!({"party": {"kind": "sae", "id": id}, "kme": kme});
+    refused(422, "1 to 9 recipients", &recipients(json!([])));
+    refused(422, "no recipient lives", &recipients(json!([sae("zoe", "site-z")])));
+    refused(422, "SAE zoe is not known", &recipients(json!([sae("zoe", "site-a")])));
+    refused(422, "lives at KME site-b", &recipients(json!([sae("carol", "site-a")])));
+    refused(422, "named twice", &recipients(json!([sae("alice", "site-a"), sae("alice", "site-a")])));
+    refused(422, "the master is among", &recipients(json!([sae("bob", "site-b")])));
+    refused(422, "not configured here", &|b| b["pool_set"]["pools"][0]["server"] = json!("evil"));
+    refused(422, "distinct", &|b| b["pool_set"]["pools"][1] = b["pool_set"]["pools"][0].clone());
+    refused(422, "larger", &|b| b["pool_set"]["words"] = json!(1 << 27));
+    refused(422, "longer than this site allows", &|b| {
+        b["pool_set"]["expires_at"] = json!("2099-01-01T00:00:00Z");
+    });
+    refused(400, "unexpected shape", &|b| b["seed"] = json!("00"));
+    refused(400, "unexpected shape", &|b| b["recipients"] = json!(7));
+    // What was refused left nothing that alice could retrieve.
+    assert_eq!(network.dec("alice", "bob", &["00000005-0000-4000-8000-000000000000"]).status, 400);
+}
