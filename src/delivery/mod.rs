@@ -10,6 +10,11 @@ mod get_key_with_ids;
 mod ports;
 mod status;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

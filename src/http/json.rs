@@ -49,9 +49,12 @@ fn append_wiping(bytes: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
 /// Parses JSON; the error names line, column and what was wrong, never the content of the body.
 ///
 /// # Errors
-/// 400 for malformed JSON and for JSON of another shape.
+/// 400 for bytes that are not UTF-8, for malformed JSON and for JSON of another shape.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    // serde_json would not look at the bytes of texts in members that are skipped.
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| ApiError::bad_request("bad_json", "the request body is not UTF-8"))?;
+    serde_json::from_str(text).map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Data => "JSON of an unexpected shape",
             _ => "malformed JSON",
@@ -72,6 +75,14 @@ mod tests {
         let error = read_body(Body::from(vec![b'x'; 101]), 100).await.unwrap_err();
         assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(read_body(Body::from(vec![b'x'; 100]), 100).await.unwrap().len(), 100);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused_also_where_nobody_reads_them() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Anything {}
+        assert!(parse::<Anything>(br#"{"x":"y"}"#).is_ok());
+        assert_eq!(parse::<Anything>(b"{\"x\":\"\xff\"}").unwrap_err().status, StatusCode::BAD_REQUEST);
     }
 
     #[test]

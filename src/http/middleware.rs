@@ -138,3 +138,6 @@ impl Drop for RequestLine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,195 +1,155 @@
-//! Clauses 5.4 and 6.4: who may retrieve what, how often, and that a refusal costs nothing.
+//! Get key with key IDs: clauses 5.4, 6.4.
 
 use super::*;
+use crate::delivery::testing::KEY_TTL;
 
-const DEC: &str = "/api/v1/keys/bob/dec_keys";
-const ALICE: As = As::Sae("alice");
-const DAVE: As = As::Sae("dave");
-const NOT_FOUND: &str = "one or more keys specified are not found on KME";
+const UNKNOWN: &str = "00000000-0000-4000-8000-000000000000";
 
-fn ask(ids: &[KeyId]) -> String {
-    let ids: Vec<Value> = ids.iter().map(|id| json!({ "key_ID": id.to_string() })).collect();
-    json!({ "key_IDs": ids }).to_string()
+async fn not_found(net: &Net, caller: &str, path: &str, ids: &[&str]) {
+    let answer = net.dec(caller, path, ids).await;
+    assert_eq!((answer.status, answer.message().as_str()), (StatusCode::BAD_REQUEST, NOT_FOUND), "{ids:?}");
 }
 
 #[tokio::test]
-async fn keys_come_in_the_order_asked_once() {
-    let world = World::new().await;
-    let (one, two) = (world.stored(&[sae("alice")]).await, world.stored(&[sae("alice")]).await);
-    let reply = world.post(ALICE, DEC, &ask(&[two, one])).await;
-    assert_eq!((reply.status, reply.body), (StatusCode::OK, json!({"keys": [key_of(two), key_of(one)]})));
-    let again = world.post(ALICE, DEC, &ask(&[one])).await;
-    assert_eq!((again.status, again.message()), (StatusCode::BAD_REQUEST, NOT_FOUND));
-}
-
-#[tokio::test]
-async fn sloppy_requests_are_served() {
-    let world = World::new().await;
-    for form in [
-        r#"{"key_IDs": [{"key_ID": "ID", "key_ID_extension": {"x": 1}}], "key_IDs_extension": {}}"#,
-        r#"{"key_IDs": [{"key_ID": "ID", "key_ID_extension": null}], "key_IDs_extension": null, "more": 1}"#,
-        r#"{"key_IDs": [{"key_ID": "ID", "other": "x"}]}"#,
-    ] {
-        let id = world.stored(&[sae("alice")]).await;
-        let body = form.replace("ID\"", &format!("{}\"", id.to_string().to_uppercase()));
-        let body = body.replace(&format!("key_{}", id.to_string().to_uppercase()), "key_ID");
-        let reply = world.post(ALICE, DEC, &body).await;
-        assert_eq!(reply.status, StatusCode::OK, "{body}: {}", reply.body);
+async fn a_slave_gets_what_the_master_got_once_in_the_order_asked() {
+    let net = Net::new().await;
+    let made = net.enc(3).await;
+    let ids: Vec<&str> = made.iter().rev().map(|(id, _)| id.as_str()).collect();
+    let reversed: Vec<_> = made.iter().rev().cloned().collect();
+    assert_eq!(net.dec("bob", "alice", &ids).await.keys(), reversed);
+    for id in ids {
+        not_found(&net, "bob", "alice", &[id]).await;
     }
-    let id = world.stored(&[sae("alice")]).await;
-    let reply = world.get(ALICE, &format!("{DEC}/?x=1&key_ID={id}")).await;
-    assert_eq!((reply.status, reply.body), (StatusCode::OK, json!({"keys": [key_of(id)]})));
 }
 
-/// R50, A1, A6, A7, A25: every kind of caller, path and addressing.
 #[tokio::test]
-async fn who_may_retrieve_what() {
-    let cases: &[(As, &str, Party, u16)] = &[
-        // Addressed to one SAE: only it, naming the master or the master's KME.
-        (ALICE, "bob", sae("alice"), 200),
-        (ALICE, "site-b", sae("alice"), 200),
-        (DAVE, "bob", sae("alice"), 401),
-        (As::Sae("stranger"), "bob", sae("alice"), 401),
-        // The right key under the wrong name does not exist.
-        (ALICE, "carol", sae("alice"), 400),
-        (ALICE, "site-c", sae("alice"), 400),
-        (ALICE, "site-a", sae("alice"), 400),
-        (ALICE, "nobody", sae("alice"), 400),
-        (ALICE, "alice", sae("alice"), 400),
-        // Addressed to the site: any SAE that it admits.
-        (ALICE, "bob", here(), 200),
-        (DAVE, "site-b", here(), 200),
-        (As::Sae("stranger"), "bob", here(), 200),
-        // Not an SAE of this site, or no SAE at all.
-        (As::Sae("bob"), "alice", sae("alice"), 401),
-        (As::Sae("erin"), "bob", here(), 401),
-        (As::Kme("site-b"), "bob", here(), 401),
-        (As::Operator, "bob", here(), 401),
-        (As::Nobody, "bob", here(), 401),
-        (As::Sae("site-a"), "bob", here(), 401),
+async fn both_methods_and_lenient_forms_are_served() {
+    let net = Net::new().await;
+    let made = net.enc(8).await;
+    let id = |n: usize| made[n].0.as_str();
+    let get = |n: usize| format!("alice/dec_keys?key_ID={}", id(n));
+    assert_eq!(net.get("bob", &get(0)).await.keys()[0], made[0]);
+    assert_eq!(net.get("bob", &format!("{}&key_size=256", get(1))).await.keys()[0], made[1]);
+    let upper = format!("alice/dec_keys/?key%5fID={}", id(2).to_uppercase());
+    assert_eq!(net.get("bob", &upper).await.keys()[0], made[2]);
+    let bodies = [
+        format!(
+            r#"{{"key_IDs":[{{"key_ID":"{}","key_ID_extension":{{}}}}],"key_IDs_extension":{{}}}}"#,
+            id(3)
+        ),
+        format!(r#"{{"key_IDs":[{{"key_ID":"{}","key_ID_extension":"","master_SAE_ID":"alice"}}]}}"#, id(4)),
+        format!(
+            r#"{{"key_IDs":[{{"key_ID_extension":null,"key_ID":"{}"}}],"key_IDs_extension":null,"x":1}}"#,
+            id(5)
+        ),
+        format!(r#"{{"key_IDs":[{{"key_ID":"{}"}}]}}"#, id(6).to_uppercase()),
     ];
-    let world = World::new().await;
-    for (caller, path, party, status) in cases {
-        let id = world.stored(std::slice::from_ref(party)).await;
-        let url = format!("/api/v1/keys/{path}/dec_keys");
-        let reply = world.post(*caller, &url, &ask(&[id])).await;
-        assert_eq!(reply.status.as_u16(), *status, "{caller:?} {path} {party:?}: {}", reply.body);
-        if *status == 401 {
-            assert_eq!(reply.message(), "Unauthorized");
-        }
-        // Whatever was refused is still there for whom it is meant.
-        if *status != 200 {
-            let rightful = world.post(ALICE, DEC, &ask(&[id])).await;
-            assert_eq!(rightful.status, StatusCode::OK, "{caller:?} {path} {party:?} used it up");
-        }
+    for (n, body) in (3..).zip(bodies) {
+        assert_eq!(net.post("bob", "alice/dec_keys?key_ID=x", body).await.keys()[0], made[n]);
     }
+    let untyped = Request::post("/api/v1/keys/site-a/dec_keys/");
+    let body = format!(r#"{{"key_IDs":[{{"key_ID":"{}"}}]}}"#, id(7));
+    assert_eq!(net.call("bob", untyped, body).await.keys()[0], made[7]);
 }
 
 #[tokio::test]
-async fn listed_admission_refuses_strangers() {
-    let world = World::with(DeliveryRules { admission: Admission::Listed, ..rules() }).await;
-    let id = world.stored(&[here()]).await;
-    assert_eq!(world.post(As::Sae("stranger"), DEC, &ask(&[id])).await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(
-        world.get(As::Sae("stranger"), "/api/v1/keys/bob/status").await.status,
-        StatusCode::UNAUTHORIZED
-    );
-    assert_eq!(world.post(DAVE, DEC, &ask(&[id])).await.status, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn each_named_party_holds_one_retrieval() {
-    let world = World::new().await;
-    let id = world.stored(&[sae("alice"), sae("dave")]).await;
-    for caller in [ALICE, DAVE] {
-        assert_eq!(world.post(caller, DEC, &ask(&[id])).await.status, StatusCode::OK);
-        assert_eq!(world.post(caller, DEC, &ask(&[id])).await.status, StatusCode::BAD_REQUEST);
-    }
-}
-
-#[tokio::test]
-async fn all_or_nothing_and_a_foreign_key_decides() {
-    let world = World::new().await;
-    let mine = world.stored(&[sae("alice")]).await;
-    let foreign = world.stored(&[sae("dave")]).await;
-    let unknown = KeyId::draw(&OsRandom).unwrap();
-    let expired = world.stored_until(&[sae("alice")], world.clock.now().plus(Duration::from_secs(1))).await;
-    world.clock.advance(Duration::from_secs(2));
-    for (ids, status) in [
-        (vec![mine, unknown], 400),
-        (vec![mine, expired], 400),
-        (vec![mine, foreign], 401),
-        (vec![unknown, foreign], 401),
-        (vec![mine, mine], 400),
-    ] {
-        let reply = world.post(ALICE, DEC, &ask(&ids)).await;
-        assert_eq!(reply.status.as_u16(), status, "{}", reply.body);
-    }
-    assert_eq!(world.post(ALICE, DEC, &ask(&[mine])).await.status, StatusCode::OK);
-    assert_eq!(world.post(DAVE, DEC, &ask(&[foreign])).await.status, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn malformed_requests_never_yield_a_key() {
-    let world = World::new().await;
-    let id = world.stored(&[sae("alice")]).await;
-    let text = id.to_string();
+async fn requests_that_name_no_key_rightly_are_400_and_use_up_nothing() {
+    let net = Net::new().await;
+    let made = net.enc(1).await;
+    let id = made[0].0.as_str();
+    let before = net.marks().await;
+    let nine = format!(r#"{{"key_IDs":[{}]}}"#, vec![format!(r#"{{"key_ID":"{UNKNOWN}"}}"#); 9].join(","));
+    let twice = format!(r#"{{"key_IDs":[{{"key_ID":"{id}"}},{{"key_ID":"{}"}}]}}"#, id.to_uppercase());
+    let as_text = format!(r#"{{"key_IDs":["{id}"]}}"#);
+    let as_array = format!(r#"{{"key_IDs":[["{id}"]]}}"#);
+    let bare = format!(r#"{{"key_IDs":"{id}"}}"#);
+    let alone = format!(r#"{{"key_IDs":{{"key_ID":"{id}"}}}}"#);
+    let cut = format!(r#"{{"key_IDs":[{{"key_ID":"{id}"}}]"#);
+    let half = format!(r#"{{"key_IDs":[{{"key_ID":"{id}"}},{{"key_ID":"not-a-uuid"}}]}}"#);
+    let undashed = format!(r#"{{"key_IDs":[{{"key_ID":"{}"}}]}}"#, id.replace('-', ""));
     for body in [
-        String::new(),
-        "{}".to_owned(),
-        "[]".to_owned(),
-        format!("[{{\"key_ID\": \"{text}\"}}]"),
-        "{\"key_IDs\": []}".to_owned(),
-        "{\"key_IDs\": null}".to_owned(),
-        "{\"key_IDs\": [{}]}".to_owned(),
-        "{\"key_IDs\": [null]}".to_owned(),
-        format!("{{\"key_IDs\": [\"{text}\"]}}"),
-        format!("{{\"key_IDs\": {{\"key_ID\": \"{text}\"}}}}"),
-        format!("{{\"key_IDs\": [{{\"key_id\": \"{text}\"}}]}}"),
-        format!("{{\"key_IDs\": [{{\"key_ID\": \"{text}\"}}]"),
-        format!("{{\"key_IDs\": [{{\"key_ID\": \"{}\"}}]}}", text.replace('-', "")),
-        format!("{{\"key_IDs\": [{{\"key_ID\": \"{text} \"}}]}}"),
-        format!("{{\"key_IDs\": [{{\"key_ID\": \"{{{text}}}\"}}]}}"),
-        ask(&(0..11).map(|_| KeyId::draw(&OsRandom).unwrap()).collect::<Vec<_>>()),
+        "",
+        "{}",
+        "[]",
+        "null",
+        r#"{"key_IDs":null}"#,
+        r#"{"key_IDs":[]}"#,
+        r#"{"key_IDs":[{}]}"#,
+        r#"{"key_IDs":[null]}"#,
+        r#"{"key_IDs":[{"key_ID":null}]}"#,
+        r#"{"key_IDs":[{"key_ID":7}]}"#,
+        r#"{"key_IDs":[{"key_ID":""}]}"#,
+        &nine,
+        &twice,
+        &as_text,
+        &as_array,
+        &bare,
+        &alone,
+        &cut,
+        &half,
+        &undashed,
     ] {
-        let reply = world.post(ALICE, DEC, &body).await;
-        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}");
-        assert!(!reply.message().is_empty());
+        let answer = net.post("bob", "alice/dec_keys", body.to_owned()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}: {answer:?}");
+        assert!(!answer.message().is_empty() && answer.message() != NOT_FOUND, "{body}: {answer:?}");
     }
-    for query in ["", "?key_ID=", "?key_ID=x", "?key_id=ID", "?key_ID=ID&key_ID=ID"] {
-        let url = format!("{DEC}{}", query.replace("=ID", &format!("={text}")));
-        assert_eq!(world.get(ALICE, &url).await.status, StatusCode::BAD_REQUEST, "{url}");
+    for query in ["", "?key_ID=", "?key_id=", "?key_ID=not-a-uuid", &format!("?key_ID={id}&key_ID={id}")] {
+        let answer = net.get("bob", &format!("alice/dec_keys{query}")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(!answer.message().is_empty());
     }
-    assert_eq!(world.post(ALICE, DEC, &ask(&[id])).await.status, StatusCode::OK);
+    for path in ["bob", "%20", "%00", "%ff"] {
+        let answer = net.dec("bob", path, &[id]).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+    }
+    assert_eq!(net.marks().await, before);
+    assert_eq!(net.dec("bob", "alice", &[id]).await.keys(), made, "the key is still there");
 }
 
 #[tokio::test]
-async fn a_replay_window_serves_the_same_sae_again_and_until_expiry_serves_always() {
-    let window = RetrievalPolicy { mode: RetrievalMode::Once, replay_window: Duration::from_secs(10) };
-    let world = World::with(DeliveryRules { retrieval: window, ..rules() }).await;
-    let id = world.stored(&[here()]).await;
-    assert_eq!(world.post(ALICE, DEC, &ask(&[id])).await.status, StatusCode::OK);
-    assert_eq!(world.post(DAVE, DEC, &ask(&[id])).await.status, StatusCode::BAD_REQUEST);
-    assert_eq!(world.post(ALICE, DEC, &ask(&[id])).await.status, StatusCode::OK);
-    world.clock.advance(Duration::from_secs(11));
-    assert_eq!(world.post(ALICE, DEC, &ask(&[id])).await.status, StatusCode::BAD_REQUEST);
-
-    let always = RetrievalPolicy { mode: RetrievalMode::UntilExpiry, ..RetrievalPolicy::STRICT };
-    let world = World::with(DeliveryRules { retrieval: always, ..rules() }).await;
-    let id = world.stored(&[sae("alice")]).await;
-    for _ in 0..3 {
-        assert_eq!(world.post(ALICE, DEC, &ask(&[id])).await.status, StatusCode::OK);
-    }
-    world.clock.advance(HOUR);
-    assert_eq!(world.post(ALICE, DEC, &ask(&[id])).await.status, StatusCode::BAD_REQUEST);
+async fn all_keys_or_none_and_no_difference_between_unknown_retrieved_and_expired() {
+    let net = Net::new().await;
+    let made = net.enc(3).await;
+    let ids: Vec<&str> = made.iter().map(|(id, _)| id.as_str()).collect();
+    not_found(&net, "bob", "alice", &[UNKNOWN]).await;
+    not_found(&net, "bob", "alice", &["00000000-0000-0000-0000-000000000000"]).await;
+    not_found(&net, "bob", "alice", &[ids[0], UNKNOWN]).await;
+    not_found(&net, "bob", "dave", &[ids[0]]).await;
+    assert_eq!(net.dec("bob", "alice", &[ids[0]]).await.keys(), made[..1]);
+    not_found(&net, "bob", "alice", &[ids[1], ids[0]]).await;
+    assert_eq!(net.dec("bob", "alice", &[ids[1]]).await.keys(), made[1..2]);
+    net.sites.clock.advance(KEY_TTL);
+    not_found(&net, "bob", "alice", &[ids[2]]).await;
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_is_a_503() {
-    let world = World::new().await;
-    let id = world.stored(&[sae("alice")]).await;
-    world.store.close().await;
-    let reply = world.post(ALICE, DEC, &ask(&[id])).await;
-    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.body);
-    assert!(reply.headers.contains_key("retry-after"));
+async fn a_key_of_others_is_401_for_the_whole_request_and_uses_up_nothing() {
+    let net = Net::new().await;
+    let made = net.enc(1).await;
+    let own = net.get("alice", "carol/enc_keys").await.keys();
+    for ids in [vec![&made[0].0], vec![&own[0].0, &made[0].0]] {
+        let ids: Vec<&str> = ids.into_iter().map(String::as_str).collect();
+        let answer = net.dec("carol", "alice", &ids).await;
+        assert_eq!((answer.status, answer.message().as_str()), (StatusCode::UNAUTHORIZED, "Unauthorized"));
+    }
+    assert_eq!(net.dec("carol", "alice", &[&own[0].0]).await.keys(), own);
+    assert_eq!(net.dec("bob", "alice", &[&made[0].0]).await.keys(), made);
+}
+
+#[tokio::test]
+async fn of_many_at_once_exactly_one_gets_the_key() {
+    let net = Arc::new(Net::new().await);
+    let made = net.get("alice", "site-b/enc_keys").await.keys();
+    let id = made[0].0.clone();
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        let (net, id) = (Arc::clone(&net), id.clone());
+        let caller = if n % 2 == 0 { "bob" } else { "carol" };
+        calls.spawn(async move { net.dec(caller, "site-a", &[&id]).await });
+    }
+    let answers = calls.join_all().await;
+    let (got, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == StatusCode::OK);
+    assert_eq!((got.len(), refused.len()), (1, 49));
+    assert_eq!(got[0].keys(), made);
+    assert!(refused.iter().all(|answer| answer.message() == NOT_FOUND));
 }

@@ -1,223 +1,229 @@
-//! Clauses 5.3 and 6.2.
+//! Get key: clauses 5.3, 6.2, 6.3.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
 
 use super::*;
-
-const ENC: &str = "/api/v1/keys/bob/enc_keys";
-const ALICE: As = As::Sae("alice");
-
-/// Number and bytes of the only order.
-fn ordered(world: &World) -> (usize, usize) {
-    let orders = std::mem::take(&mut *world.source.orders.lock().unwrap());
-    assert_eq!(orders.len(), 1);
-    (orders[0].2, orders[0].3)
-}
+use crate::delivery::testing::{Placed, to_kme, to_sae};
 
 #[tokio::test]
-async fn any_subset_of_the_members_is_served_and_sloppy_clients_are() {
-    let world = World::new().await;
-    for (body, expected) in [
-        ("", (1, 32)),
-        ("{}", (1, 32)),
-        (r#"{"number": 3}"#, (3, 32)),
-        (r#"{"size": 64}"#, (1, 8)),
-        (r#"{"number": 10, "size": 1024}"#, (10, 128)),
-        (r#"{"number": null, "size": null, "additional_slave_SAE_IDs": null}"#, (1, 32)),
-        (r#"{"additional_slave_SAE_IDs": [], "extension_mandatory": [], "extension_optional": []}"#, (1, 32)),
-        (r#"{"extension_mandatory": [{}], "extension_optional": [{}]}"#, (1, 32)),
-        (r#"{"extension_mandatory": null, "extension_optional": null}"#, (1, 32)),
-        (r#"{"extension_optional": [{"acme_x": {"any": ["value"]}}]}"#, (1, 32)),
-        (r#"{"key_size": 8, "unknown": [1]}"#, (1, 32)),
-    ] {
-        let reply = world.post(ALICE, ENC, body).await;
-        assert_eq!(reply.status, StatusCode::OK, "{body}: {}", reply.body);
-        assert_eq!(reply.body["keys"].as_array().unwrap().len(), expected.0, "{body}");
-        assert_eq!(ordered(&world), expected, "{body}");
-        assert_eq!(reply.headers["cache-control"], "no-store");
-        assert_eq!(reply.headers["content-type"], "application/json");
-    }
-    for (query, expected) in [
-        ("", (1, 32)),
-        ("?number=2&size=128", (2, 16)),
-        ("?size=128", (1, 16)),
-        ("?unknown=1&number=2", (2, 32)),
-        ("/", (1, 32)),
-    ] {
-        let reply = world.get(ALICE, &format!("{ENC}{query}")).await;
-        assert_eq!(reply.status, StatusCode::OK, "{query}: {}", reply.body);
-        assert_eq!(ordered(&world), expected, "{query}");
-    }
-}
-
-#[tokio::test]
-async fn a_post_without_a_content_type_is_served_and_one_that_is_no_json_is_415() {
-    let world = World::new().await;
-    let post = |kind: Option<&str>| {
-        let mut request = Request::post(ENC);
-        if let Some(kind) = kind {
-            request = request.header("content-type", kind);
-        }
-        request.body(Body::from("{}")).unwrap()
+async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default_size() {
+    let net = Net::new().await;
+    let mut seen = BTreeSet::new();
+    let mut check = |what: &str, answer: &Answer| {
+        let keys = answer.keys();
+        assert_eq!((keys.len(), keys[0].1.len()), (1, 32), "{what}");
+        assert!(seen.insert(keys[0].clone()), "{what}: the same key again");
+        let id = uuid::Uuid::parse_str(&keys[0].0).unwrap();
+        assert_eq!((id.get_version_num(), id.to_string()), (4, keys[0].0.clone()), "{what}");
     };
-    assert_eq!(world.send(ALICE, post(None)).await.status, StatusCode::OK);
-    assert_eq!(world.send(ALICE, post(Some("text/xml"))).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-}
-
-#[tokio::test]
-async fn what_cannot_be_served_is_400_with_its_sentence_and_orders_nothing() {
-    let world = World::new().await;
-    for (body, message) in [
-        (r#"{"size": 100}"#, "size shall be a multiple of 8"),
-        (r#"{"size": 99999}"#, "size shall be a multiple of 8"),
-        (r#"{"size": 56}"#, "size shall be an integer from 64 to 1024 (bits)"),
-        (r#"{"size": 1032}"#, "size shall be an integer from 64 to 1024 (bits)"),
-        (r#"{"size": 0}"#, "size shall be an integer from 64 to 1024 (bits)"),
-        (r#"{"size": -8}"#, "size shall be an integer from 64 to 1024 (bits)"),
-        (r#"{"size": 18446744073709551608}"#, "size shall be an integer from 64 to 1024 (bits)"),
-        (r#"{"number": 0}"#, "number shall be an integer from 1 to 10"),
-        (r#"{"number": 11}"#, "number shall be an integer from 1 to 10"),
-        (r#"{"number": -1}"#, "number shall be an integer from 1 to 10"),
-        (r#"{"number": "1"}"#, "number shall be an integer"),
-        (r#"{"number": 1.0}"#, "number shall be an integer"),
-        (r#"{"number": true}"#, "number shall be an integer"),
-        (r#"{"size": [256]}"#, "size shall be an integer"),
-        (r#"{"additional_slave_SAE_IDs": "carol"}"#, "additional_slave_SAE_IDs shall be an array of strings"),
-        (r#"{"additional_slave_SAE_IDs": [1]}"#, "additional_slave_SAE_IDs shall be an array of strings"),
-        (r#"{"additional_slave_SAE_IDs": ["x"]}"#, "additional_slave_SAE_IDs names an unknown SAE"),
-        (r#"{"additional_slave_SAE_IDs": ["site-c"]}"#, "additional_slave_SAE_IDs names an unknown SAE"),
-        (r#"{"additional_slave_SAE_IDs": ["alice"]}"#, "additional_slave_SAE_IDs names the caller"),
-        (r#"{"additional_slave_SAE_IDs": ["bob"]}"#, "additional_slave_SAE_IDs names the SAE in the path"),
-        (r#"{"additional_slave_SAE_IDs": ["dave", "dave"]}"#, "additional_slave_SAE_IDs names an SAE twice"),
-        (
-            r#"{"additional_slave_SAE_IDs": ["dave", "carol", "erin"]}"#,
-            "additional_slave_SAE_IDs shall have at most 2 entries",
-        ),
-        (r#"{"extension_mandatory": {}}"#, "extension_mandatory shall be an array of objects"),
-        (r#"{"extension_mandatory": ["x"]}"#, "extension_mandatory shall be an array of objects"),
-        (r#"{"extension_optional": 1}"#, "extension_optional shall be an array of objects"),
-        (
-            r#"{"extension_mandatory": [{"acme_x": 1}]}"#,
-            "not all extension_mandatory parameters are supported",
-        ),
+    for query in ["", "/", "?", "?key_size=1024", "?x", "?number=1", "?size=256", "?number=1&size=256&x=%ff"]
+    {
+        check(query, &net.get("alice", &format!("bob/enc_keys{query}")).await);
+    }
+    for body in [
+        "",
+        "{}",
+        " {\n} ",
+        r#"{"number":null,"size":null,"additional_slave_SAE_IDs":null}"#,
+        r#"{"extension_mandatory":null,"extension_optional":null}"#,
+        r#"{"additional_slave_SAE_IDs":[],"extension_mandatory":[],"extension_optional":[]}"#,
+        r#"{"extension_mandatory":[{}],"extension_optional":[{},{}]}"#,
+        r#"{"additional_target_sae_ids":[],"Number":7,"x":{"y":[[]]}}"#,
+        r#"{"extension_optional":[{"zz_x":{"a":[1]}},{"zz_y":null}]}"#,
+        r#"{"number":1}"#,
+        r#"{"size":256}"#,
     ] {
-        let reply = world.post(ALICE, ENC, body).await;
-        assert_eq!((reply.status, reply.message()), (StatusCode::BAD_REQUEST, message), "{body}");
+        check(body, &net.post("alice", "bob/enc_keys", body).await);
     }
-    for blank in [r#"{"additional_slave_SAE_IDs": [""]}"#, "{", "[]", "null", "1", "{}x", "{\"number\":1,}"] {
-        let reply = world.post(ALICE, ENC, blank).await;
-        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{blank}");
-        assert!(!reply.message().is_empty());
-    }
-    for query in ["?number=0", "?number=+1", "?number=1.0", "?number=", "?size=100", "?number=1&number=1"] {
-        let reply = world.get(ALICE, &format!("{ENC}{query}")).await;
-        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{query}");
-    }
-    assert_eq!(world.orders(), 0);
+    // curl -d without a header, and no header at all.
+    let form = Request::post("/api/v1/keys/bob/enc_keys/")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+    check("form type", &net.call("alice", form, "{}").await);
+    check("no type", &net.call("alice", Request::post("/api/v1/keys/bob/enc_keys"), "{}").await);
+    // A query beside a body, and a body beside a query, are not looked at.
+    check("POST with query", &net.post("alice", "bob/enc_keys?number=3&size=x", "{}").await);
+    let get = Request::get("/api/v1/keys/bob/enc_keys");
+    check("GET with body", &net.call("alice", get, r#"{"number":3"#).await);
 }
 
 #[tokio::test]
-async fn unsupported_mandatory_extensions_are_named_without_their_values() {
-    let world = World::new().await;
-    let reply = world.post(ALICE, ENC, r#"{"extension_mandatory": [{"acme_x": "private"}]}"#).await;
-    assert!(reply.body.to_string().contains("acme_x"));
-    assert!(!reply.body.to_string().contains("private"));
+async fn number_and_size_are_exact_in_both_methods() {
+    let net = Net::new().await;
+    for (number, bits) in [(1, 64), (3, 512), (8, 4096), (2, 256)] {
+        let by_get = net.get("alice", &format!("bob/enc_keys?size={bits}&number={number}")).await;
+        let body = json!({ "number": number, "size": bits }).to_string();
+        let by_post = net.post("alice", "bob/enc_keys", body).await;
+        for answer in [by_get, by_post] {
+            let keys = answer.keys();
+            assert_eq!(keys.len(), number);
+            assert!(keys.iter().all(|(_, key)| key.len() * 8 == bits), "{bits} bits");
+            let distinct: BTreeSet<_> = keys.iter().collect();
+            assert_eq!(distinct.len(), number);
+        }
+    }
 }
 
 #[tokio::test]
-async fn the_path_names_an_sae_or_a_whole_kme() {
-    let world = World::new().await;
-    let recipients = |world: &World| world.source.orders.lock().unwrap().pop().unwrap().1;
-    let at = |party: Party, site: &str| Recipient { party, kme: site.parse().unwrap() };
-    world.get(ALICE, ENC).await;
-    assert_eq!(recipients(&world), [at(sae("bob"), "site-b")]);
-    world.get(ALICE, "/api/v1/keys/site-b/enc_keys").await;
-    assert_eq!(recipients(&world), [at(Party::Kme("site-b".parse().unwrap()), "site-b")]);
-    world.get(ALICE, "/api/v1/keys/odd%20name%2F%C3%A9/enc_keys").await;
-    assert_eq!(recipients(&world), [at(sae("odd name/é"), "site-b")]);
-    world.get(ALICE, "/api/v1/keys/dave/enc_keys").await;
-    assert_eq!(recipients(&world), [at(sae("dave"), "site-a")]);
-    let body = r#"{"additional_slave_SAE_IDs": ["erin", "dave"]}"#;
-    world.post(ALICE, "/api/v1/keys/site-b/enc_keys", body).await;
-    let all = [
-        at(Party::Kme("site-b".parse().unwrap()), "site-b"),
-        at(sae("erin"), "site-c"),
-        at(sae("dave"), "site-a"),
-    ];
-    assert_eq!(recipients(&world), all);
-    for (unknown, message) in [
-        ("nobody", "the SAE or KME in the path is unknown"),
-        ("BOB", "the SAE or KME in the path is unknown"),
-        ("alice", "the path shall name the other SAE, not the caller"),
+async fn bad_numbers_and_sizes_are_400_and_make_nothing() {
+    let net = Net::new().await;
+    let octets = "size shall be a multiple of 8";
+    let size_range = "size shall be an integer from 64 to 4096 (bits)";
+    let size_text = "size shall be an integer";
+    let number_range = "number shall be an integer from 1 to 8";
+    let number_text = "number shall be an integer";
+    for (name, value, expected) in [
+        ("size", "257", octets),
+        ("size", "1", octets),
+        ("size", "4097", octets),
+        ("size", "-9", octets),
+        ("size", "0", size_range),
+        ("size", "-8", size_range),
+        ("size", "56", size_range),
+        ("size", "4104", size_range),
+        ("size", "18446744073709551616", size_range),
+        ("size", "8.5", size_text),
+        ("size", "256.0", size_text),
+        ("size", "2e2", size_text),
+        ("number", "0", number_range),
+        ("number", "-8", number_range),
+        ("number", "9", number_range),
+        ("number", "9223372036854775808", number_range),
+        ("number", "1.0", number_text),
     ] {
-        let reply = world.get(ALICE, &format!("/api/v1/keys/{unknown}/enc_keys")).await;
-        assert_eq!((reply.status, reply.message()), (StatusCode::BAD_REQUEST, message));
+        let get = net.get("alice", &format!("bob/enc_keys?{name}={value}")).await;
+        assert_eq!((get.status, get.message()), (StatusCode::BAD_REQUEST, expected.into()), "{name}={value}");
+        let post = net.post("alice", "bob/enc_keys", format!(r#"{{"{name}":{value}}}"#)).await;
+        // JSON has no integers of more than 64 bits, so serde_json reads a larger one as a float.
+        let expected = if value.len() == 20 { size_text } else { expected };
+        assert_eq!(
+            (post.status, post.message()),
+            (StatusCode::BAD_REQUEST, expected.into()),
+            "{name}:{value}"
+        );
     }
-    assert_eq!(world.orders(), 0);
+    for query in
+        ["number=abc01", "size=", "number=+1", "number=%201", "size=0x100", "number=1&number=1", "size=%ff"]
+    {
+        let answer = net.get("alice", &format!("bob/enc_keys?{query}")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(!answer.message().is_empty());
+    }
+    for value in [r#""256""#, "true", "[1]", "{}", r#""abc01""#] {
+        for name in ["number", "size"] {
+            let answer = net.post("alice", "bob/enc_keys", format!(r#"{{"{name}":{value}}}"#)).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+            assert_eq!(answer.message(), format!("{name} shall be an integer"), "{value}");
+        }
+    }
+    assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
 }
 
 #[tokio::test]
-async fn a_source_that_fails_is_503_with_what_failed_and_when_to_come_back() {
-    let world = World::new().await;
-    let cases: [(fn() -> SupplyError, &str); 7] = [
-        (|| SupplyError::PeerUnavailable("site-b".parse().unwrap()), "KME site-b does not answer"),
-        (
-            || SupplyError::PeerBusy { kme: "site-b".parse().unwrap(), reason: "disk".to_owned() },
-            "KME site-b cannot take keys now: disk",
-        ),
-        (
-            || SupplyError::PeerRefused { kme: "site-b".parse().unwrap(), reason: "inner".to_owned() },
-            "KME site-b refused the keys",
-        ),
-        (|| SupplyError::TooFewPoolServers { answered: 1 }, "too few random pool servers answer"),
-        (|| SupplyError::StoreFull, "the key store has no space left"),
-        (|| SupplyError::Busy, "too many keys are being made"),
-        (|| SupplyError::Slow, "making the keys took too long"),
-    ];
-    for (error, message) in cases {
-        *world.source.mood.lock().unwrap() = Mood::Fail(error);
-        let reply = world.get(ALICE, ENC).await;
-        assert_eq!((reply.status, reply.message()), (StatusCode::SERVICE_UNAVAILABLE, message));
-        assert!(reply.headers["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);
+async fn json_that_is_not_a_request_never_yields_a_key() {
+    let net = Net::new().await;
+    let deep = format!(r#"{{"x":{}"#, "[".repeat(20_000));
+    for body in [
+        "{",
+        "nonsense",
+        "{} {}",
+        "{}x",
+        "[]",
+        "[1,256,null,null,null]",
+        "null",
+        "7",
+        r#""{}""#,
+        " ",
+        r#"{"number":1,}"#,
+        r#"{"number":1,"number":1}"#,
+        r"{'number':1}",
+        r#"{"number":1 "size":256}"#,
+        "\u{feff}{}",
+        r#"{"number":NaN}"#,
+        &deep,
+    ] {
+        let answer = net.post("alice", "bob/enc_keys", body.to_owned()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", &body[..body.len().min(40)]);
+        assert!(!answer.message().is_empty());
+    }
+    let answer = net.post("alice", "bob/enc_keys", b"{\"x\":\"\xff\"}".to_vec()).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "no UTF-8");
+    assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
+}
+
+#[tokio::test]
+async fn an_unknown_mandatory_extension_is_refused_with_the_sentence_of_the_standard() {
+    let net = Net::new().await;
+    let body = r#"{"extension_mandatory":[{},{"zz_x":{"secret":"s3same"},"zz_z":null},{"zz_y":[1]}]}"#;
+    let answer = net.post("alice", "bob/enc_keys", body).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer.message(), "not all extension_mandatory parameters are supported");
+    let names = json!([{"zz_x": null, "zz_z": null}, {"zz_y": null}]);
+    assert_eq!(answer.json()["details"], json!([{ "extension_mandatory_unsupported": names }]));
+    assert!(!answer.text.contains("s3same"), "values are not repeated");
+    assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
+}
+
+#[tokio::test]
+async fn extensions_and_additional_slaves_of_another_shape_are_refused() {
+    let net = Net::new().await;
+    for body in [
+        r#"{"extension_mandatory":{}}"#,
+        r#"{"extension_mandatory":"x"}"#,
+        r#"{"extension_mandatory":[null]}"#,
+        r#"{"extension_mandatory":[[]]}"#,
+        r#"{"extension_optional":{"zz_x":1}}"#,
+        r#"{"extension_optional":["zz_x"]}"#,
+        r#"{"additional_slave_SAE_IDs":"carol"}"#,
+        r#"{"additional_slave_SAE_IDs":[["carol"]]}"#,
+        r#"{"additional_slave_SAE_IDs":[null]}"#,
+        r#"{"additional_slave_SAE_IDs":{"carol":1}}"#,
+        r#"{"additional_slave_SAE_IDs":["nobody"]}"#,
+        r#"{"additional_slave_SAE_IDs":[""]}"#,
+        r#"{"additional_slave_SAE_IDs":["carol","carol"]}"#,
+        r#"{"additional_slave_SAE_IDs":["bob"]}"#,
+        r#"{"additional_slave_SAE_IDs":["alice"]}"#,
+        r#"{"additional_slave_SAE_IDs":["carol","dave","erin","b/o b%é"]}"#,
+    ] {
+        let answer = net.post("alice", "bob/enc_keys", body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(!answer.message().is_empty());
+    }
+    assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
+}
+
+#[tokio::test]
+async fn additional_slaves_each_retrieve_the_same_key_once() {
+    let net = Net::new().await;
+    let body = r#"{"additional_slave_SAE_IDs":["carol","dave"]}"#;
+    let made = net.post("alice", "bob/enc_keys", body).await.keys();
+    let id = made[0].0.as_str();
+    for sae in ["bob", "carol", "dave"] {
+        assert_eq!(net.dec(sae, "alice", &[id]).await.keys(), made, "{sae}");
+        assert_eq!(net.dec(sae, "alice", &[id]).await.message(), NOT_FOUND, "{sae} again");
     }
 }
 
 #[tokio::test]
-async fn a_panic_is_a_503_and_the_next_request_is_served() {
-    let world = World::new().await;
-    *world.source.mood.lock().unwrap() = Mood::Panic;
-    // The mutex of the test double is poisoned by it; a new world shares nothing with this one.
-    let reply = world.get(ALICE, ENC).await;
-    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(reply.message(), "the KME failed to serve the request");
-    assert_eq!(world.get(ALICE, "/api/v1/keys/bob/status").await.status, StatusCode::OK);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_that_takes_too_long_is_a_503() {
-    let world = World::new().await;
-    *world.source.mood.lock().unwrap() = Mood::Hang;
-    let reply = world.get(ALICE, ENC).await;
-    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(reply.message(), "the request took too long");
-}
-
-#[tokio::test]
-async fn requests_beyond_the_bound_are_refused_at_once() {
-    let world = Arc::new(World::new().await);
-    *world.source.mood.lock().unwrap() = Mood::Hang;
-    let hanging: Vec<_> = (0..8)
-        .map(|_| {
-            let world = Arc::clone(&world);
-            tokio::spawn(async move { world.get(ALICE, ENC).await.status })
-        })
-        .collect();
-    let mut refused = None;
-    while refused.is_none() {
-        tokio::task::yield_now().await;
-        let reply = world.get(ALICE, "/api/v1/keys/bob/status").await;
-        refused = Some(reply).filter(|reply| reply.status == StatusCode::SERVICE_UNAVAILABLE);
+async fn a_path_may_name_a_kme_or_an_sae_with_any_characters() {
+    let net = Net::new().await;
+    for (path, recipient) in
+        [("site-b".to_owned(), to_kme("site-b")), (escaped("b/o b%é"), to_sae("b/o b%é", "site-b"))]
+    {
+        net.get("alice", &format!("{path}/enc_keys")).await.keys();
+        let placed = net.sites.a.source.orders().pop().unwrap();
+        let expected =
+            Placed { master: "alice".into(), recipients: vec![recipient], number: 1, key_bytes: 32 };
+        assert_eq!(placed, expected);
     }
-    let refused = refused.unwrap();
-    assert_eq!(refused.message(), "too many requests");
-    assert!(refused.headers.contains_key("retry-after"));
-    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+    let before = net.marks().await;
+    for path in ["nobody", "alice", "%20", "", "%00", "%ff", "bob%2F", "site-z"] {
+        for call in ["enc_keys", "status"] {
+            let answer = net.get("alice", &format!("{path}/{call}")).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}/{call}");
+            assert!(!answer.message().is_empty());
+        }
+    }
+    assert_eq!(net.marks().await, before, "nothing was made");
 }

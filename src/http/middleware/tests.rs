@@ -1,0 +1,110 @@
+//! The edge around routers that misbehave on purpose.
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http_body_util::BodyExt as _;
+use tokio::sync::Notify;
+use tower::ServiceExt as _;
+
+use super::*;
+
+const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 2, timeout: Duration::from_secs(30) };
+
+fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Router {
+    let edge = Edge::new("test", limits, tasks.clone(), |_| "/route".into());
+    router.layer(axum::middleware::from_fn_with_state(edge, guard))
+}
+
+async fn call(router: &Router, path: &str) -> (StatusCode, Option<String>, String) {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let retry = response.headers().get(http::header::RETRY_AFTER);
+    let (status, retry) = (response.status(), retry.map(|value| value.to_str().unwrap().to_owned()));
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    (status, retry, String::from_utf8(text.to_vec()).unwrap())
+}
+
+fn unavailable(message: &str, retry: &str) -> (StatusCode, Option<String>, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, Some(retry.to_owned()), format!(r#"{{"message":"{message}"}}"#))
+}
+
+#[tokio::test]
+async fn answers_pass_through_untouched() {
+    let tasks = TaskTracker::new();
+    let router =
+        edged(Router::new().route("/", get(async || (StatusCode::IM_A_TEAPOT, "tea"))), LIMITS, &tasks);
+    assert_eq!(call(&router, "/").await, (StatusCode::IM_A_TEAPOT, None, "tea".to_owned()));
+}
+
+#[tokio::test]
+async fn a_panic_is_503_without_its_text_and_frees_its_place() {
+    async fn fails() -> &'static str {
+        let key = String::from("s3same");
+        panic!("{key}")
+    }
+    let tasks = TaskTracker::new();
+    let router = Router::new().route("/panic", get(fails)).route("/", get(async || "well"));
+    let router = edged(router, EdgeLimits { max_concurrent: 1, ..LIMITS }, &tasks);
+    for _ in 0..3 {
+        assert_eq!(call(&router, "/panic").await, unavailable("the KME failed to serve the request", "5"));
+    }
+    assert_eq!(call(&router, "/").await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_request_is_503_and_its_work_goes_on_to_its_end() {
+    let tasks = TaskTracker::new();
+    let (signal, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = {
+        let (signal, done) = (Arc::clone(&signal), Arc::clone(&done));
+        async move || {
+            signal.notified().await;
+            done.notify_one();
+        }
+    };
+    let router = edged(Router::new().route("/", get(slow)), LIMITS, &tasks);
+    // Time stands still until everything waits for it.
+    assert_eq!(call(&router, "/").await, unavailable("the request took too long", "5"));
+    assert_eq!(tasks.len(), 1, "still at work");
+    signal.notify_one();
+    done.notified().await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+#[tokio::test]
+async fn requests_over_the_bound_are_refused_at_once_and_served_when_there_is_room() {
+    let tasks = TaskTracker::new();
+    let (arrived, signal) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let waits = {
+        let (arrived, signal) = (Arc::clone(&arrived), Arc::clone(&signal));
+        async move || {
+            arrived.add_permits(1);
+            signal.acquire().await.unwrap().forget();
+            "served"
+        }
+    };
+    let router = edged(Router::new().route("/", get(waits)), LIMITS, &tasks);
+    let spawned = || {
+        let router = router.clone();
+        tokio::spawn(async move { call(&router, "/").await })
+    };
+    let under_way = [spawned(), spawned()];
+    arrived.acquire_many(2).await.unwrap().forget();
+    assert_eq!(call(&router, "/").await, unavailable("too many requests", "1"));
+    signal.add_permits(2);
+    for one in under_way {
+        assert_eq!(one.await.unwrap().2, "served");
+    }
+    signal.add_permits(1);
+    assert_eq!(call(&router, "/").await.2, "served");
+}
+
+#[tokio::test]
+async fn a_bound_of_no_requests_means_one() {
+    let tasks = TaskTracker::new();
+    let limits = EdgeLimits { max_concurrent: 0, ..LIMITS };
+    let router = edged(Router::new().route("/", get(async || "served")), limits, &tasks);
+    assert_eq!(call(&router, "/").await.2, "served");
+}
