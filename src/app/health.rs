@@ -37,7 +37,17 @@ impl Common {
             0 => ok("tasks"),
             _ => degraded("tasks", format!("{restarts} restarts of background tasks; see the log")),
         };
-        vec![daemon, tasks, self.certificate(), memory()]
+        vec![daemon, tasks, self.certificate(), self.revocations(), memory()]
+    }
+
+    fn revocations(&self) -> Part {
+        match self.tls.crl_next_update() {
+            Some(due) if due <= self.clock.now() => degraded(
+                "revocation lists",
+                format!("should have been replaced at {due}; they stay in force"),
+            ),
+            _ => ok("revocation lists"),
+        }
     }
 
     fn certificate(&self) -> Part {

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::time::{interval, sleep};
 
 use super::health::{Common, KmeHealth};
 use super::map;
 use super::reload::{self, DirectoryReload, Origin, Reload};
-use super::supervise::{Daemon, Supervisor, bind};
+use super::supervise::{Daemon, Supervisor, bind, name_of};
 use crate::config::KmeConfig;
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
+use crate::identity::Identity;
 use crate::kme::{Clock, Directory, OsRandom, Random, SystemClock};
 use crate::peer::{PeerClient, PeerClientSettings};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
@@ -76,6 +77,17 @@ impl Rooms {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
         let tls = TlsStore::open(map::tls_files(&config.tls))?;
+        let rules = map::strict_identity_rules(&config.trust_domain);
+        match tls.own_identity(&rules) {
+            Ok(Identity::Kme(own)) if *own.id() == config.id => {}
+            other => bail!(
+                "{} is no certificate of KME {} in trust domain {}: it names {}",
+                config.tls.cert.display(),
+                config.id,
+                config.trust_domain,
+                name_of(other)
+            ),
+        }
         let keks = map::key_encryption_keys(&config.store.kek)?;
         let settings = StoreSettings { url: config.store.url(), keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));

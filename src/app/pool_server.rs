@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::time::interval;
 
 use super::health::{Common, PoolHealth};
 use super::map;
 use super::reload::{self, Reload};
-use super::supervise::{Daemon, Supervisor, bind};
+use super::supervise::{Daemon, Supervisor, bind, name_of};
 use crate::config::PoolServerConfig;
 use crate::http;
+use crate::identity::Identity;
 use crate::kme::{Clock, OsRandom, SystemClock};
 use crate::pool::PoolVault;
 use crate::self_test;
@@ -28,6 +29,16 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let tls = TlsStore::open(map::tls_files(&config.tls))?;
+    match tls.own_identity(&map::strict_identity_rules(&config.trust_domain)) {
+        Ok(Identity::Pool(own)) if own == config.id => {}
+        other => bail!(
+            "{} is no certificate of pool server {} in trust domain {}: it names {}",
+            config.tls.cert.display(),
+            config.id,
+            config.trust_domain,
+            name_of(other)
+        ),
+    }
     let vault = Arc::new(PoolVault::new(map::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));
     let mut supervisor = Supervisor::new(&config.id);
     let pool = bind(&config.id, "pool", config.listen.pool).await?;

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::identity::{Identity, IdentityError};
 use crate::tls::{ListenerLimits, ListenerTls, listener};
 
 /// First pause before an ended task is started again; doubles each time.
@@ -84,6 +85,17 @@ pub(super) async fn bind(
     let tcp = TcpListener::bind(address).await.with_context(context)?;
     let address = tcp.local_addr().with_context(context)?;
     Ok(Bound { tcp, address })
+}
+
+/// Whom a certificate names, in words.
+pub(super) fn name_of(identity: Result<Identity, IdentityError>) -> String {
+    match identity {
+        Ok(Identity::Sae(sae)) => format!("SAE {}", sae.id()),
+        Ok(Identity::Kme(kme)) => format!("KME {}", kme.id()),
+        Ok(Identity::Pool(pool)) => format!("pool server {pool}"),
+        Ok(Identity::Operator(name)) => format!("operator {name}"),
+        Err(error) => format!("nobody ({error})"),
+    }
 }
 
 /// Starts a daemon's tasks and, in the end, stops them.

@@ -48,6 +48,9 @@ pub struct ListenerLimits {
     pub handshake_timeout: Duration,
     /// The longest that a client may take to send the head of a request, the first one included.
     pub header_timeout: Duration,
+    /// How long a connection serves requests; then the client has to connect, and be checked, again. So no
+    /// certificate outlives its end or its revocation by more than this.
+    pub connection_life: Duration,
     /// How long requests under way may take when the listener stops.
     pub shutdown_grace: Duration,
 }
@@ -58,6 +61,7 @@ impl Default for ListenerLimits {
             max_connections: 1024,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
+            connection_life: Duration::from_mins(10),
             shutdown_grace: Duration::from_secs(10),
         }
     }
@@ -196,6 +200,7 @@ impl Listener {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut first_request = pin!(sleep(self.limits.header_timeout));
         let mut changed = pin!(changed(changes));
+        let mut life = pin!(sleep(self.limits.connection_life));
         let (mut may_wait, mut may_go_on) = (true, true);
         loop {
             tokio::select! {
@@ -212,11 +217,7 @@ impl Listener {
                     }
                     may_wait = false;
                 }
-                () = &mut changed, if may_go_on => {
-                    may_go_on = false;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = self.shutdown.cancelled(), if may_go_on => {
+                () = ended(&mut changed, &mut life, &self.shutdown), if may_go_on => {
                     may_go_on = false;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -240,6 +241,19 @@ impl Listener {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         builder
+    }
+}
+
+/// The first reason for a connection to take no more requests.
+async fn ended(
+    changed: &mut (impl Future<Output = ()> + Unpin),
+    life: &mut (impl Future<Output = ()> + Unpin),
+    shutdown: &CancellationToken,
+) {
+    tokio::select! {
+        () = changed => {}
+        () = life => {}
+        () = shutdown.cancelled() => {}
     }
 }
 

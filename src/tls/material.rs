@@ -37,6 +37,7 @@ pub(super) struct Material {
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
     pub(super) identity: Arc<CertifiedKey>,
     pub(super) not_after: Timestamp,
+    pub(super) crl_next_update: Option<Timestamp>,
     /// Changes when any file does.
     pub(super) fingerprint: [u8; 32],
     server_latest: Arc<ServerConfig>,
@@ -140,6 +141,7 @@ impl Material {
         Ok(Self {
             server_latest: server(Versions::Latest)?,
             server_compatible: server(Versions::Compatible)?,
+            crl_next_update: crls.iter().filter_map(next_update).min(),
             fingerprint,
             roots,
             crls,
@@ -216,6 +218,11 @@ fn revocation_lists(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocation
         return Err(content("has no revocation list in PEM form".to_owned()));
     }
     Ok(lists)
+}
+
+fn next_update(list: &CertificateRevocationListDer<'static>) -> Option<Timestamp> {
+    let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(list).ok()?;
+    Some(Timestamp::from_ms(list.next_update()?.timestamp().saturating_mul(1000)))
 }
 
 fn end_of(leaf: &CertificateDer<'_>) -> Option<Timestamp> {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::TlsError;
 use super::material::{Material, TlsFiles, TlsParts};
+use crate::identity::{Identity, IdentityError, IdentityRules, identify};
 use crate::kme::Timestamp;
 
 /// Which versions of TLS a listener or client speaks.
@@ -95,6 +96,20 @@ impl TlsStore {
     /// When the own certificate expires.
     pub fn not_after(&self) -> Timestamp {
         self.current.load().not_after
+    }
+
+    /// When the first of the revocation lists should have been replaced.
+    pub fn crl_next_update(&self) -> Option<Timestamp> {
+        self.current.load().crl_next_update
+    }
+
+    /// Whom the own certificate names.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn own_identity(&self, rules: &IdentityRules) -> Result<Identity, IdentityError> {
+        let material = self.current.load();
+        material.identity.cert.first().map_or(Err(IdentityError::NoCertificate), |leaf| identify(leaf, rules))
     }
 
     pub(super) fn material(&self) -> Arc<Material> {

@@ -262,6 +262,25 @@ async fn a_request_that_never_ends_is_cut_off_after_the_grace() {
     assert!(matches!(asking.await.unwrap(), Err(HttpsError::Broken(_))));
 }
 
+#[tokio::test]
+async fn a_connection_past_its_life_is_replaced_without_a_failed_request() {
+    let limits = ListenerLimits { connection_life: Duration::from_millis(20), ..ListenerLimits::default() };
+    let connections = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
+    let seen = connections.clone();
+    let router = Router::new().route(
+        "/",
+        get(move |request: AxumRequest| async move {
+            seen.lock().unwrap().insert(request.extensions().get::<PeerAddress>().unwrap().0);
+            "served"
+        }),
+    );
+    let server = Server::start(testing::shared().tls(Role::Kme, "site-a"), router, limits).await;
+    let client = client(testing::shared().tls(Role::Sae, "alice"), site_a());
+    while connections.lock().unwrap().len() < 3 {
+        assert_eq!(ask(&client, server.address).await.unwrap(), "served");
+    }
+}
+
 /// With the body dropped unread, HTTP/2 would reset the stream before the answer.
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {

@@ -59,6 +59,21 @@ fn each_daemon_refuses_the_other_ones_configuration() {
 }
 
 #[test]
+fn a_certificate_of_somebody_else_keeps_a_daemon_from_starting() {
+    let network = Network::generate(2);
+    network.configure(0, "pki/site-a.pem", "pki/site-b.pem");
+    network.configure(0, "pki/site-a.key", "pki/site-b.key");
+    let site = network.site(0).config.display().to_string();
+    let output = run(&["serve", "--config", &site]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("is no certificate of KME site-a") && text.contains("it names KME site-b"),
+        "{text}"
+    );
+}
+
+#[test]
 fn migrate_makes_the_schema_and_serve_without_migrate_wants_it() {
     let network = Network::generate(2);
     network.configure(0, "[store]", "[store]\nmigrate = false");
