@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
 use super::retract::{self, Traces};
@@ -153,7 +154,17 @@ impl Work<'_> {
         let trace = (kme.clone(), metadata.batch_id);
         // Noted before it is sent: whatever becomes of the call, the site may have stored the batch.
         self.lock().remote.insert(trace.clone());
-        peer.push(metadata).await.map_err(|error| {
+        let started = Instant::now();
+        let pushed = peer.push(metadata).await;
+        tracing::debug!(
+            peer = %kme,
+            batch = %metadata.batch_id,
+            keys = metadata.key_ids.len(),
+            acknowledged = pushed.is_ok(),
+            duration_ms = started.elapsed().as_secs_f64() * 1e3,
+            "batch pushed"
+        );
+        pushed.map_err(|error| {
             if error.was_not_sent() {
                 self.lock().remote.remove(&trace);
             }

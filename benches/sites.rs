@@ -1,0 +1,90 @@
+//! Two sites and three pool servers on this machine, as `dqkd demo` starts them: what an SAE waits for.
+//!
+//! `enc_keys/64` is one batch: made at site-a, pushed to site-b, regenerated and committed there, acknowledged,
+//! committed at site-a, delivered. SQLite with `synchronous = FULL` under it, on whatever disk the temporary
+//! folder is.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench fails by panicking")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use dqkd::client::{EncRequest, Etsi014Client};
+use dqkd::tls::{TlsFiles, TlsStore};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+struct Demo {
+    child: Child,
+    _dir: tempfile::TempDir,
+    runtime: Runtime,
+    alice: Etsi014Client,
+    bob: Etsi014Client,
+}
+
+/// Started with the first measurement, so that listing the benches starts nothing.
+static DEMO: LazyLock<Demo> = LazyLock::new(Demo::start);
+
+impl Demo {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let demo = dir.path().join("demo");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dqkd"));
+        let mut child = command.args(["demo", "--dir"]).arg(&demo).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("Ctrl-C")), "the demo did not start");
+        std::thread::spawn(move || lines.for_each(drop));
+        let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
+        let manifest: Value = serde_json::from_str(&text).unwrap();
+        let path = |value: &Value| PathBuf::from(value.as_str().unwrap());
+        let client = |site: usize| {
+            let (site, sae) = (&manifest["sites"][site], &manifest["sites"][site]["saes"][0]);
+            let files = TlsFiles {
+                ca: path(&manifest["ca"]),
+                cert: path(&sae["cert"]),
+                key: path(&sae["key"]),
+                crl: None,
+            };
+            let url = site["sae_url"].as_str().unwrap();
+            Etsi014Client::new(url, TlsStore::open(files).unwrap(), Duration::from_secs(10)).unwrap()
+        };
+        let (alice, bob) = (client(0), client(1));
+        Self { child, _dir: dir, runtime: Runtime::new().unwrap(), alice, bob }
+    }
+
+    fn enc(&self, number: u32) -> Vec<String> {
+        let request = EncRequest { number: Some(number), ..EncRequest::default() };
+        let made = self.runtime.block_on(self.alice.enc_keys("bob", &request)).unwrap();
+        made.keys.into_iter().map(|key| key.id).collect()
+    }
+}
+
+fn calls(c: &mut Criterion) {
+    let mut group = c.benchmark_group("on demand");
+    group.sample_size(50).measurement_time(Duration::from_secs(8));
+    for number in [1, 64] {
+        group.bench_function(BenchmarkId::new("enc_keys", number), |b| {
+            let demo = &*DEMO;
+            b.iter(|| demo.enc(number));
+        });
+        group.bench_function(BenchmarkId::new("dec_keys", number), |b| {
+            let demo = &*DEMO;
+            let fetch = |ids: Vec<String>| demo.runtime.block_on(demo.bob.dec_keys("alice", &ids)).unwrap();
+            b.iter_batched(|| demo.enc(number), fetch, criterion::BatchSize::PerIteration);
+        });
+    }
+    group.bench_function("status", |b| {
+        let demo = &*DEMO;
+        b.iter(|| demo.runtime.block_on(demo.alice.status("bob")).unwrap());
+    });
+    group.finish();
+    if let Some(demo) = LazyLock::get(&DEMO) {
+        let _ = Command::new("kill").arg(demo.child.id().to_string()).status();
+    }
+}
+
+criterion_group!(sites, calls);
+criterion_main!(sites);
