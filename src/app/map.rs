@@ -18,6 +18,8 @@ use crate::tls::{ListenerLimits, TlsFiles};
 const MIB: u64 = 1024 * 1024;
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a KME waits for a pool server to begin its answer; filling the largest pool takes seconds.
+const POOL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// What an order leaves of the caller's patience, so that it is voided before the caller hears of a timeout.
 const ORDER_MARGIN: Duration = Duration::from_millis(250);
 /// Groups of recipient sites with pool sets of their own.
@@ -64,6 +66,10 @@ pub(super) fn edge_limits(config: &KmeConfig) -> EdgeLimits {
         max_concurrent: config.limits.max_concurrent_requests,
         timeout: config.limits.request_timeout,
     }
+}
+
+pub(super) fn pool_edge_limits(config: &PoolServerConfig) -> EdgeLimits {
+    EdgeLimits { max_concurrent: config.limits.max_connections, timeout: POOL_REQUEST_TIMEOUT }
 }
 
 pub(super) fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekError> {

@@ -50,7 +50,8 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         rules: map::strict_identity_rules(&config.trust_domain),
         versions,
     };
-    let router = http::pool::router(Arc::clone(&vault));
+    let edge = map::pool_edge_limits(config);
+    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone());
     supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();
@@ -61,7 +62,7 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         restarts: supervisor.restarts.clone(),
     };
     let health = PoolHealth { common, vault: Arc::clone(&vault) };
-    let router = http::admin::router(Arc::new(health), !is_plain);
+    let router = http::admin::router(Arc::new(health), !is_plain, supervisor.work.clone());
     let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
     supervisor.listener("admin", admin, admin_tls, router, limits);
 

@@ -1,9 +1,7 @@
-//! Logging: the subscriber, names of fields, and what happens to a panic.
+//! Logging: the subscriber, and what happens to a panic.
 //!
 //! Owns what reaches standard error (`docs/logging.md`). Must not let through anything that may hold secrets:
 //! libraries that could print bytes of a connection are capped, and a panic's run-time text is not logged.
-
-pub mod fields;
 
 use std::any::Any;
 use std::io::IsTerminal as _;
@@ -62,7 +60,7 @@ fn on_panic(info: &PanicHookInfo<'_>) {
     let thread = thread.name().unwrap_or("unnamed");
     let text = harmless_text(info.payload());
     if tracing::dispatcher::has_been_set() {
-        tracing::error!({ fields::PANIC_LOCATION } = %place, thread, "panic: {text}");
+        tracing::error!(panic.location = %place, thread, "panic: {text}");
     } else {
         eprintln!("dqkd: panic in thread {thread} at {place}: {text}");
     }

@@ -3,7 +3,9 @@
 //! Plain HTTP on a loopback address is open to everyone on the machine and tells nothing secret; any other
 //! address demands an operator certificate.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -13,8 +15,10 @@ use axum::{Json, Router};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::middleware::{Edge, EdgeLimits, guard};
 use crate::identity::ClientIdentity;
 
 /// How a part of the daemon is doing.
@@ -63,15 +67,27 @@ pub trait Health: Send + Sync {
     fn look(&self) -> BoxFuture<'_, Readiness>;
 }
 
+/// Few ask, and nobody for long.
+const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 32, timeout: Duration::from_secs(10) };
+
 /// The routes of the `admin` listener. With `operators_only` every request needs an operator certificate.
-pub fn router(health: Arc<dyn Health>, operators_only: bool) -> Router {
+/// Requests are worked on in `tasks`.
+pub fn router(health: Arc<dyn Health>, operators_only: bool, tasks: TaskTracker) -> Router {
     let router = Router::new()
         .route("/healthz", get(|| async { no_store(Json(serde_json::json!({"alive": true}))) }))
         .route("/readyz", get(ready))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(health);
-    if operators_only { router.layer(axum::middleware::from_fn(operator)) } else { router }
+    let router = if operators_only { router.layer(axum::middleware::from_fn(operator)) } else { router };
+    let edge = Edge::new("admin", LIMITS, tasks, template);
+    router.layer(axum::middleware::from_fn_with_state(edge, guard))
+}
+
+/// For logs.
+fn template(request: &Request) -> Cow<'static, str> {
+    let known = ["/healthz", "/readyz"].into_iter().find(|path| *path == request.uri().path());
+    known.unwrap_or("(none)").into()
 }
 
 async fn ready(State(health): State<Arc<dyn Health>>) -> Response {
@@ -113,7 +129,7 @@ mod tests {
     }
 
     async fn status(parts: &[Condition], operators_only: bool, path: &str) -> StatusCode {
-        let router = router(Arc::new(Fixed(parts.to_vec())), operators_only);
+        let router = router(Arc::new(Fixed(parts.to_vec())), operators_only, TaskTracker::new());
         router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap().status()
     }
 

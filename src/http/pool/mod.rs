@@ -5,6 +5,7 @@
 
 mod stream;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::identity::ClientIdentity;
 use crate::kme::{KmeId, PoolId};
@@ -23,6 +25,7 @@ use crate::pool::{PoolRequest, PoolVault, VaultError};
 
 use super::error::ApiError;
 use super::json;
+use super::middleware::{Edge, EdgeLimits, guard};
 
 /// Longest body of a request.
 const BODY_MAX_BYTES: usize = 16 * 1024;
@@ -44,8 +47,11 @@ struct Server {
 
 /// The routes of a pool server over `vault`.
 ///
-/// Needs [`ClientIdentity`] in the extensions of every request; without it every answer is 401.
-pub fn router(vault: Arc<PoolVault>) -> Router {
+/// Needs [`ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are
+/// worked on in `tasks`; let a graceful stop wait for it. `limits.timeout` is for the head of an answer: a
+/// download has bounds of its own.
+pub fn router(vault: Arc<PoolVault>, limits: EdgeLimits, tasks: TaskTracker) -> Router {
+    let edge = Edge::new("pool", limits, tasks, template);
     let one = format!("{POOLS_PATH}/{{id}}");
     let reads = format!("{POOLS_PATH}/{{id}}/reads");
     Router::new()
@@ -55,6 +61,19 @@ pub fn router(vault: Arc<PoolVault>) -> Router {
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(Server { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) })
+        .layer(axum::middleware::from_fn_with_state(edge, guard))
+}
+
+/// For logs: never the pool's ID, which is in the events that tell of it.
+fn template(request: &Request) -> Cow<'static, str> {
+    let rest = request.uri().path().strip_prefix(POOLS_PATH);
+    match rest.map(|rest| rest.split('/').count()) {
+        Some(1) => POOLS_PATH,
+        Some(2) => "/pool/v1/pools/{id}",
+        Some(3) => "/pool/v1/pools/{id}/reads",
+        _ => "(none)",
+    }
+    .into()
 }
 
 async fn create(State(server): State<Server>, request: Request) -> Result<Response, ApiError> {

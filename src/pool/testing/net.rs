@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Caller;
+use crate::http::middleware::EdgeLimits;
 use crate::pki::Role;
 use crate::pool::PoolVault;
 use crate::testing;
@@ -35,7 +38,8 @@ pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &Cancellati
         rules: testing::spiffe_rules(),
         versions: Versions::Latest,
     };
-    let router = crate::http::pool::router(Arc::clone(vault));
+    let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
+    let router = crate::http::pool::router(Arc::clone(vault), edge, TaskTracker::new());
     tokio::spawn(listener::serve("pool", tcp, tls, router, ListenerLimits::default(), stop.clone()));
     address
 }
