@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Curl, Daemon, eventually, run_to_end};
+use crate::support::{Curl, Daemon, Ports, eventually, run_to_end};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -43,9 +43,8 @@ fn the_samples_serve_and_share_a_key() {
     let dir = TempDir::new().unwrap();
     copy(&root().join("config"), &dir.path().join("config"));
     copy(&root().join("certs-dev"), &dir.path().join("certs-dev"));
-    let held: Vec<_> = (0..12).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-    drop(held);
+    let claimed = Ports::claim();
+    let ports: Vec<u16> = (claimed.base..).take(12).collect();
     let sampled = [8443, 9443, 9090, 8444, 9444, 9091, 9643, 9644, 9645, 9191, 9192, 9193];
     let config = |name: &str| dir.path().join("config").join(format!("{name}.toml"));
     let names = ["pool-1", "pool-2", "pool-3", "site-a", "site-b"];

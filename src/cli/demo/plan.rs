@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{bail, ensure};
+
+use crate::kme::{OsRandom, Random as _};
 
 /// SAEs of the first two sites.
 const FIRST_SAES: [&[&str]; 2] = [&["alice", "dave"], &["bob", "carol"]];
@@ -12,6 +14,9 @@ const MORE_SAES: [&str; 14] = [
     "quinn", "rosa",
 ];
 const POOL_SERVERS: usize = 3;
+/// Where free ports are looked for.
+const FREE: std::ops::Range<u16> = 10_000..32_000;
+const ATTEMPTS: u32 = 100;
 
 /// A demo before anything is written.
 pub(super) struct Plan {
@@ -66,12 +71,22 @@ fn consecutive(base: u16, count: usize) -> anyhow::Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// Free ports, held together so that all differ. Somebody may take one before it is used; then the demo
-/// fails and says so.
+/// Free consecutive ports below those that systems hand out for outgoing connections. Somebody may take one
+/// before it is used; then the demo fails and says so.
 fn free(count: usize) -> anyhow::Result<Vec<u16>> {
-    let bind = || TcpListener::bind(("127.0.0.1", 0)).context("no free port");
-    let held: Vec<TcpListener> = (0..count).map(|_| bind()).collect::<Result<_, _>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    for _ in 0..ATTEMPTS {
+        let mut bytes = [0; 2];
+        OsRandom.fill(&mut bytes)?;
+        let base = FREE.start + u16::from_le_bytes(bytes) % (FREE.end - FREE.start);
+        let ports = consecutive(base, count)?;
+        // Held together until all were tried.
+        let held: Result<Vec<_>, _> =
+            ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port))).collect();
+        if held.is_ok() {
+            return Ok(ports);
+        }
+    }
+    bail!("no {count} free ports in a row were found; choose --base-port")
 }
 
 #[cfg(test)]

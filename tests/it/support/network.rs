@@ -1,6 +1,7 @@
 //! A network of sites and pool servers: files from `dqkd demo --generate-only`, daemons in processes of their
 //! own.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -43,9 +44,30 @@ pub(crate) struct PoolServer {
     pub(crate) url: String,
 }
 
+/// Ports of one test. Above those that systems hand out for outgoing connections, so that a daemon finds its
+/// ports free again after a restart; the last one is held, so that no other test takes the same.
+pub(crate) struct Ports {
+    pub(crate) base: u16,
+    _held: TcpListener,
+}
+
+impl Ports {
+    const EACH: u16 = 32;
+
+    pub(crate) fn claim() -> Self {
+        for base in (61_000..65_000).step_by(usize::from(Self::EACH)) {
+            if let Ok(held) = TcpListener::bind(("127.0.0.1", base + Self::EACH - 1)) {
+                return Self { base, _held: held };
+            }
+        }
+        panic!("all ports of the tests are taken");
+    }
+}
+
 /// A network whose daemons run, or not. Everything goes with it.
 pub(crate) struct Network {
     dir: TempDir,
+    _ports: Ports,
     manifest: Manifest,
     pub(crate) sites: Vec<Option<Daemon>>,
     pub(crate) pools: Vec<Option<Daemon>>,
@@ -58,12 +80,15 @@ impl Network {
         let demo = dir.path().join("demo");
         let sites_arg = sites.to_string();
         let demo_arg = demo.display().to_string();
-        run_to_end(&["demo", "--generate-only", "--sites", &sites_arg, "--dir", &demo_arg]);
+        let ports = Ports::claim();
+        let base = ports.base.to_string();
+        let args = ["--sites", &sites_arg, "--base-port", &base, "--dir", &demo_arg];
+        run_to_end(&[&["demo", "--generate-only"][..], &args].concat());
         let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
         let none = |count: usize| (0..count).map(|_| None).collect();
         let (site_slots, pool_slots) = (none(manifest.sites.len()), none(manifest.pool_servers.len()));
-        Self { dir, manifest, sites: site_slots, pools: pool_slots }
+        Self { dir, _ports: ports, manifest, sites: site_slots, pools: pool_slots }
     }
 
     /// Everything runs.
