@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
 
 use crate::config::{self, ConfigFile, KmeConfig};
-use crate::kme::Directory;
+use crate::kme::{Directory, causes};
 use crate::tls::TlsStore;
 
 /// How often files are looked at.
@@ -77,7 +77,7 @@ impl Reload {
         match self.tls.reload() {
             Ok(true) => tracing::info!("new certificates are in force"),
             Ok(false) => {}
-            Err(error) => problems.push(chain(&error)),
+            Err(error) => problems.push(causes(&error)),
         }
         if let Some(directory) = &self.directory
             && let Err(problem) = directory.once()
@@ -114,15 +114,4 @@ impl DirectoryReload {
     fn file(&self) -> &Path {
         &self.origin.file
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 //! Plain types with their invariants; no I/O, no async, no knowledge of wires or tables. Every other
 //! room speaks in these words, so a value that reaches them is already valid.
 
+mod causes;
 mod clock;
 mod directory;
 mod id;
@@ -10,6 +11,7 @@ mod key;
 mod random;
 mod secret;
 
+pub use causes::causes;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use directory::{Directory, DirectoryError, Party, Recipient};
 pub use id::{BatchId, IdError, KeyId, KmeId, MAX_NAME_BYTES, PoolId, PoolServerId, PoolSetId, SaeId};

@@ -133,9 +133,12 @@ impl PeerClient {
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;
         let mut pause = RETRY_PAUSE;
         let mut attempts = 1;
+        let mut sent: Option<PeerError> = None;
         loop {
             let error = match self.attempt(&method, path, body.clone(), deadline).await {
                 Ok(answer) => return Ok(answer),
+                // The circuit opened between two attempts, but the first may have arrived.
+                Err(error) if error.was_not_sent() => return Err(sent.unwrap_or(error)),
                 Err(error) => error,
             };
             let again = Instant::now() + pause / 2 + jitter(&*self.random, pause / 2);
@@ -146,6 +149,7 @@ impl PeerClient {
             sleep_until(again).await;
             pause *= 2;
             attempts += 1;
+            sent = Some(error);
         }
     }
 

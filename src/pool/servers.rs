@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp};
+use crate::kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp, causes};
 
 use super::client::{PoolClient, PoolClientError};
 use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SET_POOLS_MAX, SET_POOLS_MIN};
@@ -70,13 +70,7 @@ fn listed(reasons: &[PoolClientError]) -> String {
     let mut text = String::new();
     for reason in reasons {
         text.push_str("; ");
-        text.push_str(&reason.to_string());
-        let mut cause = std::error::Error::source(reason);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
+        text.push_str(&causes(reason));
     }
     text
 }

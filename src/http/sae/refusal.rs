@@ -1,12 +1,11 @@
 //! From a failure of delivery to its status, sentence and code; the one place that logs its causes.
 
-use std::error::Error;
-
 use serde_json::{Map, Value, json};
 use tracing::{error, warn};
 
 use crate::delivery::{DeliveryError, Refusal};
 use crate::http::error::ApiError;
+use crate::kme::causes;
 use crate::store::StoreError;
 use crate::supply::SupplyError;
 
@@ -63,11 +62,11 @@ fn supply(failure: &SupplyError) -> ApiError {
         SupplyError::Busy => ("supply_busy", failure.to_string(), BUSY_RETRY_SECS),
         SupplyError::Internal => ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS),
     };
-    let causes = causes(failure);
+    let error = causes(failure);
     match failure {
         // Logged with its causes where it happened.
         SupplyError::StoreFull | SupplyError::StoreUnavailable | SupplyError::Internal => {}
-        _ => warn!(error.code = code, error = causes, "no keys could be supplied"),
+        _ => warn!(error.code = code, error, "no keys could be supplied"),
     }
     ApiError::unavailable(code, message, retry_secs)
 }
@@ -81,17 +80,4 @@ fn store(failure: &StoreError) -> ApiError {
     };
     error!(error.code = code, error = causes(failure), "the store failed a retrieval");
     ApiError::unavailable(code, failure.public_message(), retry_secs)
-}
-
-/// An error with its sources, as one text.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        text.push_str(": ");
-        text.push_str(&cause_text);
-        source = cause.source();
-    }
-    text
 }
