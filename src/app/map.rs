@@ -151,6 +151,7 @@ pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {
             },
             replay_window: config.retrieval.replay_window,
         },
+        strict: config.etsi014.strict,
     }
 }
 

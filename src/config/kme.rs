@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::checker::{At, Checker, Field, Reference, Scope, quoted};
 use super::error::Problem;
 use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
-use super::sections::{KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
+use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
 use super::settings::{LogConfig, TlsConfig, is_loopback};
 use super::url::BaseUrl;
 use crate::kme::{Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
@@ -103,6 +103,8 @@ pub struct KmeConfig {
     pub store: StoreConfig,
     /// What keys are.
     pub keys: KeysConfig,
+    /// How the standard is read.
+    pub etsi014: Etsi014Config,
     /// How keys are retrieved.
     pub retrieval: RetrievalConfig,
     /// What keys are made from.
@@ -151,7 +153,8 @@ impl KmeConfig {
         let listen = ListenConfig::check(checker, raw.listen);
         let store = StoreConfig::check(checker, raw.store);
         let (keys, ttl) = KeysConfig::check(checker, raw.keys);
-        let retrieval = RetrievalConfig::check(checker, raw.retrieval, &ttl);
+        let etsi014 = Etsi014Config::check(raw.etsi014);
+        let retrieval = RetrievalConfig::check(checker, raw.retrieval, &ttl, etsi014);
         let pools = PoolsConfig::check(checker, raw.pools, raw.pool_server.len());
         let limits = LimitsConfig::check(checker, raw.limits);
         let log = LogConfig::check(checker, raw.log);
@@ -168,6 +171,7 @@ impl KmeConfig {
             listen: listen?,
             store: store?,
             keys,
+            etsi014,
             retrieval,
             pools,
             limits,

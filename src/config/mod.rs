@@ -27,7 +27,8 @@ pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry, SaeAdmission
 pub use load::{ConfigFile, load, parse};
 pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
 pub use sections::{
-    KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, RetrievalMode, StoreConfig,
+    Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, RetrievalMode,
+    StoreConfig,
 };
 pub use settings::{LogConfig, LogFormat, LogLevel, TlsConfig};
 pub use source::Place;

@@ -109,6 +109,9 @@ raw_tables! {
         max_sae_id_count: i64,
         ttl: String,
     }
+    RawEtsi014 {
+        strict: bool,
+    }
     RawRetrieval {
         mode: String,
         master_refetch: bool,
@@ -174,6 +177,7 @@ raw_files! {
             listen: RawListen,
             store: RawStore,
             keys: RawKeys,
+            etsi014: RawEtsi014,
             retrieval: RawRetrieval,
             pools: RawPools,
             limits: RawLimits,

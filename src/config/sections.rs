@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
 use super::duration;
-use super::raw::{RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
+use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
 use super::settings::shutdown_grace;
 use super::source::ENV_PREFIX;
 use super::url::{STORE_URL_FORM, StoreUrl, sqlite_url};
@@ -197,6 +197,20 @@ impl KeysConfig {
     }
 }
 
+/// `[etsi014]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Etsi014Config {
+    /// Whether paths name SAEs alone, masters retrieve nothing and empty lists are refused.
+    pub strict: bool,
+}
+
+impl Etsi014Config {
+    pub(super) fn check(raw: Option<Spanned<RawEtsi014>>) -> Self {
+        let (_, raw) = Scope::open("etsi014", raw);
+        Self { strict: raw.strict.is_some_and(Spanned::into_inner) }
+    }
+}
+
 /// `[retrieval] mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetrievalMode {
@@ -222,9 +236,11 @@ impl RetrievalConfig {
         checker: &mut Checker<'_>,
         raw: Option<Spanned<RawRetrieval>>,
         ttl: &Field<Duration>,
+        etsi014: Etsi014Config,
     ) -> Self {
         let (scope, raw) = Scope::open("retrieval", raw);
         let modes = [("once", RetrievalMode::Once), ("until-expiry", RetrievalMode::UntilExpiry)];
+        let mode_at = scope.at("mode", raw.mode.as_ref());
         let mode = checker.choice(&scope, "mode", raw.mode.as_ref(), RetrievalMode::Once, &modes);
         let all = Duration::ZERO..=Duration::from_hours(24 * 366);
         let window = checker.duration(&scope, "replay_window", raw.replay_window, Duration::ZERO, all);
@@ -236,7 +252,20 @@ impl RetrievalConfig {
             );
             checker.problem(&window.at, &what, "replay_window <= keys.ttl");
         }
-        let master_refetch = raw.master_refetch.is_none_or(Spanned::into_inner);
+        let refetch_at = scope.at("master_refetch", raw.master_refetch.as_ref());
+        let master_refetch = raw.master_refetch.map_or(!etsi014.strict, Spanned::into_inner);
+        if etsi014.strict {
+            let beyond = "goes beyond the standard, but etsi014.strict = true";
+            if master_refetch {
+                checker.problem(&refetch_at, beyond, "false, or no such line");
+            }
+            if mode != RetrievalMode::Once {
+                checker.problem(&mode_at, beyond, "\"once\"");
+            }
+            if !window.value.is_zero() {
+                checker.problem(&window.at, beyond, "0s");
+            }
+        }
         Self { mode, master_refetch, replay_window: window.value }
     }
 }

@@ -102,6 +102,7 @@ fn the_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.keys.ttl, Duration::from_hours(24));
     assert_eq!(config.retrieval.mode, RetrievalMode::Once);
     assert!(config.retrieval.master_refetch);
+    assert!(!config.etsi014.strict);
     assert_eq!(config.retrieval.replay_window, Duration::ZERO);
     let pools = config.pools;
     assert_eq!((pools.pools_per_set, pools.pool_words, pools.pool_words_max), (3, 131_072, 1_048_576));
@@ -238,6 +239,18 @@ fn each_rule_on_a_value_names_line_and_remedy() {
         (
             "[retrieval]\nmode = \"twice\"",
             "retrieval.mode: \"twice\" is unknown; allowed: \"once\", \"until-expiry\"",
+        ),
+        (
+            "[retrieval]\nmaster_refetch = true\n[etsi014]\nstrict = true",
+            "retrieval.master_refetch: goes beyond the standard, but etsi014.strict = true; allowed: false",
+        ),
+        (
+            "[retrieval]\nmode = \"until-expiry\"\n[etsi014]\nstrict = true",
+            "retrieval.mode: goes beyond the standard, but etsi014.strict = true; allowed: \"once\"",
+        ),
+        (
+            "[retrieval]\nreplay_window = \"1s\"\n[etsi014]\nstrict = true",
+            "retrieval.replay_window: goes beyond the standard, but etsi014.strict = true; allowed: 0s",
         ),
         ("[retrieval]\nreplay_window = \"25h\"", "retrieval.replay_window: 25h is longer than keys.ttl = 1d"),
         (
@@ -552,7 +565,7 @@ fn the_reference_file_shows_every_option_with_its_default() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         table = if line.starts_with('[') { line.split(']').next().unwrap_or_default() } else { table };
         let key = line.split(" =").next().unwrap_or_default();
-        let defaulted = matches!(table, "[keys" | "[retrieval" | "[pools" | "[limits" | "[log");
+        let defaulted = matches!(table, "[keys" | "[etsi014" | "[retrieval" | "[pools" | "[limits" | "[log");
         if !defaulted && !optional.contains(&key) {
             bare.push_str(line);
             bare.push('\n');
@@ -564,6 +577,7 @@ fn the_reference_file_shows_every_option_with_its_default() {
     assert_eq!(shown.listen, bare.listen);
     assert_eq!(shown.store, bare.store);
     assert_eq!(shown.keys, bare.keys);
+    assert_eq!(shown.etsi014, bare.etsi014);
     assert_eq!(shown.retrieval, bare.retrieval);
     assert_eq!(shown.pools, bare.pools);
     assert_eq!(shown.limits, bare.limits);

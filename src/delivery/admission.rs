@@ -20,6 +20,8 @@ pub enum Admission {
 pub struct Caller {
     sae: SaeId,
     directory: Arc<Directory>,
+    /// Whether a path may name a KME.
+    kme_paths: bool,
 }
 
 impl Delivery {
@@ -36,7 +38,7 @@ impl Delivery {
             None => self.rules.admission == Admission::Chain,
         };
         if admitted {
-            Ok(Caller { sae: sae.id().clone(), directory })
+            Ok(Caller { sae: sae.id().clone(), directory, kme_paths: !self.rules.strict })
         } else {
             Err(DeliveryError::NotAdmitted)
         }
@@ -56,14 +58,19 @@ impl Caller {
     /// Whom the path of `enc_keys` or `status` names: a listed SAE first, then a KME.
     pub(super) fn recipient(&self, path_id: &str) -> Result<Recipient, Refusal> {
         self.other_party(path_id)?;
-        self.directory.resolve(path_id).ok_or(Refusal::UnknownPeer)
+        self.resolve(path_id).ok_or(Refusal::UnknownPeer)
     }
 
     /// Whom the path of `dec_keys` names. Where every SAE of the chain is admitted, a master need not be listed
     /// here; no key is found under a name that nobody bears.
     pub(super) fn peer(&self, path_id: &str) -> Result<Party, Refusal> {
         let sae = self.other_party(path_id)?;
-        Ok(self.directory.resolve(path_id).map_or(Party::Sae(sae), |recipient| recipient.party))
+        Ok(self.resolve(path_id).map_or(Party::Sae(sae), |recipient| recipient.party))
+    }
+
+    fn resolve(&self, path_id: &str) -> Option<Recipient> {
+        let named = self.directory.resolve(path_id);
+        named.filter(|recipient| self.kme_paths || matches!(recipient.party, Party::Sae(_)))
     }
 
     fn other_party(&self, path_id: &str) -> Result<SaeId, Refusal> {

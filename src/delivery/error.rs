@@ -64,6 +64,9 @@ pub enum Refusal {
         /// `max_SAE_ID_count`.
         max: u32,
     },
+    /// An empty list, where the standard is read strictly.
+    #[error("additional_slave_SAE_IDs shall name at least one SAE")]
+    NoAdditionalSlaves,
     /// An additional slave that this KME does not know.
     #[error("additional_slave_SAE_IDs names an unknown SAE")]
     UnknownAdditionalSlave,
@@ -85,6 +88,9 @@ pub enum Refusal {
         /// Names of the extensions, one group for each object of the request.
         names: Vec<Vec<String>>,
     },
+    /// Clause 6.2.
+    #[error("not all extension_mandatory request options could be met")]
+    ExtensionsNotMet,
     /// No key ID at all.
     #[error("key_IDs shall name at least one key")]
     NoKeyIds,
@@ -113,12 +119,14 @@ impl Refusal {
             Self::SizeOutOfRange { .. } => "size_out_of_range",
             Self::NumberOutOfRange { .. } => "number_out_of_range",
             Self::TooManyAdditionalSlaves { .. } => "too_many_additional_slaves",
+            Self::NoAdditionalSlaves => "no_additional_slaves",
             Self::UnknownAdditionalSlave => "unknown_additional_slave",
             Self::InvalidAdditionalSlave(_) => "invalid_additional_slave",
             Self::DuplicateAdditionalSlave => "duplicate_additional_slave",
             Self::AdditionalSlaveIsSlave => "additional_slave_is_slave",
             Self::AdditionalSlaveIsCaller => "additional_slave_is_caller",
             Self::UnsupportedExtensions { .. } => "unsupported_extensions",
+            Self::ExtensionsNotMet => "extensions_not_met",
             Self::NoKeyIds => "no_key_ids",
             Self::TooManyKeyIds { .. } => "too_many_key_ids",
             Self::KeyIdNotUuid => "key_id_not_uuid",

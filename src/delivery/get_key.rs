@@ -1,20 +1,34 @@
 //! Get key: ETSI GS QKD 014, clauses 5.3 and 6.2.
 
-use super::{Caller, Delivery, DeliveryError, Order, Refusal};
-use crate::kme::{Key, KeyLimits, Party, Recipient, SaeId};
-use crate::supply::SupplyError;
+use super::{Caller, Delivery, DeliveryError, Refusal};
+use crate::kme::{Demands, FreshKey, KeyLimits, Party, Recipient, SaeId};
+use crate::supply::{KeyOrder, SupplyError};
 
 /// A request for fresh keys, as the caller wrote it. Numbers are wide enough to hold what is out of range.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct KeyRequest {
     /// `number`; one when absent.
     pub number: Option<i128>,
     /// `size` in bits; `key_size` of status when absent.
     pub size_bits: Option<i128>,
-    /// `additional_slave_SAE_IDs`; empty when absent.
-    pub additional_slaves: Vec<String>,
-    /// Names in `extension_mandatory`, one group for each object that has any. None is supported.
-    pub mandatory_extensions: Vec<Vec<String>>,
+    /// `additional_slave_SAE_IDs`.
+    pub additional_slaves: Option<Vec<String>>,
+    /// Names in `extension_mandatory` that are not supported, one group for each object that has any.
+    pub unsupported_extensions: Vec<Vec<String>>,
+    /// What the supported ones demand of the keys; `None` for what no key can meet.
+    pub demands: Option<Demands>,
+}
+
+impl Default for KeyRequest {
+    fn default() -> Self {
+        Self {
+            number: None,
+            size_bits: None,
+            additional_slaves: None,
+            unsupported_extensions: Vec::new(),
+            demands: Some(Demands::default()),
+        }
+    }
 }
 
 impl Delivery {
@@ -28,20 +42,28 @@ impl Delivery {
         caller: &Caller,
         path_id: &str,
         request: &KeyRequest,
-    ) -> Result<Vec<Key>, DeliveryError> {
+    ) -> Result<Vec<FreshKey>, DeliveryError> {
         let slave = caller.recipient(path_id)?;
         let limits = &self.rules.limits;
         let key_bytes = key_bytes(request.size_bits, limits)?;
         let number = number(request.number, limits)?;
-        let recipients = recipients(caller, slave, &request.additional_slaves, limits)?;
-        if !request.mandatory_extensions.is_empty() {
-            let names = request.mandatory_extensions.clone();
+        let additional = request.additional_slaves.as_deref();
+        if self.rules.strict && additional.is_some_and(<[_]>::is_empty) {
+            return Err(Refusal::NoAdditionalSlaves.into());
+        }
+        let recipients = recipients(caller, slave, additional.unwrap_or_default(), limits)?;
+        if !request.unsupported_extensions.is_empty() {
+            let names = request.unsupported_extensions.clone();
             return Err(Refusal::UnsupportedExtensions { names }.into());
         }
-        let order = Order { master: caller.sae(), recipients: &recipients, number, key_bytes };
-        let keys = self.source.make(order).await?;
+        let demands = request.demands.as_ref().ok_or(Refusal::ExtensionsNotMet)?;
+        let order = KeyOrder { master: caller.sae(), recipients: &recipients, number, key_bytes, demands };
+        let keys = self.source.make(order).await.map_err(|error| match error {
+            SupplyError::DemandsNotMet => Refusal::ExtensionsNotMet.into(),
+            error => DeliveryError::from(error),
+        })?;
         // The advertised length and number are promises to two sites; never deliver anything else.
-        if keys.len() != number || keys.iter().any(|key| key.material.len_bytes() != key_bytes) {
+        if keys.len() != number || keys.iter().any(|fresh| fresh.key.material.len_bytes() != key_bytes) {
             tracing::error!(asked = number, made = keys.len(), "the key source broke its contract");
             return Err(SupplyError::Internal.into());
         }

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 pub use self::admission::{Admission, Caller};
 pub use self::error::{DeliveryError, KEYS_NOT_FOUND, Refusal};
 pub use self::get_key::KeyRequest;
-pub use self::ports::{KeySource, Order};
+pub use self::ports::KeySource;
 pub use self::status::Status;
 use crate::kme::{Directory, KeyLimits};
 use crate::store::{RetrievalMode, Store};
@@ -52,6 +52,8 @@ pub struct DeliveryRules {
     pub admission: Admission,
     /// How often a key may be retrieved.
     pub retrieval: RetrievalPolicy,
+    /// Whether paths name SAEs alone and an empty list of additional slaves is refused.
+    pub strict: bool,
 }
 
 /// Serves SAEs. Share it in an `Arc`.

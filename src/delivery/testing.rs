@@ -11,15 +11,15 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
-use super::{Admission, Delivery, DeliveryRules, KeySource, Order, RetrievalPolicy};
+use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
 use crate::kme::{
-    BatchId, Clock, Directory, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock, OsRandom, Party,
-    Random, Recipient, SaeId, SecretBytes, Timestamp,
+    BatchId, Clock, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock, OsRandom,
+    Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
 };
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
 };
-use crate::supply::SupplyError;
+use crate::supply::{KeyOrder, SupplyError};
 
 /// How long every key lives.
 pub(crate) const KEY_TTL: Duration = Duration::from_hours(1);
@@ -46,6 +46,7 @@ pub(crate) fn rules() -> DeliveryRules {
         },
         admission: Admission::Chain,
         retrieval: RetrievalPolicy::STRICT,
+        strict: false,
     }
 }
 
@@ -99,10 +100,16 @@ impl TestSource {
         self.placed.notified().await;
     }
 
-    async fn fill(&self, order: Order<'_>) -> Vec<Key> {
+    async fn fill(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
         let ids = KeyId::draw_batch(order.number, &OsRandom).unwrap();
         let keys: Vec<Key> = ids.into_iter().map(|id| Key { id, material: drawn(order.key_bytes) }).collect();
         let now = self.clock.now();
+        let entropy_sources = ["os".to_owned()].into();
+        let grade = SourceGrade { entropy_sources, pools: 3, hybrid_tls: false };
+        let provenance = Arc::new(Provenance { grade, expires_at: now.plus(KEY_TTL) });
+        if !order.demands.met_by(&provenance, now) {
+            return Err(SupplyError::DemandsNotMet);
+        }
         let batch_id = BatchId::draw(&OsRandom).unwrap();
         for (kme, store) in &self.stores {
             let master = Entitlement { party: Party::Sae(order.master.clone()), role: Role::Master };
@@ -125,7 +132,7 @@ impl TestSource {
             };
             assert_eq!(store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
         }
-        keys
+        Ok(keys.into_iter().map(|key| FreshKey { key, provenance: Arc::clone(&provenance) }).collect())
     }
 }
 
@@ -136,7 +143,7 @@ fn drawn(len_bytes: usize) -> KeyMaterial {
 }
 
 impl KeySource for TestSource {
-    fn make<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Vec<Key>, SupplyError>> {
+    fn make<'a>(&'a self, order: KeyOrder<'a>) -> BoxFuture<'a, Result<Vec<FreshKey>, SupplyError>> {
         Box::pin(async move {
             self.orders.lock().unwrap().push(Placed {
                 master: order.master.to_string(),
@@ -147,18 +154,18 @@ impl KeySource for TestSource {
             self.placed.notify_one();
             let mood = self.mood.lock().unwrap().clone();
             match mood {
-                Mood::Works => Ok(self.fill(order).await),
+                Mood::Works => self.fill(order).await,
                 Mood::Fails(error) => Err(error()),
                 Mood::OneTooFew => {
-                    let mut keys = self.fill(order).await;
+                    let mut keys = self.fill(order).await?;
                     keys.pop();
                     Ok(keys)
                 }
-                Mood::OneByteShort => Ok(self.fill(Order { key_bytes: order.key_bytes - 1, ..order }).await),
+                Mood::OneByteShort => self.fill(KeyOrder { key_bytes: order.key_bytes - 1, ..order }).await,
                 Mood::Panics => panic!("a defect in the source of keys"),
                 Mood::WaitsFor(signal) => {
                     signal.notified().await;
-                    Ok(self.fill(order).await)
+                    self.fill(order).await
                 }
             }
         })

@@ -5,7 +5,7 @@ use super::testing::{
 };
 use super::*;
 use crate::identity::AuthenticatedSae;
-use crate::kme::{IdError, Key, Party};
+use crate::kme::{FreshKey, IdError, Key, Party};
 use crate::supply::SupplyError;
 
 fn admitted(site: &TestSite, id: &str) -> Result<Caller, DeliveryError> {
@@ -16,8 +16,13 @@ fn caller(site: &TestSite, id: &str) -> Caller {
     admitted(site, id).unwrap()
 }
 
+/// Without what is known about each key.
+fn bare(made: Result<Vec<FreshKey>, DeliveryError>) -> Result<Vec<Key>, DeliveryError> {
+    made.map(|keys| keys.into_iter().map(|fresh| fresh.key).collect())
+}
+
 async fn get(site: &TestSite, id: &str, path: &str) -> Result<Vec<Key>, DeliveryError> {
-    site.delivery.get_key(&caller(site, id), path, &KeyRequest::default()).await
+    bare(site.delivery.get_key(&caller(site, id), path, &KeyRequest::default()).await)
 }
 
 async fn get_by_id(site: &TestSite, id: &str, path: &str, key: &Key) -> Result<Vec<Key>, DeliveryError> {
@@ -145,7 +150,7 @@ async fn sizes_and_numbers_outside_of_the_limits_are_refused_before_anything_is_
     for (number, size) in [(1, 64), (8, 4096), (3, 256)] {
         let keys = ask(Some(number), Some(size)).await.unwrap();
         assert_eq!(i128::try_from(keys.len()).unwrap(), number);
-        assert!(keys.iter().all(|key| i128::try_from(key.material.len_bytes()).unwrap() * 8 == size));
+        assert!(keys.iter().all(|fresh| i128::try_from(fresh.key.material.len_bytes()).unwrap() * 8 == size));
     }
 }
 
@@ -153,7 +158,7 @@ async fn sizes_and_numbers_outside_of_the_limits_are_refused_before_anything_is_
 async fn additional_slaves_are_other_listed_saes_each_once() {
     let sites = TestSites::new(rules()).await;
     let ask = async |additional: &[&str]| {
-        let additional_slaves = additional.iter().map(|&id| id.to_owned()).collect();
+        let additional_slaves = Some(additional.iter().map(|&id| id.to_owned()).collect());
         let request = KeyRequest { additional_slaves, ..KeyRequest::default() };
         sites.a.delivery.get_key(&caller(&sites.a, "alice"), "bob", &request).await
     };

@@ -40,6 +40,13 @@ pub fn query_value<'q>(query: Option<&'q str>, name: &'static str) -> Result<Opt
     Ok(found)
 }
 
+/// How many names a query string has besides `known`.
+pub fn other_names(query: Option<&str>, known: &[&str]) -> usize {
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let names = pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    names.filter(|name| !known.iter().any(|known| percent_decode(name.as_bytes()).eq(known.bytes()))).count()
+}
+
 /// Refuses media types that are certainly not JSON.
 ///
 /// None at all passes, and so does `application/x-www-form-urlencoded`, which `curl -d` sends unasked: the body
@@ -80,6 +87,8 @@ mod tests {
         assert_eq!(query_value(query, "size").unwrap(), None);
         assert_eq!(query_value(Some("size"), "size").unwrap().as_deref(), Some(""));
         assert_eq!(query_value(None, "size").unwrap(), None);
+        assert_eq!(other_names(query, &["number"]), 3);
+        assert_eq!(other_names(None, &[]), 0);
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Edge {
     }
 }
 
+/// How many members or query names of a served request were not looked at, left in the response's extensions
+/// for the log line.
+#[derive(Clone, Copy, Debug)]
+pub struct IgnoredParts(pub usize);
+
 /// The middleware: `router.layer(axum::middleware::from_fn_with_state(edge, guard))`.
 pub async fn guard(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let mut line = RequestLine {
@@ -96,10 +101,13 @@ pub async fn guard(State(edge): State<Edge>, request: Request, next: Next) -> Re
         caller: request.extensions().get::<ClientIdentity>().cloned(),
         started: Instant::now(),
         answer: None,
+        ignored: None,
     };
     let response = edge.run(request, next).await;
     let code = response.extensions().get::<ErrorCode>().map(|code| code.0);
     line.answer = Some((response.status(), code));
+    line.ignored =
+        response.extensions().get::<IgnoredParts>().map(|ignored| ignored.0).filter(|ignored| *ignored > 0);
     response
 }
 
@@ -111,6 +119,7 @@ struct RequestLine {
     caller: Option<ClientIdentity>,
     started: Instant,
     answer: Option<(StatusCode, Option<&'static str>)>,
+    ignored: Option<usize>,
 }
 
 impl Drop for RequestLine {
@@ -123,6 +132,7 @@ impl Drop for RequestLine {
                     http.route = %self.route,
                     http.status = $status,
                     error.code = $code,
+                    http.ignored = self.ignored,
                     caller = self.caller.as_ref().and_then(ClientIdentity::name),
                     duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
                     $text

@@ -8,6 +8,7 @@ mod clock;
 mod directory;
 mod id;
 mod key;
+mod provenance;
 mod random;
 mod secret;
 
@@ -16,5 +17,6 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use directory::{Directory, DirectoryError, Party, Recipient};
 pub use id::{BatchId, IdError, KeyId, KmeId, MAX_NAME_BYTES, PoolId, PoolServerId, PoolSetId, SaeId};
 pub use key::{Key, KeyLimits, KeyMaterial};
+pub use provenance::{Demands, FreshKey, Provenance, SourceGrade};
 pub use random::{OsRandom, Random, RandomError};
 pub use secret::{SecretBytes, Seed};

@@ -23,7 +23,7 @@ use super::wire::{
 };
 use crate::kme::{KmeId, Random};
 use crate::pool::AnnouncedSet;
-use crate::tls::HttpsClient;
+use crate::tls::{HttpsClient, HybridKeyExchange};
 
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
@@ -41,6 +41,19 @@ pub struct PeerClientSettings {
     pub timeout: Duration,
     /// Most calls under way at once; more wait for a turn.
     pub max_in_flight: usize,
+}
+
+/// A batch that a peer has stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Whether the connection that carried the metadata had a hybrid post-quantum key exchange.
+    pub hybrid_tls: bool,
+}
+
+/// An answer and the connection that it came by.
+struct Reply<T> {
+    body: T,
+    hybrid_tls: bool,
 }
 
 /// Calls one configured peer.
@@ -83,7 +96,7 @@ impl PeerClient {
     /// # Errors
     /// [`PeerError`].
     pub async fn announce(&self, set: &AnnouncedSet) -> Result<SetReady, PeerError> {
-        self.post(POOL_SETS_PATH, set).await
+        self.post(POOL_SETS_PATH, set).await.map(|reply| reply.body)
     }
 
     /// Pushes a batch; done when the peer has stored its keys durably.
@@ -91,10 +104,10 @@ impl PeerClient {
     /// # Errors
     /// [`PeerError`]; after any but `Refused` and `Paused` the peer may have stored the keys all the same:
     /// [`Self::void`] them.
-    pub async fn push(&self, batch: &BatchMetadata) -> Result<(), PeerError> {
-        let stored: BatchStored = self.post(BATCHES_PATH, batch).await?;
+    pub async fn push(&self, batch: &BatchMetadata) -> Result<Pushed, PeerError> {
+        let Reply { body: stored, hybrid_tls } = self.post::<BatchStored>(BATCHES_PATH, batch).await?;
         if stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len() {
-            Ok(())
+            Ok(Pushed { hybrid_tls })
         } else {
             Err(self.garbled("an acknowledgement of something else"))
         }
@@ -105,7 +118,7 @@ impl PeerClient {
     /// # Errors
     /// [`PeerError`].
     pub async fn void(&self, request: &VoidRequest) -> Result<VoidAnswer, PeerError> {
-        self.post(VOID_PATH, request).await
+        self.post(VOID_PATH, request).await.map(|reply| reply.body)
     }
 
     /// Who the peer says it is.
@@ -113,11 +126,15 @@ impl PeerClient {
     /// # Errors
     /// [`PeerError`].
     pub async fn info(&self) -> Result<Info, PeerError> {
-        let info: Info = self.call(Method::GET, INFO_PATH, Bytes::new()).await?;
+        let info = self.call::<Info>(Method::GET, INFO_PATH, Bytes::new()).await?.body;
         if info.kme_id == self.kme { Ok(info) } else { Err(self.garbled("the name of another KME")) }
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, PeerError> {
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Reply<T>, PeerError> {
         let body = encode(body).map_err(|_| self.garbled("a request that cannot be written"))?;
         self.call(Method::POST, path, body).await
     }
@@ -127,7 +144,7 @@ impl PeerClient {
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<T, PeerError> {
+    ) -> Result<Reply<T>, PeerError> {
         let deadline = Instant::now() + self.settings.timeout;
         let slow = || PeerError::Slow(self.kme.clone());
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;
@@ -159,7 +176,7 @@ impl PeerClient {
         path: &str,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<T, PeerError> {
+    ) -> Result<Reply<T>, PeerError> {
         let Some(leave) = self.breaker.enter() else {
             return Err(PeerError::Paused(self.kme.clone()));
         };
@@ -177,7 +194,7 @@ impl PeerClient {
         path: &str,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<T, PeerError> {
+    ) -> Result<Reply<T>, PeerError> {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
@@ -188,9 +205,12 @@ impl PeerClient {
             .await
             .map_err(|_| PeerError::Slow(self.kme.clone()))?
             .map_err(|source| PeerError::Unreachable { kme: self.kme.clone(), source })?;
+        let hybrid_tls = response.extensions().get::<HybridKeyExchange>().is_some_and(|hybrid| hybrid.0);
         let (status, body) = self.receive(response, deadline).await?;
         if status == StatusCode::OK {
-            return serde_json::from_slice(&body).map_err(|_| self.garbled("JSON of an unexpected shape"));
+            let body =
+                serde_json::from_slice(&body).map_err(|_| self.garbled("JSON of an unexpected shape"))?;
+            return Ok(Reply { body, hybrid_tls });
         }
         let kme = self.kme.clone();
         let message = message_of(&body);

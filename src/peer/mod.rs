@@ -13,6 +13,6 @@ pub mod wire;
 mod tests;
 
 pub use breaker::BreakerState;
-pub use client::{PeerClient, PeerClientSettings};
+pub use client::{PeerClient, PeerClientSettings, Pushed};
 pub use digest::content_digest;
 pub use error::{PeerError, SET_UNAVAILABLE};

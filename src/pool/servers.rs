@@ -256,7 +256,12 @@ impl PoolServers {
                         entropy_source = made.entropy_source,
                         "pool made and downloaded"
                     );
-                    let held = HeldPool { server: client.server().clone(), id: made.pool_id, words };
+                    let held = HeldPool {
+                        server: client.server().clone(),
+                        id: made.pool_id,
+                        words,
+                        entropy_source: Some(made.entropy_source),
+                    };
                     Ok(MadePool { held, expires_at: made.expires_at })
                 }
                 Err(error) => {
@@ -287,7 +292,9 @@ impl PoolServers {
                 if !matches!(result, Err(PoolClientError::Refused { .. })) {
                     server.note(&result);
                 }
-                result.map(|words| (place, HeldPool { server: pool.server, id: pool.id, words }))
+                result.map(|words| {
+                    (place, HeldPool { server: pool.server, id: pool.id, words, entropy_source: None })
+                })
             });
         }
         let mut pools = Vec::with_capacity(announced.pools.len());

@@ -26,6 +26,8 @@ pub struct HeldPool {
     pub id: PoolId,
     /// Its words.
     pub words: LockedWords,
+    /// What the server says it was filled from. Known to the source of the set alone.
+    pub entropy_source: Option<String>,
 }
 
 /// The name of one pool and of the server that has it, as sites tell each other.
@@ -105,6 +107,16 @@ impl PoolSet {
     /// Words of each pool.
     pub fn words(&self) -> usize {
         self.words
+    }
+
+    /// What its pools were filled from, as far as this site knows.
+    pub fn entropy_sources(&self) -> BTreeSet<String> {
+        self.pools.iter().filter_map(|pool| pool.entropy_source.clone()).collect()
+    }
+
+    /// Number of pools.
+    pub fn pool_count(&self) -> usize {
+        self.pools.len()
     }
 
     /// When this site began to make or fetch the set.

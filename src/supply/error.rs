@@ -37,6 +37,9 @@ pub enum SupplyError {
     /// The key store takes no changes now.
     #[error("the key store is not available")]
     StoreUnavailable,
+    /// Keys as the caller demands them cannot be made here now.
+    #[error("no keys can be made that meet the caller's demands")]
+    DemandsNotMet,
     /// More is asked for than can be made now.
     #[error("too many keys are being made")]
     Busy,

@@ -13,9 +13,6 @@ mod peers;
 mod recent;
 mod retract;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -27,9 +24,10 @@ use tokio_util::task::TaskTracker;
 pub use announce::PeerAnnouncer;
 pub use error::SupplyError;
 pub use intake::{Intake, IntakeError, IntakeRules};
+pub use order::KeyOrder;
 pub use peers::Peers;
 
-use crate::kme::{Clock, Key, KmeId, Random, Recipient, SaeId};
+use crate::kme::{Clock, FreshKey, KmeId, Random, Recipient};
 use crate::pool::SourceSets;
 use crate::store::Store;
 
@@ -88,20 +86,14 @@ impl Supply {
         Arc::new(Self { parts: Arc::new(parts), settings, orders, retracts })
     }
 
-    /// Makes `number` keys of `key_bytes` bytes that `master` shares with all of `recipients`, and hands them
-    /// out: each has a twin, durably stored, at every recipient's site, and no other call returns it.
+    /// Makes the keys of `order` and hands them out: each has a twin, durably stored, at every recipient's
+    /// site, and no other call returns it.
     ///
     /// # Errors
     /// [`SupplyError`]; then no key was handed out, and what sites stored of this order is being voided.
-    pub async fn make(
-        &self,
-        master: &SaeId,
-        recipients: &[Recipient],
-        number: usize,
-        key_bytes: usize,
-    ) -> Result<Vec<Key>, SupplyError> {
+    pub async fn make(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
         let _permit = self.orders.try_acquire().map_err(|_| SupplyError::Busy)?;
-        order::Order { supply: self, master, recipients, number, key_bytes }.fill().await
+        order::fill(self, order).await
     }
 
     /// How many keys of the default size could be made this moment for `recipients`, without a new pool set.

@@ -11,61 +11,59 @@ use super::announce::AnnounceFailure;
 use super::retract::{self, Traces};
 use super::{Supply, SupplyError, batch};
 use crate::blast::{self, BatchSeeds, EngineError};
-use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Seed, Timestamp};
-use crate::peer::content_digest;
+use crate::kme::{
+    BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
+    Timestamp,
+};
 use crate::peer::wire::BatchMetadata;
+use crate::peer::{Pushed, content_digest};
 use crate::pool::{PoolSet, PoolSetError, SourceSetError};
 use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, StoreError};
 
 /// Batches of one order in work at once.
 const BATCHES_AT_ONCE: usize = 4;
 
-/// What an SAE asked for.
-pub(super) struct Order<'a> {
-    pub(super) supply: &'a Supply,
-    pub(super) master: &'a SaeId,
-    pub(super) recipients: &'a [Recipient],
-    pub(super) number: usize,
-    pub(super) key_bytes: usize,
+/// An order for fresh keys.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyOrder<'a> {
+    /// The SAE that will receive them now.
+    pub master: &'a SaeId,
+    /// Everyone else who may retrieve them; at least one, distinct.
+    pub recipients: &'a [Recipient],
+    /// How many keys, at least one.
+    pub number: usize,
+    /// Length of each key in bytes, at least one.
+    pub key_bytes: usize,
+    /// What the keys have to be like.
+    pub demands: &'a Demands,
 }
 
-impl Order<'_> {
-    pub(super) async fn fill(&self) -> Result<Vec<Key>, SupplyError> {
-        let counts = batch::split(self.number, self.key_bytes).ok_or_else(|| {
-            tracing::error!(key_bytes = self.key_bytes, "an order for keys that no batch can hold");
-            SupplyError::Internal
-        })?;
-        let created_at = self.supply.parts.clock.now();
-        let expires_at = created_at.plus(self.supply.settings.key_ttl);
-        let work = Work {
-            order: self,
-            sites: self.supply.group_of(self.recipients),
-            created_at,
-            expires_at,
-            traces: Mutex::default(),
-        };
-        let made = tokio::time::timeout(self.supply.settings.order_timeout, work.make_all(&counts))
-            .await
-            .unwrap_or(Err(SupplyError::Slow));
-        if let Err(error) = &made {
-            tracing::debug!(
-                error = error as &dyn std::error::Error,
-                keys = self.number,
-                sites = work.sites.len(),
-                "an order for keys was given up"
-            );
-            retract::spawn(self.supply, work.into_traces(), expires_at);
-        }
-        made
+/// Makes the keys of `order`, all or none.
+pub(super) async fn fill(supply: &Supply, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
+    let counts = batch::split(order.number, order.key_bytes).ok_or_else(|| {
+        tracing::error!(key_bytes = order.key_bytes, "an order for keys that no batch can hold");
+        SupplyError::Internal
+    })?;
+    if !order.demands.met_by_life(supply.settings.key_ttl) {
+        return Err(SupplyError::DemandsNotMet);
     }
-
-    /// Who may retrieve the keys at this site.
-    fn entitled_here(&self) -> Vec<Entitlement> {
-        let master = Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master };
-        let local = self.recipients.iter().filter(|recipient| recipient.kme == self.supply.parts.local);
-        let slaves = local.map(|recipient| Entitlement { party: recipient.party.clone(), role: Role::Slave });
-        self.supply.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
+    let created_at = supply.parts.clock.now();
+    let expires_at = created_at.plus(supply.settings.key_ttl);
+    let sites = supply.group_of(order.recipients);
+    let work = Work { supply, order, sites, created_at, expires_at, traces: Mutex::default() };
+    let made = tokio::time::timeout(supply.settings.order_timeout, work.make_all(&counts))
+        .await
+        .unwrap_or(Err(SupplyError::Slow));
+    if let Err(error) = &made {
+        tracing::debug!(
+            error = error as &dyn std::error::Error,
+            keys = order.number,
+            sites = work.sites.len(),
+            "an order for keys was given up"
+        );
+        retract::spawn(supply, work.into_traces(), expires_at);
     }
+    made
 }
 
 /// A batch that every other site has.
@@ -73,11 +71,13 @@ struct Made {
     batch_id: BatchId,
     content: ContentDigest,
     keys: Vec<Key>,
+    provenance: Arc<Provenance>,
 }
 
 /// An order in work, and what it has left behind at the sites so far.
 struct Work<'a> {
-    order: &'a Order<'a>,
+    supply: &'a Supply,
+    order: KeyOrder<'a>,
     sites: BTreeSet<KmeId>,
     created_at: Timestamp,
     expires_at: Timestamp,
@@ -85,7 +85,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn make_all(&self, counts: &[usize]) -> Result<Vec<Key>, SupplyError> {
+    async fn make_all(&self, counts: &[usize]) -> Result<Vec<FreshKey>, SupplyError> {
         let batches = counts.iter().copied().map(|count| self.make(count));
         let mut running = stream::iter(batches).buffered(BATCHES_AT_ONCE);
         let mut made = Vec::with_capacity(counts.len());
@@ -93,11 +93,23 @@ impl Work<'_> {
             made.push(batch?);
         }
         // Every site has every batch; only now does this site store what may be retrieved here.
-        let entitled = self.order.entitled_here();
+        let entitled = self.entitled_here();
         if !entitled.is_empty() {
             try_join_all(made.iter().map(|batch| self.store(batch, &entitled))).await?;
         }
-        Ok(made.into_iter().flat_map(|batch| batch.keys).collect())
+        let fresh = |batch: Made| {
+            let provenance = batch.provenance;
+            batch.keys.into_iter().map(move |key| FreshKey { key, provenance: Arc::clone(&provenance) })
+        };
+        Ok(made.into_iter().flat_map(fresh).collect())
+    }
+
+    /// Who may retrieve the keys at this site.
+    fn entitled_here(&self) -> Vec<Entitlement> {
+        let master = Entitlement { party: Party::Sae(self.order.master.clone()), role: Role::Master };
+        let local = self.order.recipients.iter().filter(|to| to.kme == self.supply.parts.local);
+        let slaves = local.map(|to| Entitlement { party: to.party.clone(), role: Role::Slave });
+        self.supply.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
     /// One batch that every site has. A site that lost the pool set (it restarted) gets one more chance with
@@ -113,9 +125,13 @@ impl Work<'_> {
     }
 
     async fn attempt(&self, count: usize) -> Result<Made, Failure> {
-        let (order, parts) = (self.order, &self.order.supply.parts);
+        let (order, parts) = (self.order, &self.supply.parts);
         let bits = blast::output_bits(order.key_bytes, count).map_err(internal)?;
         let set = parts.sets.acquire(&self.sites, bits).await.map_err(no_set)?;
+        let (pools, entropy_sources) = (set.pool_count(), set.entropy_sources());
+        if !order.demands.met_by_pools(pools, &entropy_sources) {
+            return Err(SupplyError::DemandsNotMet.into());
+        }
         let batch_id = BatchId::draw(&*parts.random).map_err(internal)?;
         let key_ids = KeyId::draw_batch(count, &*parts.random).map_err(internal)?;
         let seeds = BatchSeeds {
@@ -138,18 +154,25 @@ impl Work<'_> {
             expires_at: self.expires_at,
             confirm: made.batch.confirm,
         };
-        try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(
+        let pushed = try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(
             |failure| {
                 if matches!(failure, Failure::SetGone(_)) {
                     parts.sets.discard(&self.sites, set.id());
                 }
             },
         )?;
-        Ok(Made { batch_id, content: ContentDigest(content_digest(&metadata)), keys: made.batch.keys })
+        let hybrid_tls = pushed.iter().all(|pushed| pushed.hybrid_tls);
+        let grade = SourceGrade { entropy_sources, pools, hybrid_tls };
+        let provenance = Provenance { grade, expires_at: self.expires_at };
+        if !order.demands.met_by(&provenance, self.created_at) {
+            return Err(SupplyError::DemandsNotMet.into());
+        }
+        let content = ContentDigest(content_digest(&metadata));
+        Ok(Made { batch_id, content, keys: made.batch.keys, provenance: Arc::new(provenance) })
     }
 
-    async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<(), Failure> {
-        let peer = self.order.supply.parts.peers.find(kme);
+    async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<Pushed, Failure> {
+        let peer = self.supply.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
         let trace = (kme.clone(), metadata.batch_id);
         // Noted before it is sent: whatever becomes of the call, the site may have stored the batch.
@@ -174,7 +197,7 @@ impl Work<'_> {
     }
 
     async fn store(&self, made: &Made, entitled: &[Entitlement]) -> Result<(), SupplyError> {
-        let parts = &self.order.supply.parts;
+        let parts = &self.supply.parts;
         let batch = NewBatch {
             batch_id: made.batch_id,
             source: &parts.local,

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
 use super::TlsError;
+use super::connector::MarkingConnector;
 use super::material::{Material, provider, unfit};
 use super::store::{TlsStore, Versions};
 use super::verifier::{ExpectedServer, IdentityVerifier};
@@ -51,7 +52,7 @@ pub enum HttpsError {
     Tls(#[from] TlsError),
 }
 
-type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type Connections = Client<MarkingConnector, Full<Bytes>>;
 
 struct Generation {
     number: u64,
@@ -94,8 +95,8 @@ impl HttpsClient {
         Ok(Self(Arc::new(Inner { tls, expected, trust_domain, protocol, current })))
     }
 
-    /// Sends a request with an absolute URI and returns the head of the answer. Puts no bound on time once
-    /// connected: the caller does.
+    /// Sends a request with an absolute URI and returns the head of the answer, with
+    /// [`super::HybridKeyExchange`] in its extensions. Puts no bound on time once connected: the caller does.
     ///
     /// # Errors
     /// [`HttpsError`].
@@ -164,7 +165,7 @@ fn connections(
         .http2_adaptive_window(true)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
-        .build(connector))
+        .build(MarkingConnector(connector)))
 }
 
 /// The innermost cause says what happened; the wrappers around it say only where.

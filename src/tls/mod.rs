@@ -5,6 +5,7 @@
 
 mod body;
 mod client;
+mod connector;
 mod error;
 pub mod listener;
 mod material;
@@ -14,6 +15,7 @@ mod tests;
 mod verifier;
 
 pub use client::{HttpVersion, HttpsClient, HttpsError};
+pub use connector::HybridKeyExchange;
 pub use error::TlsError;
 pub use listener::{ListenerLimits, ListenerTls, PeerAddress};
 pub use material::{TlsFiles, TlsParts};

@@ -87,6 +87,28 @@ fn additional_slaves_at_several_sites_get_the_same_key_and_nobody_else_does() {
         assert_eq!(network.dec(sae, "alice", &[&id]).key(), expected, "{sae}");
         assert_eq!(network.dec(sae, "alice", &[&id]).status, 400, "{sae} again");
     }
+    // Whoever is not named gets nothing, not even after the last.
+    assert_eq!(network.dec("alice", "bob", &[&id]).key(), expected);
+    for site in 0..3 {
+        assert_eq!(network.stored_keys(site), 0, "the last retrieval erases the key");
+    }
+}
+
+#[test]
+fn extensions_tell_the_source_and_the_expiry_of_keys_from_real_pool_servers() {
+    let network = Network::start(2);
+    let body = json!({"extension_optional": [{"dqkd_source_grade": {}}, {"dqkd_expiry": {}}]});
+    let told = network.enc_post("alice", "bob", &body).json()["keys"][0]["key_extension"].clone();
+    let grade = json!({"entropy_sources": ["os"], "pools": 3, "hybrid_tls": true});
+    assert_eq!(told["dqkd_source_grade"], grade);
+    assert!(told["dqkd_expiry"]["expires_at"].as_str().unwrap().ends_with('Z'), "{told}");
+    let demand =
+        json!({"extension_mandatory": [{"dqkd_source_grade": {"hybrid_tls": true, "min_pools": 3}}]});
+    network.enc_post("alice", "bob", &demand).key();
+    let too_much = json!({"extension_mandatory": [{"dqkd_source_grade": {"min_pools": 4}}]});
+    let refused = network.enc_post("alice", "bob", &too_much);
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.message(), "not all extension_mandatory request options could be met");
 }
 
 #[test]
@@ -101,9 +123,10 @@ fn two_saes_of_one_site_share_a_key_without_any_peer() {
 #[test]
 fn strict_etsi_sites_give_the_master_no_second_copy() {
     let mut network = Network::generate(2);
-    network.configure(0, "[store]", "[retrieval]\nmaster_refetch = false\n\n[store]");
+    network.configure(0, "[store]", "[etsi014]\nstrict = true\n\n[store]");
     network.start_pools(3);
     network.start_sites();
+    assert_eq!(network.enc("alice", "site-b", "").status, 400, "a path names an SAE");
     let (id, key) = network.enc("alice", "bob", "").key();
     let refused = network.dec("alice", "bob", &[&id]);
     assert!([400, 401].contains(&refused.status), "{refused:?}");

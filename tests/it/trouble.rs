@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde_json::json;
 
-use crate::support::{Curl, Network, eventually};
+use crate::support::{Curl, Network, eventually, stored_keys};
 
 #[test]
 fn a_dead_peer_is_named_in_a_503_and_service_goes_on_when_it_is_back() {
@@ -42,28 +42,10 @@ fn one_dead_site_of_three_refuses_the_multicast_and_leaves_no_twin_usable() {
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(refused.message(), "KME site-c does not answer");
     // All keys that site-b may have made of it are void: none can be retrieved by anyone.
-    eventually("site-b holds no key", || stored_keys(&database(&network, 1)) == 0);
-    assert_eq!(stored_keys(&database(&network, 0)), 0);
+    eventually("site-b holds no key", || network.stored_keys(1) == 0);
+    assert_eq!(network.stored_keys(0), 0);
     let pair = network.enc("alice", "bob", "").key();
     assert_eq!(network.dec("bob", "alice", &[&pair.0]).key(), pair);
-}
-
-fn database(network: &Network, site: usize) -> PathBuf {
-    network.site(site).config.with_extension("db")
-}
-
-/// Keys in a site's database whose material is still there, read as an auditor would.
-fn stored_keys(file: &Path) -> i64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        use sqlx::ConnectOptions as _;
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
-        let mut connection = options.connect().await.unwrap();
-        sqlx::query_scalar("SELECT count(*) FROM keys WHERE sealed IS NOT NULL")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap()
-    })
 }
 
 #[test]
@@ -178,7 +160,7 @@ fn a_full_disk_at_either_site_is_a_503_that_says_so_and_leaves_no_twin() {
         assert_eq!(network.dec("bob", "alice", &[&before.0]).key(), before);
         if full == 0 {
             // Of the orders that were refused, site-b has voided everything.
-            let (here, there) = (disk.0.join("site.db"), database(&network, 1));
+            let (here, there) = (disk.0.join("site.db"), network.database(1));
             eventually("site-b holds no more than site-a", || stored_keys(&there) <= stored_keys(&here));
         }
     }
@@ -218,7 +200,7 @@ fn expired_keys_are_not_returned_and_are_erased() {
     std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(network.dec("bob", "alice", &[&id]).status, 400);
     for site in [0, 1] {
-        eventually("the key is erased", || stored_keys(&database(&network, site)) == 0);
+        eventually("the key is erased", || network.stored_keys(site) == 0);
     }
 }
 

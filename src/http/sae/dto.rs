@@ -11,14 +11,17 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
+use super::extensions::Report;
 use crate::delivery::Status;
 use crate::http::error::ApiError;
-use crate::kme::{Key, Party};
+use crate::kme::{FreshKey, Key, Party};
 
 const HEAD: &[u8] = br#"{"keys":["#;
 const BEFORE_ID: &[u8] = br#"{"key_ID":""#;
 const BEFORE_KEY: &[u8] = br#"","key":""#;
-const AFTER_KEY: &[u8] = br#""}"#;
+const AFTER_KEY: &[u8] = br#"""#;
+const BEFORE_EXTENSION: &[u8] = br#","key_extension":"#;
+const AFTER_ENTRY: &[u8] = b"}";
 const TAIL: &[u8] = b"]}";
 const ID_CHARS: usize = 36;
 
@@ -89,11 +92,45 @@ pub(super) fn status(status: &Status) -> Result<Bytes, ApiError> {
     serde_json::to_vec(&body).map(Bytes::from).map_err(|_| not_encoded())
 }
 
-/// A key container (Table 11) in one buffer, allocated once and wiped when the connection is done with it.
+/// A key container (Table 11) of keys that were handed out before.
 pub(super) fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
-    let mut body = Zeroizing::new(Vec::with_capacity(container_len(keys)));
+    let entries: Vec<Entry<'_>> = keys.iter().map(|key| Entry { key, extension: None }).collect();
+    container(&entries)
+}
+
+/// A key container (Table 11) of fresh keys, with what `report` tells about each in its `key_extension`.
+pub(super) fn fresh_key_container(keys: &[FreshKey], report: Report) -> Result<Bytes, ApiError> {
+    let entries: Result<Vec<Entry<'_>>, ApiError> = keys
+        .iter()
+        .map(|fresh| {
+            let extension = report.about(&fresh.provenance).map(|told| serde_json::to_vec(&told)).transpose();
+            Ok(Entry { key: &fresh.key, extension: extension.map_err(|_| not_encoded())? })
+        })
+        .collect();
+    container(&entries?)
+}
+
+/// One element of `keys`.
+struct Entry<'a> {
+    key: &'a Key,
+    /// `key_extension` as JSON.
+    extension: Option<Vec<u8>>,
+}
+
+impl Entry<'_> {
+    fn len(&self) -> usize {
+        let extension = self.extension.as_ref().map_or(0, |json| BEFORE_EXTENSION.len() + json.len());
+        let key = BEFORE_ID.len() + ID_CHARS + BEFORE_KEY.len() + base64_len(self.key) + AFTER_KEY.len();
+        key + extension + AFTER_ENTRY.len()
+    }
+}
+
+/// Written into one buffer, allocated once and wiped when the connection is done with it.
+fn container(entries: &[Entry<'_>]) -> Result<Bytes, ApiError> {
+    let len = container_len(entries);
+    let mut body = Zeroizing::new(Vec::with_capacity(len));
     body.extend_from_slice(HEAD);
-    for (index, key) in keys.iter().enumerate() {
+    for (index, Entry { key, extension }) in entries.iter().enumerate() {
         if index > 0 {
             body.push(b',');
         }
@@ -105,16 +142,20 @@ pub(super) fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
         let room = body.get_mut(start..).unwrap_or_default();
         STANDARD.encode_slice(key.material.expose(), room).map_err(|_| not_encoded())?;
         body.extend_from_slice(AFTER_KEY);
+        if let Some(json) = extension {
+            body.extend_from_slice(BEFORE_EXTENSION);
+            body.extend_from_slice(json);
+        }
+        body.extend_from_slice(AFTER_ENTRY);
     }
     body.extend_from_slice(TAIL);
-    debug_assert_eq!(body.len(), container_len(keys), "a longer body was moved and left a copy behind");
+    debug_assert_eq!(body.len(), len, "a longer body was moved and left a copy behind");
     Ok(Bytes::from_owner(body))
 }
 
-fn container_len(keys: &[Key]) -> usize {
-    let frame = BEFORE_ID.len() + ID_CHARS + BEFORE_KEY.len() + AFTER_KEY.len();
-    let entries: usize = keys.iter().map(|key| frame + base64_len(key)).sum();
-    HEAD.len() + entries + keys.len().saturating_sub(1) + TAIL.len()
+fn container_len(entries: &[Entry<'_>]) -> usize {
+    let commas = entries.len().saturating_sub(1);
+    HEAD.len() + entries.iter().map(Entry::len).sum::<usize>() + commas + TAIL.len()
 }
 
 fn base64_len(key: &Key) -> usize {
@@ -151,7 +192,14 @@ mod tests {
         for count in 0..4 {
             for len in [1, 2, 3, 32, 129] {
                 let keys: Vec<Key> = (0..count).map(|_| key(&vec![7; len])).collect();
-                assert_eq!(key_container(&keys).unwrap().len(), container_len(&keys));
+                for extension in [None, Some(b"{}".to_vec())] {
+                    let entry = |key| Entry { key, extension: extension.clone() };
+                    let entries: Vec<Entry<'_>> = keys.iter().map(entry).collect();
+                    let body = container(&entries).unwrap();
+                    assert_eq!(body.len(), container_len(&entries));
+                    let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    assert_eq!(json["keys"].as_array().unwrap().len(), count);
+                }
             }
         }
     }

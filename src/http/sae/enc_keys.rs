@@ -1,15 +1,19 @@
 //! `enc_keys`: ETSI GS QKD 014, clause 6.2.
 
+use std::collections::HashMap;
+
 use axum::body::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::dto::{self, ObjectOnly};
+use super::extensions::{Extensions, Report};
 use super::refusal;
 use super::{Caller, Delivery};
 use crate::delivery::KeyRequest;
 use crate::http::error::ApiError;
-use crate::http::extract::query_value;
+use crate::http::extract::{other_names, query_value};
 use crate::http::json;
 
 /// Table 10. `null` counts as absent; unknown members are ignored, since shipping clients send some.
@@ -21,38 +25,53 @@ struct Body {
     additional_slaves: Option<Value>,
     extension_mandatory: Option<Value>,
     extension_optional: Option<Value>,
+    #[serde(flatten)]
+    others: HashMap<String, IgnoredAny>,
+}
+
+/// A request as read from body or query.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    keys: KeyRequest,
+    /// What to tell about each key.
+    report: Report,
+    /// Members or names that were not looked at.
+    pub(super) ignored: usize,
 }
 
 /// Reads a POST. A body of no bytes is an empty request.
-pub(super) fn from_body(body: &[u8]) -> Result<KeyRequest, ApiError> {
+pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
     if body.is_empty() {
-        return Ok(KeyRequest::default());
+        return Ok(Asked::default());
     }
     let ObjectOnly(body) = json::parse::<ObjectOnly<Body>>(body)?;
-    // Only the shape of optional extensions counts: none is supported, and all may be ignored.
-    extension_names("extension_optional", body.extension_optional)?;
-    Ok(KeyRequest {
+    let extensions = Extensions::parse(body.extension_mandatory, body.extension_optional)?;
+    let keys = KeyRequest {
         number: body.number.map(|value| json_integer("number", &value)).transpose()?,
         size_bits: body.size.map(|value| json_integer("size", &value)).transpose()?,
-        additional_slaves: body.additional_slaves.map(sae_ids).transpose()?.unwrap_or_default(),
-        mandatory_extensions: extension_names("extension_mandatory", body.extension_mandatory)?,
-    })
+        additional_slaves: body.additional_slaves.map(sae_ids).transpose()?,
+        unsupported_extensions: extensions.unsupported,
+        demands: extensions.demands,
+    };
+    Ok(Asked { keys, report: extensions.report, ignored: body.others.len() })
 }
 
 /// Reads a GET: `number` and `size`, nothing else.
-pub(super) fn from_query(query: Option<&str>) -> Result<KeyRequest, ApiError> {
+pub(super) fn from_query(query: Option<&str>) -> Result<Asked, ApiError> {
     let integer = |name| query_value(query, name)?.map(|text| text_integer(name, &text)).transpose();
-    Ok(KeyRequest { number: integer("number")?, size_bits: integer("size")?, ..KeyRequest::default() })
+    let (number, size_bits) = (integer("number")?, integer("size")?);
+    let keys = KeyRequest { number, size_bits, ..KeyRequest::default() };
+    Ok(Asked { keys, ignored: other_names(query, &["number", "size"]), ..Asked::default() })
 }
 
 pub(super) async fn serve(
     delivery: &Delivery,
     caller: &Caller,
     peer: &str,
-    request: &KeyRequest,
+    asked: &Asked,
 ) -> Result<Bytes, ApiError> {
-    let keys = delivery.get_key(caller, peer, request).await.map_err(refusal::answer)?;
-    dto::key_container(&keys)
+    let keys = delivery.get_key(caller, peer, &asked.keys).await.map_err(refusal::answer)?;
+    dto::fresh_key_container(&keys, asked.report)
 }
 
 fn not_an_integer(name: &'static str) -> ApiError {
@@ -87,23 +106,4 @@ fn sae_ids(value: Value) -> Result<Vec<String>, ApiError> {
             _ => Err(wrong_shape()),
         })
         .collect()
-}
-
-/// The names in an array of extension objects, empty objects left out.
-fn extension_names(name: &'static str, value: Option<Value>) -> Result<Vec<Vec<String>>, ApiError> {
-    let wrong_shape =
-        || ApiError::bad_request("bad_extensions", format!("{name} shall be an array of objects"));
-    let entries = match value {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(entries)) => entries,
-        Some(_) => return Err(wrong_shape()),
-    };
-    let mut groups = Vec::new();
-    for entry in entries {
-        let Value::Object(extensions) = entry else { return Err(wrong_shape()) };
-        if !extensions.is_empty() {
-            groups.push(extensions.into_iter().map(|(name, _)| name).collect());
-        }
-    }
-    Ok(groups)
 }

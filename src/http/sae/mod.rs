@@ -6,6 +6,7 @@
 mod dec_keys;
 mod dto;
 mod enc_keys;
+mod extensions;
 mod path;
 mod refusal;
 mod status;
@@ -28,7 +29,7 @@ use zeroize::Zeroizing;
 
 use self::path::{Call, Route};
 use super::error::ApiError;
-use super::middleware::{Edge, EdgeLimits, guard};
+use super::middleware::{Edge, EdgeLimits, IgnoredParts, guard};
 use super::{extract, json};
 use crate::delivery::{Caller, Delivery};
 use crate::kme::{KeyLimits, MAX_NAME_BYTES};
@@ -82,30 +83,45 @@ async fn serve(State(api): State<Api>, request: Request) -> Response {
         return response;
     }
     match api.answer(route, &parts, body).await {
-        Ok(bytes) => json_response(bytes),
+        Ok(answer) => {
+            let mut response = json_response(answer.body);
+            response.extensions_mut().insert(IgnoredParts(answer.ignored));
+            response
+        }
         Err(error) => error.into_response(),
     }
 }
 
+/// What is sent back, and how much of the request was not looked at.
+struct Answer {
+    body: Bytes,
+    ignored: usize,
+}
+
 impl Api {
-    async fn answer(&self, route: Route<'_>, parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
+    async fn answer(&self, route: Route<'_>, parts: &Parts, body: Body) -> Result<Answer, ApiError> {
         let caller = self.delivery.admit(extract::sae(&parts.extensions)?).map_err(refusal::answer)?;
         let peer = route.id()?;
         match route.call {
-            Call::Status => status::serve(&self.delivery, &caller, &peer),
+            Call::Status => {
+                let body = status::serve(&self.delivery, &caller, &peer)?;
+                Ok(Answer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
+            }
             Call::EncKeys => {
-                let request = match self.body(parts, body).await? {
+                let asked = match self.body(parts, body).await? {
                     None => enc_keys::from_query(parts.uri.query())?,
                     Some(body) => enc_keys::from_body(&body)?,
                 };
-                enc_keys::serve(&self.delivery, &caller, &peer, &request).await
+                let body = enc_keys::serve(&self.delivery, &caller, &peer, &asked).await?;
+                Ok(Answer { body, ignored: asked.ignored })
             }
             Call::DecKeys => {
-                let key_ids = match self.body(parts, body).await? {
+                let asked = match self.body(parts, body).await? {
                     None => dec_keys::from_query(parts.uri.query())?,
                     Some(body) => dec_keys::from_body(&body)?,
                 };
-                dec_keys::serve(&self.delivery, &caller, &peer, &key_ids).await
+                let body = dec_keys::serve(&self.delivery, &caller, &peer, &asked).await?;
+                Ok(Answer { body, ignored: asked.ignored })
             }
         }
     }

@@ -60,7 +60,10 @@ fn supply(failure: &SupplyError) -> ApiError {
         SupplyError::StoreUnavailable => ("store_unavailable", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::Slow => ("supply_slow", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::Busy => ("supply_busy", failure.to_string(), BUSY_RETRY_SECS),
-        SupplyError::Internal => ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS),
+        // Delivery turns this into a refusal; only a defect brings it here.
+        SupplyError::DemandsNotMet | SupplyError::Internal => {
+            ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS)
+        }
     };
     let error = causes(failure);
     match failure {

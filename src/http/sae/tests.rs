@@ -1,5 +1,6 @@
 //! ETSI GS QKD 014 through the router: real stores, a source of keys that counts, certificates forged.
 
+mod authorisation;
 mod dec_keys;
 mod edge;
 mod enc_keys;

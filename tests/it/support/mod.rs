@@ -5,5 +5,5 @@ mod network;
 mod process;
 
 pub(crate) use curl::Curl;
-pub(crate) use network::{Network, Ports};
+pub(crate) use network::{Network, Ports, stored_keys};
 pub(crate) use process::{Daemon, PATIENCE, dqkd, eventually, lines_of, output_of, run_to_end};

@@ -227,4 +227,28 @@ impl Network {
         let part = parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("{answer:?}"));
         part["condition"].as_str().unwrap().to_owned()
     }
+
+    /// A site's database file.
+    pub(crate) fn database(&self, site: usize) -> PathBuf {
+        self.site(site).config.with_extension("db")
+    }
+
+    /// Keys in a site's database whose material is still there, read as an auditor would.
+    pub(crate) fn stored_keys(&self, site: usize) -> i64 {
+        stored_keys(&self.database(site))
+    }
+}
+
+/// Keys in a database file whose material is still there.
+pub(crate) fn stored_keys(file: &Path) -> i64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        use sqlx::ConnectOptions as _;
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
+        let mut connection = options.connect().await.unwrap();
+        sqlx::query_scalar("SELECT count(*) FROM keys WHERE sealed IS NOT NULL")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    })
 }

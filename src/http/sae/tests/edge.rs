@@ -174,11 +174,13 @@ async fn logs_name_caller_route_and_reason_and_never_a_key_a_body_or_a_path() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let net = Net::new().await;
     let made = net.enc(2).await;
+    net.get("alice", "bob/status?key_size=256&s3same-name=1").await.json();
     net.dec("bob", "alice", &[&made[0].0]).await.keys();
     net.dec("carol", "alice", &[&made[1].0]).await.message();
     net.post("alice", "s3same-path/enc_keys", r#"{"number":1}"#).await.message();
@@ -190,6 +192,7 @@ async fn logs_name_caller_route_and_reason_and_never_a_key_a_body_or_a_path() {
     for expected in [
         "/api/v1/keys/{slave_SAE_ID}/enc_keys",
         "alice",
+        "http.ignored=2",
         "not_entitled",
         "unsupported_extensions",
         "bad_json",

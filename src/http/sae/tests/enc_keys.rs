@@ -49,6 +49,24 @@ async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default
 }
 
 #[tokio::test]
+async fn where_the_standard_is_read_strictly_paths_name_saes_and_lists_are_not_empty() {
+    let net = Net::with(DeliveryRules { strict: true, ..rules() }).await;
+    for call in ["status", "enc_keys"] {
+        let answer = net.get("alice", &format!("site-b/{call}")).await;
+        assert_eq!(
+            (answer.status, answer.message().as_str()),
+            (StatusCode::BAD_REQUEST, "the SAE or KME in the path is unknown")
+        );
+    }
+    let empty = net.post("alice", "bob/enc_keys", r#"{"additional_slave_SAE_IDs":[]}"#).await;
+    assert_eq!(empty.message(), "additional_slave_SAE_IDs shall name at least one SAE");
+    assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
+    let made = net.post("alice", "bob/enc_keys", r#"{"additional_slave_SAE_IDs":null}"#).await.keys();
+    assert_eq!(net.dec("bob", "site-a", &[&made[0].0]).await.message(), NOT_FOUND);
+    assert_eq!(net.dec("bob", "alice", &[&made[0].0]).await.keys(), made);
+}
+
+#[tokio::test]
 async fn number_and_size_are_exact_in_both_methods() {
     let net = Net::new().await;
     for (number, bits) in [(1, 64), (3, 512), (8, 4096), (2, 256)] {
@@ -163,6 +181,59 @@ async fn an_unknown_mandatory_extension_is_refused_with_the_sentence_of_the_stan
     assert_eq!(answer.json()["details"], json!([{ "extension_mandatory_unsupported": names }]));
     assert!(!answer.text.contains("s3same"), "values are not repeated");
     assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
+}
+
+#[tokio::test]
+async fn own_extensions_tell_about_each_key_when_asked() {
+    let net = Net::new().await;
+    let grade = json!({"entropy_sources": ["os"], "pools": 3, "hybrid_tls": false});
+    let expiry = json!({"expires_at": "2026-11-23T01:00:00Z"});
+    for (body, expected) in [
+        (r#"{"extension_optional":[{"dqkd_source_grade":{}}]}"#, json!({"dqkd_source_grade": grade})),
+        (r#"{"extension_optional":[{"dqkd_expiry":"x"},{"zz_y":1}]}"#, json!({"dqkd_expiry": expiry})),
+        (
+            r#"{"number":2,"extension_mandatory":[{"dqkd_source_grade":{"min_pools":3,"entropy_source":"os"},
+            "dqkd_expiry":{"min_seconds":3600}}]}"#,
+            json!({"dqkd_source_grade": grade, "dqkd_expiry": expiry}),
+        ),
+    ] {
+        let answer = net.post("alice", "bob/enc_keys", body).await;
+        let made = answer.keys();
+        for key in answer.json()["keys"].as_array().unwrap() {
+            assert_eq!(key["key_extension"], expected, "{body}");
+        }
+        assert_eq!(net.dec("bob", "alice", &[&made[0].0]).await.keys(), made[..1]);
+    }
+    let plain = net.post("alice", "bob/enc_keys", r#"{"extension_optional":[{"zz_x":1}]}"#).await.json();
+    assert_eq!(plain["keys"][0].as_object().unwrap().keys().collect::<Vec<_>>(), ["key", "key_ID"]);
+}
+
+#[tokio::test]
+async fn demands_that_cannot_be_met_are_refused_with_the_sentence_of_the_standard() {
+    let net = Net::new().await;
+    for extension in [
+        r#"{"dqkd_source_grade":{"min_pools":4}}"#,
+        r#"{"dqkd_source_grade":{"hybrid_tls":true}}"#,
+        r#"{"dqkd_source_grade":{"entropy_source":"qrng"}}"#,
+        r#"{"dqkd_source_grade":{"colour":"red"}}"#,
+        r#"{"dqkd_expiry":{"min_seconds":3601}}"#,
+        r#"{"dqkd_expiry":{"min_seconds":1e99}}"#,
+        r#"{"dqkd_expiry":"tomorrow"}"#,
+    ] {
+        let body = format!(r#"{{"extension_mandatory":[{extension}]}}"#);
+        let answer = net.post("alice", "bob/enc_keys", body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{extension}");
+        assert_eq!(answer.message(), "not all extension_mandatory request options could be met");
+    }
+    // What is not supported at all is named first.
+    let both = r#"{"extension_mandatory":[{"zz_x":1,"dqkd_source_grade":{"min_pools":9}}]}"#;
+    let answer = net.post("alice", "bob/enc_keys", both).await;
+    assert_eq!(answer.message(), "not all extension_mandatory parameters are supported");
+    assert_eq!(answer.json()["details"], json!([{"extension_mandatory_unsupported": [{"zz_x": null}]}]));
+    assert_eq!(
+        [net.sites.a.store.counts().await.unwrap().keys, net.sites.b.store.counts().await.unwrap().keys],
+        [0, 0]
+    );
 }
 
 #[tokio::test]
