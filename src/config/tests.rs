@@ -214,10 +214,22 @@ fn what_is_missing_is_named() {
     }
 }
 
+/// Appends each table and demands that the complaint says what it must and where.
+fn each_complains(rows: &[(&str, &str)]) {
+    for (table, told) in rows {
+        let (text, line) = plus(table);
+        let complaints = complaint(&text, &[]);
+        assert!(complaints.contains(*told), "{told}\nnot in\n{complaints}");
+        // A rule about a default is shown at the table that caused it.
+        let at_key = complaints.starts_with(&format!("site.toml:{line}:"));
+        let at_table = complaints.starts_with(&format!("site.toml:{}:", line - 1));
+        assert!(at_key || at_table, "{complaints}");
+    }
+}
+
 #[test]
-fn each_rule_on_a_value_names_line_and_remedy() {
-    // Table and key, what must be said of it.
-    for (table, told) in [
+fn each_rule_on_keys_and_their_retrieval_names_line_and_remedy() {
+    each_complains(&[
         ("[keys]\nsize_bits = 12", "keys.size_bits: 12 bits are no whole bytes; allowed: a multiple of 8"),
         ("[keys]\nmin_size_bits = 512", "keys.min_size_bits: 512 is more than keys.size_bits = 256"),
         ("[keys]\nmax_size_bits = 128", "keys.size_bits: 256 is more than keys.max_size_bits = 128"),
@@ -252,6 +264,12 @@ fn each_rule_on_a_value_names_line_and_remedy() {
             "[retrieval]\nreplay_window = \"1s\"\n[etsi014]\nstrict = true",
             "retrieval.replay_window: goes beyond the standard, but etsi014.strict = true; allowed: 0s",
         ),
+    ]);
+}
+
+#[test]
+fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
+    each_complains(&[
         ("[retrieval]\nreplay_window = \"25h\"", "retrieval.replay_window: 25h is longer than keys.ttl = 1d"),
         (
             "[pools]\npools_per_set = 9",
@@ -283,15 +301,7 @@ fn each_rule_on_a_value_names_line_and_remedy() {
         ("[[peer]]\nid = \"site-a\"\nurl = \"https://x\"", "peer.id: site-a is this KME itself"),
         ("[[peer]]\nid = \"site-b\"\nurl = \"https://x\"", "peer.id: site-b occurs twice"),
         ("[[pool_server]]\nid = \"pool-1\"\nurl = \"https://x\"", "pool_server.id: pool-1 occurs twice"),
-    ] {
-        let (text, line) = plus(table);
-        let complaints = complaint(&text, &[]);
-        assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
-        // A rule about a default is shown at the table that caused it.
-        let at_key = complaints.starts_with(&format!("site.toml:{line}:"));
-        let at_table = complaints.starts_with(&format!("site.toml:{}:", line - 1));
-        assert!(at_key || at_table, "{complaints}");
-    }
+    ]);
 }
 
 #[test]

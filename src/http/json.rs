@@ -1,9 +1,11 @@
 //! Bounded request bodies and strict JSON.
 
+use std::fmt;
+
 use axum::body::Body;
 use http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
 use super::error::ApiError;
@@ -64,6 +66,32 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             format!("the request body is {what} (line {}, column {})", error.line(), error.column()),
         )
     })
+}
+
+/// The number of members that nothing else of an object reads: a `#[serde(flatten)]` field of it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct OtherMembers(pub usize);
+
+impl<'de> serde::Deserialize<'de> for OtherMembers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+        impl<'de> Visitor<'de> for Count {
+            type Value = OtherMembers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OtherMembers, A::Error> {
+                let mut count = 0;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(OtherMembers(count))
+            }
+        }
+        deserializer.deserialize_map(Count)
+    }
 }
 
 #[cfg(test)]

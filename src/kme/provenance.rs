@@ -79,7 +79,7 @@ mod tests {
         let now = Timestamp::from_ms(0);
         let provenance = Provenance {
             grade: SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: false },
-            expires_at: now.plus(Duration::from_secs(60)),
+            expires_at: now.plus(Duration::from_mins(1)),
         };
         let met = |demands: Demands| demands.met_by(&provenance, now);
         assert!(met(Demands::default()));
@@ -88,7 +88,7 @@ mod tests {
         assert!(met(Demands { entropy_source: Some("os".into()), ..Demands::default() }));
         assert!(!met(Demands { entropy_source: Some("qrng".into()), ..Demands::default() }));
         assert!(!met(Demands { hybrid_tls: true, ..Demands::default() }));
-        assert!(met(Demands { min_lifetime: Some(Duration::from_secs(60)), ..Demands::default() }));
+        assert!(met(Demands { min_lifetime: Some(Duration::from_mins(1)), ..Demands::default() }));
         assert!(!met(Demands { min_lifetime: Some(Duration::from_secs(61)), ..Demands::default() }));
     }
 }

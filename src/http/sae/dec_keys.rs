@@ -3,8 +3,6 @@
 //! The path names the other holder of the keys: the master for a slave. (The standard's GET example writes
 //! `slave_SAE_ID` there; its Tables 2 and 7 say `master_SAE_ID`.)
 
-use std::collections::HashMap;
-
 use axum::body::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -14,7 +12,7 @@ use super::refusal;
 use super::{Caller, Delivery};
 use crate::http::error::ApiError;
 use crate::http::extract::{other_names, query_value};
-use crate::http::json;
+use crate::http::json::{self, OtherMembers};
 
 /// Table 12. Extensions and unknown members are ignored, whatever their shape.
 #[derive(Deserialize)]
@@ -24,7 +22,7 @@ struct Body {
     #[serde(rename = "key_IDs_extension")]
     _extension: Option<IgnoredAny>,
     #[serde(flatten)]
-    others: HashMap<String, IgnoredAny>,
+    others: OtherMembers,
 }
 
 /// A request as read from body or query.
@@ -42,7 +40,7 @@ struct Entry {
     #[serde(rename = "key_ID_extension")]
     _extension: Option<IgnoredAny>,
     #[serde(flatten)]
-    others: HashMap<String, IgnoredAny>,
+    others: OtherMembers,
 }
 
 /// Reads a POST; the body must be there.
@@ -51,9 +49,9 @@ pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
         return Err(ApiError::bad_request("no_body", "the request body shall name key_IDs"));
     }
     let ObjectOnly(body) = json::parse::<ObjectOnly<Body>>(body)?;
-    let mut asked = Asked { key_ids: Vec::new(), ignored: body.others.len() };
+    let mut asked = Asked { key_ids: Vec::new(), ignored: body.others.0 };
     for ObjectOnly(entry) in body.key_ids.unwrap_or_default() {
-        asked.ignored += entry.others.len();
+        asked.ignored += entry.others.0;
         asked.key_ids.push(entry.key_id);
     }
     Ok(asked)

@@ -1,10 +1,7 @@
 //! `enc_keys`: ETSI GS QKD 014, clause 6.2.
 
-use std::collections::HashMap;
-
 use axum::body::Bytes;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::dto::{self, ObjectOnly};
@@ -14,7 +11,7 @@ use super::{Caller, Delivery};
 use crate::delivery::KeyRequest;
 use crate::http::error::ApiError;
 use crate::http::extract::{other_names, query_value};
-use crate::http::json;
+use crate::http::json::{self, OtherMembers};
 
 /// Table 10. `null` counts as absent; unknown members are ignored, since shipping clients send some.
 #[derive(Deserialize)]
@@ -26,7 +23,7 @@ struct Body {
     extension_mandatory: Option<Value>,
     extension_optional: Option<Value>,
     #[serde(flatten)]
-    others: HashMap<String, IgnoredAny>,
+    others: OtherMembers,
 }
 
 /// A request as read from body or query.
@@ -53,7 +50,7 @@ pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
         unsupported_extensions: extensions.unsupported,
         demands: extensions.demands,
     };
-    Ok(Asked { keys, report: extensions.report, ignored: body.others.len() })
+    Ok(Asked { keys, report: extensions.report, ignored: body.others.0 })
 }
 
 /// Reads a GET: `number` and `size`, nothing else.

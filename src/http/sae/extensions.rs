@@ -181,7 +181,7 @@ mod tests {
             min_pools: Some(3),
             entropy_source: Some("os".into()),
             hybrid_tls: true,
-            min_lifetime: Some(Duration::from_secs(60)),
+            min_lifetime: Some(Duration::from_mins(1)),
         };
         assert_eq!(strict, Some(expected));
         for plain in [json!([]), json!([{}]), json!([{"dqkd_expiry": true}, {"dqkd_source_grade": {}}])] {
