@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need, then runs every test. `bash tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]`.
+# Installs what the tests need, then runs every test. `bash tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]`; with
+# arguments it leaves out the fault runs, which take two to three minutes (tests/faults/main.rs has their settings).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,6 +20,7 @@ need curl curl
 need faketime faketime
 need git git
 need cc gcc
+need mkfs.ext4 e2fsprogs
 
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --all-targets "$@"
@@ -26,3 +28,7 @@ else
     cargo test --locked --all-targets "$@"
 fi
 cargo test --locked --doc
+if [ $# = 0 ]; then
+    # One after the other, with the machine to themselves.
+    cargo test --locked --test faults -- --ignored --nocapture --test-threads 1
+fi
