@@ -118,14 +118,19 @@ fn words(count: u32) -> usize {
 }
 
 pub(super) fn supply(config: &KmeConfig) -> SupplySettings {
-    let timeout = config.limits.request_timeout;
     SupplySettings {
         key_ttl: config.keys.ttl,
         master_refetch: config.retrieval.master_refetch,
-        order_timeout: timeout.saturating_sub(ORDER_MARGIN).max(timeout / 2),
+        order_timeout: work_timeout(config),
         max_orders: config.limits.max_concurrent_requests,
         default_key_bytes: words(config.keys.limits.size_bits / 8),
     }
+}
+
+/// What work may take of the caller's patience.
+fn work_timeout(config: &KmeConfig) -> Duration {
+    let timeout = config.limits.request_timeout;
+    timeout.saturating_sub(ORDER_MARGIN).max(timeout / 2)
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
@@ -151,6 +156,7 @@ pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {
             },
             replay_window: config.retrieval.replay_window,
         },
+        retrieval_patience: work_timeout(config),
         strict: config.etsi014.strict,
     }
 }

@@ -27,6 +27,7 @@ impl Delivery {
             key_ids: &key_ids,
             mode: self.rules.retrieval.mode,
             replay_window: self.rules.retrieval.replay_window,
+            patience: self.rules.retrieval_patience,
         };
         self.store.retrieve(&asked).await.map_err(|error| match error {
             RetrieveError::NotEntitled => DeliveryError::NotEntitled,

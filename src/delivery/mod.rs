@@ -52,6 +52,8 @@ pub struct DeliveryRules {
     pub admission: Admission,
     /// How often a key may be retrieved.
     pub retrieval: RetrievalPolicy,
+    /// How long a retrieval waits for its commit to begin; after that nothing was and will be used up.
+    pub retrieval_patience: Duration,
     /// Whether paths name SAEs alone and an empty list of additional slaves is refused.
     pub strict: bool,
 }

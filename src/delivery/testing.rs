@@ -46,6 +46,7 @@ pub(crate) fn rules() -> DeliveryRules {
         },
         admission: Admission::Chain,
         retrieval: RetrievalPolicy::STRICT,
+        retrieval_patience: Duration::from_mins(1),
         strict: false,
     }
 }

@@ -41,6 +41,7 @@ pub struct Edge {
     timeout: Duration,
     tasks: TaskTracker,
     route: fn(&Request) -> Cow<'static, str>,
+    ends_by_itself: fn(&Request) -> bool,
 }
 
 impl Edge {
@@ -53,7 +54,20 @@ impl Edge {
         route: fn(&Request) -> Cow<'static, str>,
     ) -> Self {
         let permits = limits.max_concurrent.clamp(1, Semaphore::MAX_PERMITS);
-        Self { listener, permits: Arc::new(Semaphore::new(permits)), timeout: limits.timeout, tasks, route }
+        Self {
+            listener,
+            permits: Arc::new(Semaphore::new(permits)),
+            timeout: limits.timeout,
+            tasks,
+            route,
+            ends_by_itself: |_| false,
+        }
+    }
+
+    /// Requests that `ends_by_itself` names bound their own time, and only their own answer is true: a 503 in
+    /// their place could say that nothing was used up when it was.
+    pub fn without_timeout_for(self, ends_by_itself: fn(&Request) -> bool) -> Self {
+        Self { ends_by_itself, ..self }
     }
 
     async fn run(&self, request: Request, next: Next) -> Response {
@@ -62,6 +76,7 @@ impl Edge {
             return ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS)
                 .into_response();
         };
+        let timeout = if (self.ends_by_itself)(&request) { None } else { Some(self.timeout) };
         let span = info_span!("http.request", listener = self.listener);
         let work = self.tasks.spawn(
             async move {
@@ -71,7 +86,11 @@ impl Edge {
             }
             .instrument(span),
         );
-        match tokio::time::timeout(self.timeout, work).await {
+        let ended = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, work).await,
+            None => Ok(work.await),
+        };
+        match ended {
             Ok(Ok(response)) => response,
             Ok(Err(failed)) => {
                 if failed.is_panic() {

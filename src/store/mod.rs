@@ -4,6 +4,7 @@
 //! of peers, or of where batches come from; never writes key material that is not sealed, and never
 //! returns a key before the commit that uses up its retrieval.
 
+mod claim;
 mod connect;
 mod error;
 mod insert;
@@ -22,6 +23,7 @@ mod tests;
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, info_span, warn};
 
+use self::claim::Claim;
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
 pub use self::kek::{KekError, KeyEncryptionKeys};
@@ -142,7 +145,7 @@ impl Store {
         check_retrieval(asked)?;
         let span = info_span!("db.retrieve", sae.id = %asked.caller, keys = asked.key_ids.len());
         let job = Box::new(RetrieveJob::from(asked));
-        self.call(|reply| Job::Retrieve(job, reply)).instrument(span).await
+        self.retrieve_in_time(job, asked.patience).instrument(span).await
     }
 
     /// Voids keys of a batch for its source: all of them when `key_ids` is empty. IDs that are not of this
@@ -217,6 +220,27 @@ impl Store {
         }
     }
 
+    /// "Busy" is said only of a retrieval that will not take place.
+    async fn retrieve_in_time(
+        &self,
+        job: Box<RetrieveJob>,
+        patience: Duration,
+    ) -> Result<Vec<Key>, RetrieveError> {
+        let caller = Caller(Arc::clone(&job.claim));
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            let sent = self.queue.send(Job::Retrieve(job, reply)).await;
+            sent.map_err(|_| StoreError::Closed)?;
+            answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
+        };
+        let mut exchange = pin!(exchange);
+        match tokio::time::timeout(patience, &mut exchange).await {
+            Ok(result) => result,
+            Err(_) if caller.0.give_up() => Err(StoreError::Busy(None).into()),
+            Err(_) => exchange.await,
+        }
+    }
+
     async fn call<T, E: From<StoreError>>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Job,
@@ -233,6 +257,15 @@ impl Store {
     #[cfg(test)]
     async fn on_writer(&self, statement: &'static str) -> Result<(), StoreError> {
         self.call(|reply| Job::Raw(statement, reply)).await
+    }
+}
+
+/// Gives up a retrieval when its caller goes away.
+struct Caller(Arc<Claim>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.give_up();
     }
 }
 

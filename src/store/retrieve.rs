@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::claim::Claim;
 use super::error::{RetrieveError, StoreError};
 use super::seal::{DataKeyId, Sealer};
 use super::types::{Entitlement, Retrieval, RetrievalMode, Role};
@@ -25,6 +26,7 @@ pub(super) struct RetrieveJob {
     pub(super) key_ids: Vec<KeyId>,
     pub(super) mode: RetrievalMode,
     pub(super) replay_window: Duration,
+    pub(super) claim: Arc<Claim>,
 }
 
 impl From<&Retrieval<'_>> for RetrieveJob {
@@ -36,6 +38,7 @@ impl From<&Retrieval<'_>> for RetrieveJob {
             key_ids: asked.key_ids.to_vec(),
             mode: asked.mode,
             replay_window: asked.replay_window,
+            claim: Arc::default(),
         }
     }
 }

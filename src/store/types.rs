@@ -89,6 +89,8 @@ pub struct Retrieval<'a> {
     pub mode: RetrievalMode,
     /// How long the same caller may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
+    /// How long the caller waits for the commit to begin. Once it has begun, its result is waited for.
+    pub patience: Duration,
 }
 
 /// What became of keys that were to be voided.

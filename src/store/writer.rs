@@ -2,8 +2,8 @@
 //!
 //! A commit with `synchronous = FULL` costs the same for one job as for a hundred, so jobs that queue up
 //! while a commit runs share the next one. A caller that goes away cannot break a transaction, since it
-//! does not run in the caller's task; a job whose caller is gone before it commits is not carried out,
-//! so a client that disconnects loses no key that it did not get, save in the instant of the commit itself.
+//! does not run in the caller's task; a retrieval whose caller has given up before the commit is not carried
+//! out, and after that nobody gives up any more (`claim.rs`), so whoever is told "busy" has lost no key.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Job {
     fn abandoned(&self) -> bool {
         match self {
             Self::Insert(_, reply) => reply.is_closed(),
-            Self::Retrieve(_, reply) => reply.is_closed(),
+            Self::Retrieve(job, reply) => reply.is_closed() || job.claim.is_given_up(),
             Self::Void(_, reply) => reply.is_closed(),
             Self::Sweep(_, reply) => reply.is_closed(),
             Self::Stop(_) => false,
@@ -167,14 +167,14 @@ impl Writer {
     }
 
     async fn settle_together(&mut self, mut jobs: Vec<Job>) -> Result<(), (StoreError, Vec<Job>)> {
-        // The second time round commits even if another caller has gone meanwhile: clients that keep
-        // disconnecting must not hold up the others.
-        for last in [false, true] {
+        // The first time round claims every retrieval whose caller still waits, so the second commits: clients
+        // that keep disconnecting do not hold up the others.
+        for _ in 0..2 {
             jobs.retain(|job| !job.abandoned());
             if jobs.is_empty() {
                 return Ok(());
             }
-            match AssertUnwindSafe(self.attempt(&jobs, last)).catch_unwind().await {
+            match AssertUnwindSafe(self.attempt(&jobs)).catch_unwind().await {
                 Ok(Ok(Some(done))) => {
                     jobs.into_iter().zip(done).for_each(|(job, done)| job.succeed(done));
                     return Ok(());
@@ -198,8 +198,8 @@ impl Writer {
         Ok(())
     }
 
-    /// One transaction. `None`: not committed, because the caller of a retrieval has gone.
-    async fn attempt(&mut self, jobs: &[Job], last: bool) -> Result<Option<Vec<Done>>, StoreError> {
+    /// One transaction. `None`: not committed, because the caller of a retrieval has given up.
+    async fn attempt(&mut self, jobs: &[Job]) -> Result<Option<Vec<Done>>, StoreError> {
         let now = self.clock.now();
         let sealer = Arc::clone(&self.sealer);
         let connection = self.begin().await?;
@@ -231,7 +231,13 @@ impl Writer {
             }
         }
         rows.write(connection).await?;
-        if !last && jobs.iter().any(|job| matches!(job, Job::Retrieve(..)) && job.abandoned()) {
+        let mut all_wait = true;
+        for job in jobs {
+            if let Job::Retrieve(job, _) = job {
+                all_wait &= job.claim.claim();
+            }
+        }
+        if !all_wait {
             return Ok(None);
         }
         sqlx::query(sql::COMMIT).execute(&mut *connection).await?;

@@ -108,3 +108,20 @@ async fn a_bound_of_no_requests_means_one() {
     let router = edged(Router::new().route("/", get(async || "served")), limits, &tasks);
     assert_eq!(call(&router, "/").await.2, "served");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_ends_by_itself_is_waited_for() {
+    let tasks = TaskTracker::new();
+    let slow = async || {
+        tokio::time::sleep(2 * LIMITS.timeout).await;
+        "the truth"
+    };
+    let edge = Edge::new("test", LIMITS, tasks, |_| "/route".into())
+        .without_timeout_for(|request| request.uri().path() == "/waits");
+    let router = Router::new()
+        .route("/waits", get(slow))
+        .route("/other", get(slow))
+        .layer(axum::middleware::from_fn_with_state(edge, guard));
+    assert_eq!(call(&router, "/waits").await, (StatusCode::OK, None, "the truth".to_owned()));
+    assert_eq!(call(&router, "/other").await, unavailable("the request took too long", "5"));
+}

@@ -52,7 +52,7 @@ struct Api {
 /// on in `tasks`; let a graceful stop wait for it.
 pub fn router(delivery: Arc<Delivery>, limits: EdgeLimits, tasks: TaskTracker) -> Router {
     let body_max_bytes = body_max_bytes(delivery.limits());
-    let edge = Edge::new("sae", limits, tasks, template);
+    let edge = Edge::new("sae", limits, tasks, template).without_timeout_for(is_retrieval);
     Router::new()
         .fallback(serve)
         .with_state(Api { delivery, body_max_bytes, body_timeout: limits.timeout })
@@ -70,6 +70,11 @@ fn body_max_bytes(limits: &KeyLimits) -> usize {
 
 fn template(request: &Request) -> Cow<'static, str> {
     Route::parse(request.uri().path()).map_or("(none)", |route| route.call.template()).into()
+}
+
+/// Whether the request uses something up: its body and its wait for the commit have bounds of their own.
+fn is_retrieval(request: &Request) -> bool {
+    Route::parse(request.uri().path()).is_some_and(|route| matches!(route.call, Call::DecKeys))
 }
 
 async fn serve(State(api): State<Api>, request: Request) -> Response {

@@ -144,6 +144,7 @@ pub(super) struct Ask {
     pub(super) path: Party,
     pub(super) mode: RetrievalMode,
     pub(super) replay_window: Duration,
+    patience: Duration,
 }
 
 impl Ask {
@@ -153,6 +154,7 @@ impl Ask {
             path: to_sae("alice"),
             mode: RetrievalMode::Once,
             replay_window: Duration::ZERO,
+            patience: Duration::from_secs(10),
         }
     }
 
@@ -171,6 +173,11 @@ impl Ask {
         self
     }
 
+    pub(super) fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     pub(super) async fn at(&self, store: &Store, ids: &[KeyId]) -> Result<Vec<Key>, RetrieveError> {
         store
             .retrieve(&Retrieval {
@@ -180,6 +187,7 @@ impl Ask {
                 key_ids: ids,
                 mode: self.mode,
                 replay_window: self.replay_window,
+                patience: self.patience,
             })
             .await
     }

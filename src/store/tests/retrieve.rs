@@ -1,6 +1,7 @@
 //! Who may retrieve a key, and how often.
 
 use super::*;
+use crate::store::claim::Claim;
 
 #[tokio::test]
 async fn a_slave_gets_its_keys_once_in_the_order_asked() {
@@ -218,6 +219,30 @@ async fn a_caller_that_is_gone_before_the_commit_uses_up_nothing() {
     }
     drop(asked);
     bob.gets(&store, &ids).await;
+}
+
+#[tokio::test]
+async fn whoever_is_told_that_the_store_is_busy_has_used_up_nothing_also_later() {
+    let site = Site::new();
+    let store = site.open().await;
+    let ids = Sample::to_bob(1).stored(&store).await.ids();
+    let mut other = site.sql().await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let refused = Ask::by("bob").patient_for(Duration::from_millis(50)).at(&store, &ids).await;
+    assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Busy(None)))), "{refused:?}");
+    // Its job still waits for the lock.
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    Ask::by("bob").gets(&store, &ids).await;
+}
+
+#[test]
+fn a_retrieval_whose_commit_has_begun_cannot_be_given_up() {
+    let claim = Claim::default();
+    assert!(claim.claim() && claim.claim());
+    assert!(!claim.give_up());
+    let claim = Claim::default();
+    assert!(claim.give_up() && claim.give_up() && claim.is_given_up());
+    assert!(!claim.claim());
 }
 
 #[tokio::test]
