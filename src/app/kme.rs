@@ -50,10 +50,12 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     }
     rooms.start_background(config, origin, &supervisor);
     tracing::info!(kme = %config.id, version = env!("CARGO_PKG_VERSION"), "the KME serves");
-    let (store, sets, grace) = (rooms.store, rooms.source_sets, config.limits.shutdown_grace);
+    let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
+    let grace = config.limits.shutdown_grace;
     Ok(supervisor.run(grace, async move {
         // Pools expire by themselves; their servers get a moment to forget them sooner.
         let _ = tokio::time::timeout(grace.min(RELEASE_WAIT_MAX), sets.close()).await;
+        supply.close().await;
         store.close().await;
     }))
 }
@@ -175,6 +177,8 @@ impl Rooms {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
         supervisor
             .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        let supply = Arc::clone(&self.supply);
+        supervisor.background("keeping keys ready", move || Arc::clone(&supply).keep_filled());
         let store = Arc::clone(&self.store);
         supervisor.background("sweep of keys", move || sweep_store(Arc::clone(&store)));
         let directory = origin.map(|origin| DirectoryReload {

@@ -106,6 +106,7 @@ raw_tables! {
         max_size_bits: i64,
         max_per_request: i64,
         max_stored_per_pair: i64,
+        min_stored_per_pair: i64,
         max_sae_id_count: i64,
         ttl: String,
     }

@@ -139,6 +139,8 @@ pub struct KeysConfig {
     pub limits: KeyLimits,
     /// How long a key can be retrieved after it was made.
     pub ttl: Duration,
+    /// Keys kept ready for every pair in use.
+    pub min_stored_per_pair: u32,
 }
 
 impl KeysConfig {
@@ -177,6 +179,8 @@ impl KeysConfig {
                 format!("{} is more than keys.max_stored_per_pair = {}", per_request.value, stored.value);
             checker.problem(&per_request.at, &what, "max_per_request <= max_stored_per_pair");
         }
+        let floor =
+            checker.number(&scope, "min_stored_per_pair", raw.min_stored_per_pair, 64_u32, 0..=1_000_000);
         let additional = checker.number(&scope, "max_sae_id_count", raw.max_sae_id_count, 8_u32, 0..=64);
         let ttl = checker.duration(
             &scope,
@@ -193,7 +197,8 @@ impl KeysConfig {
             max_stored_per_pair: stored.value,
             max_additional_saes: additional.value,
         };
-        (Self { limits, ttl: ttl.value }, ttl)
+        let min_stored_per_pair = floor.value.min(stored.value);
+        (Self { limits, ttl: ttl.value, min_stored_per_pair }, ttl)
     }
 }
 

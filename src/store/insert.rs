@@ -3,6 +3,7 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::error::StoreError;
+use super::ready::ReadyRow;
 use super::seal::SealedKeys;
 use super::sql;
 use super::types::{Inserted, NewBatch};
@@ -20,10 +21,15 @@ pub(super) struct InsertJob {
     created_at: Timestamp,
     expires_at: Timestamp,
     keys: SealedKeys,
+    ready: Option<ReadyRow>,
 }
 
 impl InsertJob {
-    pub(super) fn new(batch: &NewBatch<'_>, keys: SealedKeys) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        batch: &NewBatch<'_>,
+        keys: SealedKeys,
+        ready: Option<ReadyRow>,
+    ) -> Result<Self, StoreError> {
         let json = |text: Result<String, serde_json::Error>| {
             text.map_err(|_| StoreError::Misuse("parties that are no JSON"))
         };
@@ -39,6 +45,7 @@ impl InsertJob {
             created_at: batch.created_at,
             expires_at: batch.expires_at,
             keys,
+            ready,
         })
     }
 
@@ -113,6 +120,9 @@ impl InsertJob {
             .bind(sealed_bytes)
             .execute(&mut *connection)
             .await?;
+        if let Some(ready) = &self.ready {
+            ready.write(connection, self.batch_id, &self.keys.key_ids).await?;
+        }
         Ok(())
     }
 }

@@ -271,7 +271,7 @@ impl Rows {
 }
 
 /// Unwraps a data key that this process did not draw, once.
-async fn learn_data_key(
+pub(super) async fn learn_data_key(
     connection: &mut SqliteConnection,
     sealer: &Sealer,
     id: DataKeyId,
@@ -301,7 +301,7 @@ fn batch_facts(batch_id: BatchId, row: &SqliteRow) -> Result<BatchFacts, StoreEr
     })
 }
 
-fn array(bytes: &[u8], table: &'static str) -> Result<[u8; 16], StoreError> {
+pub(super) fn array(bytes: &[u8], table: &'static str) -> Result<[u8; 16], StoreError> {
     bytes.try_into().map_err(|_| StoreError::corrupt(table, "an ID of another length than 16 bytes"))
 }
 

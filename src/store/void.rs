@@ -38,6 +38,7 @@ impl VoidJob {
         let outcome = self.void(connection, &targets).await?;
         if whole_batch {
             sqlx::query(sql::VOID_BATCH).bind(id).execute(&mut *connection).await?;
+            sqlx::query(sql::DELETE_READY).bind(id).execute(&mut *connection).await?;
         }
         Ok(outcome)
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Supply, SupplyParts};
+use super::SupplyParts;
+use super::workshop::Workshop;
 use crate::kme::{BatchId, KmeId, Timestamp};
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
@@ -30,19 +31,20 @@ pub(super) struct Traces {
 }
 
 /// Removes `traces` in the background.
-pub(super) fn spawn(supply: &Supply, traces: Traces, expires_at: Timestamp) {
+pub(super) fn spawn(workshop: &Arc<Workshop>, traces: Traces, expires_at: Timestamp) {
     if traces.remote.is_empty() && traces.local.is_empty() {
         return;
     }
-    let Ok(permit) = Arc::clone(&supply.retracts).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
         tracing::warn!("too many orders were given up at once; what sites stored of this one will expire");
         return;
     };
-    let parts = Arc::clone(&supply.parts);
-    let tasks = parts.tasks.clone();
+    let workshop = Arc::clone(workshop);
+    let tasks = workshop.parts.tasks.clone();
     tasks.spawn(async move {
+        let parts = &workshop.parts;
         for batch in &traces.local {
-            at_home(&parts, *batch, expires_at).await;
+            at_home(parts, *batch, expires_at).await;
         }
         let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
             let peer = parts.peers.find(&kme)?;

@@ -104,7 +104,7 @@ impl Api {
         let peer = route.id()?;
         match route.call {
             Call::Status => {
-                let body = status::serve(&self.delivery, &caller, &peer)?;
+                let body = status::serve(&self.delivery, &caller, &peer).await?;
                 Ok(Answer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
             }
             Call::EncKeys => {

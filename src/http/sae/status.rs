@@ -6,7 +6,7 @@ use super::refusal;
 use super::{Caller, Delivery, dto};
 use crate::http::error::ApiError;
 
-pub(super) fn serve(delivery: &Delivery, caller: &Caller, peer: &str) -> Result<Bytes, ApiError> {
-    let status = delivery.status(caller, peer).map_err(refusal::answer)?;
+pub(super) async fn serve(delivery: &Delivery, caller: &Caller, peer: &str) -> Result<Bytes, ApiError> {
+    let status = delivery.status(caller, peer).await.map_err(refusal::answer)?;
     dto::status(&status)
 }

@@ -1,0 +1,115 @@
+//! The task that keeps reserves filled: round the pairs, one batch at a time each, a few batches at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+
+use super::pair::Pair;
+use super::{Purpose, Reserve};
+
+/// Batches for reserves in work at once, of all pairs together.
+const AT_ONCE: usize = 4;
+/// How often all pairs are looked at when nothing calls for it.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the task looks for pairs that have too much.
+const SHRINK_EVERY: Duration = Duration::from_secs(10);
+/// Blocks that one look takes away from a pair.
+const SHRINK_BLOCKS: u32 = 4;
+
+impl Reserve {
+    /// Refills until the runtime ends.
+    pub(in crate::supply) async fn keep_filled(self: Arc<Self>) {
+        let mut running = JoinSet::new();
+        let mut shrink = interval(SHRINK_EVERY);
+        let mut next = 0;
+        loop {
+            if self.start_refills(&mut running, &mut next).await {
+                // Others may be next in line the moment one ends.
+                let _ = running.join_next().await;
+                continue;
+            }
+            tokio::select! {
+                () = self.wanted.notified() => {}
+                Some(_) = running.join_next() => {}
+                _ = shrink.tick() => self.shrink().await,
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Starts what there is room for, from the pair after the last one served. Whether room was short.
+    async fn start_refills(self: &Arc<Self>, running: &mut JoinSet<()>, next: &mut usize) -> bool {
+        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        let mut idle_in_a_row = 0;
+        while idle_in_a_row < pairs.len() {
+            if running.len() >= AT_ONCE {
+                return true;
+            }
+            *next = (*next + 1) % pairs.len();
+            let Some(pair) = pairs.get(*next) else { break };
+            if self.start_refill(pair, running).await {
+                idle_in_a_row = 0;
+            } else {
+                idle_in_a_row += 1;
+            }
+        }
+        false
+    }
+
+    async fn start_refill(self: &Arc<Self>, pair: &Arc<Pair>, running: &mut JoinSet<()>) -> bool {
+        if !self.parts.maker.is_reachable(&pair.recipient) {
+            return false;
+        }
+        if pair.is_unknown() {
+            self.count_now(pair).await;
+        }
+        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        let Some(keys) = pair.begin_refill(bounds, block, self.parts.maker.now()) else { return false };
+        let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
+        // Tracked, so that a stop waits for it; joined here, so that few run at once.
+        let work = self.parts.tasks.track_future(async move {
+            let maker = Arc::clone(&reserve.parts.maker);
+            let made = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready).await;
+            if let Err(error) = &made {
+                tracing::debug!(
+                    sae = %pair.master, peer = %pair.recipient.kme,
+                    error = error as &dyn std::error::Error, "a reserve could not be refilled"
+                );
+            }
+            pair.end_refill(keys, made.is_ok());
+        });
+        running.spawn(work);
+        true
+    }
+
+    /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
+    async fn shrink(self: &Arc<Self>) {
+        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        for pair in pairs {
+            // What the store has ends and may be taken by others, so the count is taken anew now and then.
+            self.count_now(&pair).await;
+            if pair.is_overstocked(self.settings.bounds, self.settings.block_keys as u64) {
+                self.drop_some(&pair).await;
+            }
+            if pair.is_idle() {
+                let _moving = pair.moving.lock().await;
+                self.lock().remove(&(pair.master.clone(), pair.recipient.clone()));
+                self.give_back(&pair).await;
+            }
+        }
+    }
+
+    async fn drop_some(&self, pair: &Pair) {
+        let _moving = pair.moving.lock().await;
+        let lease = self.parts.store.lease(pair.as_ready(), SHRINK_BLOCKS);
+        let Ok(Ok(blocks)) = timeout(SHRINK_EVERY, lease).await else { return };
+        let keys = blocks.iter().map(|block| block.keys.len() as u64).sum();
+        pair.took(keys, blocks.is_empty());
+        for block in &blocks {
+            Arc::clone(&self.parts.maker).give_up(&pair.recipient, block);
+        }
+        tracing::debug!(sae = %pair.master, peer = %pair.recipient.kme, keys, "an idle reserve shrinks");
+    }
+}
