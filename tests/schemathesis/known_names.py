@@ -27,6 +27,7 @@ assert peers == 5, peers
 request = schemas["KeyRequest"]["properties"]
 # Neither the caller, alice, nor bob of the path.
 narrow(request["additional_slave_SAE_IDs"]["items"], enum=["carol", "dave"])
+# Three pool servers; keys live for an hour, by tests/schemathesis.sh.
 grade = schemas["SourceGradeDemand"]["properties"]
 narrow(grade["entropy_source"], enum=["os", None])
 narrow(grade["min_pools"], maximum=3)
