@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Schemathesis against the SAE API of a live site, with the description that its daemon serves.
 #
-# Every check is on by default. Two runs, bounded to a minute each: names that exist, where every request of the right form has to be served;
-# then names at random. Needs python3 with venv, curl and PyPI. `bash tests/schemathesis.sh`.
+# With every check, which is the default. Two runs, bounded to a minute each: names that exist, where every request
+# of the right form has to be served; then names at random. Needs python3 with venv, curl and PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
