@@ -19,6 +19,12 @@ need curl curl
 need faketime faketime
 need git git
 need cc gcc
+# For the clients of others: python3 -m venv, and the libraries that etsi014-client is built against.
+need python3 python3
+python3 -c 'import ensurepip' 2>/dev/null || need ensurepip python3-venv
+need pkg-config pkg-config
+pkg-config --exists openssl || need libssl libssl-dev
+pkg-config --exists libsodium || need libsodium libsodium-dev
 
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --all-targets "$@"
@@ -26,3 +32,4 @@ else
     cargo test --locked --all-targets "$@"
 fi
 cargo test --locked --doc
+bash tests/clients.sh
