@@ -27,10 +27,15 @@ need cc gcc
 need python3 python3
 # Debian's python3 makes no virtual environments without it.
 have python3 -c 'import ensurepip, venv' || install python3-venv
+# What the clients of others are built against.
+need pkg-config pkg-config
+have pkg-config --exists openssl || install libssl-dev
+have pkg-config --exists libsodium || install libsodium-dev
 
 step() { # SCRIPT ARGUMENTS...
     printf '\n== tests/%s (%s s)\n' "$1" "$SECONDS"
     bash "tests/$1" "${@:2}"
 }
 step rust.sh "$@"
+step clients.sh
 step schemathesis.sh
