@@ -158,7 +158,8 @@ impl Rooms {
             peers: Arc::clone(&self.peers),
             pool_servers: Arc::clone(&self.pool_servers),
         };
-        let router = http::admin::router(Arc::new(health), !is_plain, supervisor.work.clone());
+        let api = http::sae::description(config.key_limits()).context("the API cannot be described")?;
+        let router = http::admin::router(Arc::new(health), Some(api), !is_plain, supervisor.work.clone());
         let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
         supervisor.listener("admin", admin, tls, router, limits);
         Ok(())

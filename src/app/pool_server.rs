@@ -62,7 +62,7 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         restarts: supervisor.restarts.clone(),
     };
     let health = PoolHealth { common, vault: Arc::clone(&vault) };
-    let router = http::admin::router(Arc::new(health), !is_plain, supervisor.work.clone());
+    let router = http::admin::router(Arc::new(health), None, !is_plain, supervisor.work.clone());
     let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
     supervisor.listener("admin", admin, admin_tls, router, limits);
 

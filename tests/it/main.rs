@@ -15,6 +15,7 @@
 mod commands;
 mod demo;
 mod network;
+mod openapi;
 mod samples;
 mod support;
 mod tidy;

@@ -4,6 +4,6 @@ mod curl;
 mod network;
 mod process;
 
-pub(crate) use curl::Curl;
-pub(crate) use network::{Network, Ports, stored_keys};
+pub(crate) use curl::{Answer, Curl};
+pub(crate) use network::{Network, Ports, Sae, stored_keys};
 pub(crate) use process::{Daemon, PATIENCE, dqkd, eventually, lines_of, output_of, run_to_end};
