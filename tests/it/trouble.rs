@@ -192,7 +192,7 @@ fn a_retrieval_survives_a_sigkill_right_after_its_answer() {
 fn expired_keys_are_not_returned_and_are_erased() {
     let mut network = Network::generate(2);
     for site in [0, 1] {
-        network.configure(site, "[store]", "[keys]\nttl = \"2s\"\n\n[store]");
+        network.configure(site, "[store]", "[keys]\nttl = \"2s\"\nmin_stored_per_pair = 0\n\n[store]");
     }
     network.start_pools(3);
     network.start_sites();

@@ -18,7 +18,7 @@ const IDLE: Duration = Duration::from_hours(1);
 /// Bounds of a pair's reserve, in keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supply) struct Bounds {
-    /// Kept for a pair that is in use, however little.
+    /// Kept for a pair that is in use, however little; 0: nothing is kept for any pair.
     pub(in crate::supply) floor: u64,
     /// Never more than this.
     pub(in crate::supply) max: u64,
@@ -54,7 +54,7 @@ impl Demand {
 
     /// How many keys should be ready.
     pub(super) fn target(&mut self, bounds: Bounds, now: Instant) -> u64 {
-        if now.duration_since(self.last) >= IDLE {
+        if bounds.floor == 0 || now.duration_since(self.last) >= IDLE {
             return 0;
         }
         let wanted = whole(self.rate(now) * HORIZON_SECS);
@@ -133,5 +133,11 @@ mod tests {
     async fn the_maximum_bounds_the_floor() {
         let (mut demand, now) = used(0, 1);
         assert_eq!(demand.target(Bounds { floor: 64, max: 10 }, now), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_floor_of_nothing_keeps_nothing() {
+        let (mut demand, now) = used(50, 30);
+        assert_eq!(demand.target(Bounds { floor: 0, max: 4096 }, now), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{interval, timeout};
 
 use super::pair::Pair;
@@ -21,44 +21,37 @@ const SHRINK_BLOCKS: u32 = 4;
 impl Reserve {
     /// Refills until the runtime ends.
     pub(in crate::supply) async fn keep_filled(self: Arc<Self>) {
-        let mut running = JoinSet::new();
+        let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut shrink = interval(SHRINK_EVERY);
         let mut next = 0;
         loop {
-            if self.start_refills(&mut running, &mut next).await {
-                // Others may be next in line the moment one ends.
-                let _ = running.join_next().await;
-                continue;
-            }
+            self.start_refills(&room, &mut next).await;
             tokio::select! {
                 () = self.wanted.notified() => {}
-                Some(_) = running.join_next() => {}
                 _ = shrink.tick() => self.shrink().await,
                 () = tokio::time::sleep(TICK) => {}
             }
         }
     }
 
-    /// Starts what there is room for, from the pair after the last one served. Whether room was short.
-    async fn start_refills(self: &Arc<Self>, running: &mut JoinSet<()>, next: &mut usize) -> bool {
+    /// Starts what there is room for, from the pair after the last one served.
+    async fn start_refills(self: &Arc<Self>, room: &Arc<Semaphore>, next: &mut usize) {
         let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
         let mut idle_in_a_row = 0;
         while idle_in_a_row < pairs.len() {
-            if running.len() >= AT_ONCE {
-                return true;
-            }
+            // Whoever ends rings again.
+            let Ok(permit) = Arc::clone(room).try_acquire_owned() else { return };
             *next = (*next + 1) % pairs.len();
-            let Some(pair) = pairs.get(*next) else { break };
-            if self.start_refill(pair, running).await {
+            let Some(pair) = pairs.get(*next) else { return };
+            if self.start_refill(pair, permit).await {
                 idle_in_a_row = 0;
             } else {
                 idle_in_a_row += 1;
             }
         }
-        false
     }
 
-    async fn start_refill(self: &Arc<Self>, pair: &Arc<Pair>, running: &mut JoinSet<()>) -> bool {
+    async fn start_refill(self: &Arc<Self>, pair: &Arc<Pair>, permit: OwnedSemaphorePermit) -> bool {
         if !self.parts.maker.is_reachable(&pair.recipient) {
             return false;
         }
@@ -68,8 +61,8 @@ impl Reserve {
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
         let Some(keys) = pair.begin_refill(bounds, block, self.parts.maker.now()) else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
-        // Tracked, so that a stop waits for it; joined here, so that few run at once.
-        let work = self.parts.tasks.track_future(async move {
+        // In a task of its own: a stop waits for what is in work, so that no twin is left without its key.
+        self.parts.tasks.spawn(async move {
             let maker = Arc::clone(&reserve.parts.maker);
             let made = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready).await;
             if let Err(error) = &made {
@@ -79,8 +72,9 @@ impl Reserve {
                 );
             }
             pair.end_refill(keys, made.is_ok());
+            drop(permit);
+            reserve.wanted.notify_one();
         });
-        running.spawn(work);
         true
     }
 
