@@ -16,6 +16,13 @@ pub(super) struct Delivered {
     pub(super) key: Zeroizing<Vec<u8>>,
 }
 
+impl Delivered {
+    /// As in a container.
+    pub(super) fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(self.key.as_slice()))
+    }
+}
+
 /// A request and what came back. Status 0: no HTTP answer.
 pub(super) struct Exchange {
     pub(super) who: String,
@@ -31,8 +38,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn json(&self) -> Option<Value> {
-        serde_json::from_slice(&self.body).ok()
+    pub(super) fn json(&self) -> Option<Wiped> {
+        serde_json::from_slice(&self.body).ok().map(Wiped)
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
@@ -40,12 +47,34 @@ impl Exchange {
     }
 
     pub(super) fn is_json(&self) -> bool {
-        self.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/json"))
+        self.header("content-type")
+            .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/json"))
     }
 
     /// The `message` of an Error (clause 6.5).
     pub(super) fn message(&self) -> Option<String> {
         self.json()?.get("message")?.as_str().map(str::to_owned)
+    }
+
+    /// What an error has to be and is not (clause 6.5). `holds_key`: a delivered key was found in it.
+    pub(super) fn wrong_form_of_error(&self, is_strict: bool, holds_key: bool) -> Option<&'static str> {
+        let (json, message) = (self.json(), self.message());
+        let details = json.as_ref().and_then(|json| json.get("details"));
+        let is_list =
+            |details: &Value| details.as_array().is_some_and(|all| all.iter().all(Value::is_object));
+        if holds_key {
+            Some("no key in an error")
+        } else if [400, 503].contains(&self.status) && message.is_none() {
+            Some("an Error: JSON with `message`, a string")
+        } else if !details.is_none_or(is_list) {
+            Some("`details` of an Error, if any, as an array of objects")
+        } else if is_strict && (!self.is_json() || message.is_none()) {
+            Some("an Error in JSON (application/json, with `message`), whatever the status")
+        } else if is_strict && ![400, 401, 404, 405, 413, 415, 503].contains(&self.status) {
+            Some("no status but 400, 401 and 503, and of HTTP 404, 405, 413, 415")
+        } else {
+            None
+        }
     }
 
     /// The request in one line. Requests hold key IDs, which are no secrets, and no keys.
@@ -61,7 +90,7 @@ impl Exchange {
         }
         let shown = match self.json() {
             Some(mut json) => {
-                hide_keys(&mut json);
+                hide_keys(&mut json.0);
                 json.to_string()
             }
             None if self.status == 200 => format!("{} bytes that are no JSON", self.body.len()),
@@ -79,16 +108,17 @@ impl Exchange {
         if !self.is_json() {
             return Err("Content-Type application/json".to_owned());
         }
-        let json = self.json().map(Zeroed).ok_or("a body of JSON")?;
-        let keys = json.0.get("keys").and_then(Value::as_array).ok_or("`keys`, an array of objects")?;
+        let json = self.json().ok_or("a body of JSON")?;
+        let keys = json.get("keys").and_then(Value::as_array).ok_or("`keys`, an array of objects")?;
         if keys.len() != number {
-            return Err(format!("{number} keys, not {}", keys.len()));
+            return Err(format!("exactly the {number} keys asked for, not {}", keys.len()));
         }
         let mut delivered: Vec<Delivered> = Vec::with_capacity(number);
         for entry in keys {
             let key = delivered_key(entry, bits)?;
-            if delivered.iter().any(|other| other.id == key.id || other.key == key.key) {
-                return Err("keys that all differ".to_owned());
+            // Short keys may repeat by chance.
+            if delivered.iter().any(|other| other.id == key.id || (bits >= 64 && other.key == key.key)) {
+                return Err("keys and key IDs that all differ".to_owned());
             }
             delivered.push(key);
         }
@@ -105,7 +135,7 @@ fn delivered_key(entry: &Value, bits: u64) -> Result<Delivered, String> {
     let key = STANDARD.decode(text).map_err(|_| "`key` in standard base64 with padding")?;
     let key = Zeroizing::new(key);
     if key.len() as u64 != bits.div_ceil(8) {
-        return Err(format!("a key of {bits} bits, not {}", key.len() * 8));
+        return Err(format!("a key of {bits} bits (`key`, decoded), not of {}", key.len() * 8));
     }
     for name in ["key_ID_extension", "key_extension"] {
         if entry.get(name).is_some_and(|extension| !extension.is_object()) {
@@ -115,10 +145,18 @@ fn delivered_key(entry: &Value, bits: u64) -> Result<Delivered, String> {
     Ok(Delivered { id: id.to_owned(), key })
 }
 
-/// JSON with keys in it, wiped when dropped.
-struct Zeroed(Value);
+/// JSON that may have keys in it, which are wiped when dropped.
+pub(super) struct Wiped(Value);
 
-impl Drop for Zeroed {
+impl std::ops::Deref for Wiped {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.0
+    }
+}
+
+impl Drop for Wiped {
     fn drop(&mut self) {
         hide_keys(&mut self.0);
     }
@@ -186,7 +224,8 @@ mod tests {
     #[test]
     fn reports_show_no_key() {
         for status in [200, 400] {
-            let shown = answer(status, r#"{"keys":[{"key_ID":"x","key":"s3same"}],"key":"s3same"}"#).received();
+            let shown =
+                answer(status, r#"{"keys":[{"key_ID":"x","key":"s3same"}],"key":"s3same"}"#).received();
             assert!(!shown.contains("s3same"), "{shown}");
         }
         assert!(!answer(200, "s3same").received().contains("s3same"));

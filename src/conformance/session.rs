@@ -4,27 +4,26 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Uri, Version, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::cases::Case;
 use super::exchange::{Delivered, Exchange};
-use super::outcome::{Failure, Stop, skip};
+use super::outcome::{Failure, Refusal, Stop, skip};
 use super::report::{Row, Verdict};
 use super::setup::{Profile, Sae, Setup};
-use crate::tls::{Dialer, Offer, OfferedTls};
+use super::wire::{Call, Link, path, unanswered};
+use crate::tls::{Offer, OfferedTls};
 
-/// Longest answer that is read.
-const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Characters of a URL's ID that stand for themselves.
-const ESCAPED: &percent_encoding::AsciiSet =
-    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// How long a connection may be idle before a new one is made: the KME may close it at any time.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// The longest that a hook may take.
+const HOOK_MAX: Duration = Duration::from_mins(2);
+/// How long to wait before something that needs a moment is looked at again.
+pub(super) const MOMENT: Duration = Duration::from_millis(200);
+/// How often a refused request is sent before a falling count of keys is believed to be its fault.
+const COUNT_TRIES: usize = 3;
 
 /// What status says of a pair (clause 6.1).
 #[derive(Clone, Copy, Debug)]
@@ -33,43 +32,7 @@ pub(super) struct Limits {
     pub(super) min_key_size: u64,
     pub(super) max_key_size: u64,
     pub(super) max_per_request: u64,
-    pub(super) max_key_count: u64,
     pub(super) max_additional: u64,
-}
-
-/// A request before it is sent.
-pub(super) struct Call {
-    pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) body: Option<Vec<u8>>,
-    pub(super) headers: Vec<(&'static str, String)>,
-}
-
-impl Call {
-    pub(super) fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: None, headers: Vec::new() }
-    }
-
-    pub(super) fn post(path: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
-        let headers = vec![("content-type", "application/json".to_owned())];
-        Self { method: Method::POST, path: path.into(), body: Some(body.into()), headers }
-    }
-
-    pub(super) fn with(mut self, name: &'static str, value: &str) -> Self {
-        self.headers.push((name, value.to_owned()));
-        self
-    }
-}
-
-/// A path of the API: `/api/v1/keys/{id}/{rest}`.
-pub(super) fn path(id: &str, rest: &str) -> String {
-    format!("/api/v1/keys/{}/{rest}", percent_encoding::utf8_percent_encode(id, ESCAPED))
-}
-
-/// An HTTP connection.
-pub(super) enum Link {
-    V1(http1::SendRequest<Full<Bytes>>),
-    V2(http2::SendRequest<Full<Bytes>>),
 }
 
 /// One run over a setup.
@@ -85,8 +48,8 @@ struct State {
     keys_used: usize,
     failures: Vec<Failure>,
     notes: Vec<String>,
-    /// Base64 of keys seen, to be looked for where no key belongs.
-    seen: Vec<Zeroizing<String>>,
+    /// ID and base64 of keys that `enc_keys` gave, none of which may come again.
+    issued: Vec<(String, Zeroizing<String>)>,
     /// Errors without the standard's form, for T52.
     formless: Vec<Failure>,
     errors: usize,
@@ -98,14 +61,9 @@ struct State {
 impl Session {
     /// Reads the limits, so that every test can use them. A KME that does not answer is T8's finding.
     pub(super) async fn open(setup: Setup) -> Self {
-        let mut session = Self {
-            setup,
-            limits: None,
-            links: tokio::sync::Mutex::default(),
-            state: Mutex::default(),
-        };
-        let status = session.a_to_b("status", None).await;
-        session.limits = limits_of(&status);
+        let (links, state) = (tokio::sync::Mutex::default(), Mutex::default());
+        let mut session = Self { setup, limits: None, links, state };
+        session.limits = limits_of(&session.status().await);
         session
     }
 
@@ -113,15 +71,14 @@ impl Session {
         let started = Instant::now();
         let ended = (case.run)(self).await;
         let mut state = self.lock();
-        let (mut failures, notes) =
-            (std::mem::take(&mut state.failures), std::mem::take(&mut state.notes));
+        let (mut failures, notes) = (std::mem::take(&mut state.failures), std::mem::take(&mut state.notes));
         drop(state);
         let verdict = match ended {
             Err(Stop::Fail(failure)) => {
                 failures.push(failure);
-                Verdict::failed(failures)
+                Verdict::Failed(failures)
             }
-            _ if !failures.is_empty() => Verdict::failed(failures),
+            _ if !failures.is_empty() => Verdict::Failed(failures),
             Err(Stop::Skip(reason)) => Verdict::Skipped(reason),
             Ok(()) => Verdict::Passed,
         };
@@ -137,17 +94,22 @@ impl Session {
     }
 
     pub(super) fn limits(&self) -> Result<Limits, Stop> {
-        self.limits.map_or_else(|| skip("status gave no limits; see T8"), Ok)
+        self.limits.map_or_else(|| skip("A's status about B gave no limits; see T8"), Ok)
     }
 
     pub(super) fn c(&self) -> Result<&Sae, Stop> {
-        self.setup.c.as_ref().map_or_else(|| skip("needs a third SAE (--sae-c)"), Ok)
+        self.setup.c.as_ref().map_or_else(|| skip("needs a third SAE: --c-id, --c-cert, --c-key"), Ok)
+    }
+
+    /// Whether C is served by B's KME.
+    pub(super) fn c_is_with_b(&self) -> bool {
+        self.setup.c.as_ref().is_some_and(|c| c.url == self.setup.b.url)
     }
 
     /// Counts keys before they are asked for.
     pub(super) fn spend(&self, keys: usize) -> Result<(), Stop> {
         let mut state = self.lock();
-        if state.keys_used + keys > self.setup.max_keys {
+        if state.keys_used.saturating_add(keys) > self.setup.max_keys {
             return skip(format!("would use more than {} keys (--max-keys)", self.setup.max_keys));
         }
         state.keys_used += keys;
@@ -159,6 +121,11 @@ impl Session {
         self.lock().failures.push(failure);
     }
 
+    /// Remarks on a test that does not fail by it.
+    pub(super) fn note(&self, text: impl Into<String>) {
+        self.lock().notes.push(text.into());
+    }
+
     /// Demands something of an answer; the test goes on either way.
     pub(super) fn check(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
         if !holds {
@@ -168,113 +135,88 @@ impl Session {
 
     /// Demands something in the strict profile; notes its absence in the lenient one.
     pub(super) fn should(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
-        if holds {
-            return;
-        }
-        if self.strict() {
+        if !holds && self.strict() {
             self.fail(Failure::new(exchange, clause, expected));
-        } else {
-            self.lock().notes.push(format!("expected {expected} ({clause}); got {}", exchange.received()));
+        } else if !holds {
+            self.note(format!("expected {expected} ({clause}); got {}", exchange.received()));
         }
     }
 
-    /// Demands a refusal: one of `statuses` (in the lenient profile also of `tolerated`), with a `message`,
-    /// which in the strict profile is `text` if given.
-    pub(super) fn refused(
-        &self,
-        exchange: &Exchange,
-        clause: &'static str,
-        statuses: &[u16],
-        tolerated: &[u16],
-        text: Option<&str>,
-    ) {
-        let fits = statuses.contains(&exchange.status);
-        let tolerable = !self.strict() && tolerated.contains(&exchange.status);
+    /// Demands a refusal, with a `message`.
+    pub(super) fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
+        let Refusal { clause, of, statuses, tolerated, sentence } = refusal;
         let wanted = statuses.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
-        if !fits && !tolerable {
-            self.fail(Failure::new(exchange, clause, format!("status {wanted}")));
+        let fits = statuses.contains(&exchange.status);
+        if !fits && (self.strict() || !tolerated.contains(&exchange.status)) {
+            let sentence = sentence.map_or(String::new(), |sentence| format!(" and `{}`", sentence.text));
+            self.fail(Failure::new(exchange, clause, format!("status {wanted}{sentence} for {of}")));
             return;
         }
         if !fits {
-            self.lock().notes.push(format!("status {} where {wanted} was expected ({clause})", exchange.status));
+            self.note(format!("status {} for {of}, where {wanted} is expected ({clause})", exchange.status));
         }
         let message = exchange.message();
-        // The standard gives no model for 401.
-        if exchange.status != 401 || self.strict() {
-            self.check(message.is_some(), exchange, "6.5 R53", "JSON with `message`, a string");
+        // The standard gives a model for 400 and 503 only.
+        if [400, 503].contains(&exchange.status) || (self.strict() && exchange.status >= 400) {
+            self.check(message.is_some(), exchange, "6.5 R53", "an Error: JSON with `message`, a string");
         }
-        if let (Some(text), Some(message)) = (text, message)
-            && exchange.status == 400
-        {
-            self.should(message == text, exchange, clause, &format!("message `{text}`"));
+        if let (Some(sentence), Some(message), 400) = (sentence, message, exchange.status) {
+            let expected = format!("the message `{}` for {of}", sentence.text);
+            if sentence.is_demanded && !sentence.is_meant_by(&message) {
+                self.fail(Failure::new(exchange, clause, expected));
+            } else {
+                self.should(message == sentence.text, exchange, clause, &expected);
+            }
         }
     }
 
     /// Sends `call` as `sae`, over its kept-alive connection.
     pub(super) async fn send(&self, sae: &Sae, call: Call) -> Exchange {
         let mut links = self.links.lock().await;
-        let exchange = match links.get_mut(&sae.id) {
-            Some(link) => self.over(link, sae, &call).await,
-            None => unsent(sae, &call, "not connected".to_owned()),
+        let kept = links.remove(&sae.id).filter(|link| link.used_at.elapsed() < IDLE_MAX);
+        let mut link = match kept {
+            Some(link) => link,
+            None => match self.connect(sae).await {
+                Ok(link) => link,
+                Err(trouble) => return unanswered(sae, &call, trouble),
+            },
         };
-        // A server may close an idle connection at any time.
-        let exchange = if exchange.trouble.is_some() {
-            match self.connect(sae, &[b"http/1.1"]).await {
-                Ok(mut link) => {
-                    let exchange = self.over(&mut link, sae, &call).await;
-                    links.insert(sae.id.clone(), link);
-                    exchange
-                }
-                Err(trouble) => unsent(sae, &call, trouble),
-            }
-        } else {
-            exchange
-        };
+        let (mut exchange, was_unsent) = link.transfer(sae, &call, self.setup.timeout).await;
+        if was_unsent && let Ok(fresh) = self.connect(sae).await {
+            link = fresh;
+            exchange = link.transfer(sae, &call, self.setup.timeout).await.0;
+        }
+        if exchange.trouble.is_none() {
+            links.insert(sae.id.clone(), link);
+        }
         drop(links);
+        self.observe(&exchange);
         exchange
     }
 
     /// Sends `call` as `sae` over a connection of its own.
     pub(super) async fn send_alone(&self, sae: &Sae, call: Call) -> Exchange {
-        match self.connect(sae, &[b"http/1.1"]).await {
+        match self.connect(sae).await {
             Ok(mut link) => self.over(&mut link, sae, &call).await,
-            Err(trouble) => unsent(sae, &call, trouble),
-        }
-    }
-
-    /// A new connection as `sae`.
-    pub(super) async fn connect(&self, sae: &Sae, alpn: &[&'static [u8]]) -> Result<Link, String> {
-        self.link(sae, Offer { tls: OfferedTls::Both, alpn, certificate: true }).await
-    }
-
-    /// A new connection with chosen properties.
-    pub(super) async fn link(&self, sae: &Sae, offer: Offer<'_>) -> Result<Link, String> {
-        let (host, port) = host_and_port(&sae.url)?;
-        let dialled = timeout(self.setup.timeout, Dialer::new(sae.tls.clone()).dial(&host, port, offer));
-        let stream = dialled.await.map_err(|_| "no connection in time")?.map_err(|error| error.to_string())?;
-        let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let io = TokioIo::new(stream);
-        let text = |error: hyper::Error| error.to_string();
-        if is_2 {
-            let (link, driver) = http2::handshake(TokioExecutor::new(), io).await.map_err(text)?;
-            tokio::spawn(driver);
-            Ok(Link::V2(link))
-        } else {
-            let (link, driver) = http1::handshake(io).await.map_err(text)?;
-            tokio::spawn(driver);
-            Ok(Link::V1(link))
+            Err(trouble) => unanswered(sae, &call, trouble),
         }
     }
 
     /// Sends `call` over `link` and looks at what every answer has to fulfil.
     pub(super) async fn over(&self, link: &mut Link, sae: &Sae, call: &Call) -> Exchange {
-        let exchange = match timeout(self.setup.timeout, transfer(link, sae, call)).await {
-            Ok(Ok(exchange)) => exchange,
-            Ok(Err(trouble)) => unsent(sae, call, trouble),
-            Err(_) => unsent(sae, call, "no complete answer in time".to_owned()),
-        };
+        let (exchange, _) = link.transfer(sae, call, self.setup.timeout).await;
         self.observe(&exchange);
         exchange
+    }
+
+    /// A new connection as `sae`, of HTTP/1.1.
+    pub(super) async fn connect(&self, sae: &Sae) -> Result<Link, String> {
+        self.link(sae, Offer { tls: OfferedTls::Both, alpn: &[b"http/1.1"], certificate: true }).await
+    }
+
+    /// A new connection with chosen properties.
+    pub(super) async fn link(&self, sae: &Sae, offer: Offer<'_>) -> Result<Link, String> {
+        timeout(self.setup.timeout, Link::open(sae, offer)).await.map_err(|_| "no connection in time")?
     }
 
     /// What T52 and T54 are about.
@@ -282,9 +224,9 @@ impl Session {
         let mut state = self.lock();
         if exchange.status == 200 && exchange.url.contains("c_keys") {
             state.containers += 1;
-            let private = exchange.header("cache-control").is_some_and(|value| value.contains("no-store"));
-            if !private {
-                state.cached.push(Failure::new(exchange, "R56", "Cache-Control: no-store"));
+            if !exchange.header("cache-control").is_some_and(|value| value.contains("no-store")) {
+                let expected = "Cache-Control: no-store with keys";
+                state.cached.push(Failure::new(exchange, "R56", expected));
             }
         }
         if exchange.status < 400 {
@@ -292,23 +234,11 @@ impl Session {
         }
         state.errors += 1;
         let text = String::from_utf8_lossy(&exchange.body);
-        let leaks = state.seen.iter().any(|key| key.len() >= 16 && text.contains(key.as_str()));
-        let details = exchange.json().and_then(|json| json.get("details").cloned());
-        let fits = details.is_none_or(|list| list.as_array().is_some_and(|all| all.iter().all(Value::is_object)));
-        let has_model = [400, 503].contains(&exchange.status);
-        let wanted = if leaks {
-            "no key in an error"
-        } else if has_model && exchange.message().is_none() {
-            "`message`, a string"
-        } else if !fits {
-            "`details`, if any, an array of objects"
-        } else if self.strict() && (!exchange.is_json() || exchange.message().is_none()) {
-            "an Error in JSON, whatever the status"
-        } else {
-            return;
-        };
-        let failure = Failure::new(exchange, "6.5 R53 R54", wanted);
-        state.formless.push(failure);
+        let holds_key = state.issued.iter().any(|(_, key)| key.len() >= 16 && text.contains(key.as_str()));
+        if let Some(expected) = exchange.wrong_form_of_error(self.strict(), holds_key) {
+            let failure = Failure::new(exchange, "6.5 R53 R54", expected);
+            state.formless.push(failure);
+        }
     }
 
     /// Every error of the run, and those without the standard's form.
@@ -323,44 +253,69 @@ impl Session {
         (state.containers, state.cached.clone())
     }
 
-    /// A call by A about B: GET without a body, POST with one.
-    pub(super) async fn a_to_b(&self, rest: &str, body: Option<Value>) -> Exchange {
-        let path = path(&self.setup.b.id, rest);
-        let call = match body {
-            None => Call::get(path),
-            Some(body) => Call::post(path, body.to_string()),
-        };
-        self.send(&self.setup.a, call).await
+    /// A's status about B.
+    pub(super) async fn status(&self) -> Exchange {
+        self.send(&self.setup.a, Call::get(path(&self.setup.b.id, "status"))).await
+    }
+
+    /// A POST of `enc_keys` by A for B.
+    pub(super) async fn enc(&self, body: &Value) -> Exchange {
+        self.send(&self.setup.a, Call::post(path(&self.setup.b.id, "enc_keys"), body.to_string())).await
+    }
+
+    /// A GET of `enc_keys` by A for B, with `query`: nothing, or `?` and what follows.
+    pub(super) async fn enc_get(&self, query: &str) -> Exchange {
+        let path = path(&self.setup.b.id, "enc_keys");
+        self.send(&self.setup.a, Call::get(format!("{path}{query}"))).await
     }
 
     /// `number` fresh keys of the default size that A shares with B.
     pub(super) async fn fresh(&self, number: usize) -> Result<Vec<Delivered>, Stop> {
-        self.fresh_with(number, json!({ "number": number })).await
-    }
-
-    /// Fresh keys of the default size by a request of one's own.
-    pub(super) async fn fresh_with(&self, number: usize, body: Value) -> Result<Vec<Delivered>, Stop> {
         let limits = self.limits()?;
         self.spend(number)?;
-        let exchange = self.a_to_b("enc_keys", Some(body)).await;
-        self.keys_of(&exchange, number, limits.key_size, "6.3 R44-R46").map_err(Stop::from)
+        let mut keys = Vec::new();
+        while keys.len() < number {
+            let most = usize::try_from(limits.max_per_request.max(1)).unwrap_or(usize::MAX);
+            let now = (number - keys.len()).min(most);
+            let exchange = self.enc(&json!({ "number": now })).await;
+            keys.extend(self.fresh_of(&exchange, now, limits.key_size, "6.3 R44-R46")?);
+        }
+        Ok(keys)
     }
 
-    /// The keys of an answer, remembered for T52.
-    pub(super) fn keys_of(
+    /// One.
+    pub(super) async fn fresh_one(&self) -> Result<Delivered, Stop> {
+        let limits = self.limits()?;
+        self.spend(1)?;
+        let exchange = self.enc(&json!({})).await;
+        let mut keys = self.fresh_of(&exchange, 1, limits.key_size, "6.3 R44-R46")?;
+        let missing = || Failure::new(&exchange, "6.3 R44", "one key");
+        keys.pop().ok_or_else(|| missing().into())
+    }
+
+    /// The keys of an answer to `enc_keys`: none of them was ever given before.
+    pub(super) fn fresh_of(
         &self,
         exchange: &Exchange,
         number: usize,
         bits: u64,
         clause: &'static str,
     ) -> Result<Vec<Delivered>, Failure> {
-        use base64::Engine as _;
         let keys =
             exchange.container(number, bits).map_err(|expected| Failure::new(exchange, clause, expected))?;
-        let encode = |key: &Delivered| {
-            Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(key.key.as_slice()))
-        };
-        self.lock().seen.extend(keys.iter().map(encode));
+        let mut state = self.lock();
+        for key in &keys {
+            let text = key.to_base64();
+            // Short keys may repeat by chance.
+            let is_old = |(id, old): &(String, Zeroizing<String>)| {
+                id.eq_ignore_ascii_case(&key.id) || (bits >= 64 && *old == text)
+            };
+            if state.issued.iter().any(is_old) {
+                let expected = "fresh keys: a key or key ID that was delivered before came again";
+                return Err(Failure::new(exchange, "5.3 R43", expected));
+            }
+            state.issued.push((key.id.clone(), text));
+        }
         Ok(keys)
     }
 
@@ -376,6 +331,18 @@ impl Session {
         self.dec(&self.setup.b, &self.setup.a.id, ids).await
     }
 
+    /// As B, a POST with a body of one's own.
+    pub(super) async fn b_posts(&self, body: &Value) -> Exchange {
+        let path = path(&self.setup.a.id, "dec_keys");
+        self.send(&self.setup.b, Call::post(path, body.to_string())).await
+    }
+
+    /// As B, a GET.
+    pub(super) async fn b_asks(&self, query: &str) -> Exchange {
+        let path = path(&self.setup.a.id, "dec_keys");
+        self.send(&self.setup.b, Call::get(format!("{path}{query}"))).await
+    }
+
     /// Demands that B gets exactly `key` now.
     pub(super) async fn b_still_gets(&self, key: &Delivered, clause: &'static str) {
         let exchange = self.b_gets(&[&key.id]).await;
@@ -385,31 +352,62 @@ impl Session {
     /// Demands that an answer holds exactly `keys`.
     pub(super) fn same_keys(&self, exchange: &Exchange, keys: &[Delivered], clause: &'static str) {
         let bits = keys.first().map_or(0, |key| key.key.len() as u64 * 8);
-        match self.keys_of(exchange, keys.len(), bits, clause) {
-            Err(failure) => self.fail(failure),
+        match exchange.container(keys.len(), bits) {
+            Err(expected) => self.fail(Failure::new(exchange, clause, expected)),
             Ok(got) => {
-                let same = keys.iter().all(|key| {
-                    got.iter().any(|other| other.id.eq_ignore_ascii_case(&key.id) && other.key == key.key)
-                });
-                self.check(same, exchange, clause, "the keys and IDs that the master received");
+                for key in keys {
+                    let twin = got.iter().find(|other| other.id.eq_ignore_ascii_case(&key.id));
+                    let has_id = twin.is_some();
+                    self.check(has_id, exchange, clause, "the key IDs that the master received");
+                    let is_same = twin.is_none_or(|twin| twin.key == key.key);
+                    self.check(is_same, exchange, clause, "the same key bytes that the master received");
+                }
             }
+        }
+    }
+
+    /// Demands that `refused`, sent by `attempt`, leaves the number of stored keys alone. Others may use keys
+    /// meanwhile, so a falling number is believed only when it falls each time.
+    pub(super) async fn uses_nothing<F>(&self, clause: &'static str, attempt: impl Fn() -> F)
+    where
+        F: Future<Output = Exchange>,
+    {
+        let mut last = None;
+        for _ in 0..COUNT_TRIES {
+            let before = self.stored().await;
+            let exchange = attempt().await;
+            let after = self.stored().await;
+            match (before, after) {
+                (Some(before), Some(after)) if after < before => last = Some((exchange, before, after)),
+                _ => return,
+            }
+        }
+        if let Some((exchange, before, after)) = last {
+            let expected = format!(
+                "a refused request that uses up no key; stored_key_count fell from {before} to {after}"
+            );
+            self.fail(Failure::new(&exchange, clause, expected));
         }
     }
 
     /// `stored_key_count` of A to B, when status works.
     pub(super) async fn stored(&self) -> Option<u64> {
-        self.a_to_b("status", None).await.json()?.get("stored_key_count")?.as_u64()
+        self.status().await.json()?.get("stored_key_count")?.as_u64()
     }
 
-    /// Runs a hook to its end.
+    /// Runs a hook to its end. What it prints goes to standard error.
     pub(super) async fn hook(&self, command: &str) -> Result<(), Stop> {
-        let mut shell = std::process::Command::new("sh");
-        shell.arg("-c").arg(command).stdin(std::process::Stdio::null());
-        let done = tokio::task::spawn_blocking(move || shell.status()).await;
-        match done {
-            Ok(Ok(status)) if status.success() => Ok(()),
-            _ => skip(format!("the hook `{command}` failed")),
-        }
+        self.links.lock().await.clear();
+        let mut shell = tokio::process::Command::new("sh");
+        shell.arg("-c").arg(command).stdin(std::process::Stdio::null()).stdout(std::io::stderr());
+        let received = match timeout(HOOK_MAX, shell.kill_on_drop(true).status()).await {
+            Ok(Ok(status)) if status.success() => return Ok(()),
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it did not end within {HOOK_MAX:?}"),
+        };
+        let expected = "a hook that ends with success".to_owned();
+        Err(Failure { expected, sent: command.to_owned(), received, clause: "(hook)" }.into())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -417,78 +415,19 @@ impl Session {
     }
 }
 
-async fn transfer(link: &mut Link, sae: &Sae, call: &Call) -> Result<Exchange, String> {
-    let (host, port) = host_and_port(&sae.url)?;
-    let authority = format!("{host}:{port}");
-    let body = Full::new(Bytes::from(call.body.clone().unwrap_or_default()));
-    let uri = match link {
-        Link::V1(_) => call.path.clone(),
-        Link::V2(_) => format!("https://{authority}{}", call.path),
-    };
-    let mut request = Request::builder().method(call.method.clone()).uri(uri);
-    if matches!(link, Link::V1(_)) {
-        request = request.header(header::HOST, authority);
-    }
-    for (name, value) in &call.headers {
-        request = request.header(*name, value);
-    }
-    let request = request.body(body).map_err(|error| error.to_string())?;
-    let text = |error: hyper::Error| error.to_string();
-    let response = match link {
-        Link::V1(link) => {
-            link.ready().await.map_err(text)?;
-            link.send_request(request).await.map_err(text)?
-        }
-        Link::V2(link) => {
-            link.ready().await.map_err(text)?;
-            link.send_request(request).await.map_err(text)?
-        }
-    };
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(|error| error.to_string())?;
-    let mut exchange = unsent(sae, call, String::new());
-    exchange.status = parts.status.as_u16();
-    exchange.version = parts.version;
-    exchange.headers = parts.headers;
-    exchange.body = Zeroizing::new(body.to_bytes().to_vec());
-    exchange.trouble = None;
-    Ok(exchange)
-}
-
-/// A call without an answer.
-pub(super) fn unsent(sae: &Sae, call: &Call, trouble: String) -> Exchange {
-    Exchange {
-        who: sae.id.clone(),
-        method: call.method.clone(),
-        url: call.path.clone(),
-        request_body: String::from_utf8_lossy(call.body.as_deref().unwrap_or_default()).into_owned(),
-        status: 0,
-        version: Version::HTTP_11,
-        headers: http::HeaderMap::new(),
-        body: Zeroizing::default(),
-        trouble: Some(trouble),
-    }
-}
-
-/// Host and port of an `https` URL.
-pub(super) fn host_and_port(url: &str) -> Result<(String, u16), String> {
-    let uri: Uri = url.parse().map_err(|_| format!("{url} is no URL"))?;
-    let host = uri.host().ok_or_else(|| format!("{url} names no host"))?;
-    Ok((host.to_owned(), uri.port_u16().unwrap_or(443)))
-}
-
+/// Forgiving, so that a KME with a wrong status is still tested; T8 names what is wrong.
 fn limits_of(status: &Exchange) -> Option<Limits> {
     let json = status.json()?;
-    let number = |name: &str| json.get(name).and_then(Value::as_u64);
+    let number = |name: &str| match json.get(name)? {
+        Value::String(text) => text.trim().parse().ok(),
+        other => other.as_u64(),
+    };
+    let key_size = number("key_size")?;
     Some(Limits {
-        key_size: number("key_size")?,
-        min_key_size: number("min_key_size")?,
-        max_key_size: number("max_key_size")?,
-        max_per_request: number("max_key_per_request")?,
-        max_key_count: number("max_key_count")?,
-        max_additional: number("max_SAE_ID_count")?,
+        key_size,
+        min_key_size: number("min_key_size").unwrap_or(key_size),
+        max_key_size: number("max_key_size").unwrap_or(key_size),
+        max_per_request: number("max_key_per_request").unwrap_or(1),
+        max_additional: number("max_SAE_ID_count").unwrap_or(0),
     })
 }
-
-/// How long to wait before something that needs a moment is looked at again.
-pub(super) const MOMENT: Duration = Duration::from_millis(200);

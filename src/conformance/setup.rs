@@ -21,7 +21,7 @@ pub struct Sae {
 /// How much is demanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// The standard, its exact sentences, and the recommended reading of what it leaves open.
+    /// Also the recommended reading of what the standard leaves open, letter by letter.
     Strict,
     /// What the standard says with "shall", and what keeps keys safe. Other deviations are noted.
     Lenient,
@@ -36,6 +36,10 @@ pub struct Hooks {
     pub cut: Option<String>,
     /// Heals it.
     pub heal: Option<String>,
+    /// Stops the supply of new key material, for KMEs that never run dry by themselves.
+    pub stop_supply: Option<String>,
+    /// Resumes it.
+    pub resume_supply: Option<String>,
 }
 
 /// Everything that a run needs.
@@ -49,6 +53,8 @@ pub struct Setup {
     pub c: Option<Sae>,
     /// Somebody with a certificate of the trusted CA who is no registered SAE.
     pub x: Option<Sae>,
+    /// Somebody with a certificate of a CA that the KMEs do not trust.
+    pub y: Option<Sae>,
     /// A registered SAE ID with a space, `/`, `%` or letters beyond ASCII.
     pub odd_id: Option<String>,
     /// A mandatory extension that the KME supports, with a value that it cannot meet.

@@ -52,7 +52,8 @@ impl Dialer {
     /// The network's or the handshake's.
     pub async fn dial(&self, host: &str, port: u16, offer: Offer<'_>) -> io::Result<TlsStream<TcpStream>> {
         let config = self.config(offer).map_err(io::Error::other)?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
+        let name =
+            ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
         let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
         tcp.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(name, tcp).await

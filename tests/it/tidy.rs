@@ -40,7 +40,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "kme",
         ],
     ),
-    ("cli", &["app", "config", "telemetry", "pki", "client", "conformance", "store", "self_test", "tls", "kme"]),
+    (
+        "cli",
+        &["app", "config", "telemetry", "pki", "client", "conformance", "store", "self_test", "tls", "kme"],
+    ),
     ("main", &["cli"]),
 ];
 
