@@ -114,6 +114,7 @@ impl Rooms {
             clock: Arc::clone(&clock),
             random,
             tasks: supervisor.work.clone(),
+            stopping: supervisor.shutdown.clone(),
         };
         let supply = Supply::new(parts, map::supply(config));
         let intake = Intake::new(

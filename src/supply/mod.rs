@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use announce::PeerAnnouncer;
@@ -71,6 +72,8 @@ pub struct SupplyParts {
     pub random: Arc<dyn Random>,
     /// Holds the work that must end before the daemon does.
     pub tasks: TaskTracker,
+    /// Says that the daemon stops: what nobody waits for is given up.
+    pub stopping: CancellationToken,
 }
 
 /// Pairs that have keys ready at once; others get theirs on demand.
@@ -96,7 +99,7 @@ impl Supply {
     pub fn new(parts: SupplyParts, settings: SupplySettings) -> Arc<Self> {
         let orders = Semaphore::new(settings.max_orders.clamp(1, Semaphore::MAX_PERMITS));
         let (store, random) = (Arc::clone(&parts.store), Arc::clone(&parts.random));
-        let (local, tasks) = (parts.local.clone(), parts.tasks.clone());
+        let (local, tasks, stopping) = (parts.local.clone(), parts.tasks.clone(), parts.stopping.clone());
         let workshop = Workshop::new(parts, settings);
         let maker = Arc::clone(&workshop) as _;
         let max = u64::from(settings.max_stored_per_pair);
@@ -106,7 +109,8 @@ impl Supply {
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
         };
-        let reserve = Reserve::new(ReserveParts { maker, store, random, local, tasks }, reserve_settings);
+        let reserve =
+            Reserve::new(ReserveParts { maker, store, random, local, tasks, stopping }, reserve_settings);
         Arc::new(Self { workshop, reserve, orders })
     }
 

@@ -48,14 +48,14 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, traces: Traces, expires_at: Timest
         }
         let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
             let peer = parts.peers.find(&kme)?;
-            Some(at_peer(peer, batch, expires_at))
+            Some(at_peer(parts, peer, batch, expires_at))
         });
         futures_util::future::join_all(peers).await;
         drop(permit);
     });
 }
 
-async fn at_peer(peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
+async fn at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
     let request = VoidRequest { batch_id, key_ids: Vec::new(), expires_at };
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
@@ -75,8 +75,10 @@ async fn at_peer(peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
                 );
             }
         }
-        sleep(pause).await;
-        pause *= 2;
+        tokio::select! {
+            () = sleep(pause) => pause *= 2,
+            () = parts.stopping.cancelled() => break,
+        }
     }
     tracing::warn!(
         peer = %peer.kme(), batch = %batch_id,

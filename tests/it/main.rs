@@ -17,6 +17,7 @@ mod conformance;
 mod demo;
 mod network;
 mod openapi;
+mod reserve;
 mod samples;
 mod support;
 mod tidy;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::demand::Bounds;
@@ -91,6 +92,8 @@ pub(super) struct ReserveParts {
     pub(super) local: KmeId,
     /// Holds the work that must end before the daemon does.
     pub(super) tasks: TaskTracker,
+    /// Says that the daemon stops.
+    pub(super) stopping: CancellationToken,
 }
 
 /// All pairs that have keys ready. Share it in an `Arc`.

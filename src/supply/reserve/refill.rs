@@ -8,9 +8,12 @@ use tokio::time::{interval, timeout};
 
 use super::pair::Pair;
 use super::{Purpose, Reserve};
+use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
 const AT_ONCE: usize = 4;
+/// The longest that a stop waits for a batch that nobody waits for.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 /// How often all pairs are looked at when nothing calls for it.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the task looks for pairs that have too much.
@@ -61,10 +64,19 @@ impl Reserve {
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
         let Some(keys) = pair.begin_refill(bounds, block, self.parts.maker.now()) else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
-        // In a task of its own: a stop waits for what is in work, so that no twin is left without its key.
+        // In a task of its own: a stop waits a moment for what is in work. What is given up then leaves twins
+        // whose IDs nobody knows.
         self.parts.tasks.spawn(async move {
             let maker = Arc::clone(&reserve.parts.maker);
-            let made = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready).await;
+            let make = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready);
+            let stop = async {
+                reserve.parts.stopping.cancelled().await;
+                tokio::time::sleep(STOP_WAIT).await;
+            };
+            let made = tokio::select! {
+                made = make => made,
+                () = stop => Err(SupplyError::Busy),
+            };
             if let Err(error) = &made {
                 tracing::debug!(
                     sae = %pair.master, peer = %pair.recipient.kme,

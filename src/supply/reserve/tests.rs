@@ -143,6 +143,7 @@ impl Site {
             random: Arc::new(OsRandom),
             local: "site-a".parse().unwrap(),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         };
         let settings = ReserveSettings {
             bounds: Bounds { floor, max },
