@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::BodyExt as _;
 
 use crate::answer::{Refusal, respond};
 use crate::fault::Fault;
@@ -14,6 +15,8 @@ use crate::request::{KeyRequest, ids_from_body, ids_from_query};
 
 /// The longest request body.
 const BODY_MAX_BYTES: usize = 64 * 1024;
+/// How much of a longer one is read before the connection is given up.
+const DRAINED_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// One KME, as its listener sees it.
 #[derive(Clone)]
@@ -142,8 +145,21 @@ fn redirect(target: &str) -> Response {
     response
 }
 
-async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {
-    axum::body::to_bytes(body, BODY_MAX_BYTES)
-        .await
-        .map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too long"))
+/// Reads a body to its end, so that a client that sends too much still reads the refusal.
+async fn read(mut body: Body) -> Result<Vec<u8>, Refusal> {
+    let (mut read, mut len) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::bad("the request body is incomplete"))?;
+        let Some(chunk) = frame.data_ref() else { continue };
+        len += chunk.len();
+        if len <= BODY_MAX_BYTES {
+            read.extend_from_slice(chunk);
+        } else if len > DRAINED_MAX_BYTES {
+            break;
+        }
+    }
+    if len > BODY_MAX_BYTES {
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too long"));
+    }
+    Ok(read)
 }

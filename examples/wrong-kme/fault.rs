@@ -47,7 +47,7 @@ faults! {
     SizeIgnored "size-ignored" "every key has the default size",
     SizeTruncated "size-truncated" "a size that is no multiple of 8 is rounded down",
     SizeSentence "size-sentence" "the refusal of such a size has a sentence of its own",
-    SameKeyAgain "same-key-again" "hands out every key of the default size twice",
+    SameKeyAgain "same-key-again" "hands out every key in two containers",
     SameBytesAgain "same-bytes-again" "all keys of a container have the same bytes under different IDs",
     BrokenJsonServed "broken-json-served" "malformed JSON gets a key",
     NullRefused "null-refused" "an explicit null is 400",

@@ -29,7 +29,7 @@ pub(crate) struct Store {
     issued: HashMap<String, Issued>,
     /// Keys used up, by master and slave.
     used: HashMap<(String, String), usize>,
-    /// For [`Fault::SameKeyAgain`]: keys of the default size to be handed out once more, by master and slave.
+    /// For [`Fault::SameKeyAgain`]: keys to be handed out once more, by master and slave.
     again: HashMap<(String, String), Vec<Delivered>>,
     next_number: u64,
 }
@@ -75,13 +75,21 @@ impl Store {
             return Err(Failed::TooFew);
         }
         let mut keys: Vec<Delivered> = Vec::with_capacity(number);
+        let mut again = Vec::new();
         for _ in 0..number {
-            let key = match self.reused(&pair, bytes) {
-                Some(key) => key,
-                None => self.fresh(&pair, bytes)?,
+            let key = if let Some(key) = self.reused(&pair, bytes) {
+                key
+            } else {
+                let key = self.fresh(bytes)?;
+                again.push(key.clone());
+                key
             };
             let first = keys.first().filter(|_| self.faults.has(Fault::SameBytesAgain));
             keys.push(Delivered { bytes: first.map_or(key.bytes, |first| first.bytes.clone()), id: key.id });
+        }
+        // Within one container all keys differ.
+        if self.faults.has(Fault::SameKeyAgain) {
+            self.again.entry(pair.clone()).or_default().append(&mut again);
         }
         for key in &keys {
             let issued = Issued {
@@ -101,7 +109,7 @@ impl Store {
         again.pop_if(|key| key.bytes.len() == bytes)
     }
 
-    fn fresh(&mut self, pair: &(String, String), bytes: usize) -> Result<Delivered, Failed> {
+    fn fresh(&mut self, bytes: usize) -> Result<Delivered, Failed> {
         let mut key = Zeroizing::new(vec![0; bytes]);
         OsRandom.fill(&mut key).map_err(Failed::Random)?;
         let id = if self.faults.has(Fault::IdNoUuid) {
@@ -110,11 +118,7 @@ impl Store {
             uuid::Uuid::new_v4().to_string()
         };
         self.next_number += 1;
-        let key = Delivered { id, bytes: key };
-        if self.faults.has(Fault::SameKeyAgain) {
-            self.again.entry(pair.clone()).or_default().push(key.clone());
-        }
-        Ok(key)
+        Ok(Delivered { id, bytes: key })
     }
 
     /// Whether `caller` may have the key `id` of `master`.
