@@ -1,0 +1,152 @@
+//! The tester tested: `dqkd conformance` finds nothing wrong with KMEs that are right, and names every deviation
+//! of KMEs that are wrong (`examples/wrong-kme`).
+
+mod faults;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use serde_json::Value;
+
+use crate::support::{Network, PATIENCE, dqkd, lines_of, output_of};
+use faults::{EXPECTED, Expected};
+
+/// Runs at once; more would only wait for each other on the machines at hand.
+const WORKERS: usize = 2;
+
+fn program() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_dqkd")).with_file_name("examples").join("wrong-kme");
+    assert!(program.is_file(), "{} is missing: cargo build --example wrong-kme", program.display());
+    program
+}
+
+/// All KMEs of a demo folder; killed when dropped.
+struct WrongKme(Child);
+
+impl WrongKme {
+    fn start(demo: &Path, fault: Option<&str>) -> Self {
+        let mut command = Command::new(program());
+        command.arg("--dir").arg(demo).stdout(Stdio::piped()).stdin(Stdio::null());
+        if let Some(fault) = fault {
+            command.args(["--fault", fault]);
+        }
+        let mut this = Self(command.spawn().unwrap());
+        let lines = lines_of(&mut this.0);
+        for _ in 0..3 {
+            lines.recv_timeout(PATIENCE).expect("every site listens");
+        }
+        this
+    }
+}
+
+impl Drop for WrongKme {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a run of the tester came to.
+struct Run {
+    exit: Option<i32>,
+    report: Value,
+}
+
+impl Run {
+    fn of(demo: &Path, fault: Option<&str>) -> Self {
+        let _kme = WrongKme::start(demo, fault);
+        let manifest = demo.join("demo.json");
+        let mut command = dqkd();
+        command.args(["conformance", "--format", "json", "--profile", "strict", "--demo-json"]).arg(manifest);
+        let output = output_of(&mut command);
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("{fault:?}: no report: {error}: {}", String::from_utf8_lossy(&output.stderr))
+        });
+        Self { exit: output.status.code(), report }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Value> {
+        self.report["tests"].as_array().unwrap().iter()
+    }
+
+    fn failed(&self) -> BTreeSet<u64> {
+        let failed = self.rows().filter(|row| row["verdict"] == "fail");
+        failed.map(|row| row["test"].as_str().unwrap()[1..].parse().unwrap()).collect()
+    }
+
+    fn row(&self, number: u64) -> &Value {
+        let name = format!("T{number}");
+        self.rows().find(|row| row["test"] == name.as_str()).unwrap_or_else(|| panic!("no row {name}"))
+    }
+}
+
+fn demo_of(network: &Network) -> PathBuf {
+    network.site(0).config.parent().unwrap().to_owned()
+}
+
+/// Why a run does not name its fault; empty when it does.
+fn complaints(expected: &Expected, run: &Run) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut complain = |what: String| complaints.push(format!("{}: {what}", expected.fault));
+    if run.exit != Some(1) {
+        complain(format!("exit {:?}", run.exit));
+    }
+    let failed = run.failed();
+    for (number, words) in expected.named_by {
+        if !failed.contains(number) {
+            complain(format!("T{number} did not fail"));
+            continue;
+        }
+        let text = run.row(*number)["failures"].to_string();
+        for word in words.iter().filter(|word| !text.contains(**word)) {
+            complain(format!("T{number} does not say {word:?}: {text}"));
+        }
+    }
+    for number in failed {
+        let is_named = expected.named_by.iter().any(|(named, _)| *named == number);
+        if !is_named && !expected.also.contain(number) {
+            complain(format!("T{number} fails for no reason: {}", run.row(number)));
+        }
+    }
+    complaints
+}
+
+#[test]
+fn a_kme_that_is_right_passes_every_test_that_can_be_run() {
+    let network = Network::generate(3);
+    let run = Run::of(&demo_of(&network), None);
+    assert!(run.failed().is_empty(), "{:#}", run.report);
+    assert_eq!(run.exit, Some(0));
+    // So that every fault below is looked for.
+    for number in EXPECTED.iter().flat_map(|expected| expected.named_by).map(|(number, _)| *number) {
+        assert_eq!(run.row(number)["verdict"], "pass", "T{number}: {}", run.row(number));
+    }
+}
+
+#[test]
+fn every_fault_of_a_wrong_kme_is_caught_and_named_by_its_row() {
+    let listed = Command::new(program()).arg("--list-faults").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let listed: BTreeSet<&str> = listed.lines().filter_map(|line| line.split('\t').next()).collect();
+    let known: BTreeSet<&str> = EXPECTED.iter().map(|expected| expected.fault).collect();
+    assert_eq!(listed, known, "every fault has its row here");
+
+    let (queue, complained) = (Mutex::new(EXPECTED.iter()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let network = Network::generate(3);
+                let demo = demo_of(&network);
+                loop {
+                    let Some(expected) = queue.lock().unwrap().next() else { return };
+                    let run = Run::of(&demo, Some(expected.fault));
+                    complained.lock().unwrap().extend(complaints(expected, &run));
+                }
+            });
+        }
+    });
+    let complained = complained.into_inner().unwrap();
+    assert!(complained.is_empty(), "{}", complained.join("\n"));
+}
