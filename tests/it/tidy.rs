@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("self_test", &["blast", "kme"]),
     ("pki", &["kme"]),
     ("client", &["tls", "kme"]),
+    ("conformance", &["tls", "kme"]),
     (
         "app",
         &[
@@ -39,7 +40,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "kme",
         ],
     ),
-    ("cli", &["app", "config", "telemetry", "pki", "client", "store", "self_test", "tls", "kme"]),
+    (
+        "cli",
+        &["app", "config", "telemetry", "pki", "client", "conformance", "store", "self_test", "tls", "kme"],
+    ),
     ("main", &["cli"]),
 ];
 
