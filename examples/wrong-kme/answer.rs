@@ -111,6 +111,9 @@ fn response(status: StatusCode, kind: &'static str, body: String, faults: Faults
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if !faults.has(Fault::CacheAllowed) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -18,6 +18,17 @@ const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How much of a longer one is read before the connection is given up.
 const DRAINED_MAX_BYTES: usize = 16 * 1024 * 1024;
 
+/// Whom a connection belongs to.
+#[derive(Clone)]
+pub(crate) enum Client {
+    /// There was no certificate.
+    Nobody,
+    /// The certificate names no SAE.
+    Stranger,
+    /// The SAE that the certificate names, registered or not.
+    Sae(String),
+}
+
 /// One KME, as its listener sees it.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -26,11 +37,11 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Answers one request of the SAE that the connection's certificate names.
-    pub(crate) async fn answer(&self, sae: Option<&str>, request: Request) -> Response {
+    /// Answers one request of a connection's client.
+    pub(crate) async fn answer(&self, client: &Client, request: Request) -> Response {
         let faults = self.network.faults;
         let path = request.uri().path();
-        if path.ends_with('/') && faults.has(Fault::SlashRedirects) {
+        if path.ends_with('/') && route(path).is_some() && faults.has(Fault::SlashRedirects) {
             return redirect(path.trim_end_matches('/'));
         }
         let Some((raw_id, call)) = route(path) else {
@@ -47,7 +58,7 @@ impl Api {
         if !is_allowed {
             return self.wrong_verb(&call);
         }
-        let outcome = match self.caller(sae, request.headers()) {
+        let outcome = match self.caller(client, request.headers()) {
             None => Err(Refusal::unauthorized()),
             Some(caller) => self.call(&caller, &raw_id, &call, request).await,
         };
@@ -87,16 +98,19 @@ impl Api {
     }
 
     /// The SAE that calls, if this KME serves it.
-    fn caller(&self, sae: Option<&str>, headers: &HeaderMap) -> Option<String> {
+    fn caller(&self, client: &Client, headers: &HeaderMap) -> Option<String> {
         let (network, faults) = (&self.network, self.network.faults);
-        let is_served = |sae: &&str| network.directory.home(sae) == Some(self.kme.as_str());
-        let first = || network.directory.sites.iter().find(|site| site.id == self.kme);
-        let mut caller = sae.filter(is_served).map(str::to_owned);
-        if caller.is_none()
-            && (faults.has(Fault::UnregisteredServed) || faults.has(Fault::NoCertificateNeeded))
-        {
-            caller = first().map(|site| site.first_sae.clone());
-        }
+        let is_served = |sae: &&String| network.directory.home(sae) == Some(self.kme.as_str());
+        let first = || {
+            let own = network.directory.sites.iter().find(|site| site.id == self.kme);
+            own.map(|site| site.first_sae.clone())
+        };
+        let mut caller = match client {
+            Client::Nobody if faults.has(Fault::NoCertificateNeeded) => first(),
+            Client::Sae(sae) if is_served(&sae) => Some(sae.clone()),
+            Client::Stranger | Client::Sae(_) if faults.has(Fault::UnregisteredServed) => first(),
+            _ => None,
+        };
         if faults.has(Fault::HeaderNamesSae) {
             caller = claimed(headers, |sae| network.directory.home(sae).is_some()).or(caller);
         }

@@ -41,6 +41,8 @@ faults! {
     OwnIdServed "own-id-served" "hands out keys that the caller shares with itself",
 
     FewerKeys "fewer-keys" "answers with at most two keys, whatever number asks for",
+    ShortWhenEmpty "short-when-empty" "hands out what is left when number asks for more",
+    CountStale "count-stale" "status counts keys that are used up",
     NumberZero "number-zero" "number=0 is 200 with no keys",
     NumberText "number-text" "a number that is no integer counts as 1",
     OverMaximum "over-maximum" "hands out more keys than max_key_per_request",
@@ -56,6 +58,7 @@ faults! {
     GetRefused "get-refused" "GET of enc_keys is 405",
     MandatoryIgnored "mandatory-ignored" "unknown mandatory extensions are ignored",
     MandatorySentence "mandatory-sentence" "their refusal has a sentence of its own",
+    UnmetServed "unmet-served" "a mandatory option that cannot be met is ignored",
     OptionalRefused "optional-refused" "unknown optional extensions are 400 with a sentence of its own",
     AdditionalDropped "additional-dropped" "additional slaves are ignored",
     AdditionalUnchecked "additional-unchecked" "additional slaves that do not exist are accepted",

@@ -17,6 +17,9 @@ const MIN_KEY_BITS: usize = 64;
 const MAX_KEY_BITS: usize = 4096;
 const MAX_PER_REQUEST: usize = 64;
 const MAX_ADDITIONAL: usize = 3;
+/// The one extension that is supported, and its only value: keys come directly, since there is no other route.
+const EXTENSION: &str = "example_route_type";
+const EXTENSION_VALUE: &str = "direct";
 /// How far apart [`Fault::RaceServed`] looks for a key and uses it up.
 const RACE: Duration = Duration::from_millis(100);
 
@@ -41,7 +44,11 @@ impl Network {
         let source = self.directory.home(caller).unwrap_or_default();
         let target = self.peer_home(caller, slave, Fault::StatusOfUnknownSae)?;
         let stored = self.store().stored(caller, slave);
-        let stored = if self.faults.has(Fault::CountOverMax) { MAX_STORED + 1 } else { stored };
+        let stored = match stored {
+            _ if self.faults.has(Fault::CountOverMax) => MAX_STORED + 1,
+            _ if self.faults.has(Fault::CountStale) => MAX_STORED,
+            stored => stored,
+        };
         let (master, slave) =
             if self.faults.has(Fault::StatusRolesSwapped) { (slave, caller) } else { (caller, slave) };
         let mut status = json!({
@@ -184,8 +191,15 @@ impl Network {
         if !request.optional.is_empty() && self.faults.has(Fault::OptionalRefused) {
             return Err(Refusal::bad("Unknown optional extension"));
         }
-        if request.mandatory.is_empty() || self.faults.has(Fault::MandatoryIgnored) {
-            return Ok(());
+        let mandatory = request.mandatory.iter().filter_map(Value::as_object).flatten();
+        let (known, unknown): (Vec<_>, Vec<_>) = mandatory.partition(|(name, _)| *name == EXTENSION);
+        if unknown.is_empty() || self.faults.has(Fault::MandatoryIgnored) {
+            let is_met = known.iter().all(|(_, value)| *value == EXTENSION_VALUE);
+            return if is_met || self.faults.has(Fault::UnmetServed) {
+                Ok(())
+            } else {
+                Err(Refusal::bad("not all extension_mandatory request options could be met"))
+            };
         }
         let own = self.faults.has(Fault::MandatorySentence);
         let mut refusal = Refusal::bad(if own {

@@ -21,7 +21,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureS
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::api::Api;
+use crate::api::{Api, Client};
 use crate::directory::Site;
 use crate::fault::{Fault, Faults};
 
@@ -74,11 +74,13 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, api: Api, rules: &Ident
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let identity = leaf.map(|leaf| ClientIdentity::new(identify(leaf, rules)));
-    let sae = identity.and_then(|identity| identity.sae().map(|sae| sae.id().as_str().to_owned()));
+    let client = leaf.map_or(Client::Nobody, |leaf| {
+        let identity = ClientIdentity::new(identify(leaf, rules));
+        identity.sae().map_or(Client::Stranger, |sae| Client::Sae(sae.id().as_str().to_owned()))
+    });
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (api, sae) = (api.clone(), sae.clone());
-        async move { Ok::<_, Infallible>(api.answer(sae.as_deref(), request.map(Body::new)).await) }
+        let (api, client) = (api.clone(), client.clone());
+        async move { Ok::<_, Infallible>(api.answer(&client, request.map(Body::new)).await) }
     });
     // A connection that breaks is the client's business.
     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::support::{Network, PATIENCE, dqkd, lines_of, output_of};
+use crate::support::{Network, PATIENCE, dqkd, lines_of, output_of, run_to_end};
 use faults::{EXPECTED, Expected};
 
 /// Runs at once; more would only wait for each other on the machines at hand.
@@ -18,7 +19,12 @@ const WORKERS: usize = 2;
 
 fn program() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_dqkd")).with_file_name("examples").join("wrong-kme");
-    assert!(program.is_file(), "{} is missing: cargo build --example wrong-kme", program.display());
+    // Cargo builds it with the tests unless told to build one test program only.
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/wrong-kme");
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let newest =
+        std::fs::read_dir(sources).unwrap().filter_map(|entry| changed(&entry.unwrap().path())).max();
+    assert!(changed(&program) >= newest, "{} is old: cargo build --example wrong-kme", program.display());
     program
 }
 
@@ -48,6 +54,55 @@ impl Drop for WrongKme {
     }
 }
 
+/// A demo folder with everything that the tester can be given.
+struct Fixture {
+    network: Network,
+    /// Whose CA the KMEs do not trust.
+    foreign: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (network, foreign) = (Network::generate(3), TempDir::new().unwrap());
+        let pki = network.pki().display().to_string();
+        run_to_end(&["pki", "issue", "sae", "stranger", "--dir", &pki]);
+        let dir = foreign.path().display().to_string();
+        run_to_end(&["pki", "init", "--trust-domain", "dqkd.example", "--dir", &dir]);
+        run_to_end(&["pki", "issue", "sae", "alice", "--dir", &dir]);
+        Self { network, foreign }
+    }
+
+    fn demo(&self) -> PathBuf {
+        self.network.site(0).config.parent().unwrap().to_owned()
+    }
+
+    /// Runs the tester against KMEs with `fault`. C lives where B does, so that both can be told apart there,
+    /// unless `three_sites`.
+    fn run(&self, fault: Option<&str>, three_sites: bool) -> Run {
+        let demo = self.demo();
+        let _kme = WrongKme::start(&demo, fault);
+        let pki = self.network.pki();
+        let mut command = dqkd();
+        command.args(["conformance", "--format", "json", "--profile", "strict"]);
+        command.args(["--drain", "--max-keys", "3000"]);
+        command.args(["--unmet-extension", r#"{"example_route_type":"relay"}"#]);
+        command.arg("--demo-json").arg(demo.join("demo.json"));
+        for (letter, dir, name) in [("x", pki.as_path(), "stranger"), ("y", self.foreign.path(), "alice")] {
+            command.arg(format!("--{letter}-cert")).arg(dir.join(format!("{name}.pem")));
+            command.arg(format!("--{letter}-key")).arg(dir.join(format!("{name}.key")));
+        }
+        if !three_sites {
+            command.args(["--c-id", "carol", "--c-cert"]).arg(pki.join("carol.pem"));
+            command.arg("--c-key").arg(pki.join("carol.key"));
+        }
+        let output = output_of(&mut command);
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("{fault:?}: no report: {error}: {}", String::from_utf8_lossy(&output.stderr))
+        });
+        Run { exit: output.status.code(), report }
+    }
+}
+
 /// What a run of the tester came to.
 struct Run {
     exit: Option<i32>,
@@ -55,18 +110,6 @@ struct Run {
 }
 
 impl Run {
-    fn of(demo: &Path, fault: Option<&str>) -> Self {
-        let _kme = WrongKme::start(demo, fault);
-        let manifest = demo.join("demo.json");
-        let mut command = dqkd();
-        command.args(["conformance", "--format", "json", "--profile", "strict", "--demo-json"]).arg(manifest);
-        let output = output_of(&mut command);
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{fault:?}: no report: {error}: {}", String::from_utf8_lossy(&output.stderr))
-        });
-        Self { exit: output.status.code(), report }
-    }
-
     fn rows(&self) -> impl Iterator<Item = &Value> {
         self.report["tests"].as_array().unwrap().iter()
     }
@@ -80,10 +123,6 @@ impl Run {
         let name = format!("T{number}");
         self.rows().find(|row| row["test"] == name.as_str()).unwrap_or_else(|| panic!("no row {name}"))
     }
-}
-
-fn demo_of(network: &Network) -> PathBuf {
-    network.site(0).config.parent().unwrap().to_owned()
 }
 
 /// Why a run does not name its fault; empty when it does.
@@ -115,10 +154,14 @@ fn complaints(expected: &Expected, run: &Run) -> Vec<String> {
 
 #[test]
 fn a_kme_that_is_right_passes_every_test_that_can_be_run() {
-    let network = Network::generate(3);
-    let run = Run::of(&demo_of(&network), None);
-    assert!(run.failed().is_empty(), "{:#}", run.report);
-    assert_eq!(run.exit, Some(0));
+    let fixture = Fixture::new();
+    let three_sites = fixture.run(None, true);
+    let run = fixture.run(None, false);
+    for run in [&three_sites, &run] {
+        let failed: Vec<&Value> = run.failed().iter().map(|number| run.row(*number)).collect();
+        assert!(failed.is_empty(), "{failed:#?}");
+    }
+    assert_eq!((run.exit, three_sites.exit), (Some(0), Some(0)));
     // So that every fault below is looked for.
     for number in EXPECTED.iter().flat_map(|expected| expected.named_by).map(|(number, _)| *number) {
         assert_eq!(run.row(number)["verdict"], "pass", "T{number}: {}", run.row(number));
@@ -137,11 +180,10 @@ fn every_fault_of_a_wrong_kme_is_caught_and_named_by_its_row() {
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                let network = Network::generate(3);
-                let demo = demo_of(&network);
+                let fixture = Fixture::new();
                 loop {
                     let Some(expected) = queue.lock().unwrap().next() else { return };
-                    let run = Run::of(&demo, Some(expected.fault));
+                    let run = fixture.run(Some(expected.fault), false);
                     complained.lock().unwrap().extend(complaints(expected, &run));
                 }
             });

@@ -89,8 +89,11 @@ async fn errors(session: &Session) -> Ended {
 }
 
 async fn caches(session: &Session) -> Ended {
-    let key = session.fresh_one().await?;
-    session.b_still_gets(&key, "5.4 R49").await;
+    // One of its own when it runs alone only: T45 may have left none.
+    if session.containers_seen().0 == 0 {
+        let key = session.fresh_one().await?;
+        session.b_still_gets(&key, "5.4 R49").await;
+    }
     let (seen, cached) = session.containers_seen();
     session.note(format!("{seen} key containers were looked at"));
     if session.strict() {
