@@ -54,7 +54,7 @@ enum Command {
     /// Fetch keys by their IDs (ETSI GS QKD 014, Get key with key IDs)
     Dec(request::DecArgs),
     /// Test any two KMEs against ETSI GS QKD 014 (docs/conformance.md)
-    Conformance(conformance::ConformanceArgs),
+    Conformance(Box<conformance::ConformanceArgs>),
     /// Known answers of every primitive and of the engine
     SelfTest {
         /// Check these vectors instead of the built-in ones
@@ -126,7 +126,7 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => request::status(args),
         Command::Enc(args) => request::enc(args),
         Command::Dec(args) => request::dec(args),
-        Command::Conformance(args) => conformance::run(args),
+        Command::Conformance(args) => conformance::run(*args),
         Command::SelfTest { vectors } => self_test::run(vectors.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dqkd", &mut std::io::stdout());

@@ -112,3 +112,18 @@ impl Refusal {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_meant_whatever_its_case_spaces_and_final_dot_but_no_other_words() {
+        for meant in ["size shall be a multiple of 8", " Size shall be a multiple of 8. "] {
+            assert!(Sentence::OCTETS.is_meant_by(meant), "{meant}");
+        }
+        for other in ["", "size must be a multiple of 8", "size shall be a multiple of 8 bits"] {
+            assert!(!Sentence::OCTETS.is_meant_by(other), "{other}");
+        }
+    }
+}

@@ -296,7 +296,7 @@ mod tests {
             );
         }
         // Outside of attributes and text no quote, ampersand or angle bracket is left over.
-        assert!(!xml.contains("& ") && !xml.contains("\u{1b}"));
+        assert!(!xml.contains("& ") && !xml.contains('\u{1b}'));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 )]
 
 mod commands;
+mod conformance;
 mod demo;
 mod network;
 mod samples;

@@ -70,8 +70,8 @@ async fn old_tls(session: &Session) -> Ended {
         for (version, name) in [([3, 2], "TLS 1.1"), ([3, 1], "TLS 1.0")] {
             let sent = format!("a ClientHello that offers {name} at most");
             let answer = raw(session, sae, &client_hello(version), 11).await?;
-            if let Some(chosen) = chosen_version(&answer) {
-                let received = format!("a ServerHello that chooses version {}.{}", chosen[0], chosen[1]);
+            if let Some([major, minor]) = chosen_version(&answer) {
+                let received = format!("a ServerHello that chooses version {major}.{minor}");
                 session.fail(below(sae, "a refusal: TLS 1.2 or higher only", &sent, received));
             }
         }
