@@ -82,6 +82,10 @@ async fn errors(session: &Session) -> Ended {
     session.enc(&json!({ "extension_mandatory": [{ "zz_x": 1 }] })).await;
     session.b_gets(&[&uuid::Uuid::new_v4().to_string()]).await;
     session.b_posts(&json!({ "key_IDs": [] })).await;
+    // A refusal that knows a key; none is left after T45.
+    if let Ok(key) = session.fresh_one().await {
+        session.b_gets(&[&key.id, &uuid::Uuid::new_v4().to_string()]).await;
+    }
     let (seen, formless) = session.errors_seen();
     session.note(format!("{seen} errors were looked at"));
     fail_with_first(session, formless);

@@ -25,7 +25,7 @@ impl Also {
         match self {
             Self::Rows(rows) => rows.contains(&row),
             // Before: the connection and status. After: what has neither keys.
-            Self::Containers => ![1, 3, 4, 5, 6, 8, 9, 17, 18, 19, 23, 34, 35, 43, 50].contains(&row),
+            Self::Containers => ![1, 3, 4, 5, 6, 8, 9, 17, 18, 19, 23, 34, 43, 50].contains(&row),
             Self::Errors => {
                 ![1, 2, 3, 8, 10, 11, 12, 13, 14, 16, 21, 22, 26, 31, 32, 40, 42, 46, 54].contains(&row)
             }
@@ -117,4 +117,20 @@ pub(super) const EXPECTED: &[Expected] = &[
     fault("key-in-error", &[(52, &["no key"])], NONE),
     fault("slash-redirects", &[(51, &["307"])], NONE),
     fault("verb-is-500", &[(50, &["405", "500"])], Also::Rows(&[52])),
+];
+
+/// Faults that the lenient profile notes without failing: the standard leaves open what they do.
+pub(super) const NOTED_ONLY: &[&str] = &[
+    "own-id-served",
+    "count-stale",
+    "number-zero",
+    "null-refused",
+    "empty-body-refused",
+    "others-refused",
+    "optional-refused",
+    "cache-allowed",
+    "wrong-master-served",
+    "upper-case-missing",
+    "twice-in-one-served",
+    "text-ids-served",
 ];
