@@ -22,3 +22,4 @@ mod support;
 mod tidy;
 mod trouble;
 mod uninvited;
+mod wrong_kme;
