@@ -23,3 +23,4 @@ mod support;
 mod tidy;
 mod trouble;
 mod uninvited;
+mod wrong_kme;

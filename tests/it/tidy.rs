@@ -143,7 +143,7 @@ fn unsafe_stands_in_two_places_only() {
 #[test]
 fn every_file_says_what_it_owns_and_none_is_too_long() {
     let mut paths = Vec::new();
-    for dir in ["src", "tests", "benches"] {
+    for dir in ["src", "tests", "benches", "examples"] {
         files(&root().join(dir), ".rs", &mut paths);
     }
     for path in paths {
