@@ -48,7 +48,8 @@ fn what_is_ready_outlasts_an_outage_and_is_counted_truly_and_then_a_503_says_whe
     }
     assert_eq!(keys.iter().map(|(id, _)| id).collect::<HashSet<_>>().len(), 150);
     link.heal();
-    eventually("the reserve is full again", || ready(&network) == 150);
+    // It has learnt that more is needed.
+    eventually("the reserve is full again", || ready(&network) >= 150);
 }
 
 #[test]
