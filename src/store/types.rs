@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::kme::life::Inserted;
 use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Timestamp};
 
 /// The part a party plays for a key.
@@ -50,19 +51,6 @@ pub struct NewBatch<'a> {
     pub expires_at: Timestamp,
     /// At least one key; distinct IDs; all of one length of at least one byte.
     pub keys: &'a [Key],
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// Stored durably now.
-    Stored,
-    /// The same content was stored before; keys of it may have been retrieved meanwhile.
-    AlreadyStored,
-    /// The batch ID stands for other content, or a key ID is in use; nothing was stored.
-    Conflict,
-    /// The source voided this batch earlier; nothing was stored.
-    Voided,
 }
 
 /// How often a party may retrieve a key.

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::error::StoreError;
 use super::types::VoidOutcome;
 use super::{pack, sql, unpack};
+use crate::kme::life::{self, KeyAtVoid, Voiding};
 use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
 
 /// A request to void.
@@ -70,14 +71,19 @@ impl VoidJob {
             rows.into_iter().map(|(id, is_void, retrievals)| (id, (is_void != 0, retrievals > 0))).collect();
         let mut to_erase = Vec::new();
         for id in targets {
-            match rows.get(id.as_bytes().as_slice()) {
-                Some((true, _)) => outcome.voided.push(*id),
-                Some((false, false)) => {
+            let key = match rows.get(id.as_bytes().as_slice()) {
+                Some((true, _)) => KeyAtVoid::Voided,
+                Some((false, false)) => KeyAtVoid::Fresh,
+                // A member of the batch without a row was erased by its last retrieval.
+                Some((false, true)) | None => KeyAtVoid::Retrieved,
+            };
+            match life::void(key) {
+                Voiding::AlreadyVoided => outcome.voided.push(*id),
+                Voiding::Erase => {
                     outcome.voided.push(*id);
                     to_erase.push(*id);
                 }
-                // A member of the batch without a row was erased by its last retrieval.
-                Some((false, true)) | None => outcome.kept.push(*id),
+                Voiding::Keep => outcome.kept.push(*id),
             }
         }
         if !to_erase.is_empty() {
