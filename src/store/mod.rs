@@ -40,7 +40,7 @@ pub use self::seal::SealError;
 use self::seal::Sealer;
 pub use self::types::{
     ContentDigest, Counts, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, Retrieval, RetrievalMode,
-    ReturnedBlock, Role, Swept, VoidOutcome,
+    ReturnedBlock, Role, Swept, VoidOutcome, Withdrawn,
 };
 use self::void::VoidJob;
 use self::writer::{Job, QUEUE_JOBS, Writer};
@@ -226,6 +226,22 @@ impl Store {
         let span = info_span!("db.void", batch.id = %batch_id, keys = key_ids.len());
         let job = VoidJob { source: source.clone(), batch_id, key_ids: key_ids.to_vec(), expires_at };
         self.call(|reply| Job::Void(job, reply)).instrument(span).await
+    }
+
+    /// Voids a batch of ready keys that this site made and whose [`Self::insert_ready`] failed or went unanswered:
+    /// it may have been committed all the same, and leased.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was voided, or the call may be repeated to find out.
+    pub async fn withdraw(
+        &self,
+        source: &KmeId,
+        batch_id: BatchId,
+        expires_at: Timestamp,
+    ) -> Result<Withdrawn, StoreError> {
+        let span = info_span!("db.withdraw", batch.id = %batch_id);
+        let job = VoidJob { source: source.clone(), batch_id, key_ids: Vec::new(), expires_at };
+        self.call(|reply| Job::Withdraw(job, reply)).instrument(span).await
     }
 
     /// Erases at most `limit` rows of each kind that are past their time, then moves the write-ahead log

@@ -87,6 +87,10 @@ pub(super) const READY_KEYS: &str = with_packed_ids!(
     "SELECT k.key_id, k.sealed FROM ids CROSS JOIN keys k ON k.key_id = ids.id \
      WHERE k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY ids.i"
 );
+/// State of a batch, the length of its list of keys and of the list of those that are ready.
+pub(super) const READINESS: &str = "SELECT b.state, length(b.key_ids), \
+     (SELECT length(r.key_ids) FROM ready_blocks r WHERE r.batch_id = b.batch_id) \
+     FROM batches b WHERE b.batch_id = $1";
 pub(super) const DELETE_READY: &str = "DELETE FROM ready_blocks WHERE batch_id = $1";
 pub(super) const COUNT_READY: &str = "SELECT coalesce(sum(length(key_ids) / 16), 0) FROM ready_blocks \
      WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::kme::life::Inserted;
 use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
 
 /// The part a party plays for a key.
@@ -94,19 +95,6 @@ pub struct ReturnedBlock<'a> {
     pub key_ids: &'a [KeyId],
 }
 
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// Stored durably now.
-    Stored,
-    /// The same content was stored before; keys of it may have been retrieved meanwhile.
-    AlreadyStored,
-    /// The batch ID stands for other content, or a key ID is in use; nothing was stored.
-    Conflict,
-    /// The source voided this batch earlier; nothing was stored.
-    Voided,
-}
-
 /// How often a party may retrieve a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RetrievalMode {
@@ -140,6 +128,15 @@ pub struct VoidOutcome {
     pub voided: Vec<KeyId>,
     /// Somebody retrieved these here; they stay as they are.
     pub kept: Vec<KeyId>,
+}
+
+/// What became of ready keys whose commit nobody saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// Nobody will get them: their row is gone, or never came and never will.
+    Voided,
+    /// They may have been handed out: some were leased, or nobody can tell any more.
+    InUse,
 }
 
 /// What one sweep erased.

@@ -19,7 +19,7 @@ use super::insert::InsertJob;
 use super::ready::{LeaseJob, ReturnJob};
 use super::retrieve::{RetrieveJob, Rows};
 use super::seal::Sealer;
-use super::types::{Inserted, LeasedBlock, Swept, VoidOutcome};
+use super::types::{Inserted, LeasedBlock, Swept, VoidOutcome, Withdrawn};
 use super::void::VoidJob;
 use super::{sql, sweep};
 use crate::kme::{Clock, Key};
@@ -40,6 +40,7 @@ pub(super) enum Job {
     Insert(Box<InsertJob>, Reply<Inserted>),
     Retrieve(Box<RetrieveJob>, Reply<Vec<Key>, RetrieveError>),
     Void(VoidJob, Reply<VoidOutcome>),
+    Withdraw(VoidJob, Reply<Withdrawn>),
     Lease(LeaseJob, Reply<Vec<LeasedBlock>>),
     Return(Vec<ReturnJob>, Reply<()>),
     Sweep(u32, Reply<Swept>),
@@ -53,6 +54,7 @@ enum Done {
     Insert(Inserted),
     Retrieve(Result<Vec<Key>, RetrieveError>),
     Void(VoidOutcome),
+    Withdraw(Withdrawn),
     Lease(Vec<LeasedBlock>),
     Sweep(Swept),
     Nothing,
@@ -74,6 +76,7 @@ impl Job {
             Self::Insert(_, reply) => reply.is_closed(),
             Self::Retrieve(_, reply) => reply.is_closed(),
             Self::Void(_, reply) => reply.is_closed(),
+            Self::Withdraw(_, reply) => reply.is_closed(),
             Self::Lease(_, reply) => reply.is_closed(),
             Self::Return(_, reply) => reply.is_closed(),
             Self::Sweep(_, reply) => reply.is_closed(),
@@ -89,6 +92,7 @@ impl Job {
             (Self::Insert(_, reply), Done::Insert(inserted)) => drop(reply.send(Ok(inserted))),
             (Self::Retrieve(_, reply), Done::Retrieve(keys)) => drop(reply.send(keys)),
             (Self::Void(_, reply), Done::Void(outcome)) => drop(reply.send(Ok(outcome))),
+            (Self::Withdraw(_, reply), Done::Withdraw(outcome)) => drop(reply.send(Ok(outcome))),
             (Self::Lease(_, reply), Done::Lease(blocks)) => drop(reply.send(Ok(blocks))),
             (Self::Return(_, reply), Done::Nothing) => drop(reply.send(Ok(()))),
             (Self::Sweep(_, reply), Done::Sweep(swept)) => drop(reply.send(Ok(swept))),
@@ -103,6 +107,7 @@ impl Job {
             Self::Insert(_, reply) => drop(reply.send(Err(error))),
             Self::Retrieve(_, reply) => drop(reply.send(Err(error.into()))),
             Self::Void(_, reply) => drop(reply.send(Err(error))),
+            Self::Withdraw(_, reply) => drop(reply.send(Err(error))),
             Self::Lease(_, reply) => drop(reply.send(Err(error))),
             Self::Return(_, reply) => drop(reply.send(Err(error))),
             Self::Sweep(_, reply) => drop(reply.send(Err(error))),
@@ -222,6 +227,7 @@ impl Writer {
             done.push(match job {
                 Job::Insert(job, _) => Done::Insert(job.run(connection).await?),
                 Job::Void(job, _) => Done::Void(job.run(connection).await?),
+                Job::Withdraw(job, _) => Done::Withdraw(job.withdraw(connection, now).await?),
                 Job::Lease(job, _) => Done::Lease(job.run(connection, &sealer, now).await?),
                 Job::Return(jobs, _) => {
                     for job in jobs {

@@ -14,6 +14,7 @@ use super::retract::{self, Traces};
 use super::workshop::Workshop;
 use super::{SupplyError, batch};
 use crate::blast::{self, BatchSeeds, EngineError};
+use crate::kme::life;
 use crate::kme::{
     BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
     Timestamp,
@@ -122,7 +123,7 @@ impl<'a> Work<'a> {
         let made = self.make(self.order.number).await?;
         let entitled = self.entitled_here();
         // The second half of its life belongs to those who retrieve it.
-        let usable_until = self.created_at.plus(self.workshop.settings.key_ttl / 2);
+        let usable_until = life::usable_until(self.created_at, self.expires_at);
         match purpose {
             Purpose::Ready => {
                 self.store(&made, &entitled, Some(usable_until)).await?;
@@ -271,10 +272,12 @@ impl<'a> Work<'a> {
             expires_at: self.expires_at,
             keys: &made.keys,
         };
-        self.lock().local.push(made.batch_id);
-        let inserted = match usable_until {
-            Some(until) => parts.store.insert_ready(&batch, &made.provenance.grade, until).await,
-            None => parts.store.insert_batch(&batch).await,
+        let inserted = if let Some(until) = usable_until {
+            self.lock().ready.push(made.batch_id);
+            parts.store.insert_ready(&batch, &made.provenance.grade, until).await
+        } else {
+            self.lock().local.push(made.batch_id);
+            parts.store.insert_batch(&batch).await
         };
         match inserted {
             Ok(Inserted::Stored) => Ok(()),

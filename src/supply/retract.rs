@@ -13,6 +13,7 @@ use super::workshop::Workshop;
 use crate::kme::{BatchId, KmeId, Timestamp};
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
+use crate::store::Withdrawn;
 
 /// Orders whose traces are being removed at once; more are left to expire.
 pub(super) const RETRACTS_MAX: usize = 1024;
@@ -28,11 +29,13 @@ pub(super) struct Traces {
     pub(super) remote: BTreeSet<(KmeId, BatchId)>,
     /// Batches that were being stored here.
     pub(super) local: Vec<BatchId>,
+    /// Batches that were being stored here as ready keys: once that is committed, `enc_keys` may hand them out.
+    pub(super) ready: Vec<BatchId>,
 }
 
 /// Removes `traces` in the background.
-pub(super) fn spawn(workshop: &Arc<Workshop>, traces: Traces, expires_at: Timestamp) {
-    if traces.remote.is_empty() && traces.local.is_empty() {
+pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Timestamp) {
+    if traces.remote.is_empty() && traces.local.is_empty() && traces.ready.is_empty() {
         return;
     }
     let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
@@ -45,6 +48,12 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, traces: Traces, expires_at: Timest
         let parts = &workshop.parts;
         for batch in &traces.local {
             at_home(parts, *batch, expires_at).await;
+        }
+        // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
+        for batch in &traces.ready {
+            if !is_withdrawn(parts, *batch, expires_at).await {
+                traces.remote.retain(|(_, other)| other != batch);
+            }
         }
         let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
             let peer = parts.peers.find(&kme)?;
@@ -84,6 +93,23 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expi
         peer = %peer.kme(), batch = %batch_id,
         "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
     );
+}
+
+async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
+    match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
+        Ok(Withdrawn::Voided) => true,
+        Ok(Withdrawn::InUse) => {
+            tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(
+                batch = %batch_id, error = &error as &dyn std::error::Error,
+                "whether ready keys were stored is not known; their twins stay until they expire"
+            );
+            false
+        }
+    }
 }
 
 async fn at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) {

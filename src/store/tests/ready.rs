@@ -169,3 +169,43 @@ async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
     let leased = lease(&store, 2).await;
     assert_eq!(leased.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&good.ids())]);
 }
+
+#[tokio::test]
+async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_leased() {
+    let site = Site::new();
+    let store = site.open().await;
+    let end = START.plus(HOUR);
+    let untouched = Sample::to_bob(2).ready(&store, true).await;
+    let leased = Sample::to_bob(2).ready(&store, true).await;
+    let withdraw =
+        async |sample: &Sample| store.withdraw(&sample.source, sample.batch_id, end).await.unwrap();
+    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided);
+    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided, "again");
+    assert_eq!(lease(&store, 2).await.len(), 1);
+    assert_eq!(withdraw(&leased).await, Withdrawn::InUse);
+    // It never came: should it still, it is refused.
+    let late = Sample::to_bob(2);
+    assert_eq!(withdraw(&late).await, Withdrawn::Voided);
+    assert_eq!(late.insert(&store).await.unwrap(), Inserted::Voided);
+    let expired = Sample::to_bob(2).ready(&store, true).await;
+    site.clock.advance(HOUR);
+    assert_eq!(withdraw(&expired).await, Withdrawn::InUse, "nobody can tell after the expiry");
+}
+
+#[tokio::test]
+async fn what_is_given_back_in_part_counts_as_in_use() {
+    let site = Site::new();
+    let store = site.open().await;
+    let sample = Sample::to_bob(3).ready(&store, true).await;
+    let leased = lease(&store, 1).await.pop().unwrap();
+    let back = ReturnedBlock {
+        batch_id: leased.batch_id,
+        pair: ReadyPair { master: &sae("alice"), recipient: &bob() },
+        usable_until: leased.usable_until,
+        provenance: &leased.provenance,
+        key_ids: &sample.ids()[1..],
+    };
+    store.give_back(&[back]).await.unwrap();
+    let withdrawn = store.withdraw(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
+    assert_eq!(withdrawn, Withdrawn::InUse);
+}

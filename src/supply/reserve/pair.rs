@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::demand::{Bounds, Demand};
+use crate::kme::life;
 use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
 use crate::store::{LeasedBlock, ReadyPair};
 
@@ -100,7 +101,7 @@ impl Pair {
     /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
         let mut hand = self.lock();
-        hand.blocks.retain(|block| now < block.usable_until && !block.keys.is_empty());
+        hand.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
         let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
         let there: usize = hand.blocks.iter().filter(|block| fits(block)).map(|block| block.keys.len()).sum();
         if there < number {
@@ -232,7 +233,11 @@ impl Pair {
 
 impl Hand {
     fn in_hand(&self, now: Timestamp) -> u64 {
-        let usable = self.blocks.iter().filter(|block| now < block.usable_until);
+        let usable = self.blocks.iter().filter(|block| is_usable(block, now));
         usable.map(|block| block.keys.len() as u64).sum()
     }
+}
+
+fn is_usable(block: &LeasedBlock, now: Timestamp) -> bool {
+    life::may_hand_out(block.created_at, block.provenance.expires_at, now)
 }
