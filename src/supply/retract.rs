@@ -86,7 +86,10 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expi
         }
         tokio::select! {
             () = sleep(pause) => pause *= 2,
-            () = parts.stopping.cancelled() => break,
+            () = parts.stopping.cancelled() => {
+                tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
+                return;
+            }
         }
     }
     tracing::warn!(
