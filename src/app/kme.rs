@@ -52,7 +52,7 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     tracing::info!(kme = %config.id, version = env!("CARGO_PKG_VERSION"), "the KME serves");
     let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
     let grace = config.limits.shutdown_grace;
-    Ok(supervisor.run(grace, async move {
+    Ok(supervisor.run(config.limits.drain_delay, grace, async move {
         // Pools expire by themselves; their servers get a moment to forget them sooner.
         let _ = tokio::time::timeout(grace.min(RELEASE_WAIT_MAX), sets.close()).await;
         supply.close().await;
@@ -162,7 +162,7 @@ impl Rooms {
         let api = http::sae::description(config.key_limits()).context("the API cannot be described")?;
         let router = http::admin::router(Arc::new(health), Some(api), !is_plain, supervisor.work.clone());
         let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
-        supervisor.listener("admin", admin, tls, router, limits);
+        supervisor.admin(admin, tls, router, limits);
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Rooms {
         Common {
             tls: Arc::clone(&self.tls),
             clock: Arc::clone(&self.clock),
-            shutdown: supervisor.shutdown.clone(),
+            stopping: supervisor.stopping.clone(),
             restarts: supervisor.restarts.clone(),
         }
     }

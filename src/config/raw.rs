@@ -132,6 +132,7 @@ raw_tables! {
         max_body_kib: i64,
         peer_timeout: String,
         clock_skew_max: String,
+        drain_delay: String,
         shutdown_grace: String,
     }
     RawLog {

@@ -363,6 +363,8 @@ pub struct LimitsConfig {
     pub clock_skew_max: Duration,
     /// How long requests in work may finish after a stop was asked for.
     pub shutdown_grace: Duration,
+    /// How long the daemon is unready and still serves after a stop was asked for.
+    pub drain_delay: Duration,
 }
 
 impl LimitsConfig {
@@ -371,6 +373,7 @@ impl LimitsConfig {
         let five = Duration::from_secs(5);
         let waits = TICK..=Duration::from_mins(5);
         let skews = Duration::ZERO..=Duration::from_hours(1);
+        let delays = Duration::ZERO..=Duration::from_mins(10);
         let skew = Duration::from_secs(30);
         let concurrent = raw.max_concurrent_requests;
         Self {
@@ -387,6 +390,9 @@ impl LimitsConfig {
             peer_timeout: checker.duration(&scope, "peer_timeout", raw.peer_timeout, five, waits).value,
             clock_skew_max: checker.duration(&scope, "clock_skew_max", raw.clock_skew_max, skew, skews).value,
             shutdown_grace: shutdown_grace(checker, &scope, raw.shutdown_grace),
+            drain_delay: checker
+                .duration(&scope, "drain_delay", raw.drain_delay, Duration::ZERO, delays)
+                .value,
         }
     }
 }

@@ -93,3 +93,17 @@ fn a_graceful_stop_gives_leased_keys_back() {
         assert!(seen.insert(key), "a key was handed out twice");
     }
 }
+
+#[test]
+fn a_stopping_site_is_unready_first_and_serves_on_until_its_listeners_drain() {
+    let mut network = Network::generate(2);
+    network.configure(0, "[store]", "[limits]\ndrain_delay = \"2s\"\n\n[store]");
+    network.start_pools(3);
+    network.start_sites();
+    let mut site = network.sites[0].take().unwrap();
+    site.signal("TERM");
+    eventually("readyz says no", || network.part(0, "daemon") == "failed");
+    let key = network.enc("alice", "bob", "").key();
+    assert!(site.wait().success());
+    assert_eq!(network.dec("bob", "alice", &[&key.0]).key(), key);
+}
