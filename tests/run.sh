@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need, then runs every test. `bash tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]`.
+# Installs what the tests need, then runs every test. `bash tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]`; with
+# arguments it leaves out the fault runs, which take two to three minutes (tests/faults/main.rs has their settings).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,3 +40,4 @@ step() { # SCRIPT ARGUMENTS...
 step rust.sh "$@"
 step clients.sh
 step schemathesis.sh
+step faults.sh

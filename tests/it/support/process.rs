@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything; reaching it is a failure, never a way to synchronise.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The program under test, without settings of whoever runs the tests.
+/// The program under test, without settings of whoever runs the tests: the one that was built with them, or the
+/// one that `DQKD_BIN` names.
 pub(crate) fn dqkd() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dqkd"));
+    let program = std::env::var_os("DQKD_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_dqkd").into());
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DQKD_") || name == "RUST_LOG" {
             command.env_remove(name);
@@ -52,6 +54,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts `dqkd COMMAND --config FILE` and waits until it prints that it listens. `listeners` lines come.
     pub(crate) fn start(command: &str, config: &Path, listeners: usize) -> Self {
+        Self::try_start(command, config, listeners).unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// The same; what it logged when it did not come up.
+    pub(crate) fn try_start(command: &str, config: &Path, listeners: usize) -> Result<Self, String> {
         let log = config.with_extension("log");
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut process = dqkd();
@@ -60,9 +67,11 @@ impl Daemon {
         let lines = lines_of(&mut daemon.child);
         for _ in 0..listeners {
             let line = lines.recv_timeout(PATIENCE);
-            assert!(line.is_ok(), "{} did not start:\n{}", config.display(), daemon.log());
+            if line.is_err() {
+                return Err(format!("{} did not start:\n{}", config.display(), daemon.log()));
+            }
         }
-        daemon
+        Ok(daemon)
     }
 
     /// What it wrote to standard error so far, over all of its starts.
