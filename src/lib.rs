@@ -8,6 +8,7 @@ pub mod blast;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod conformance;
 pub mod delivery;
 pub mod http;
 pub mod identity;

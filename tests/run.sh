@@ -5,30 +5,39 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Debian packages: the real curl, faketime for a clock that is turned back, mount for a disk that is full.
+have() { # COMMAND...
+    "$@" >/dev/null 2>&1
+}
 need() { # COMMAND PACKAGE
-    command -v "$1" >/dev/null && return
+    have command -v "$1" || install "$2"
+}
+install() { # PACKAGE
     local sudo=
     [ "$(id -u)" = 0 ] || sudo=sudo
     if ! command -v apt-get >/dev/null; then
-        echo "tests need $1: install it (Debian: package $2) and try again" >&2
+        echo "tests need what Debian has in its package $1: install it and try again" >&2
         exit 1
     fi
     $sudo apt-get update -q >/dev/null
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$2" >/dev/null
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >/dev/null
 }
 need curl curl
 need faketime faketime
 need git git
 need cc gcc
-need mkfs.ext4 e2fsprogs
+need python3 python3
+# Debian's python3 makes no virtual environments without it.
+have python3 -c 'import ensurepip, venv' || install python3-venv
+# What the clients of others are built against.
+need pkg-config pkg-config
+have pkg-config --exists openssl || install libssl-dev
+have pkg-config --exists libsodium || install libsodium-dev
 
-if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --all-targets "$@"
-else
-    cargo test --locked --all-targets "$@"
-fi
-cargo test --locked --doc
-if [ $# = 0 ]; then
-    # One after the other, with the machine to themselves.
-    cargo test --locked --test faults -- --ignored --nocapture --test-threads 1
-fi
+step() { # SCRIPT ARGUMENTS...
+    printf '\n== tests/%s (%s s)\n' "$1" "$SECONDS"
+    bash "tests/$1" "${@:2}"
+}
+step rust.sh "$@"
+step clients.sh
+step schemathesis.sh
+[ $# != 0 ] || step faults.sh

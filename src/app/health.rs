@@ -24,13 +24,13 @@ const CERTIFICATE_WARNING: Duration = Duration::from_hours(24 * 7);
 pub(super) struct Common {
     pub(super) tls: Arc<TlsStore>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) shutdown: CancellationToken,
+    pub(super) stopping: CancellationToken,
     pub(super) restarts: Restarts,
 }
 
 impl Common {
     fn parts(&self) -> Vec<Part> {
-        let stopping = self.shutdown.is_cancelled();
+        let stopping = self.stopping.is_cancelled();
         let daemon = if stopping { failed("daemon", "stopping") } else { ok("daemon") };
         let restarts = self.restarts.count();
         let tasks = match restarts {

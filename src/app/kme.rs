@@ -50,10 +50,12 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     }
     rooms.start_background(config, origin, &supervisor);
     tracing::info!(kme = %config.id, version = env!("CARGO_PKG_VERSION"), "the KME serves");
-    let (store, sets, grace) = (rooms.store, rooms.source_sets, config.limits.shutdown_grace);
-    Ok(supervisor.run(grace, async move {
+    let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
+    let grace = config.limits.shutdown_grace;
+    Ok(supervisor.run(config.limits.drain_delay, grace, async move {
         // Pools expire by themselves; their servers get a moment to forget them sooner.
         let _ = tokio::time::timeout(grace.min(RELEASE_WAIT_MAX), sets.close()).await;
+        supply.close().await;
         store.close().await;
     }))
 }
@@ -112,6 +114,7 @@ impl Rooms {
             clock: Arc::clone(&clock),
             random,
             tasks: supervisor.work.clone(),
+            stopping: supervisor.shutdown.clone(),
         };
         let supply = Supply::new(parts, map::supply(config));
         let intake = Intake::new(
@@ -156,9 +159,10 @@ impl Rooms {
             peers: Arc::clone(&self.peers),
             pool_servers: Arc::clone(&self.pool_servers),
         };
-        let router = http::admin::router(Arc::new(health), !is_plain, supervisor.work.clone());
+        let api = http::sae::description(config.key_limits()).context("the API cannot be described")?;
+        let router = http::admin::router(Arc::new(health), Some(api), !is_plain, supervisor.work.clone());
         let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
-        supervisor.listener("admin", admin, tls, router, limits);
+        supervisor.admin(admin, tls, router, limits);
         Ok(())
     }
 
@@ -166,7 +170,7 @@ impl Rooms {
         Common {
             tls: Arc::clone(&self.tls),
             clock: Arc::clone(&self.clock),
-            shutdown: supervisor.shutdown.clone(),
+            stopping: supervisor.stopping.clone(),
             restarts: supervisor.restarts.clone(),
         }
     }
@@ -175,6 +179,8 @@ impl Rooms {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
         supervisor
             .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        let supply = Arc::clone(&self.supply);
+        supervisor.background("keeping keys ready", move || Arc::clone(&supply).keep_filled());
         let store = Arc::clone(&self.store);
         supervisor.background("sweep of keys", move || sweep_store(Arc::clone(&store)));
         let directory = origin.map(|origin| DirectoryReload {

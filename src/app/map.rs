@@ -124,6 +124,8 @@ pub(super) fn supply(config: &KmeConfig) -> SupplySettings {
         order_timeout: work_timeout(config),
         max_orders: config.limits.max_concurrent_requests,
         default_key_bytes: words(config.keys.limits.size_bits / 8),
+        min_stored_per_pair: config.keys.min_stored_per_pair,
+        max_stored_per_pair: config.keys.limits.max_stored_per_pair,
     }
 }
 

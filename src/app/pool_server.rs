@@ -58,19 +58,19 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
     let common = Common {
         tls: Arc::clone(&tls),
         clock,
-        shutdown: supervisor.shutdown.clone(),
+        stopping: supervisor.stopping.clone(),
         restarts: supervisor.restarts.clone(),
     };
     let health = PoolHealth { common, vault: Arc::clone(&vault) };
-    let router = http::admin::router(Arc::new(health), !is_plain, supervisor.work.clone());
+    let router = http::admin::router(Arc::new(health), None, !is_plain, supervisor.work.clone());
     let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
-    supervisor.listener("admin", admin, admin_tls, router, limits);
+    supervisor.admin(admin, admin_tls, router, limits);
 
     supervisor.background("sweep of pools", move || sweep(Arc::clone(&vault)));
     let files = Arc::new(Reload { tls: Arc::clone(&tls), directory: None });
     supervisor.background("reload of files", move || reload::watch(Arc::clone(&files)));
     tracing::info!(pool_server = %config.id, version = env!("CARGO_PKG_VERSION"), "the pool server serves");
-    Ok(supervisor.run(grace, async {}))
+    Ok(supervisor.run(Duration::ZERO, grace, async {}))
 }
 
 async fn sweep(vault: Arc<PoolVault>) {

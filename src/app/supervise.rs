@@ -35,19 +35,19 @@ pub struct Daemon {
     pub name: String,
     /// Where its listeners are, by their names in the configuration.
     pub addresses: Vec<(&'static str, SocketAddr)>,
-    shutdown: CancellationToken,
+    stopping: CancellationToken,
     ended: JoinHandle<Stopped>,
 }
 
 impl Daemon {
     /// Asks it to stop: no new connections, work under way is finished, stores are closed.
     pub fn stop(&self) {
-        self.shutdown.cancel();
+        self.stopping.cancel();
     }
 
     /// A handle that asks it to stop.
     pub fn stopper(&self) -> CancellationToken {
-        self.shutdown.clone()
+        self.stopping.clone()
     }
 
     /// Waits until it has stopped.
@@ -101,11 +101,18 @@ pub(super) fn name_of(identity: Result<Identity, IdentityError>) -> String {
 /// Starts a daemon's tasks and, in the end, stops them.
 pub(super) struct Supervisor {
     name: String,
+    /// A stop was asked for: readiness says so from here on.
+    pub(super) stopping: CancellationToken,
+    /// Listeners take no new connections and finish what they have.
     pub(super) shutdown: CancellationToken,
+    /// Nothing is served any more; the admin listener may end.
+    served: CancellationToken,
     pub(super) restarts: Restarts,
     /// Work that a graceful stop waits for.
     pub(super) work: TaskTracker,
     vital: JoinSet<(&'static str, Stopped)>,
+    /// Vital, and ends after the others: who asks while they drain is told that the daemon stops.
+    last: JoinSet<(&'static str, Stopped)>,
     background: TaskTracker,
     addresses: Vec<(&'static str, SocketAddr)>,
 }
@@ -114,10 +121,13 @@ impl Supervisor {
     pub(super) fn new(name: impl fmt::Display) -> Self {
         Self {
             name: name.to_string(),
+            stopping: CancellationToken::new(),
             shutdown: CancellationToken::new(),
+            served: CancellationToken::new(),
             restarts: Restarts::default(),
             work: TaskTracker::new(),
             vital: JoinSet::new(),
+            last: JoinSet::new(),
             background: TaskTracker::new(),
             addresses: Vec::new(),
         }
@@ -134,6 +144,16 @@ impl Supervisor {
     ) {
         let shutdown = self.shutdown.clone();
         self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, router, limits, shutdown));
+    }
+
+    /// Serves the admin `router` on a bound listener, until the others have ended.
+    pub(super) fn admin(&mut self, bound: Bound, tls: ListenerTls, router: Router, limits: ListenerLimits) {
+        self.addresses.push(("admin", bound.address));
+        let served = self.served.clone();
+        self.last.spawn(async move {
+            listener::serve("admin", bound.tcp, tls, router, limits, served).await;
+            ("admin", Ok(()))
+        });
     }
 
     /// Starts a task at `address`: when it ends unasked, the daemon stops.
@@ -176,19 +196,26 @@ impl Supervisor {
         });
     }
 
-    /// Hands the tasks over to a daemon. On the stop, listeners drain for as long as they allow themselves,
-    /// then work under way gets `grace`, then `finish` runs.
+    /// Hands the tasks over to a daemon. On the stop it is unready at once; after `drain_delay` listeners drain
+    /// for as long as they allow themselves, then work under way gets `grace`, then `finish` runs.
     pub(super) fn run(
         mut self,
+        drain_delay: Duration,
         grace: Duration,
         finish: impl Future<Output = ()> + Send + 'static,
     ) -> Daemon {
-        let (name, shutdown) = (self.name.clone(), self.shutdown.clone());
+        let (name, stopping) = (self.name.clone(), self.stopping.clone());
         let addresses = std::mem::take(&mut self.addresses);
         let ended = tokio::spawn(async move {
             let result = self.wait().await;
+            self.stopping.cancel();
+            if result.is_ok() {
+                sleep(drain_delay).await;
+            }
             self.shutdown.cancel();
             while self.vital.join_next().await.is_some() {}
+            self.served.cancel();
+            while self.last.join_next().await.is_some() {}
             self.background.close();
             self.background.wait().await;
             self.work.close();
@@ -199,15 +226,16 @@ impl Supervisor {
             tracing::info!(daemon = self.name, "stopped");
             result
         });
-        Daemon { name, addresses, shutdown, ended }
+        Daemon { name, addresses, stopping, ended }
     }
 
     async fn wait(&mut self) -> Stopped {
         let ended = tokio::select! {
-            () = self.shutdown.cancelled() => return Ok(()),
+            () = self.stopping.cancelled() => return Ok(()),
             ended = self.vital.join_next() => ended,
+            Some(ended) = self.last.join_next() => Some(ended),
         };
-        if self.shutdown.is_cancelled() {
+        if self.stopping.is_cancelled() {
             return Ok(());
         }
         let reason = match ended {
@@ -236,7 +264,7 @@ mod tests {
             let shutdown = supervisor.shutdown.clone();
             async move { shutdown.cancelled().await }
         });
-        let reason = supervisor.run(Duration::ZERO, async {}).ended().await.unwrap_err();
+        let reason = supervisor.run(Duration::ZERO, Duration::ZERO, async {}).ended().await.unwrap_err();
         assert!(reason.to_string().contains("sae listener of site-x"), "{reason}");
     }
 
@@ -244,7 +272,7 @@ mod tests {
     async fn a_panicking_listener_stops_the_daemon_with_a_reason() {
         let mut supervisor = Supervisor::new("site-x");
         supervisor.vital("sae", address(), async { panic!("seeded") });
-        assert!(supervisor.run(Duration::ZERO, async {}).ended().await.is_err());
+        assert!(supervisor.run(Duration::ZERO, Duration::ZERO, async {}).ended().await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,13 +289,29 @@ mod tests {
             }
         });
         let restarts = supervisor.restarts.clone();
-        let daemon = supervisor.run(Duration::ZERO, async {});
+        let daemon = supervisor.run(Duration::ZERO, Duration::ZERO, async {});
         for _ in 0..3 {
             receiver.recv().await.unwrap();
         }
         assert!(restarts.count() >= 2);
         daemon.stop();
         daemon.ended().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopping_daemon_is_unready_first_then_drains() {
+        let mut supervisor = Supervisor::new("site-x");
+        let (stopping, shutdown) = (supervisor.stopping.clone(), supervisor.shutdown.clone());
+        supervisor.vital("sae", address(), {
+            let shutdown = shutdown.clone();
+            async move { shutdown.cancelled().await }
+        });
+        let daemon = supervisor.run(Duration::from_secs(5), Duration::ZERO, async {});
+        daemon.stop();
+        sleep(Duration::from_secs(4)).await;
+        assert!(stopping.is_cancelled() && !shutdown.is_cancelled());
+        daemon.ended().await.unwrap();
+        assert!(shutdown.is_cancelled());
     }
 
     #[tokio::test]
@@ -284,7 +328,7 @@ mod tests {
         });
         let noted = Arc::clone(&order);
         let finish = async move { noted.lock().unwrap().push("finish") };
-        let daemon = supervisor.run(Duration::from_mins(1), finish);
+        let daemon = supervisor.run(Duration::ZERO, Duration::from_mins(1), finish);
         daemon.stop();
         release.send(()).unwrap();
         daemon.ended().await.unwrap();

@@ -2,11 +2,9 @@
 //!
 //! Linear in the pools. It checks nothing: `batch` refuses bad sizes before it comes here.
 
-use chacha20::ChaCha20Rng;
-use rand_core::Rng as _;
-
 use super::batch::SourcePool;
-use super::sampler::{gather, positions, stream, sub_seed};
+use super::sampler::{gather, positions, sub_seed};
+use super::stream::Stream;
 use super::toeplitz::{Product, multiply};
 use super::wiped::Wiped;
 use crate::kme::Seed;
@@ -25,7 +23,7 @@ pub(super) fn extract(
         gather(pool.words, &positions, part);
     }
     let output_words = output_bytes.div_ceil(8);
-    let mut generator = stream(&sub_seed("toeplitz", &[seed.expose()]));
+    let mut generator = Stream::of(&sub_seed("toeplitz", &[seed.expose()]));
     let diagonal = words(&mut generator, sample.len() + output_words);
     let output = multiply(product, &diagonal, &sample, output_words);
     let mut bytes = Wiped::zeroed(output_bytes);
@@ -37,7 +35,7 @@ pub(super) fn extract(
 
 /// The next `count` words of the generator, little-endian: 32-bit words in pairs, low half first. Bits past the last that the product needs change
 /// only output bits that nobody reads.
-fn words(generator: &mut ChaCha20Rng, count: usize) -> Wiped<u64> {
+fn words(generator: &mut Stream, count: usize) -> Wiped<u64> {
     let mut words = Wiped::zeroed(count);
     for word in words.iter_mut() {
         *word = generator.next_u64();

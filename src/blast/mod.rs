@@ -9,6 +9,7 @@ mod error;
 mod extract;
 mod params;
 mod sampler;
+mod stream;
 mod toeplitz;
 mod wiped;
 

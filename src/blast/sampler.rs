@@ -3,12 +3,11 @@
 //! Owns steps 1 and 2 of `docs/blast-engine.md`, section 4. It reads the generator's raw 32-bit words: the
 //! range and shuffle functions of the `rand` crates may change their output between versions.
 
-use chacha20::ChaCha20Rng;
-use rand_core::{Rng as _, SeedableRng as _};
 use sha3::{Digest as _, Sha3_256};
 use zeroize::Zeroizing;
 
 use super::SUITE;
+use super::stream::Stream;
 use super::wiped::Wiped;
 use crate::kme::{PoolId, Seed};
 
@@ -24,12 +23,6 @@ pub(super) fn sub_seed(label: &str, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
     hash.finalize_into((&mut *key).into());
     key
-}
-
-/// The ChaCha20 stream 0 of `key`: 64-bit block counter and 64-bit stream number, both from zero. Wiped on
-/// drop.
-pub(super) fn stream(key: &Zeroizing<[u8; 32]>) -> ChaCha20Rng {
-    ChaCha20Rng::from_seed(**key)
 }
 
 /// Positions seen so far: an open hash table, at most a quarter full, wiped on drop.
@@ -78,7 +71,7 @@ pub(super) fn positions(
     count: usize,
 ) -> Wiped<u32> {
     debug_assert!(pool_words.is_power_of_two() && count <= pool_words);
-    let mut words = stream(&sub_seed("sample", &[&[index], pool.as_bytes(), seed.expose()]));
+    let mut words = Stream::of(&sub_seed("sample", &[&[index], pool.as_bytes(), seed.expose()]));
     let mask = u32::try_from(pool_words - 1).unwrap_or(u32::MAX);
     let mut seen = Seen::with_room_for(count);
     let mut chosen = Wiped::zeroed(count);
@@ -135,7 +128,7 @@ mod tests {
 
     #[test]
     fn repeats_are_skipped_in_the_order_of_the_stream() {
-        let mut words = stream(&sub_seed("sample", &[&[3], POOL.as_bytes(), &[2; 32]]));
+        let mut words = Stream::of(&sub_seed("sample", &[&[3], POOL.as_bytes(), &[2; 32]]));
         let mut expected: Vec<u32> = Vec::new();
         while expected.len() < 200 {
             let position = words.next_u32() & 255;

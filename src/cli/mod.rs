@@ -4,6 +4,7 @@
 //! do next. Starts daemons through [`crate::app`]; decides nothing itself.
 
 mod check;
+mod conformance;
 mod daemon;
 mod demo;
 mod pki;
@@ -52,6 +53,8 @@ enum Command {
     Enc(request::EncArgs),
     /// Fetch keys by their IDs (ETSI GS QKD 014, Get key with key IDs)
     Dec(request::DecArgs),
+    /// Test any two KMEs against ETSI GS QKD 014 (docs/conformance.md)
+    Conformance(Box<conformance::ConformanceArgs>),
     /// Known answers of every primitive and of the engine
     SelfTest {
         /// Check these vectors instead of the built-in ones
@@ -123,6 +126,7 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => request::status(args),
         Command::Enc(args) => request::enc(args),
         Command::Dec(args) => request::dec(args),
+        Command::Conformance(args) => conformance::run(*args),
         Command::SelfTest { vectors } => self_test::run(vectors.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dqkd", &mut std::io::stdout());

@@ -106,6 +106,7 @@ raw_tables! {
         max_size_bits: i64,
         max_per_request: i64,
         max_stored_per_pair: i64,
+        min_stored_per_pair: i64,
         max_sae_id_count: i64,
         ttl: String,
     }
@@ -131,6 +132,7 @@ raw_tables! {
         max_body_kib: i64,
         peer_timeout: String,
         clock_skew_max: String,
+        drain_delay: String,
         shutdown_grace: String,
     }
     RawLog {

@@ -139,6 +139,8 @@ pub struct KeysConfig {
     pub limits: KeyLimits,
     /// How long a key can be retrieved after it was made.
     pub ttl: Duration,
+    /// Keys kept ready for every pair in use.
+    pub min_stored_per_pair: u32,
 }
 
 impl KeysConfig {
@@ -177,6 +179,8 @@ impl KeysConfig {
                 format!("{} is more than keys.max_stored_per_pair = {}", per_request.value, stored.value);
             checker.problem(&per_request.at, &what, "max_per_request <= max_stored_per_pair");
         }
+        let floor =
+            checker.number(&scope, "min_stored_per_pair", raw.min_stored_per_pair, 64_u32, 0..=1_000_000);
         let additional = checker.number(&scope, "max_sae_id_count", raw.max_sae_id_count, 8_u32, 0..=64);
         let ttl = checker.duration(
             &scope,
@@ -193,7 +197,8 @@ impl KeysConfig {
             max_stored_per_pair: stored.value,
             max_additional_saes: additional.value,
         };
-        (Self { limits, ttl: ttl.value }, ttl)
+        let min_stored_per_pair = floor.value.min(stored.value);
+        (Self { limits, ttl: ttl.value, min_stored_per_pair }, ttl)
     }
 }
 
@@ -358,6 +363,8 @@ pub struct LimitsConfig {
     pub clock_skew_max: Duration,
     /// How long requests in work may finish after a stop was asked for.
     pub shutdown_grace: Duration,
+    /// How long the daemon is unready and still serves after a stop was asked for.
+    pub drain_delay: Duration,
 }
 
 impl LimitsConfig {
@@ -366,6 +373,7 @@ impl LimitsConfig {
         let five = Duration::from_secs(5);
         let waits = TICK..=Duration::from_mins(5);
         let skews = Duration::ZERO..=Duration::from_hours(1);
+        let delays = Duration::ZERO..=Duration::from_mins(10);
         let skew = Duration::from_secs(30);
         let concurrent = raw.max_concurrent_requests;
         Self {
@@ -382,6 +390,9 @@ impl LimitsConfig {
             peer_timeout: checker.duration(&scope, "peer_timeout", raw.peer_timeout, five, waits).value,
             clock_skew_max: checker.duration(&scope, "clock_skew_max", raw.clock_skew_max, skew, skews).value,
             shutdown_grace: shutdown_grace(checker, &scope, raw.shutdown_grace),
+            drain_delay: checker
+                .duration(&scope, "drain_delay", raw.drain_delay, Duration::ZERO, delays)
+                .value,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::kme::{FreshKey, Recipient};
+use crate::kme::{FreshKey, Recipient, SaeId};
 use crate::supply::{KeyOrder, Supply, SupplyError};
 
 /// Where fresh keys come from.
@@ -14,8 +14,8 @@ pub trait KeySource: Send + Sync {
     /// [`SupplyError`]; then no key was handed out.
     fn make<'a>(&'a self, order: KeyOrder<'a>) -> BoxFuture<'a, Result<Vec<FreshKey>, SupplyError>>;
 
-    /// How many keys of the default size could be handed out now to be shared with `recipients`.
-    fn deliverable_now(&self, recipients: &[Recipient]) -> u32;
+    /// How many keys of the default size are ready to be handed out to `master`, shared with `recipient`.
+    fn ready<'a>(&'a self, master: &'a SaeId, recipient: &'a Recipient) -> BoxFuture<'a, u32>;
 }
 
 impl KeySource for Supply {
@@ -23,7 +23,7 @@ impl KeySource for Supply {
         Box::pin(self.make(order))
     }
 
-    fn deliverable_now(&self, recipients: &[Recipient]) -> u32 {
-        self.deliverable_now(recipients)
+    fn ready<'a>(&'a self, master: &'a SaeId, recipient: &'a Recipient) -> BoxFuture<'a, u32> {
+        Box::pin(self.ready(master, recipient))
     }
 }

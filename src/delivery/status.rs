@@ -14,7 +14,7 @@ pub struct Status {
     pub master: SaeId,
     /// The peer, as the path names it: an SAE, or a whole KME.
     pub slave: Party,
-    /// Keys of the default size that could be delivered now; never above `limits.max_stored_per_pair`.
+    /// Keys of the default size that are ready to be delivered; never above `limits.max_stored_per_pair`.
     pub stored: u32,
     /// What the caller may ask for.
     pub limits: KeyLimits,
@@ -25,9 +25,9 @@ impl Delivery {
     ///
     /// # Errors
     /// [`DeliveryError::Refused`] for a path that names nobody, or the caller.
-    pub fn status(&self, caller: &Caller, path_id: &str) -> Result<Status, DeliveryError> {
+    pub async fn status(&self, caller: &Caller, path_id: &str) -> Result<Status, DeliveryError> {
         let recipient = caller.recipient(path_id)?;
-        let stored = self.source.deliverable_now(std::slice::from_ref(&recipient));
+        let stored = self.source.ready(caller.sae(), &recipient).await;
         Ok(Status {
             source: caller.directory().local().clone(),
             target: recipient.kme,

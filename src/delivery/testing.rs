@@ -172,8 +172,8 @@ impl KeySource for TestSource {
         })
     }
 
-    fn deliverable_now(&self, _recipients: &[Recipient]) -> u32 {
-        self.deliverable.load(Ordering::SeqCst)
+    fn ready<'a>(&'a self, _master: &'a SaeId, _recipient: &'a Recipient) -> BoxFuture<'a, u32> {
+        Box::pin(async { self.deliverable.load(Ordering::SeqCst) })
     }
 }
 

@@ -63,10 +63,10 @@ async fn a_reloaded_directory_counts_from_the_next_request_on() {
         SAES.iter().copied().filter(|(id, _)| !["bob", "dave"].contains(id)).collect();
     sites.a.directory.store(Arc::new(directory_of("site-a", &without_bob_and_dave)));
     assert!(matches!(admitted(&sites.a, "dave"), Err(DeliveryError::NotAdmitted)));
-    let refused = sites.a.delivery.status(&caller(&sites.a, "alice"), "bob").unwrap_err();
+    let refused = sites.a.delivery.status(&caller(&sites.a, "alice"), "bob").await.unwrap_err();
     assert!(matches!(refused, DeliveryError::Refused(Refusal::UnknownPeer)));
     // A request that was admitted before ends as it began.
-    assert_eq!(sites.a.delivery.status(&before, "bob").unwrap().target.as_str(), "site-b");
+    assert_eq!(sites.a.delivery.status(&before, "bob").await.unwrap().target.as_str(), "site-b");
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn a_path_names_a_listed_sae_or_a_kme_and_nobody_else() {
             matches!(&refused, DeliveryError::Refused(refusal) if *refusal == expected),
             "{path}: {refused}"
         );
-        let refused = sites.a.delivery.status(&caller(&sites.a, "alice"), path).unwrap_err();
+        let refused = sites.a.delivery.status(&caller(&sites.a, "alice"), path).await.unwrap_err();
         assert!(
             matches!(&refused, DeliveryError::Refused(refusal) if *refusal == expected),
             "{path}: {refused}"
@@ -281,7 +281,7 @@ async fn status_never_promises_more_than_may_be_stored() {
     let sites = TestSites::new(rules()).await;
     for (deliverable, stored) in [(0, 0), (99, 99), (100, 100), (5_000, 100)] {
         sites.a.source.set_deliverable(deliverable);
-        let status = sites.a.delivery.status(&caller(&sites.a, "alice"), "bob").unwrap();
+        let status = sites.a.delivery.status(&caller(&sites.a, "alice"), "bob").await.unwrap();
         assert_eq!(status.stored, stored);
         assert_eq!((status.master, status.slave), (sae("alice"), Party::Sae(sae("bob"))));
     }

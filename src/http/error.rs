@@ -6,6 +6,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// An error answer: ETSI GS QKD 014 Table 13, `{"message": ..., "details": [...]}`.
 ///
@@ -29,10 +30,16 @@ pub struct ApiError {
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorCode(pub &'static str);
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// Table 13.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Error)]
+pub(super) struct Body<'a> {
+    /// What is wrong. The sentences of the standard are literal.
     message: &'a str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    /// Name and value pairs that explain the message; left out when there are none.
+    #[schema(value_type = Vec<Object>, required = false)]
     details: &'a [serde_json::Value],
 }
 

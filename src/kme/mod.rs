@@ -8,6 +8,7 @@ mod clock;
 mod directory;
 mod id;
 mod key;
+pub mod life;
 mod provenance;
 mod random;
 mod secret;

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Key, Timestamp};
 
 /// How good the source of a key was. Known at the site that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceGrade {
     /// What the pools were filled from, as the pool servers name it, for example `os`.
     pub entropy_sources: BTreeSet<String>,

@@ -11,8 +11,8 @@ use crate::kme::Random;
 const FAILURES_MAX: u32 = 3;
 /// First pause; doubles with each further failure.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
-/// Longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest pause: one call every two seconds costs nobody much, and reserves fill soon after a link is back.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Whether a peer is being called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _, KeyWrapPadded as _};
-use chacha20::ChaCha20Rng;
+use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use sha3::{Digest as _, Sha3_256};
 use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};
@@ -85,7 +85,7 @@ fn chacha20_carry() -> Result<(), String> {
     let mut key = [0; 32];
     key.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let mut stream = ChaCha20Rng::from_seed(key);
-    stream.set_block_pos(u64::from(u32::MAX));
+    stream.set_word_pos(16 * u128::from(u32::MAX));
     let mut blocks = [0; 128];
     stream.fill_bytes(&mut blocks);
     let (before, after) = blocks.split_at(64);

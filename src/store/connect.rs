@@ -23,8 +23,10 @@ const READER_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 2;
 
 /// Every schema version, oldest first. Statements of a published version never change.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "keys", include_str!("../../migrations/sqlite/0001_keys.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "keys", include_str!("../../migrations/sqlite/0001_keys.sql")),
+    (2, "ready_blocks", include_str!("../../migrations/sqlite/0002_ready_blocks.sql")),
+];
 
 /// Takes the file's path from `sqlite://PATH`, `sqlite:PATH`; PATH is absolute or relative to the working
 /// directory.

@@ -3,9 +3,11 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::error::StoreError;
+use super::ready::ReadyRow;
 use super::seal::SealedKeys;
 use super::sql;
 use super::types::{Inserted, NewBatch};
+use crate::kme::life::{self, Known};
 use crate::kme::{BatchId, KmeId, Timestamp};
 
 /// A batch, sealed and in the form of its row; holds no secret.
@@ -20,10 +22,15 @@ pub(super) struct InsertJob {
     created_at: Timestamp,
     expires_at: Timestamp,
     keys: SealedKeys,
+    ready: Option<ReadyRow>,
 }
 
 impl InsertJob {
-    pub(super) fn new(batch: &NewBatch<'_>, keys: SealedKeys) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        batch: &NewBatch<'_>,
+        keys: SealedKeys,
+        ready: Option<ReadyRow>,
+    ) -> Result<Self, StoreError> {
         let json = |text: Result<String, serde_json::Error>| {
             text.map_err(|_| StoreError::Misuse("parties that are no JSON"))
         };
@@ -39,6 +46,7 @@ impl InsertJob {
             created_at: batch.created_at,
             expires_at: batch.expires_at,
             keys,
+            ready,
         })
     }
 
@@ -49,17 +57,20 @@ impl InsertJob {
 
     /// Runs in a transaction of the only writer, so what it looks up first cannot change before it writes.
     pub(super) async fn run(&self, connection: &mut SqliteConnection) -> Result<Inserted, StoreError> {
+        let inserted = life::push(self.known(connection).await?);
+        if inserted == Inserted::Stored {
+            self.write(connection).await?;
+        }
+        Ok(inserted)
+    }
+
+    async fn known(&self, connection: &mut SqliteConnection) -> Result<Known, StoreError> {
         let id: &[u8] = self.batch_id.as_bytes();
         let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
             sqlx::query_as(sql::BATCH).bind(id).fetch_optional(&mut *connection).await?;
         if let Some((source, content, state, _)) = known {
-            return Ok(if source != self.source.as_str() || content != self.content {
-                Inserted::Conflict
-            } else if state == "voided" {
-                Inserted::Voided
-            } else {
-                Inserted::AlreadyStored
-            });
+            let same_content = source == self.source.as_str() && content == self.content;
+            return Ok(Known::Batch { same_content, voided: state == "voided" });
         }
         let tombstones: i64 = sqlx::query_scalar(sql::TOMBSTONE)
             .bind(id)
@@ -67,17 +78,13 @@ impl InsertJob {
             .fetch_one(&mut *connection)
             .await?;
         if tombstones > 0 {
-            return Ok(Inserted::Voided);
+            return Ok(Known::Tombstone);
         }
         let in_use: i64 = sqlx::query_scalar(sql::KEYS_IN_USE)
             .bind(self.keys.key_ids.as_slice())
             .fetch_one(&mut *connection)
             .await?;
-        if in_use > 0 {
-            return Ok(Inserted::Conflict);
-        }
-        self.write(connection).await?;
-        Ok(Inserted::Stored)
+        Ok(if in_use > 0 { Known::KeyIdsInUse } else { Known::Unknown })
     }
 
     async fn write(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
@@ -113,6 +120,9 @@ impl InsertJob {
             .bind(sealed_bytes)
             .execute(&mut *connection)
             .await?;
+        if let Some(ready) = &self.ready {
+            ready.write(connection, self.batch_id, &self.keys.key_ids).await?;
+        }
         Ok(())
     }
 }

@@ -4,15 +4,16 @@
 //! of peers, or of where batches come from; never writes key material that is not sealed, and never
 //! returns a key before the commit that uses up its retrieval.
 
-mod claim;
 mod connect;
 mod error;
 mod insert;
 mod kek;
+mod ready;
 mod retrieve;
 mod seal;
 mod sql;
 mod sweep;
+mod turn;
 mod types;
 mod void;
 mod writer;
@@ -32,20 +33,21 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, info_span, warn};
 
-use self::claim::Claim;
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
 pub use self::kek::{KekError, KeyEncryptionKeys};
+use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
 use self::retrieve::RetrieveJob;
 pub use self::seal::SealError;
 use self::seal::Sealer;
+use self::turn::Turn;
 pub use self::types::{
-    ContentDigest, Counts, Entitlement, Inserted, NewBatch, Retrieval, RetrievalMode, Role, Swept,
-    VoidOutcome,
+    ContentDigest, Counts, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, Retrieval, RetrievalMode,
+    ReturnedBlock, Role, Swept, VoidOutcome, Withdrawn,
 };
 use self::void::VoidJob;
 use self::writer::{Job, QUEUE_JOBS, Writer};
-use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, Timestamp};
+use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
 
 /// Most keys of one batch.
 pub const MAX_KEYS_PER_BATCH: usize = 65_536;
@@ -129,10 +131,70 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing was stored, or its caller may repeat the call to find out.
     pub async fn insert_batch(&self, batch: &NewBatch<'_>) -> Result<Inserted, StoreError> {
+        if batch.entitled.is_empty() {
+            return Err(StoreError::Misuse("a batch that nobody here may retrieve"));
+        }
+        self.insert(batch, None).await
+    }
+
+    /// Stores a batch for the one recipient that it has, and lists its keys as ready to be leased until
+    /// `usable_until`.
+    ///
+    /// # Errors
+    /// As for [`Self::insert_batch`].
+    pub async fn insert_ready(
+        &self,
+        batch: &NewBatch<'_>,
+        grade: &SourceGrade,
+        usable_until: Timestamp,
+    ) -> Result<Inserted, StoreError> {
+        let [recipient] = batch.recipients else {
+            return Err(StoreError::Misuse("ready keys are for one recipient"));
+        };
+        let pair = ReadyPair { master: batch.master, recipient };
+        self.insert(batch, Some(ReadyRow::new(pair, grade, usable_until)?)).await
+    }
+
+    /// Takes up to `blocks` blocks of ready keys of a pair out of the store, those that end first in front. The
+    /// commit comes before the answer: no other call, process or restart gets them again.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the keys are ready still, except when the commit itself failed half-way through.
+    pub async fn lease(&self, pair: ReadyPair<'_>, blocks: u32) -> Result<Vec<LeasedBlock>, StoreError> {
+        let span = info_span!("db.lease", sae.id = %pair.master, blocks);
+        let job = LeaseJob { pair: PairText::of(pair)?, blocks };
+        self.call(|reply| Job::Lease(job, reply)).instrument(span).await
+    }
+
+    /// Gives leased keys back that were not handed out; all blocks in one commit. For blocks that are stored
+    /// ([`LeasedBlock::is_stored`]); others go through [`Self::insert_ready`], as a batch of their own.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then they stay leased.
+    pub async fn give_back(&self, blocks: &[ReturnedBlock<'_>]) -> Result<(), StoreError> {
+        let job = |block: &ReturnedBlock<'_>| {
+            let row = ReadyRow::new(block.pair, &block.provenance.grade, block.usable_until)?;
+            Ok(ReturnJob { batch_id: block.batch_id, key_ids: pack(block.key_ids), row })
+        };
+        let jobs = blocks.iter().map(job).collect::<Result<Vec<_>, StoreError>>()?;
+        let span = info_span!("db.give_back", blocks = jobs.len());
+        self.call(|reply| Job::Return(jobs, reply)).instrument(span).await
+    }
+
+    /// How many keys of a pair are ready to be leased.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
+        let pair = PairText::of(pair)?;
+        bounded(pair.count(&self.readers, self.clock.now())).instrument(info_span!("db.ready_count")).await
+    }
+
+    async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
         check_batch(batch)?;
         let span = info_span!("db.insert_batch", batch.id = %batch.batch_id, keys = batch.keys.len());
         let sealed = self.sealer.seal(batch.batch_id, batch.keys, self.clock.now())?;
-        let job = Box::new(InsertJob::new(batch, sealed)?);
+        let job = Box::new(InsertJob::new(batch, sealed, ready)?);
         self.call(|reply| Job::Insert(job, reply)).instrument(span).await
     }
 
@@ -167,6 +229,22 @@ impl Store {
         let span = info_span!("db.void", batch.id = %batch_id, keys = key_ids.len());
         let job = VoidJob { source: source.clone(), batch_id, key_ids: key_ids.to_vec(), expires_at };
         self.call(|reply| Job::Void(job, reply)).instrument(span).await
+    }
+
+    /// Voids a batch of ready keys that this site made and whose [`Self::insert_ready`] failed or went unanswered:
+    /// it may have been committed all the same, and leased.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was voided, or the call may be repeated to find out.
+    pub async fn withdraw(
+        &self,
+        source: &KmeId,
+        batch_id: BatchId,
+        expires_at: Timestamp,
+    ) -> Result<Withdrawn, StoreError> {
+        let span = info_span!("db.withdraw", batch.id = %batch_id);
+        let job = VoidJob { source: source.clone(), batch_id, key_ids: Vec::new(), expires_at };
+        self.call(|reply| Job::Withdraw(job, reply)).instrument(span).await
     }
 
     /// Erases at most `limit` rows of each kind that are past their time, then moves the write-ahead log
@@ -226,7 +304,7 @@ impl Store {
         job: Box<RetrieveJob>,
         patience: Duration,
     ) -> Result<Vec<Key>, RetrieveError> {
-        let caller = Caller(Arc::clone(&job.claim));
+        let caller = Caller(Arc::clone(&job.turn));
         let (reply, answer) = oneshot::channel();
         let exchange = async {
             let sent = self.queue.send(Job::Retrieve(job, reply)).await;
@@ -261,7 +339,7 @@ impl Store {
 }
 
 /// Gives up a retrieval when its caller goes away.
-struct Caller(Arc<Claim>);
+struct Caller(Arc<Turn>);
 
 impl Drop for Caller {
     fn drop(&mut self) {
@@ -324,9 +402,6 @@ fn check_batch(batch: &NewBatch<'_>) -> Result<(), StoreError> {
     }
     if key_bytes == 0 || batch.keys.iter().any(|key| key.material.len_bytes() != key_bytes) {
         return Err(StoreError::Misuse("keys of one batch must have one length, of at least a byte"));
-    }
-    if batch.entitled.is_empty() {
-        return Err(StoreError::Misuse("a batch that nobody here may retrieve"));
     }
     if !distinct(batch.keys.iter().map(|key| key.id)) {
         return Err(StoreError::Misuse("a key ID twice in one batch"));

@@ -11,11 +11,12 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::claim::Claim;
 use super::error::{RetrieveError, StoreError};
 use super::seal::{DataKeyId, Sealer};
+use super::turn::Turn;
 use super::types::{Entitlement, Retrieval, RetrievalMode, Role};
 use super::{pack, sql};
+use crate::kme::life::{self, Claim, EarlierUse, Erasure, Terms};
 use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Timestamp};
 
 /// A request, owned by the writer's queue.
@@ -26,7 +27,7 @@ pub(super) struct RetrieveJob {
     pub(super) key_ids: Vec<KeyId>,
     pub(super) mode: RetrievalMode,
     pub(super) replay_window: Duration,
-    pub(super) claim: Arc<Claim>,
+    pub(super) turn: Arc<Turn>,
 }
 
 impl From<&Retrieval<'_>> for RetrieveJob {
@@ -38,8 +39,15 @@ impl From<&Retrieval<'_>> for RetrieveJob {
             key_ids: asked.key_ids.to_vec(),
             mode: asked.mode,
             replay_window: asked.replay_window,
-            claim: Arc::default(),
+            turn: Arc::default(),
         }
+    }
+}
+
+impl RetrieveJob {
+    fn terms(&self) -> Terms {
+        let until_expiry = self.mode == RetrievalMode::UntilExpiry;
+        Terms { until_expiry, replay_window: self.replay_window }
     }
 }
 
@@ -92,14 +100,15 @@ impl KeyRow {
                     continue;
                 }
                 let name = party_text(&party);
-                let Some(earlier) = self.uses.iter().find(|used| used.party == name) else {
-                    return Verdict::Take(name);
-                };
-                let repeat = earlier.by == job.caller.as_str()
-                    && job.replay_window > Duration::ZERO
-                    && now < earlier.at.plus(job.replay_window);
-                if repeat || job.mode == RetrievalMode::UntilExpiry {
-                    return Verdict::Repeat;
+                let earlier = self.uses.iter().find(|used| used.party == name);
+                let earlier = earlier.map(|used| {
+                    let by_same_caller = used.by == job.caller.as_str();
+                    EarlierUse { by_same_caller, at: used.at }
+                });
+                match life::claim(earlier, job.terms(), now) {
+                    Claim::Take => return Verdict::Take(name),
+                    Claim::Repeat => return Verdict::Repeat,
+                    Claim::Spent => {}
                 }
             }
         }
@@ -236,14 +245,14 @@ impl Rows {
     fn take(&mut self, id: KeyId, party: String, job: &RetrieveJob) {
         let Some(row) = self.keys.get_mut(&id) else { return };
         row.uses.push(Use { party: party.clone(), by: job.caller.to_string(), at: self.now });
-        let spent = job.mode == RetrievalMode::Once && row.all_used();
-        if spent && job.replay_window.is_zero() {
-            row.sealed = None;
-            self.erased.push(id);
-            return;
-        }
-        if spent {
-            self.erase_later.entry(self.now.plus(job.replay_window)).or_default().push(id);
+        match life::erasure(row.all_used(), job.terms(), self.now) {
+            Erasure::Now => {
+                row.sealed = None;
+                self.erased.push(id);
+                return;
+            }
+            Erasure::At(at) => self.erase_later.entry(at).or_default().push(id),
+            Erasure::Keep => {}
         }
         self.used.entry((party, job.caller.to_string())).or_default().push(id);
     }
@@ -274,7 +283,7 @@ impl Rows {
 }
 
 /// Unwraps a data key that this process did not draw, once.
-async fn learn_data_key(
+pub(super) async fn learn_data_key(
     connection: &mut SqliteConnection,
     sealer: &Sealer,
     id: DataKeyId,
@@ -304,7 +313,7 @@ fn batch_facts(batch_id: BatchId, row: &SqliteRow) -> Result<BatchFacts, StoreEr
     })
 }
 
-fn array(bytes: &[u8], table: &'static str) -> Result<[u8; 16], StoreError> {
+pub(super) fn array(bytes: &[u8], table: &'static str) -> Result<[u8; 16], StoreError> {
     bytes.try_into().map_err(|_| StoreError::corrupt(table, "an ID of another length than 16 bytes"))
 }
 

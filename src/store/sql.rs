@@ -73,6 +73,30 @@ pub(super) const VOID_BATCH: &str = "UPDATE batches SET state = 'voided' WHERE b
 pub(super) const INSERT_TOMBSTONE: &str = "INSERT INTO tombstones (batch_id, source_kme, expires_at_ms) VALUES ($1, $2, $3) \
      ON CONFLICT (batch_id, source_kme) DO NOTHING";
 
+/// Only for a batch that is stored: one that was voided meanwhile stays out.
+pub(super) const INSERT_READY: &str = "INSERT INTO ready_blocks (batch_id, master_sae, recipient, key_ids, \
+     grade, usable_until_ms) SELECT batch_id, $2, $3, $4, $5, $6 FROM batches \
+     WHERE batch_id = $1 AND state = 'stored' ON CONFLICT (batch_id) DO NOTHING";
+/// Blocks of a pair, those that end first in front. (Postgres: `FOR UPDATE OF r SKIP LOCKED`.)
+pub(super) const READY: &str = "SELECT r.batch_id, r.key_ids, r.grade, r.usable_until_ms, b.created_at_ms, \
+     b.expires_at_ms, b.data_key_id, b.entitled \
+     FROM ready_blocks r JOIN batches b ON b.batch_id = r.batch_id \
+     WHERE r.master_sae = $1 AND r.recipient = $2 AND r.usable_until_ms > $3 \
+     ORDER BY r.usable_until_ms, r.batch_id LIMIT $4";
+pub(super) const READY_KEYS: &str = with_packed_ids!(
+    "SELECT k.key_id, k.sealed FROM ids CROSS JOIN keys k ON k.key_id = ids.id \
+     WHERE k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY ids.i"
+);
+/// State of a batch, the length of its list of keys and of the list of those that are ready.
+pub(super) const READINESS: &str = "SELECT b.state, length(b.key_ids), \
+     (SELECT length(r.key_ids) FROM ready_blocks r WHERE r.batch_id = b.batch_id) \
+     FROM batches b WHERE b.batch_id = $1";
+pub(super) const DELETE_READY: &str = "DELETE FROM ready_blocks WHERE batch_id = $1";
+pub(super) const COUNT_READY: &str = "SELECT coalesce(sum(length(key_ids) / 16), 0) FROM ready_blocks \
+     WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3";
+
+pub(super) const SWEEP_READY: &str = "DELETE FROM ready_blocks WHERE batch_id IN \
+     (SELECT batch_id FROM ready_blocks WHERE usable_until_ms <= $1 LIMIT $2)";
 pub(super) const SWEEP_RETRIEVED: &str = "DELETE FROM keys WHERE key_id IN \
      (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2)";
 pub(super) const SWEEP_EXPIRED_KEYS: &str = "DELETE FROM keys WHERE key_id IN \
@@ -80,7 +104,8 @@ pub(super) const SWEEP_EXPIRED_KEYS: &str = "DELETE FROM keys WHERE key_id IN \
      WHERE b.expires_at_ms <= $1 LIMIT $2)";
 pub(super) const SWEEP_BATCHES: &str = "DELETE FROM batches WHERE batch_id IN \
      (SELECT b.batch_id FROM batches b WHERE b.expires_at_ms <= $1 \
-     AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) LIMIT $2)";
+     AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) \
+     AND NOT EXISTS (SELECT 1 FROM ready_blocks r WHERE r.batch_id = b.batch_id) LIMIT $2)";
 pub(super) const SWEEP_TOMBSTONES: &str = "DELETE FROM tombstones WHERE (batch_id, source_kme) IN \
      (SELECT batch_id, source_kme FROM tombstones WHERE expires_at_ms <= $1 LIMIT $2)";
 /// `$1` is the data key in use, which stays.

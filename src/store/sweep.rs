@@ -15,9 +15,14 @@ pub(super) async fn run(
     now: Timestamp,
     data_key_in_use: DataKeyId,
 ) -> Result<Swept, StoreError> {
-    let mut deleted = [0; 4];
-    let statements =
-        [sql::SWEEP_RETRIEVED, sql::SWEEP_EXPIRED_KEYS, sql::SWEEP_BATCHES, sql::SWEEP_TOMBSTONES];
+    let mut deleted = [0; 5];
+    let statements = [
+        sql::SWEEP_READY,
+        sql::SWEEP_RETRIEVED,
+        sql::SWEEP_EXPIRED_KEYS,
+        sql::SWEEP_BATCHES,
+        sql::SWEEP_TOMBSTONES,
+    ];
     for (statement, deleted) in statements.into_iter().zip(&mut deleted) {
         let done = sqlx::query(statement).bind(now.as_ms()).bind(limit).execute(&mut *connection).await?;
         *deleted = done.rows_affected();
@@ -28,6 +33,6 @@ pub(super) async fn run(
         .execute(&mut *connection)
         .await?
         .rows_affected();
-    let [retrieved, expired, batches, tombstones] = deleted;
-    Ok(Swept { keys: retrieved + expired, batches, tombstones, data_keys })
+    let [ready_blocks, retrieved, expired, batches, tombstones] = deleted;
+    Ok(Swept { ready_blocks, keys: retrieved + expired, batches, tombstones, data_keys })
 }

@@ -1,10 +1,12 @@
 //! The words of the store's interface. Plain data; no SQL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Timestamp};
+pub use crate::kme::life::Inserted;
+use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
 
 /// The part a party plays for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,17 +54,45 @@ pub struct NewBatch<'a> {
     pub keys: &'a [Key],
 }
 
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// Stored durably now.
-    Stored,
-    /// The same content was stored before; keys of it may have been retrieved meanwhile.
-    AlreadyStored,
-    /// The batch ID stands for other content, or a key ID is in use; nothing was stored.
-    Conflict,
-    /// The source voided this batch earlier; nothing was stored.
-    Voided,
+/// A pair that keys are kept ready for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadyPair<'a> {
+    /// The SAE that will ask for them.
+    pub master: &'a SaeId,
+    /// Whom it shares them with.
+    pub recipient: &'a Recipient,
+}
+
+/// Ready keys of one batch that left the store: whoever holds this is the only one to hand them out.
+#[derive(Debug)]
+pub struct LeasedBlock {
+    /// Their batch.
+    pub batch_id: BatchId,
+    /// From this moment on they are not handed out any more.
+    pub usable_until: Timestamp,
+    /// When they were made.
+    pub created_at: Timestamp,
+    /// Where they come from and when they expire.
+    pub provenance: Arc<Provenance>,
+    /// Whether the store still holds them, for those at this site who may retrieve them by ID.
+    pub is_stored: bool,
+    /// The keys.
+    pub keys: Vec<Key>,
+}
+
+/// Leased keys that were not handed out and go back.
+#[derive(Clone, Copy, Debug)]
+pub struct ReturnedBlock<'a> {
+    /// Their batch.
+    pub batch_id: BatchId,
+    /// Whom they are for.
+    pub pair: ReadyPair<'a>,
+    /// As it was leased.
+    pub usable_until: Timestamp,
+    /// As it was leased.
+    pub provenance: &'a Provenance,
+    /// At least one.
+    pub key_ids: &'a [KeyId],
 }
 
 /// How often a party may retrieve a key.
@@ -102,9 +132,20 @@ pub struct VoidOutcome {
     pub kept: Vec<KeyId>,
 }
 
+/// What became of ready keys whose commit nobody saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// Nobody will get them: their row is gone, or never came and never will.
+    Voided,
+    /// They may have been handed out: some were leased, or nobody can tell any more.
+    InUse,
+}
+
 /// What one sweep erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// Blocks of ready keys that nobody took in time.
+    pub ready_blocks: u64,
     /// Keys, expired or retrieved by everyone.
     pub keys: u64,
     /// Batches past their expiry.

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use sqlx::sqlite::SqliteConnection;
 
 use super::error::StoreError;
-use super::types::VoidOutcome;
+use super::types::{VoidOutcome, Withdrawn};
 use super::{pack, sql, unpack};
+use crate::kme::life::{self, KeyAtVoid, Voiding};
 use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
 
 /// A request to void.
@@ -38,8 +39,29 @@ impl VoidJob {
         let outcome = self.void(connection, &targets).await?;
         if whole_batch {
             sqlx::query(sql::VOID_BATCH).bind(id).execute(&mut *connection).await?;
+            sqlx::query(sql::DELETE_READY).bind(id).execute(&mut *connection).await?;
         }
         Ok(outcome)
+    }
+
+    /// Voids a batch of ready keys of this site whose commit may or may not have taken place, unless some of it
+    /// were leased since. Past its expiry nobody can tell, so nothing is voided then.
+    pub(super) async fn withdraw(
+        &self,
+        connection: &mut SqliteConnection,
+        now: Timestamp,
+    ) -> Result<Withdrawn, StoreError> {
+        if !life::is_live(self.expires_at, now) {
+            return Ok(Withdrawn::InUse);
+        }
+        let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(sql::READINESS)
+            .bind(self.batch_id.as_bytes().as_slice())
+            .fetch_optional(&mut *connection)
+            .await?;
+        match known {
+            Some((state, all, ready)) if state != "voided" && ready != Some(all) => Ok(Withdrawn::InUse),
+            _ => self.run(connection).await.map(|_| Withdrawn::Voided),
+        }
     }
 
     async fn leave_tombstone(&self, connection: &mut SqliteConnection) -> Result<VoidOutcome, StoreError> {
@@ -70,14 +92,19 @@ impl VoidJob {
             rows.into_iter().map(|(id, is_void, retrievals)| (id, (is_void != 0, retrievals > 0))).collect();
         let mut to_erase = Vec::new();
         for id in targets {
-            match rows.get(id.as_bytes().as_slice()) {
-                Some((true, _)) => outcome.voided.push(*id),
-                Some((false, false)) => {
+            let key = match rows.get(id.as_bytes().as_slice()) {
+                Some((true, _)) => KeyAtVoid::Voided,
+                Some((false, false)) => KeyAtVoid::Fresh,
+                // A member of the batch without a row was erased by its last retrieval.
+                Some((false, true)) | None => KeyAtVoid::Retrieved,
+            };
+            match life::void(key) {
+                Voiding::AlreadyVoided => outcome.voided.push(*id),
+                Voiding::Erase => {
                     outcome.voided.push(*id);
                     to_erase.push(*id);
                 }
-                // A member of the batch without a row was erased by its last retrieval.
-                Some((false, true)) | None => outcome.kept.push(*id),
+                Voiding::Keep => outcome.kept.push(*id),
             }
         }
         if !to_erase.is_empty() {

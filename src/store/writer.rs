@@ -3,7 +3,7 @@
 //! A commit with `synchronous = FULL` costs the same for one job as for a hundred, so jobs that queue up
 //! while a commit runs share the next one. A caller that goes away cannot break a transaction, since it
 //! does not run in the caller's task; a retrieval whose caller has given up before the commit is not carried
-//! out, and after that nobody gives up any more (`claim.rs`), so whoever is told "busy" has lost no key.
+//! out, and after that nobody gives up any more (`turn.rs`), so whoever is told "busy" has lost no key.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use tracing::{debug, error, warn};
 
 use super::error::{RetrieveError, StoreError};
 use super::insert::InsertJob;
+use super::ready::{LeaseJob, ReturnJob};
 use super::retrieve::{RetrieveJob, Rows};
 use super::seal::Sealer;
-use super::types::{Inserted, Swept, VoidOutcome};
+use super::types::{Inserted, LeasedBlock, Swept, VoidOutcome, Withdrawn};
 use super::void::VoidJob;
 use super::{sql, sweep};
 use crate::kme::{Clock, Key};
@@ -29,6 +30,8 @@ pub(super) const QUEUE_JOBS: usize = 1024;
 const GROUP_JOBS: usize = 128;
 /// Keys after which a group takes no further job, which bounds its memory and time.
 const GROUP_KEYS: usize = 4096;
+/// Keys that a leased block is counted as.
+const BLOCK_KEYS: usize = 64;
 
 type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 
@@ -37,6 +40,9 @@ pub(super) enum Job {
     Insert(Box<InsertJob>, Reply<Inserted>),
     Retrieve(Box<RetrieveJob>, Reply<Vec<Key>, RetrieveError>),
     Void(VoidJob, Reply<VoidOutcome>),
+    Withdraw(VoidJob, Reply<Withdrawn>),
+    Lease(LeaseJob, Reply<Vec<LeasedBlock>>),
+    Return(Vec<ReturnJob>, Reply<()>),
     Sweep(u32, Reply<Swept>),
     Stop(oneshot::Sender<()>),
     #[cfg(test)]
@@ -48,6 +54,8 @@ enum Done {
     Insert(Inserted),
     Retrieve(Result<Vec<Key>, RetrieveError>),
     Void(VoidOutcome),
+    Withdraw(Withdrawn),
+    Lease(Vec<LeasedBlock>),
     Sweep(Swept),
     Nothing,
 }
@@ -58,6 +66,7 @@ impl Job {
             Self::Insert(job, _) => job.key_count(),
             Self::Retrieve(job, _) => job.key_ids.len(),
             Self::Void(job, _) => job.key_ids.len(),
+            Self::Lease(job, _) => usize::try_from(job.blocks).unwrap_or(usize::MAX) * BLOCK_KEYS,
             _ => 0,
         }
     }
@@ -65,8 +74,11 @@ impl Job {
     fn abandoned(&self) -> bool {
         match self {
             Self::Insert(_, reply) => reply.is_closed(),
-            Self::Retrieve(job, reply) => reply.is_closed() || job.claim.is_given_up(),
+            Self::Retrieve(job, reply) => reply.is_closed() || job.turn.is_given_up(),
             Self::Void(_, reply) => reply.is_closed(),
+            Self::Withdraw(_, reply) => reply.is_closed(),
+            Self::Lease(_, reply) => reply.is_closed(),
+            Self::Return(_, reply) => reply.is_closed(),
             Self::Sweep(_, reply) => reply.is_closed(),
             Self::Stop(_) => false,
             #[cfg(test)]
@@ -80,6 +92,9 @@ impl Job {
             (Self::Insert(_, reply), Done::Insert(inserted)) => drop(reply.send(Ok(inserted))),
             (Self::Retrieve(_, reply), Done::Retrieve(keys)) => drop(reply.send(keys)),
             (Self::Void(_, reply), Done::Void(outcome)) => drop(reply.send(Ok(outcome))),
+            (Self::Withdraw(_, reply), Done::Withdraw(outcome)) => drop(reply.send(Ok(outcome))),
+            (Self::Lease(_, reply), Done::Lease(blocks)) => drop(reply.send(Ok(blocks))),
+            (Self::Return(_, reply), Done::Nothing) => drop(reply.send(Ok(()))),
             (Self::Sweep(_, reply), Done::Sweep(swept)) => drop(reply.send(Ok(swept))),
             #[cfg(test)]
             (Self::Raw(_, reply), Done::Nothing) => drop(reply.send(Ok(()))),
@@ -92,6 +107,9 @@ impl Job {
             Self::Insert(_, reply) => drop(reply.send(Err(error))),
             Self::Retrieve(_, reply) => drop(reply.send(Err(error.into()))),
             Self::Void(_, reply) => drop(reply.send(Err(error))),
+            Self::Withdraw(_, reply) => drop(reply.send(Err(error))),
+            Self::Lease(_, reply) => drop(reply.send(Err(error))),
+            Self::Return(_, reply) => drop(reply.send(Err(error))),
             Self::Sweep(_, reply) => drop(reply.send(Err(error))),
             Self::Stop(_) => {}
             #[cfg(test)]
@@ -209,6 +227,14 @@ impl Writer {
             done.push(match job {
                 Job::Insert(job, _) => Done::Insert(job.run(connection).await?),
                 Job::Void(job, _) => Done::Void(job.run(connection).await?),
+                Job::Withdraw(job, _) => Done::Withdraw(job.withdraw(connection, now).await?),
+                Job::Lease(job, _) => Done::Lease(job.run(connection, &sealer, now).await?),
+                Job::Return(jobs, _) => {
+                    for job in jobs {
+                        job.run(connection).await?;
+                    }
+                    Done::Nothing
+                }
                 Job::Sweep(limit, _) => {
                     Done::Sweep(sweep::run(connection, *limit, now, sealer.current().id).await?)
                 }
@@ -234,7 +260,7 @@ impl Writer {
         let mut all_wait = true;
         for job in jobs {
             if let Job::Retrieve(job, _) = job {
-                all_wait &= job.claim.claim();
+                all_wait &= job.turn.claim();
             }
         }
         if !all_wait {

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::recent::{NotTaken, Progress, Recent};
 use crate::blast::{self, BatchSeeds, EngineError};
 use crate::identity::AuthenticatedKme;
+use crate::kme::life;
 use crate::kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
 use crate::peer::content_digest;
 use crate::peer::wire::{
@@ -349,7 +350,7 @@ impl Checked<'_> {
                 self.rules.clock_skew_max.as_secs()
             ));
         }
-        if expires_at <= now || expires_at <= created_at {
+        if !life::is_live(expires_at, now) || expires_at <= created_at {
             return refuse(format!("the batch expired at {expires_at}, here it is {now}"));
         }
         if expires_at.since(created_at) > self.rules.key_ttl_max {

@@ -1,8 +1,8 @@
 //! Where keys come from: batches made with the peers that store the twins, and batches that peers push here.
 //!
 //! Owns the one rule of key life: a key is handed out only after every recipient site has durably stored its
-//! twin. Knows nothing of HTTP or of what SAEs are allowed. Keys ahead of demand (reserve, leases) belong
-//! here, between [`Supply::make`] and the batches.
+//! twin. Knows nothing of HTTP or of what SAEs are allowed. [`Supply::make`] takes from the reserve what is
+//! ready there and makes the rest.
 
 mod announce;
 mod batch;
@@ -11,7 +11,9 @@ mod intake;
 mod order;
 mod peers;
 mod recent;
+mod reserve;
 mod retract;
+mod workshop;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use announce::PeerAnnouncer;
@@ -27,7 +31,9 @@ pub use intake::{Intake, IntakeError, IntakeRules};
 pub use order::KeyOrder;
 pub use peers::Peers;
 
-use crate::kme::{Clock, FreshKey, KmeId, Random, Recipient};
+use self::reserve::{Bounds, Reserve, ReserveParts, ReserveSettings};
+use self::workshop::Workshop;
+use crate::kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 use crate::pool::SourceSets;
 use crate::store::Store;
 
@@ -44,6 +50,10 @@ pub struct SupplySettings {
     pub max_orders: usize,
     /// Length of a key of the default size in bytes.
     pub default_key_bytes: usize,
+    /// Keys kept ready for every pair in use.
+    pub min_stored_per_pair: u32,
+    /// Most keys kept ready for one pair.
+    pub max_stored_per_pair: u32,
 }
 
 /// What making keys is made of.
@@ -62,48 +72,81 @@ pub struct SupplyParts {
     pub random: Arc<dyn Random>,
     /// Holds the work that must end before the daemon does.
     pub tasks: TaskTracker,
+    /// Says that the daemon stops: what nobody waits for is given up.
+    pub stopping: CancellationToken,
 }
 
-/// Makes keys with other sites. Share it in an `Arc`.
+/// Pairs that have keys ready at once; others get theirs on demand.
+const PAIRS_MAX: usize = 4096;
+/// Keys in memory at once, of all pairs, before leases become small.
+const LEASED_MAX: u64 = 65_536;
+
+/// Makes keys with other sites, ahead of demand where it can. Share it in an `Arc`.
 pub struct Supply {
-    parts: Arc<SupplyParts>,
-    settings: SupplySettings,
+    workshop: Arc<Workshop>,
+    reserve: Arc<Reserve>,
     orders: Semaphore,
-    retracts: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Supply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Supply").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Supply").field("settings", &self.workshop.settings).finish_non_exhaustive()
     }
 }
 
 impl Supply {
-    /// A supply from `parts`. Nothing is made before the first order.
+    /// A supply from `parts`. Keys are made ahead of demand while [`Self::keep_filled`] runs.
     pub fn new(parts: SupplyParts, settings: SupplySettings) -> Arc<Self> {
         let orders = Semaphore::new(settings.max_orders.clamp(1, Semaphore::MAX_PERMITS));
-        let retracts = Arc::new(Semaphore::new(retract::RETRACTS_MAX));
-        Arc::new(Self { parts: Arc::new(parts), settings, orders, retracts })
+        let (store, random) = (Arc::clone(&parts.store), Arc::clone(&parts.random));
+        let (local, tasks, stopping) = (parts.local.clone(), parts.tasks.clone(), parts.stopping.clone());
+        let workshop = Workshop::new(parts, settings);
+        let maker = Arc::clone(&workshop) as _;
+        let max = u64::from(settings.max_stored_per_pair);
+        let reserve_settings = ReserveSettings {
+            bounds: Bounds { floor: u64::from(settings.min_stored_per_pair).min(max), max },
+            block_keys: crate::blast::max_keys_per_batch(settings.default_key_bytes).max(1),
+            pairs_max: PAIRS_MAX,
+            leased_max: LEASED_MAX,
+        };
+        let reserve =
+            Reserve::new(ReserveParts { maker, store, random, local, tasks, stopping }, reserve_settings);
+        Arc::new(Self { workshop, reserve, orders })
     }
 
-    /// Makes the keys of `order` and hands them out: each has a twin, durably stored, at every recipient's
-    /// site, and no other call returns it.
+    /// Hands out the keys of `order`: each has a twin, durably stored, at every recipient's site, and no other
+    /// call returns it. From the reserve for one recipient and the default size, else made now.
     ///
     /// # Errors
     /// [`SupplyError`]; then no key was handed out, and what sites stored of this order is being voided.
     pub async fn make(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
         let _permit = self.orders.try_acquire().map_err(|_| SupplyError::Busy)?;
-        order::fill(self, order).await
+        if let [recipient] = order.recipients
+            && order.key_bytes == self.workshop.settings.default_key_bytes
+        {
+            let take = self.reserve.take(order.master, recipient, order.number, order.demands);
+            let taken = timeout(self.workshop.settings.order_timeout, take).await;
+            if let Some(keys) = taken.unwrap_or(Err(SupplyError::Slow))? {
+                return Ok(keys);
+            }
+        }
+        order::fill(&self.workshop, order).await
     }
 
-    /// How many keys of the default size could be made this moment for `recipients`, without a new pool set.
-    pub fn deliverable_now(&self, recipients: &[Recipient]) -> u32 {
-        let group = self.group_of(recipients);
-        if !group.iter().all(|kme| self.parts.peers.is_answering(kme)) {
-            return 0;
-        }
-        let bits = self.parts.sets.deliverable_bits(&group);
-        batch::keys_from_bits(bits, self.settings.default_key_bytes)
+    /// How many keys of the default size are ready for the pair: stored, or leased and not handed out. Asking
+    /// counts as use: the reserve of the pair fills from here on.
+    pub async fn ready(&self, master: &SaeId, recipient: &Recipient) -> u32 {
+        u32::try_from(self.reserve.count(master, recipient).await).unwrap_or(u32::MAX)
+    }
+
+    /// Keeps the reserves of all pairs filled; never ends.
+    pub async fn keep_filled(self: Arc<Self>) {
+        Arc::clone(&self.reserve).keep_filled().await;
+    }
+
+    /// Gives leased keys back to the store: for a graceful stop, when nobody asks any more.
+    pub async fn close(&self) {
+        self.reserve.close().await;
     }
 
     /// Makes sure that there is a pool set for sharing keys with `peer`, so that the first request need not
@@ -113,12 +156,6 @@ impl Supply {
     /// [`SupplyError`] when none can be made now.
     pub async fn prepare(&self, peer: &KmeId) -> Result<(), SupplyError> {
         let group = BTreeSet::from([peer.clone()]);
-        self.parts.sets.acquire(&group, 0).await.map(drop).map_err(order::no_set)
-    }
-
-    /// The remote sites among the recipients'.
-    fn group_of(&self, recipients: &[Recipient]) -> BTreeSet<KmeId> {
-        let sites = recipients.iter().map(|recipient| &recipient.kme);
-        sites.filter(|kme| **kme != self.parts.local).cloned().collect()
+        self.workshop.parts.sets.acquire(&group, 0).await.map(drop).map_err(order::no_set)
     }
 }

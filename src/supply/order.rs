@@ -1,6 +1,7 @@
 //! One order: cut into batches, made, pushed to every site, committed here, handed out. All or nothing.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::try_join_all;
@@ -8,9 +9,12 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
+use super::reserve::Purpose;
 use super::retract::{self, Traces};
-use super::{Supply, SupplyError, batch};
+use super::workshop::Workshop;
+use super::{SupplyError, batch};
 use crate::blast::{self, BatchSeeds, EngineError};
+use crate::kme::life;
 use crate::kme::{
     BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
     Timestamp,
@@ -18,7 +22,7 @@ use crate::kme::{
 use crate::peer::wire::BatchMetadata;
 use crate::peer::{Pushed, content_digest};
 use crate::pool::{PoolSet, PoolSetError, SourceSetError};
-use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, StoreError};
+use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Role, StoreError};
 
 /// Batches of one order in work at once.
 const BATCHES_AT_ONCE: usize = 4;
@@ -39,31 +43,38 @@ pub struct KeyOrder<'a> {
 }
 
 /// Makes the keys of `order`, all or none.
-pub(super) async fn fill(supply: &Supply, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
+pub(super) async fn fill(
+    workshop: &Arc<Workshop>,
+    order: KeyOrder<'_>,
+) -> Result<Vec<FreshKey>, SupplyError> {
     let counts = batch::split(order.number, order.key_bytes).ok_or_else(|| {
         tracing::error!(key_bytes = order.key_bytes, "an order for keys that no batch can hold");
         SupplyError::Internal
     })?;
-    if !order.demands.met_by_life(supply.settings.key_ttl) {
+    if !order.demands.met_by_life(workshop.settings.key_ttl) {
         return Err(SupplyError::DemandsNotMet);
     }
-    let created_at = supply.parts.clock.now();
-    let expires_at = created_at.plus(supply.settings.key_ttl);
-    let sites = supply.group_of(order.recipients);
-    let work = Work { supply, order, sites, created_at, expires_at, traces: Mutex::default() };
-    let made = tokio::time::timeout(supply.settings.order_timeout, work.make_all(&counts))
-        .await
-        .unwrap_or(Err(SupplyError::Slow));
-    if let Err(error) = &made {
-        tracing::debug!(
-            error = error as &dyn std::error::Error,
-            keys = order.number,
-            sites = work.sites.len(),
-            "an order for keys was given up"
-        );
-        retract::spawn(supply, work.into_traces(), expires_at);
-    }
-    made
+    let work = Work::new(workshop, order);
+    let made = bounded(workshop, work.make_all(&counts)).await;
+    work.settle(workshop, made)
+}
+
+/// Makes one batch for the reserve: into the store, or leased, to be handed out at once.
+pub(super) async fn make_block(
+    workshop: &Arc<Workshop>,
+    order: KeyOrder<'_>,
+    purpose: Purpose,
+) -> Result<Option<LeasedBlock>, SupplyError> {
+    let work = Work::new(workshop, order);
+    let made = bounded(workshop, work.make_one(purpose)).await;
+    work.settle(workshop, made)
+}
+
+async fn bounded<T>(
+    workshop: &Workshop,
+    work: impl Future<Output = Result<T, SupplyError>>,
+) -> Result<T, SupplyError> {
+    tokio::time::timeout(workshop.settings.order_timeout, work).await.unwrap_or(Err(SupplyError::Slow))
 }
 
 /// A batch that every other site has.
@@ -76,7 +87,7 @@ struct Made {
 
 /// An order in work, and what it has left behind at the sites so far.
 struct Work<'a> {
-    supply: &'a Supply,
+    workshop: &'a Workshop,
     order: KeyOrder<'a>,
     sites: BTreeSet<KmeId>,
     created_at: Timestamp,
@@ -84,7 +95,53 @@ struct Work<'a> {
     traces: Mutex<Traces>,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(workshop: &'a Workshop, order: KeyOrder<'a>) -> Self {
+        let created_at = workshop.parts.clock.now();
+        let expires_at = created_at.plus(workshop.settings.key_ttl);
+        let sites = workshop.group_of(order.recipients);
+        Self { workshop, order, sites, created_at, expires_at, traces: Mutex::default() }
+    }
+
+    /// Ends the work; what it left behind when it failed is voided everywhere.
+    fn settle<T>(self, workshop: &Arc<Workshop>, made: Result<T, SupplyError>) -> Result<T, SupplyError> {
+        if let Err(error) = &made {
+            tracing::debug!(
+                error = error as &dyn std::error::Error,
+                keys = self.order.number,
+                sites = self.sites.len(),
+                "an order for keys was given up"
+            );
+            let expires_at = self.expires_at;
+            retract::spawn(workshop, self.into_traces(), expires_at);
+        }
+        made
+    }
+
+    /// One batch for the reserve.
+    async fn make_one(&self, purpose: Purpose) -> Result<Option<LeasedBlock>, SupplyError> {
+        let made = self.make(self.order.number).await?;
+        let entitled = self.entitled_here();
+        // The second half of its life belongs to those who retrieve it.
+        let usable_until = life::usable_until(self.created_at, self.expires_at);
+        match purpose {
+            Purpose::Ready => {
+                self.store(&made, &entitled, Some(usable_until)).await?;
+                return Ok(None);
+            }
+            Purpose::Leased if !entitled.is_empty() => self.store(&made, &entitled, None).await?,
+            Purpose::Leased => {}
+        }
+        Ok(Some(LeasedBlock {
+            batch_id: made.batch_id,
+            usable_until,
+            created_at: self.created_at,
+            provenance: made.provenance,
+            is_stored: !entitled.is_empty(),
+            keys: made.keys,
+        }))
+    }
+
     async fn make_all(&self, counts: &[usize]) -> Result<Vec<FreshKey>, SupplyError> {
         let batches = counts.iter().copied().map(|count| self.make(count));
         let mut running = stream::iter(batches).buffered(BATCHES_AT_ONCE);
@@ -95,7 +152,7 @@ impl Work<'_> {
         // Every site has every batch; only now does this site store what may be retrieved here.
         let entitled = self.entitled_here();
         if !entitled.is_empty() {
-            try_join_all(made.iter().map(|batch| self.store(batch, &entitled))).await?;
+            try_join_all(made.iter().map(|batch| self.store(batch, &entitled, None))).await?;
         }
         let fresh = |batch: Made| {
             let provenance = batch.provenance;
@@ -107,9 +164,9 @@ impl Work<'_> {
     /// Who may retrieve the keys at this site.
     fn entitled_here(&self) -> Vec<Entitlement> {
         let master = Entitlement { party: Party::Sae(self.order.master.clone()), role: Role::Master };
-        let local = self.order.recipients.iter().filter(|to| to.kme == self.supply.parts.local);
+        let local = self.order.recipients.iter().filter(|to| to.kme == self.workshop.parts.local);
         let slaves = local.map(|to| Entitlement { party: to.party.clone(), role: Role::Slave });
-        self.supply.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
+        self.workshop.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
     /// One batch that every site has. A site that lost the pool set (it restarted) gets one more chance with
@@ -125,7 +182,7 @@ impl Work<'_> {
     }
 
     async fn attempt(&self, count: usize) -> Result<Made, Failure> {
-        let (order, parts) = (self.order, &self.supply.parts);
+        let (order, parts) = (self.order, &self.workshop.parts);
         let bits = blast::output_bits(order.key_bytes, count).map_err(internal)?;
         let set = parts.sets.acquire(&self.sites, bits).await.map_err(no_set)?;
         let (pools, entropy_sources) = (set.pool_count(), set.entropy_sources());
@@ -172,7 +229,7 @@ impl Work<'_> {
     }
 
     async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<Pushed, Failure> {
-        let peer = self.supply.parts.peers.find(kme);
+        let peer = self.workshop.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
         let trace = (kme.clone(), metadata.batch_id);
         // Noted before it is sent: whatever becomes of the call, the site may have stored the batch.
@@ -196,8 +253,14 @@ impl Work<'_> {
         })
     }
 
-    async fn store(&self, made: &Made, entitled: &[Entitlement]) -> Result<(), SupplyError> {
-        let parts = &self.supply.parts;
+    /// Stores a batch here; as ready keys when `usable_until` says how long they may be handed out.
+    async fn store(
+        &self,
+        made: &Made,
+        entitled: &[Entitlement],
+        usable_until: Option<Timestamp>,
+    ) -> Result<(), SupplyError> {
+        let parts = &self.workshop.parts;
         let batch = NewBatch {
             batch_id: made.batch_id,
             source: &parts.local,
@@ -209,8 +272,14 @@ impl Work<'_> {
             expires_at: self.expires_at,
             keys: &made.keys,
         };
-        self.lock().local.push(made.batch_id);
-        match parts.store.insert_batch(&batch).await {
+        let inserted = if let Some(until) = usable_until {
+            self.lock().ready.push(made.batch_id);
+            parts.store.insert_ready(&batch, &made.provenance.grade, until).await
+        } else {
+            self.lock().local.push(made.batch_id);
+            parts.store.insert_batch(&batch).await
+        };
+        match inserted {
             Ok(Inserted::Stored) => Ok(()),
             Ok(other) => {
                 tracing::error!(batch = %made.batch_id, ?other, "a fresh batch was not stored");
@@ -279,7 +348,8 @@ fn internal(error: impl std::error::Error + 'static) -> SupplyError {
     SupplyError::Internal
 }
 
-fn not_stored(error: StoreError) -> SupplyError {
+/// Why keys are not stored, or not leased, as the caller of an order learns it.
+pub(super) fn not_stored(error: StoreError) -> SupplyError {
     tracing::error!(error = &error as &dyn std::error::Error, "keys could not be stored");
     match error {
         StoreError::Full(_) => SupplyError::StoreFull,

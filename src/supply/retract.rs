@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Supply, SupplyParts};
+use super::SupplyParts;
+use super::workshop::Workshop;
 use crate::kme::{BatchId, KmeId, Timestamp};
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
+use crate::store::Withdrawn;
 
 /// Orders whose traces are being removed at once; more are left to expire.
 pub(super) const RETRACTS_MAX: usize = 1024;
@@ -27,33 +29,42 @@ pub(super) struct Traces {
     pub(super) remote: BTreeSet<(KmeId, BatchId)>,
     /// Batches that were being stored here.
     pub(super) local: Vec<BatchId>,
+    /// Batches that were being stored here as ready keys: once that is committed, `enc_keys` may hand them out.
+    pub(super) ready: Vec<BatchId>,
 }
 
 /// Removes `traces` in the background.
-pub(super) fn spawn(supply: &Supply, traces: Traces, expires_at: Timestamp) {
-    if traces.remote.is_empty() && traces.local.is_empty() {
+pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Timestamp) {
+    if traces.remote.is_empty() && traces.local.is_empty() && traces.ready.is_empty() {
         return;
     }
-    let Ok(permit) = Arc::clone(&supply.retracts).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
         tracing::warn!("too many orders were given up at once; what sites stored of this one will expire");
         return;
     };
-    let parts = Arc::clone(&supply.parts);
-    let tasks = parts.tasks.clone();
+    let workshop = Arc::clone(workshop);
+    let tasks = workshop.parts.tasks.clone();
     tasks.spawn(async move {
+        let parts = &workshop.parts;
         for batch in &traces.local {
-            at_home(&parts, *batch, expires_at).await;
+            at_home(parts, *batch, expires_at).await;
+        }
+        // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
+        for batch in &traces.ready {
+            if !is_withdrawn(parts, *batch, expires_at).await {
+                traces.remote.retain(|(_, other)| other != batch);
+            }
         }
         let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
             let peer = parts.peers.find(&kme)?;
-            Some(at_peer(peer, batch, expires_at))
+            Some(at_peer(parts, peer, batch, expires_at))
         });
         futures_util::future::join_all(peers).await;
         drop(permit);
     });
 }
 
-async fn at_peer(peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
+async fn at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
     let request = VoidRequest { batch_id, key_ids: Vec::new(), expires_at };
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
@@ -73,13 +84,35 @@ async fn at_peer(peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
                 );
             }
         }
-        sleep(pause).await;
-        pause *= 2;
+        tokio::select! {
+            () = sleep(pause) => pause *= 2,
+            () = parts.stopping.cancelled() => {
+                tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
+                return;
+            }
+        }
     }
     tracing::warn!(
         peer = %peer.kme(), batch = %batch_id,
         "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
     );
+}
+
+async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
+    match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
+        Ok(Withdrawn::Voided) => true,
+        Ok(Withdrawn::InUse) => {
+            tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(
+                batch = %batch_id, error = &error as &dyn std::error::Error,
+                "whether ready keys were stored is not known; their twins stay until they expire"
+            );
+            false
+        }
+    }
 }
 
 async fn at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) {

@@ -6,6 +6,7 @@
 mod body;
 mod client;
 mod connector;
+mod dialer;
 mod error;
 pub mod listener;
 mod material;
@@ -16,6 +17,7 @@ mod verifier;
 
 pub use client::{HttpVersion, HttpsClient, HttpsError};
 pub use connector::HybridKeyExchange;
+pub use dialer::{Dialer, Offer, OfferedTls};
 pub use error::TlsError;
 pub use listener::{ListenerLimits, ListenerTls, PeerAddress};
 pub use material::{TlsFiles, TlsParts};

@@ -22,6 +22,7 @@ mod cluster;
 mod disk;
 mod history;
 mod nemesis;
+mod outage;
 mod proxy;
 mod random;
 mod run;
@@ -65,6 +66,12 @@ fn whatever_fails_no_answered_key_is_lost_or_given_twice() {
         ttl: Duration::from_hours(24),
         is_expiring: false,
     });
+}
+
+#[test]
+#[ignore = "takes half a minute and the whole machine; tests/run.sh runs it"]
+fn a_full_reserve_outlasts_a_cut_link_and_a_stop_loses_no_answered_key() {
+    outage::run(Duration::from_secs(setting("DQKD_OUTAGE_SECONDS").unwrap_or(15)));
 }
 
 #[test]

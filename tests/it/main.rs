@@ -13,10 +13,14 @@
 )]
 
 mod commands;
+mod conformance;
 mod demo;
 mod network;
+mod openapi;
+mod reserve;
 mod samples;
 mod support;
 mod tidy;
 mod trouble;
 mod uninvited;
+mod wrong_kme;

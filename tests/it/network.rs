@@ -1,11 +1,12 @@
 //! The main job over real processes: keys shared between sites by curl.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use base64::Engine as _;
 use serde_json::json;
 
-use crate::support::{Curl, Network};
+use crate::support::{Answer, Curl, Network, Sae};
 
 fn decoded_bits(key: &str) -> usize {
     base64::engine::general_purpose::STANDARD.decode(key).unwrap().len() * 8
@@ -80,14 +81,16 @@ fn status_names_both_sites_and_counts_deliverable_keys() {
 #[test]
 fn additional_slaves_at_several_sites_get_the_same_key_and_nobody_else_does() {
     let network = Network::start(3);
-    let body = json!({"additional_slave_SAE_IDs": ["erin", "dave", "carol"]});
+    let body = json!({"additional_slave_SAE_IDs": ["erin", "dave"]});
     let (id, key) = network.enc_post("alice", "bob", &body).key();
     let expected = (id.clone(), key);
-    for sae in ["bob", "erin", "carol", "dave"] {
+    // Whoever is not named gets nothing, before the others and after the last of its site.
+    assert_eq!(network.dec("carol", "alice", &[&id]).status, 401);
+    for sae in ["bob", "erin", "dave"] {
         assert_eq!(network.dec(sae, "alice", &[&id]).key(), expected, "{sae}");
         assert_eq!(network.dec(sae, "alice", &[&id]).status, 400, "{sae} again");
     }
-    // Whoever is not named gets nothing, not even after the last.
+    assert!([400, 401].contains(&network.dec("carol", "alice", &[&id]).status));
     assert_eq!(network.dec("alice", "bob", &[&id]).key(), expected);
     for site in 0..3 {
         assert_eq!(network.stored_keys(site), 0, "the last retrieval erases the key");
@@ -136,20 +139,34 @@ fn strict_etsi_sites_give_the_master_no_second_copy() {
 #[test]
 fn http_1_and_2_tls_1_2_and_1_3_pem_and_p12_are_served() {
     let network = Network::start(2);
-    let (site, alice) = network.sae("alice");
-    let url = format!("{}/api/v1/keys/bob/enc_keys", site.sae_url);
-    let bundles = [Curl::p12(&network.ca(), alice), Curl::pem(&network.ca(), &alice.cert, &alice.key)];
-    for curl in bundles {
-        for tls in [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3", "--tls-max", "1.3"]] {
+    let kinds: [fn(&Path, &Sae) -> Curl; 2] = [Curl::p12, |ca, sae| Curl::pem(ca, &sae.cert, &sae.key)];
+    let url =
+        |id: &str, peer: &str, call: &str| format!("{}/api/v1/keys/{peer}/{call}", network.sae(id).0.sae_url);
+    for kind in kinds {
+        for tls in ["1.2", "1.3"] {
             for (http, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
-                let answer = curl.clone().and(&tls).and(&[http]).get(&url);
-                answer.key();
-                assert_eq!(answer.version, version);
-                assert!(answer.headers.contains("cache-control: no-store"), "{answer:?}");
+                // TLS of exactly this version; --verbose tells what was agreed on.
+                let (least, exactly) = (format!("--tlsv{tls}"), ["--tls-max", tls]);
+                let curl = |id: &str| {
+                    kind(&network.ca(), network.sae(id).1).and(&[&least, http, "--verbose"]).and(&exactly)
+                };
+                let assert_as_asked = |answer: &Answer| {
+                    assert_eq!(answer.version, version, "{answer:?}");
+                    let agreed = format!("ssl connection using tlsv{tls} ");
+                    assert!(answer.headers.contains(&agreed), "{answer:?}");
+                    assert!(answer.headers.contains("cache-control: no-store"), "{answer:?}");
+                };
+                let made = curl("alice").get(&url("alice", "bob", "enc_keys"));
+                assert_as_asked(&made);
+                let (id, key) = made.key();
+                let body = json!({"key_IDs": [{"key_ID": id}]}).to_string();
+                let got = curl("bob").post(&url("bob", "alice", "dec_keys"), &body);
+                assert_as_asked(&got);
+                assert_eq!(got.key(), (id, key));
             }
         }
     }
-    let old = Curl::p12(&network.ca(), alice).and(&["--tls-max", "1.1"]).get(&url);
+    let old = network.curl("alice").and(&["--tls-max", "1.1"]).get(&url("alice", "bob", "enc_keys"));
     assert_eq!(old.status, 0, "TLS 1.1 is refused: {old:?}");
 }
 

@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("self_test", &["blast", "kme"]),
     ("pki", &["kme"]),
     ("client", &["tls", "kme"]),
+    ("conformance", &["tls", "kme"]),
     (
         "app",
         &[
@@ -39,7 +40,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "kme",
         ],
     ),
-    ("cli", &["app", "config", "telemetry", "pki", "client", "store", "self_test", "tls", "kme"]),
+    (
+        "cli",
+        &["app", "config", "telemetry", "pki", "client", "conformance", "store", "self_test", "tls", "kme"],
+    ),
     ("main", &["cli"]),
 ];
 
@@ -139,7 +143,7 @@ fn unsafe_stands_in_two_places_only() {
 #[test]
 fn every_file_says_what_it_owns_and_none_is_too_long() {
     let mut paths = Vec::new();
-    for dir in ["src", "tests", "benches"] {
+    for dir in ["src", "tests", "benches", "examples"] {
         files(&root().join(dir), ".rs", &mut paths);
     }
     for path in paths {
@@ -190,6 +194,26 @@ fn documents_point_at_files_that_exist() {
         assert!(!text.contains("../shared") && !text.contains("/work/"), "{}", path.display());
     }
     assert!(links > 0, "links were found");
+}
+
+/// What looks like the name of a test: four words or more.
+#[test]
+fn tests_that_a_document_names_exist() {
+    let mut paths = Vec::new();
+    for dir in ["src", "tests"] {
+        files(&root().join(dir), ".rs", &mut paths);
+    }
+    let code: String = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let text = std::fs::read_to_string(root().join("docs/etsi-014.md")).unwrap();
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 3
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let names: Vec<&str> = text.split('`').filter(is_name).collect();
+    assert!(names.len() > 50, "{names:?}");
+    for name in names {
+        assert!(code.contains(&format!("fn {name}(")), "docs/etsi-014.md names {name}");
+    }
 }
 
 #[test]

@@ -29,6 +29,9 @@ fn without_a_certificate_of_the_chain_there_is_no_connection_at_any_listener() {
             let answer = curl.get(&url);
             assert_eq!((answer.status, answer.exit != 0), (0, true), "{url}: {answer:?}");
         }
+        // Nor without TLS, whoever it is.
+        let plain = network.curl("alice").get(&url.replace("https:", "http:"));
+        assert_eq!(plain.status, 0, "{plain:?}");
     }
     let log = network.daemon(0).log();
     assert!(log.contains("a connection was refused"), "{log}");
@@ -177,6 +180,28 @@ fn other_paths_verbs_and_types_get_json_errors() {
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
         assert!(!answer.message().is_empty());
     }
+}
+
+#[test]
+fn what_is_no_http_has_no_handler_and_no_keys() {
+    let network = Network::start(2);
+    let alice = network.curl("alice").and(&["--http1.1"]);
+    let enc = format!("{}/api/v1/keys/bob/enc_keys", network.site(0).sae_url);
+    let fields: Vec<String> = (0..100).flat_map(|n| ["-H".to_owned(), format!("x{n}: y")]).collect();
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    let large = format!("x: {}", "y".repeat(40 << 10));
+    for (args, status) in [
+        (&["-X", "GET GET", &enc][..], 400),
+        (&["-H", "Content-Length: x", "-d", "{}", &enc], 400),
+        (&[&fields[..], &[enc.as_str()]].concat(), 431),
+        (&["-H", &large, &enc], 431),
+    ] {
+        let answer = alice.call(args);
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{answer:?}");
+    }
+    assert_eq!((network.stored_keys(0), network.stored_keys(1)), (0, 0), "nothing was made");
+    // Other connections are served as before.
+    network.enc("alice", "bob", "").key();
 }
 
 #[test]

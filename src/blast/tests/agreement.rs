@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use chacha20::ChaCha20Rng;
 use proptest::prelude::*;
+use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use sha3::{Digest as _, Sha3_256};
 use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};

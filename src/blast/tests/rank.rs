@@ -7,10 +7,10 @@
 //! `min over delta of 2^(-k D(delta || 1/2)) + 2^(m - (1 - delta) w k)`, for every m at which that is below 1;
 //! and failures are seen where they must come, so that the measurement itself is known to work.
 
-use chacha20::ChaCha20Rng;
+use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use super::super::sampler::{positions, stream, sub_seed};
+use super::super::sampler::{positions, sub_seed};
 use super::*;
 
 const WORD_BITS: usize = 8;
@@ -95,7 +95,7 @@ fn failing_length(toy: Toy, leaked: &Span, trial: u32) -> usize {
     let pool = PoolId::from_bytes([5; 16]);
     let drawn = positions(&seed, u8::from(trial % 2 == 1), &pool, toy.pool_words, toy.sample_words);
     let mut diagonal = vec![0; (3 * toy.sample_bits()).div_ceil(8)];
-    stream(&sub_seed("toeplitz", &[seed.expose()])).fill_bytes(&mut diagonal);
+    ChaCha20Rng::from_seed(*sub_seed("toeplitz", &[seed.expose()])).fill_bytes(&mut diagonal);
     let mut span = leaked.clone();
     let row = |r| extractor_row(toy, &diagonal, &drawn, index, r);
     (0..toy.sample_bits()).find(|r| !span.insert(row(*r))).unwrap_or(toy.sample_bits()) + 1

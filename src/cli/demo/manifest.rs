@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 
 /// The whole demo. Paths are absolute.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Manifest {
+pub(in crate::cli) struct Manifest {
     /// The folder; not part of the file, which lies in it.
     #[serde(skip)]
     pub(super) dir: PathBuf,
-    pub(super) ca: PathBuf,
-    pub(super) sites: Vec<Site>,
+    pub(in crate::cli) ca: PathBuf,
+    pub(in crate::cli) sites: Vec<Site>,
     pub(super) pool_servers: Vec<PoolServer>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Site {
-    pub(super) id: String,
+pub(in crate::cli) struct Site {
+    pub(in crate::cli) id: String,
     pub(super) config: PathBuf,
-    pub(super) sae_url: String,
+    pub(in crate::cli) sae_url: String,
     pub(super) peer_url: String,
     pub(super) admin_url: String,
-    pub(super) saes: Vec<Sae>,
+    pub(in crate::cli) saes: Vec<Sae>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Sae {
-    pub(super) id: String,
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+pub(in crate::cli) struct Sae {
+    pub(in crate::cli) id: String,
+    pub(in crate::cli) cert: PathBuf,
+    pub(in crate::cli) key: PathBuf,
     pub(super) p12: PathBuf,
     pub(super) p12_password: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct PoolServer {
-    pub(super) id: String,
+pub(in crate::cli) struct PoolServer {
+    pub(in crate::cli) id: String,
     pub(super) config: PathBuf,
     pub(super) url: String,
 }

@@ -19,7 +19,7 @@ use super::{Outcome, block_on};
 use crate::app::{self, Daemon};
 use crate::config::{self, ConfigFile, LogConfig, LogLevel};
 use crate::telemetry;
-use manifest::Manifest;
+pub(super) use manifest::Manifest;
 use plan::Plan;
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! The operators' listener: `/healthz` and `/readyz`.
+//! The operators' listener: `/healthz`, `/readyz`, and `/openapi.json` of a KME.
 //!
 //! Plain HTTP on a loopback address is open to everyone on the machine and tells nothing secret; any other
 //! address demands an operator certificate.
@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -70,10 +71,22 @@ pub trait Health: Send + Sync {
 /// Few ask, and nobody for long.
 const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 32, timeout: Duration::from_secs(10) };
 
+/// The SAE API in OpenAPI.
+const DESCRIPTION: &str = "/openapi.json";
+
 /// The routes of the `admin` listener. With `operators_only` every request needs an operator certificate.
-/// Requests are worked on in `tasks`.
-pub fn router(health: Arc<dyn Health>, operators_only: bool, tasks: TaskTracker) -> Router {
-    let router = Router::new()
+/// `description` is served as `/openapi.json`. Requests are worked on in `tasks`.
+pub fn router(
+    health: Arc<dyn Health>,
+    description: Option<String>,
+    operators_only: bool,
+    tasks: TaskTracker,
+) -> Router {
+    let router = match description.map(Bytes::from) {
+        Some(json) => Router::new().route(DESCRIPTION, get(move || async move { described(json) })),
+        None => Router::new(),
+    };
+    let router = router
         .route("/healthz", get(|| async { no_store(Json(serde_json::json!({"alive": true}))) }))
         .route("/readyz", get(ready))
         .fallback(|| async { ApiError::no_such_path() })
@@ -86,7 +99,7 @@ pub fn router(health: Arc<dyn Health>, operators_only: bool, tasks: TaskTracker)
 
 /// For logs.
 fn template(request: &Request) -> Cow<'static, str> {
-    let known = ["/healthz", "/readyz"].into_iter().find(|path| *path == request.uri().path());
+    let known = ["/healthz", "/readyz", DESCRIPTION].into_iter().find(|path| *path == request.uri().path());
     known.unwrap_or("(none)").into()
 }
 
@@ -94,6 +107,12 @@ async fn ready(State(health): State<Arc<dyn Health>>) -> Response {
     let readiness = health.look().await;
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, no_store(Json(readiness))).into_response()
+}
+
+fn described(json: Bytes) -> Response {
+    let mut response = no_store(json);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 async fn operator(request: Request, next: Next) -> Response {
@@ -129,7 +148,8 @@ mod tests {
     }
 
     async fn status(parts: &[Condition], operators_only: bool, path: &str) -> StatusCode {
-        let router = router(Arc::new(Fixed(parts.to_vec())), operators_only, TaskTracker::new());
+        let health = Arc::new(Fixed(parts.to_vec()));
+        let router = router(health, Some("{}".to_owned()), operators_only, TaskTracker::new());
         router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap().status()
     }
 
@@ -143,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_operator_certificate_nothing_is_shown_where_one_is_needed() {
-        for path in ["/healthz", "/readyz", "/elsewhere"] {
+        for path in ["/healthz", "/readyz", "/openapi.json", "/elsewhere"] {
             assert_eq!(status(&[Condition::Ok], true, path).await, StatusCode::UNAUTHORIZED, "{path}");
         }
     }

@@ -6,6 +6,7 @@
 use axum::body::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use utoipa::ToSchema;
 
 use super::dto::{self, ObjectOnly};
 use super::refusal;
@@ -15,13 +16,22 @@ use crate::http::extract::{other_names, query_value};
 use crate::http::json::{self, OtherMembers};
 
 /// Table 12. Extensions and unknown members are ignored, whatever their shape.
-#[derive(Deserialize)]
-struct Body {
+#[derive(Deserialize, ToSchema)]
+#[schema(
+    as = KeyIds,
+    description = "Table 12. Extensions and other members are not looked at.",
+)]
+pub(super) struct Body {
+    /// The keys, each once.
     #[serde(rename = "key_IDs")]
+    #[schema(value_type = HashSet<Entry>, min_items = 1)]
     key_ids: Option<Vec<ObjectOnly<Entry>>>,
+    /// Not looked at.
     #[serde(rename = "key_IDs_extension")]
+    #[schema(value_type = Option<Value>)]
     _extension: Option<IgnoredAny>,
     #[serde(flatten)]
+    #[schema(ignore)]
     others: OtherMembers,
 }
 
@@ -33,17 +43,37 @@ pub(super) struct Asked {
     pub(super) ignored: usize,
 }
 
-#[derive(Deserialize)]
+/// The ID of a key.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = KeyId)]
 struct Entry {
+    /// A UUID of any version in any case, with its four hyphens.
     #[serde(rename = "key_ID")]
+    #[schema(
+        format = "uuid",
+        pattern = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+    )]
     key_id: String,
+    /// Not looked at.
     #[serde(rename = "key_ID_extension")]
+    #[schema(value_type = Option<Value>)]
     _extension: Option<IgnoredAny>,
     #[serde(flatten)]
+    #[schema(ignore)]
     others: OtherMembers,
 }
 
 /// Reads a POST; the body must be there.
+#[utoipa::path(
+    post,
+    path = "/api/v1/keys/{master_SAE_ID}/dec_keys",
+    operation_id = "getKeyWithKeyIDsByPost",
+    summary = "Get key with key IDs (clause 5.4)",
+    description = "The keys that another SAE shared with the caller, in the order asked for. All or none, and once.",
+    params(("master_SAE_ID" = String, Path, description = "The other holder of the keys, or its KME", min_length = 1, max_length = 512)),
+    request_body(content = Body, content_type = "application/json"),
+    responses((status = 200, body = dto::ContainerBody, description = "The keys")),
+)]
 pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
     if body.is_empty() {
         return Err(ApiError::bad_request("no_body", "the request body shall name key_IDs"));
@@ -58,6 +88,19 @@ pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
 }
 
 /// Reads a GET: exactly one `key_ID`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/keys/{master_SAE_ID}/dec_keys",
+    operation_id = "getKeyWithKeyIDs",
+    summary = "Get key with key IDs (clause 5.4)",
+    description = "One key that another SAE shared with the caller, once.",
+    params(
+        ("master_SAE_ID" = String, Path, description = "The other holder of the key, or its KME", min_length = 1, max_length = 512),
+        ("key_ID" = String, Query, description = "A UUID of any version in any case", format = "uuid",
+         pattern = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"),
+    ),
+    responses((status = 200, body = dto::ContainerBody, description = "The key")),
+)]
 pub(super) fn from_query(query: Option<&str>) -> Result<Asked, ApiError> {
     match query_value(query, "key_ID")? {
         Some(id) => Ok(Asked { key_ids: vec![id.into_owned()], ignored: other_names(query, &["key_ID"]) }),

@@ -9,9 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::extensions::Report;
+use super::extensions::{KeyExtension, Report};
 use crate::delivery::Status;
 use crate::http::error::ApiError;
 use crate::kme::{FreshKey, Key, Party};
@@ -49,25 +50,70 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOnly<T> {
     }
 }
 
-/// Table 9.
-#[derive(Serialize)]
-struct StatusBody<'a> {
+/// Table 9: what the caller may ask for and how many keys there are.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Status)]
+pub(super) struct StatusBody<'a> {
+    /// The KME that was asked.
     #[serde(rename = "source_KME_ID")]
     source: &'a str,
+    /// The KME of the slave SAE.
     #[serde(rename = "target_KME_ID")]
     target: &'a str,
+    /// The caller.
     #[serde(rename = "master_SAE_ID")]
     master: &'a str,
+    /// Whom the path names: an SAE, or a whole KME.
     #[serde(rename = "slave_SAE_ID")]
     slave: &'a str,
+    /// Bits of a key when the request does not say `size`.
     key_size: u32,
+    /// Keys of that size that could be delivered now.
     stored_key_count: u32,
+    /// Upper bound of `stored_key_count`.
     max_key_count: u32,
+    /// Largest `number`, and most entries of `key_IDs`.
     max_key_per_request: u32,
+    /// Largest `size`.
     max_key_size: u32,
+    /// Smallest `size`.
     min_key_size: u32,
+    /// Most entries of `additional_slave_SAE_IDs`; 0 for no multicast.
     #[serde(rename = "max_SAE_ID_count")]
     max_sae_id_count: u32,
+}
+
+/// Table 11. `container` writes it; this says what it writes, member for member.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = KeyContainer, description = "Table 11.")]
+#[expect(dead_code, reason = "keys are written straight into a buffer that is wiped; this only describes it")]
+pub(super) struct ContainerBody {
+    /// As many keys as were asked for, in the order of `key_IDs`.
+    #[schema(min_items = 1)]
+    keys: Vec<EntryBody>,
+}
+
+/// A key and its ID.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Key)]
+#[expect(dead_code, reason = "see `ContainerBody`")]
+pub(super) struct EntryBody {
+    /// Lower-case UUID, version 4.
+    #[serde(rename = "key_ID")]
+    #[schema(
+        format = "uuid",
+        pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+    )]
+    key_id: String,
+    /// Standard base64 with padding; decodes to `size` / 8 bytes.
+    #[schema(content_encoding = "base64", min_length = 4, pattern = "^[A-Za-z0-9+/]+={0,2}$")]
+    key: String,
+    /// By `enc_keys`, when own extensions asked for it.
+    #[schema(nullable = false)]
+    key_extension: Option<KeyExtension>,
 }
 
 /// The answer of `status`.

@@ -3,9 +3,10 @@
 use axum::body::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::dto::{self, ObjectOnly};
-use super::extensions::{Extensions, Report};
+use super::extensions::{Extensions, MandatoryExtension, Report};
 use super::refusal;
 use super::{Caller, Delivery};
 use crate::delivery::KeyRequest;
@@ -14,15 +15,33 @@ use crate::http::extract::{other_names, query_value};
 use crate::http::json::{self, OtherMembers};
 
 /// Table 10. `null` counts as absent; unknown members are ignored, since shipping clients send some.
-#[derive(Deserialize)]
-struct Body {
+///
+/// What is read by hand from a [`Value`] is described by the attributes; `tests/openapi.rs` holds both together.
+#[derive(Deserialize, ToSchema)]
+#[schema(
+    as = KeyRequest,
+    description = "Table 10. Members may be left out or `null`; other members are not looked at.",
+)]
+pub(super) struct Body {
+    /// How many keys; 1 when absent. Digits only: no text, no `1.0`.
+    #[schema(value_type = Option<u32>, minimum = 1)]
     number: Option<Value>,
+    /// Bits of each key; `key_size` of status when absent. Digits only: no text, no `256.0`.
+    #[schema(value_type = Option<u32>, multiple_of = 8)]
     size: Option<Value>,
+    /// More SAEs that may retrieve the keys: known here, and neither the caller nor the SAE in the path.
     #[serde(rename = "additional_slave_SAE_IDs")]
+    #[schema(value_type = Option<HashSet<String>>)]
     additional_slaves: Option<Value>,
+    /// What the keys shall be. A request with any other extension is refused.
+    #[schema(value_type = Option<Vec<MandatoryExtension>>)]
     extension_mandatory: Option<Value>,
+    /// What the caller would like: `dqkd_source_grade` and `dqkd_expiry`, with any value, ask for
+    /// `key_extension`. Others are not looked at.
+    #[schema(value_type = Option<Vec<Object>>)]
     extension_optional: Option<Value>,
     #[serde(flatten)]
+    #[schema(ignore)]
     others: OtherMembers,
 }
 
@@ -37,6 +56,17 @@ pub(super) struct Asked {
 }
 
 /// Reads a POST. A body of no bytes is an empty request.
+#[utoipa::path(
+    post,
+    path = "/api/v1/keys/{slave_SAE_ID}/enc_keys",
+    operation_id = "getKeyByPost",
+    summary = "Get key (clause 5.3)",
+    description = "Fresh keys that the caller shares with whom the path names, and with every additional slave. \
+                   All or none. A body of no bytes is an empty request.",
+    params(("slave_SAE_ID" = String, Path, description = "An SAE, or a KME for any SAE of that site", min_length = 1, max_length = 512)),
+    request_body(content = Body, content_type = "application/json"),
+    responses((status = 200, body = dto::ContainerBody, description = "The keys")),
+)]
 pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
     if body.is_empty() {
         return Ok(Asked::default());
@@ -54,6 +84,19 @@ pub(super) fn from_body(body: &[u8]) -> Result<Asked, ApiError> {
 }
 
 /// Reads a GET: `number` and `size`, nothing else.
+#[utoipa::path(
+    get,
+    path = "/api/v1/keys/{slave_SAE_ID}/enc_keys",
+    operation_id = "getKey",
+    summary = "Get key (clause 5.3)",
+    description = "Fresh keys that the caller shares with whom the path names. All or none.",
+    params(
+        ("slave_SAE_ID" = String, Path, description = "An SAE, or a KME for any SAE of that site", min_length = 1, max_length = 512),
+        ("number" = inline(Option<u32>), Query, description = "How many keys; 1 when absent", minimum = 1),
+        ("size" = inline(Option<u32>), Query, description = "Bits of each key", multiple_of = 8),
+    ),
+    responses((status = 200, body = dto::ContainerBody, description = "The keys")),
+)]
 pub(super) fn from_query(query: Option<&str>) -> Result<Asked, ApiError> {
     let integer = |name| query_value(query, name)?.map(|text| text_integer(name, &text)).transpose();
     let (number, size_bits) = (integer("number")?, integer("size")?);

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
 
 use crate::http::error::ApiError;
 use crate::kme::{Demands, Provenance};
@@ -67,24 +70,39 @@ impl Report {
     }
 }
 
-/// Extension results of one key.
-#[derive(Serialize)]
+/// Extension results of one key: those that were asked for.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct KeyExtension {
     #[serde(rename = "dqkd_source_grade", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     source_grade: Option<SourceGradeBody>,
     #[serde(rename = "dqkd_expiry", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     expiry: Option<ExpiryBody>,
 }
 
-#[derive(Serialize)]
+/// How good the source of the key was.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = SourceGrade)]
 struct SourceGradeBody {
+    /// What the pools were filled from, as the pool servers name it.
     entropy_sources: Vec<String>,
+    /// Pools, each on a server of its own, that the key was extracted from.
+    #[schema(minimum = 1)]
     pools: usize,
+    /// Whether every connection that carried the key's metadata had a hybrid post-quantum key exchange.
     hybrid_tls: bool,
 }
 
-#[derive(Serialize)]
+/// How long the key lives.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Expiry)]
 struct ExpiryBody {
+    /// From this moment on no site returns it.
+    #[schema(format = "date-time")]
     expires_at: String,
 }
 
@@ -100,19 +118,56 @@ fn objects(name: &'static str, value: Option<Value>) -> Result<Vec<Map<String, V
     entries.into_iter().map(object).collect()
 }
 
-#[derive(Default, Deserialize)]
+/// What the source of the keys shall be.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct GradeDemand {
+#[schema(as = SourceGradeDemand)]
+pub(super) struct GradeDemand {
+    /// Fewest pools.
     min_pools: Option<u64>,
+    /// The only entropy source that any pool may have.
     entropy_source: Option<String>,
+    /// Hybrid key exchange wherever metadata goes.
     #[serde(default)]
     hybrid_tls: bool,
 }
 
-#[derive(Default, Deserialize)]
+/// How long the keys shall live.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ExpiryDemand {
+pub(super) struct ExpiryDemand {
+    /// Shortest life from now.
     min_seconds: Option<u64>,
+}
+
+/// An element of `extension_mandatory`: own extensions only.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read name by name; this only describes it")]
+pub(super) struct MandatoryExtension {
+    #[schema(schema_with = grade_options)]
+    dqkd_source_grade: Option<GradeDemand>,
+    #[schema(schema_with = expiry_options)]
+    dqkd_expiry: Option<ExpiryDemand>,
+}
+
+fn grade_options() -> Schema {
+    described_options("SourceGradeDemand", "Demands on the source; also asks for `key_extension`.")
+}
+
+fn expiry_options() -> Schema {
+    described_options("ExpiryDemand", "Demands on the life; also asks for `key_extension`.")
+}
+
+/// What [`options`] takes.
+fn described_options(demand: &str, description: &str) -> Schema {
+    let plain = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true]));
+    let options = OneOfBuilder::new()
+        .description(Some(description))
+        .item(ObjectBuilder::new().schema_type(Type::Null))
+        .item(plain)
+        .item(RefOr::<Schema>::Ref(Ref::from_schema_name(demand)));
+    Schema::OneOf(options.build())
 }
 
 /// What one mandatory extension demands; `None` when that is not understood, so cannot be promised.

@@ -7,6 +7,7 @@ mod dec_keys;
 mod dto;
 mod enc_keys;
 mod extensions;
+mod openapi;
 mod path;
 mod refusal;
 mod status;
@@ -27,6 +28,7 @@ use http::{HeaderValue, Method, header};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+pub use self::openapi::description;
 use self::path::{Call, Route};
 use super::error::ApiError;
 use super::middleware::{Edge, EdgeLimits, IgnoredParts, guard};
@@ -109,7 +111,7 @@ impl Api {
         let peer = route.id()?;
         match route.call {
             Call::Status => {
-                let body = status::serve(&self.delivery, &caller, &peer)?;
+                let body = status::serve(&self.delivery, &caller, &peer).await?;
                 Ok(Answer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
             }
             Call::EncKeys => {

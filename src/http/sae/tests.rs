@@ -5,6 +5,7 @@ mod dec_keys;
 mod edge;
 mod enc_keys;
 mod identity;
+mod openapi;
 mod status;
 
 use std::sync::Arc;

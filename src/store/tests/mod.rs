@@ -2,6 +2,7 @@
 
 mod durability;
 mod insert;
+mod ready;
 mod retrieve;
 mod void_and_sweep;
 

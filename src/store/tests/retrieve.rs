@@ -1,7 +1,7 @@
 //! Who may retrieve a key, and how often.
 
 use super::*;
-use crate::store::claim::Claim;
+use crate::store::turn::Turn;
 
 #[tokio::test]
 async fn a_slave_gets_its_keys_once_in_the_order_asked() {
@@ -237,12 +237,12 @@ async fn whoever_is_told_that_the_store_is_busy_has_used_up_nothing_also_later()
 
 #[test]
 fn a_retrieval_whose_commit_has_begun_cannot_be_given_up() {
-    let claim = Claim::default();
-    assert!(claim.claim() && claim.claim());
-    assert!(!claim.give_up());
-    let claim = Claim::default();
-    assert!(claim.give_up() && claim.give_up() && claim.is_given_up());
-    assert!(!claim.claim());
+    let turn = Turn::default();
+    assert!(turn.claim() && turn.claim());
+    assert!(!turn.give_up());
+    let turn = Turn::default();
+    assert!(turn.give_up() && turn.give_up() && turn.is_given_up());
+    assert!(!turn.claim());
 }
 
 #[tokio::test]

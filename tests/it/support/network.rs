@@ -67,7 +67,7 @@ impl Ports {
 /// A network whose daemons run, or not. Everything goes with it.
 pub(crate) struct Network {
     dir: TempDir,
-    _ports: Ports,
+    ports: Ports,
     manifest: Manifest,
     pub(crate) sites: Vec<Option<Daemon>>,
     pub(crate) pools: Vec<Option<Daemon>>,
@@ -88,7 +88,7 @@ impl Network {
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
         let none = |count: usize| (0..count).map(|_| None).collect();
         let (site_slots, pool_slots) = (none(manifest.sites.len()), none(manifest.pool_servers.len()));
-        Self { dir, _ports: ports, manifest, sites: site_slots, pools: pool_slots }
+        Self { dir, ports, manifest, sites: site_slots, pools: pool_slots }
     }
 
     /// Everything runs.
@@ -150,9 +150,20 @@ impl Network {
         self.pools[index].take().unwrap().kill();
     }
 
+    /// A port for something of the test's own, that no daemon has; `index` from 0 to 7.
+    pub(crate) fn spare_port(&self, index: u16) -> u16 {
+        assert!(index < 8);
+        self.ports.base + Ports::EACH - 10 + index
+    }
+
     /// The folder of the whole network.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The file that lists everything.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.dir.path().join("demo/demo.json")
     }
 
     /// The folder of the authority.

@@ -10,9 +10,9 @@ const GIVEN_UP: u8 = 2;
 
 /// Shared by one job and its caller.
 #[derive(Debug, Default)]
-pub(super) struct Claim(AtomicU8);
+pub(super) struct Turn(AtomicU8);
 
-impl Claim {
+impl Turn {
     /// For the writer, right before a commit: `false` when the caller has given up, so it must not take place.
     /// May be repeated.
     pub(super) fn claim(&self) -> bool {

@@ -1,0 +1,211 @@
+//! Ready keys and leases.
+
+use super::*;
+use crate::kme::SourceGrade;
+
+const HALF: Duration = Duration::from_mins(30);
+
+fn grade() -> SourceGrade {
+    SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true }
+}
+
+impl Sample {
+    /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
+    async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
+        let master = Entitlement { party: to_sae("alice"), role: Role::Master };
+        self.entitled = master_refetch.then_some(master).into_iter().collect();
+        let batch = NewBatch {
+            batch_id: self.batch_id,
+            source: &self.source,
+            master: &sae("alice"),
+            recipients: &self.recipients,
+            entitled: &self.entitled,
+            content: self.content,
+            created_at: START,
+            expires_at: START.plus(HOUR),
+            keys: &self.keys,
+        };
+        let inserted = store.insert_ready(&batch, &grade(), START.plus(HALF)).await.unwrap();
+        assert_eq!(inserted, Inserted::Stored);
+        self
+    }
+}
+
+fn bob() -> Recipient {
+    Recipient { party: to_sae("bob"), kme: kme("site-b") }
+}
+
+async fn lease(store: &Store, blocks: u32) -> Vec<LeasedBlock> {
+    store.lease(ReadyPair { master: &sae("alice"), recipient: &bob() }, blocks).await.unwrap()
+}
+
+async fn count(store: &Store) -> u64 {
+    store.ready_count(ReadyPair { master: &sae("alice"), recipient: &bob() }).await.unwrap()
+}
+
+fn ids_of(block: &LeasedBlock) -> HashSet<KeyId> {
+    block.keys.iter().map(|key| key.id).collect()
+}
+
+fn set_of(ids: &[KeyId]) -> HashSet<KeyId> {
+    ids.iter().copied().collect()
+}
+
+#[tokio::test]
+async fn a_block_is_leased_once_whole_and_across_restarts() {
+    let site = Site::new();
+    let store = site.open().await;
+    let sample = Sample::to_bob(5).ready(&store, true).await;
+    assert_eq!(count(&store).await, 5);
+    let leased = lease(&store, 3).await;
+    assert_eq!(leased.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&sample.ids())]);
+    for key in &leased[0].keys {
+        assert!(key.material.ct_eq(&material(key.id)));
+    }
+    assert_eq!(leased[0].provenance.grade, grade());
+    assert_eq!(count(&store).await, 0);
+    assert!(lease(&store, 3).await.is_empty());
+    store.close().await;
+    let store = site.open().await;
+    assert!(lease(&store, 3).await.is_empty(), "a restart does not forget a lease");
+}
+
+#[tokio::test]
+async fn two_daemons_on_one_file_never_lease_the_same_block() {
+    let site = Site::new();
+    let (one, two) = (site.open().await, site.open().await);
+    for _ in 0..20 {
+        Sample::to_bob(2).ready(&one, true).await;
+    }
+    let mut seen = HashSet::new();
+    for _ in 0..20 {
+        let (left, right) = tokio::join!(lease(&one, 1), lease(&two, 1));
+        for block in left.into_iter().chain(right) {
+            assert!(seen.insert(block.batch_id));
+        }
+    }
+    assert_eq!(seen.len(), 20);
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
+    let site = Site::new();
+    let store = site.open().await;
+    let sample = Sample::to_bob(4).ready(&store, true).await;
+    let leased = lease(&store, 1).await.pop().unwrap();
+    let rest = &sample.ids()[1..];
+    let pair = ReadyPair { master: &sae("alice"), recipient: &bob() };
+    let back = ReturnedBlock {
+        batch_id: leased.batch_id,
+        pair,
+        usable_until: leased.usable_until,
+        provenance: &leased.provenance,
+        key_ids: rest,
+    };
+    store.give_back(&[back]).await.unwrap();
+    assert_eq!(count(&store).await, 3);
+    assert_eq!(ids_of(&lease(&store, 1).await[0]), set_of(rest));
+}
+
+#[tokio::test]
+async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() {
+    let site = Site::new();
+    let store = site.open().await;
+    Sample::to_bob(3).ready(&store, false).await;
+    assert_eq!(store.counts().await.unwrap().keys, 3);
+    let leased = lease(&store, 1).await.pop().unwrap();
+    assert!(!leased.is_stored);
+    assert_eq!(store.counts().await.unwrap().keys, 0);
+    Sample::to_bob(3).ready(&store, true).await;
+    assert!(lease(&store, 1).await[0].is_stored);
+    assert_eq!(store.counts().await.unwrap().keys, 3, "the master may still retrieve these");
+}
+
+#[tokio::test]
+async fn a_voided_batch_is_not_leased_and_not_given_back() {
+    let site = Site::new();
+    let store = site.open().await;
+    let sample = Sample::to_bob(2).ready(&store, true).await;
+    store.void(&sample.source, sample.batch_id, &[], START.plus(HOUR)).await.unwrap();
+    assert!(lease(&store, 1).await.is_empty());
+
+    let other = Sample::to_bob(2).ready(&store, true).await;
+    let leased = lease(&store, 1).await.pop().unwrap();
+    store.void(&other.source, other.batch_id, &[], START.plus(HOUR)).await.unwrap();
+    let back = ReturnedBlock {
+        batch_id: leased.batch_id,
+        pair: ReadyPair { master: &sae("alice"), recipient: &bob() },
+        usable_until: leased.usable_until,
+        provenance: &leased.provenance,
+        key_ids: &other.ids(),
+    };
+    store.give_back(&[back]).await.unwrap();
+    assert!(lease(&store, 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
+    let site = Site::new();
+    let store = site.open().await;
+    Sample::to_bob(2).ready(&store, true).await;
+    site.clock.advance(HALF);
+    assert_eq!(count(&store).await, 0);
+    assert!(lease(&store, 1).await.is_empty());
+    assert_eq!(store.sweep(10).await.unwrap().ready_blocks, 1);
+    site.clock.advance(HALF);
+    while store.sweep(10).await.unwrap().any() {}
+    assert_eq!(store.counts().await.unwrap(), Counts::default());
+}
+
+#[tokio::test]
+async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
+    let site = Site::new();
+    let store = site.open().await;
+    let spoiled = Sample::to_bob(2).ready(&store, true).await;
+    let good = Sample::to_bob(2).ready(&store, true).await;
+    let mut sql = site.sql().await;
+    let statement = "UPDATE keys SET sealed = zeroblob(length(sealed)) WHERE batch_id = $1";
+    sqlx::query(statement).bind(spoiled.batch_id.as_bytes().as_slice()).execute(&mut sql).await.unwrap();
+    let leased = lease(&store, 2).await;
+    assert_eq!(leased.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&good.ids())]);
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_leased() {
+    let site = Site::new();
+    let store = site.open().await;
+    let end = START.plus(HOUR);
+    let untouched = Sample::to_bob(2).ready(&store, true).await;
+    let leased = Sample::to_bob(2).ready(&store, true).await;
+    let withdraw =
+        async |sample: &Sample| store.withdraw(&sample.source, sample.batch_id, end).await.unwrap();
+    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided);
+    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided, "again");
+    assert_eq!(lease(&store, 2).await.len(), 1);
+    assert_eq!(withdraw(&leased).await, Withdrawn::InUse);
+    // It never came: should it still, it is refused.
+    let late = Sample::to_bob(2);
+    assert_eq!(withdraw(&late).await, Withdrawn::Voided);
+    assert_eq!(late.insert(&store).await.unwrap(), Inserted::Voided);
+    let expired = Sample::to_bob(2).ready(&store, true).await;
+    site.clock.advance(HOUR);
+    assert_eq!(withdraw(&expired).await, Withdrawn::InUse, "nobody can tell after the expiry");
+}
+
+#[tokio::test]
+async fn what_is_given_back_in_part_counts_as_in_use() {
+    let site = Site::new();
+    let store = site.open().await;
+    let sample = Sample::to_bob(3).ready(&store, true).await;
+    let leased = lease(&store, 1).await.pop().unwrap();
+    let back = ReturnedBlock {
+        batch_id: leased.batch_id,
+        pair: ReadyPair { master: &sae("alice"), recipient: &bob() },
+        usable_until: leased.usable_until,
+        provenance: &leased.provenance,
+        key_ids: &sample.ids()[1..],
+    };
+    store.give_back(&[back]).await.unwrap();
+    let withdrawn = store.withdraw(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
+    assert_eq!(withdrawn, Withdrawn::InUse);
+}

@@ -1,0 +1,356 @@
+//! Keys made ahead of demand: for each pair in use some are ready in the store, some leased in memory.
+//!
+//! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
+//! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
+//! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
+//! never stand in the way of somebody who waits.
+
+mod demand;
+mod pair;
+mod refill;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(super) use self::demand::Bounds;
+use self::pair::Pair;
+use super::SupplyError;
+use crate::kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, SaeId, Timestamp};
+use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, StoreError};
+
+/// Blocks that one lease takes at most.
+const LEASE_BLOCKS_MAX: u32 = 16;
+/// Pause of a pair after its first failed refill; doubles with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// Longest such pause, so that a reserve fills soon after the cause has gone.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The longest that a first look at a pair waits for its first keys.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// What is to become of a new batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Into the store, ready to be leased.
+    Ready,
+    /// Into this daemon's memory, to be handed out at once.
+    Leased,
+}
+
+/// Makes the batches that the reserve asks for.
+pub(super) trait Maker: Send + Sync {
+    /// Makes `number` keys (one batch) that every recipient site has stored. Returns them when they are
+    /// [`Purpose::Leased`], else they are in the store.
+    ///
+    /// # Errors
+    /// [`SupplyError`]; then none of them is usable anywhere.
+    fn make<'a>(
+        self: Arc<Self>,
+        master: &'a SaeId,
+        recipient: &'a Recipient,
+        number: usize,
+        purpose: Purpose,
+    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>>;
+
+    /// Whether the recipient's site answers, as far as is known.
+    fn is_reachable(&self, recipient: &Recipient) -> bool;
+
+    /// Voids leased keys that nobody needs, in the background.
+    fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock);
+
+    /// The time.
+    fn now(&self) -> Timestamp;
+}
+
+/// Bounds of the reserve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReserveSettings {
+    /// Keys for each pair.
+    pub(super) bounds: Bounds,
+    /// Keys of one batch.
+    pub(super) block_keys: usize,
+    /// Pairs that have a reserve at once; others get keys on demand.
+    pub(super) pairs_max: usize,
+    /// Keys in memory, of all pairs together.
+    pub(super) leased_max: u64,
+}
+
+/// What the reserve is made of.
+pub(super) struct ReserveParts {
+    pub(super) maker: Arc<dyn Maker>,
+    pub(super) store: Arc<Store>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) local: KmeId,
+    /// Holds the work that must end before the daemon does.
+    pub(super) tasks: TaskTracker,
+    /// Says that the daemon stops.
+    pub(super) stopping: CancellationToken,
+}
+
+/// All pairs that have keys ready. Share it in an `Arc`.
+pub(super) struct Reserve {
+    parts: ReserveParts,
+    settings: ReserveSettings,
+    pairs: Mutex<HashMap<(SaeId, Recipient), Arc<Pair>>>,
+    /// Rings when a pair may need a refill.
+    wanted: Notify,
+    is_closed: AtomicBool,
+}
+
+impl Reserve {
+    pub(super) fn new(parts: ReserveParts, settings: ReserveSettings) -> Arc<Self> {
+        let (pairs, wanted) = (Mutex::default(), Notify::new());
+        Arc::new(Self { parts, settings, pairs, wanted, is_closed: AtomicBool::new(false) })
+    }
+
+    /// Hands out `number` keys of the pair; `None` when the reserve has nothing to do with such an order: too
+    /// many pairs, or demands that what is ready does not meet.
+    ///
+    /// # Errors
+    /// [`SupplyError`]; no key was handed out.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        master: &SaeId,
+        recipient: &Recipient,
+        number: usize,
+        demands: &Demands,
+    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
+        let Some(pair) = self.pair(master, recipient) else { return Ok(None) };
+        pair.note_demand(number);
+        if pair.waited_for() == 0
+            && let Some(keys) = pair.pop(number, demands, self.parts.maker.now())
+        {
+            self.look_ahead(&pair);
+            return Ok(Some(keys));
+        }
+        if *demands != Demands::default() {
+            return Ok(None);
+        }
+        let waiting = pair.wait_for(number);
+        let _turn = pair.turn.lock().await;
+        let keys = self.take_in_turn(&pair, number).await?;
+        drop(waiting);
+        self.look_ahead(&pair);
+        Ok(Some(keys))
+    }
+
+    /// How many keys of the pair could be handed out this moment without making any. A pair that nobody asked
+    /// about before gets a moment to be stocked.
+    pub(super) async fn count(self: &Arc<Self>, master: &SaeId, recipient: &Recipient) -> u64 {
+        let Some(pair) = self.pair(master, recipient) else { return 0 };
+        let is_new = pair.is_unknown();
+        let added = pair.added.notified();
+        let count = self.count_now(&pair).await;
+        self.wanted.notify_one();
+        if count > 0 || !is_new || self.settings.bounds.floor == 0 {
+            return count;
+        }
+        if !self.parts.maker.is_reachable(recipient) || timeout(FIRST_WAIT, added).await.is_err() {
+            return 0;
+        }
+        self.count_now(&pair).await
+    }
+
+    /// Gives back what was leased and not handed out. Nothing is handed out any more.
+    pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        let pairs: Vec<Arc<Pair>> = self.lock().drain().map(|(_, pair)| pair).collect();
+        for pair in pairs {
+            let _moving = pair.moving.lock().await;
+            self.give_back(&pair).await;
+        }
+    }
+
+    async fn take_in_turn(
+        self: &Arc<Self>,
+        pair: &Arc<Pair>,
+        number: usize,
+    ) -> Result<Vec<FreshKey>, SupplyError> {
+        loop {
+            if self.is_closed.load(Ordering::SeqCst) {
+                return Err(SupplyError::Busy);
+            }
+            if let Some(keys) = pair.pop(number, &Demands::default(), self.parts.maker.now()) {
+                return Ok(keys);
+            }
+            if pair.may_lease() {
+                let blocks = self.lease_blocks(pair, number);
+                if self.lease(pair, blocks).await? > 0 {
+                    continue;
+                }
+            }
+            self.make_for_those_who_wait(pair, number).await?;
+        }
+    }
+
+    /// Moves up to `blocks` blocks from the store to the hand; returns how many came. In a task of its own: a
+    /// caller that goes away must not lose what it leased.
+    async fn lease(self: &Arc<Self>, pair: &Arc<Pair>, blocks: u32) -> Result<usize, SupplyError> {
+        let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
+        let work = async move {
+            let _moving = pair.moving.lock().await;
+            if reserve.is_closed.load(Ordering::SeqCst) {
+                return Err(SupplyError::Busy);
+            }
+            let leased = reserve.parts.store.lease(pair.as_ready(), blocks).await;
+            let leased = leased.map_err(super::order::not_stored)?;
+            let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
+            let count = leased.len();
+            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
+            pair.push(leased);
+            Ok(count)
+        };
+        self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
+    }
+
+    /// Makes one batch for whoever waits, and for `number` at least as far as one batch goes.
+    async fn make_for_those_who_wait(
+        self: &Arc<Self>,
+        pair: &Arc<Pair>,
+        number: usize,
+    ) -> Result<(), SupplyError> {
+        let in_hand = usize::try_from(pair.in_hand(self.parts.maker.now())).unwrap_or(usize::MAX);
+        let wanted = pair.waited_for().max(number).saturating_sub(in_hand);
+        let count = wanted.clamp(1, self.settings.block_keys);
+        let (maker, pair) = (Arc::clone(&self.parts.maker), Arc::clone(pair));
+        let work = async move {
+            let made = maker.make(&pair.master, &pair.recipient, count, Purpose::Leased).await?;
+            pair.push(made);
+            Ok(())
+        };
+        self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
+    }
+
+    /// After keys were taken: leases before the hand is empty, refills before the store is.
+    fn look_ahead(self: &Arc<Self>, pair: &Arc<Pair>) {
+        if pair.is_low(self.parts.maker.now()) && !pair.is_leasing.swap(true, Ordering::SeqCst) {
+            let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
+            let blocks = self.lease_blocks(&pair, 1);
+            self.parts.tasks.spawn(async move {
+                if let Err(error) = reserve.lease(&pair, blocks).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "no lease ahead of need");
+                }
+                pair.is_leasing.store(false, Ordering::SeqCst);
+                reserve.wanted.notify_one();
+            });
+        }
+        self.wanted.notify_one();
+    }
+
+    fn lease_blocks(&self, pair: &Pair, number: usize) -> u32 {
+        let block = self.settings.block_keys;
+        let least = u32::try_from(number.div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX).min(LEASE_BLOCKS_MAX);
+        if self.leased_keys() >= self.settings.leased_max {
+            return least;
+        }
+        pair.lease_blocks(block as u64, LEASE_BLOCKS_MAX).max(least)
+    }
+
+    /// Keys in memory, of all pairs.
+    fn leased_keys(&self) -> u64 {
+        let now = self.parts.maker.now();
+        self.lock().values().map(|pair| pair.in_hand(now)).sum()
+    }
+
+    async fn count_now(&self, pair: &Pair) -> u64 {
+        let _moving = pair.moving.lock().await;
+        let in_hand = pair.in_hand(self.parts.maker.now());
+        match self.parts.store.ready_count(pair.as_ready()).await {
+            Ok(stored) => {
+                pair.set_stored(stored);
+                stored + in_hand
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
+                in_hand
+            }
+        }
+    }
+
+    /// Empties the hand of `pair` into the store.
+    async fn give_back(&self, pair: &Pair) {
+        let blocks = pair.empty();
+        let now = self.parts.maker.now();
+        let (stored, others): (Vec<_>, Vec<_>) =
+            blocks.into_iter().filter(|block| now < block.usable_until).partition(|block| block.is_stored);
+        let ids: Vec<Vec<KeyId>> =
+            stored.iter().map(|block| block.keys.iter().map(|key| key.id).collect()).collect();
+        let returned: Vec<ReturnedBlock<'_>> = stored
+            .iter()
+            .zip(&ids)
+            .map(|(block, key_ids)| ReturnedBlock {
+                batch_id: block.batch_id,
+                pair: pair.as_ready(),
+                usable_until: block.usable_until,
+                provenance: &block.provenance,
+                key_ids,
+            })
+            .collect();
+        let mut failed = None;
+        if !returned.is_empty()
+            && let Err(error) = self.parts.store.give_back(&returned).await
+        {
+            failed = Some(error);
+        }
+        for block in others {
+            if let Err(error) = self.store_again(pair, &block).await {
+                failed = Some(error);
+            }
+        }
+        if let Some(error) = failed {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "leased keys could not be given back; they are not handed out any more");
+        }
+    }
+
+    /// Keys that left the store when they were leased come back as a batch of their own.
+    async fn store_again(&self, pair: &Pair, block: &LeasedBlock) -> Result<(), StoreError> {
+        let Ok(batch_id) = BatchId::draw(&*self.parts.random) else {
+            return Err(StoreError::Misuse("no randomness for the name of a batch"));
+        };
+        let batch = NewBatch {
+            batch_id,
+            source: &self.parts.local,
+            master: &pair.master,
+            recipients: std::slice::from_ref(&pair.recipient),
+            entitled: &[],
+            // Nobody pushes this batch, so nothing is ever compared with its digest.
+            content: ContentDigest([0; 32]),
+            created_at: block.created_at,
+            expires_at: block.provenance.expires_at,
+            keys: &block.keys,
+        };
+        self.parts.store.insert_ready(&batch, &block.provenance.grade, block.usable_until).await.map(drop)
+    }
+
+    /// The pair, known from here on; `None` when there are too many.
+    fn pair(&self, master: &SaeId, recipient: &Recipient) -> Option<Arc<Pair>> {
+        let mut pairs = self.lock();
+        if self.is_closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        let key = (master.clone(), recipient.clone());
+        if let Some(pair) = pairs.get(&key) {
+            return Some(Arc::clone(pair));
+        }
+        if pairs.len() >= self.settings.pairs_max {
+            return None;
+        }
+        let pair = Pair::new(master.clone(), recipient.clone());
+        pairs.insert(key, Arc::clone(&pair));
+        Some(pair)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(SaeId, Recipient), Arc<Pair>>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,243 @@
+//! What one pair has in this daemon's memory: leased keys, the measure of its demand, who waits for more.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::demand::{Bounds, Demand};
+use crate::kme::life;
+use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
+use crate::store::{LeasedBlock, ReadyPair};
+
+/// Below this part of its target a reserve is filled up to the target.
+const LOW_WATER_PART: u64 = 2;
+
+/// One pair.
+pub(super) struct Pair {
+    pub(super) master: SaeId,
+    pub(super) recipient: Recipient,
+    hand: Mutex<Hand>,
+    /// Those who must wait for keys, in the order they came.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// Keys that they wait for.
+    waiting: AtomicUsize,
+    /// Held while keys move from the store to the hand, and while both are counted.
+    pub(super) moving: tokio::sync::Mutex<()>,
+    /// A lease ahead of need is under way.
+    pub(super) is_leasing: AtomicBool,
+    /// Rings whenever keys were added.
+    pub(super) added: Notify,
+}
+
+struct Hand {
+    blocks: VecDeque<LeasedBlock>,
+    demand: Demand,
+    /// Keys that the store has ready, as far as this daemon knows; `None`: never looked.
+    stored: Option<u64>,
+    /// Keys being made for the store.
+    in_work: u64,
+    is_filling: bool,
+    failures: u32,
+    pause_until: Option<Instant>,
+}
+
+/// Keys that a caller waits for, while it does.
+pub(super) struct Waiting<'a> {
+    pair: &'a Pair,
+    keys: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.pair.waiting.fetch_sub(self.keys, Ordering::SeqCst);
+    }
+}
+
+impl Pair {
+    pub(super) fn new(master: SaeId, recipient: Recipient) -> Arc<Self> {
+        let hand = Hand {
+            blocks: VecDeque::new(),
+            demand: Demand::new(Instant::now()),
+            stored: None,
+            in_work: 0,
+            is_filling: true,
+            failures: 0,
+            pause_until: None,
+        };
+        Arc::new(Self {
+            master,
+            recipient,
+            hand: Mutex::new(hand),
+            turn: tokio::sync::Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            moving: tokio::sync::Mutex::default(),
+            is_leasing: AtomicBool::new(false),
+            added: Notify::new(),
+        })
+    }
+
+    pub(super) fn as_ready(&self) -> ReadyPair<'_> {
+        ReadyPair { master: &self.master, recipient: &self.recipient }
+    }
+
+    pub(super) fn note_demand(&self, keys: usize) {
+        self.lock().demand.note(keys as u64, Instant::now());
+    }
+
+    /// Counts `keys` among those waited for, until dropped.
+    pub(super) fn wait_for(&self, keys: usize) -> Waiting<'_> {
+        self.waiting.fetch_add(keys, Ordering::SeqCst);
+        Waiting { pair: self, keys }
+    }
+
+    /// Keys that callers wait for.
+    pub(super) fn waited_for(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
+    pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
+        let mut hand = self.lock();
+        hand.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
+        let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
+        let there: usize = hand.blocks.iter().filter(|block| fits(block)).map(|block| block.keys.len()).sum();
+        if there < number {
+            return None;
+        }
+        let mut popped = Vec::with_capacity(number);
+        for block in hand.blocks.iter_mut().filter(|block| fits(block)) {
+            while popped.len() < number
+                && let Some(key) = block.keys.pop()
+            {
+                popped.push(FreshKey { key, provenance: Arc::clone(&block.provenance) });
+            }
+        }
+        Some(popped)
+    }
+
+    /// Adds leased keys.
+    pub(super) fn push(&self, blocks: impl IntoIterator<Item = LeasedBlock>) {
+        self.lock().blocks.extend(blocks);
+        self.added.notify_waiters();
+    }
+
+    /// Takes everything out of the hand.
+    pub(super) fn empty(&self) -> Vec<LeasedBlock> {
+        let blocks = std::mem::take(&mut self.lock().blocks);
+        blocks.into_iter().filter(|block| !block.keys.is_empty()).collect()
+    }
+
+    /// Keys in the hand that may still be handed out.
+    pub(super) fn in_hand(&self, now: Timestamp) -> u64 {
+        self.lock().in_hand(now)
+    }
+
+    /// Whether the store may have ready keys.
+    pub(super) fn may_lease(&self) -> bool {
+        self.lock().stored != Some(0)
+    }
+
+    /// Whether the store's share is not known yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.lock().stored.is_none()
+    }
+
+    /// Notes what the store has.
+    pub(super) fn set_stored(&self, keys: u64) {
+        self.lock().stored = Some(keys);
+    }
+
+    /// Notes that `keys` left the store; with `all`, no others are there.
+    pub(super) fn took(&self, keys: u64, all: bool) {
+        let mut hand = self.lock();
+        hand.stored = if all { Some(0) } else { hand.stored.map(|stored| stored.saturating_sub(keys)) };
+    }
+
+    /// How many blocks of at most `block` keys one lease should take: what half a second uses.
+    pub(super) fn lease_blocks(&self, block: u64, most: u32) -> u32 {
+        let rate = self.lock().demand.rate(Instant::now());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let half_second = (rate / 2.0).clamp(0.0, 1e9) as u64;
+        u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
+    }
+
+    /// Whether the hand is so low that a lease should come before it is empty.
+    pub(super) fn is_low(&self, now: Timestamp) -> bool {
+        let mut hand = self.lock();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let quarter_second = (hand.demand.rate(Instant::now()) / 4.0).clamp(16.0, 1e9) as u64;
+        hand.stored != Some(0) && hand.in_hand(now) < quarter_second
+    }
+
+    /// How many keys should be made for the store now, at most `block`; they count as in work from here on.
+    pub(super) fn begin_refill(&self, bounds: Bounds, block: u64, now: Timestamp) -> Option<usize> {
+        let mut hand = self.lock();
+        let moment = Instant::now();
+        if hand.pause_until.is_some_and(|until| moment < until) {
+            return None;
+        }
+        let target = hand.demand.target(bounds, moment);
+        let have = hand.in_hand(now) + hand.stored? + hand.in_work;
+        if have >= target {
+            hand.is_filling = false;
+            return None;
+        }
+        if have < target.div_ceil(LOW_WATER_PART) {
+            hand.is_filling = true;
+        }
+        if !hand.is_filling {
+            return None;
+        }
+        let keys = (target - have).min(block);
+        hand.in_work += keys;
+        usize::try_from(keys).ok()
+    }
+
+    /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
+    pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
+        let mut hand = self.lock();
+        hand.in_work = hand.in_work.saturating_sub(keys as u64);
+        if is_made {
+            hand.stored = hand.stored.map(|stored| stored + keys as u64);
+            hand.failures = 0;
+            hand.pause_until = None;
+        } else {
+            let pause = super::PAUSE_MIN.saturating_mul(1 << hand.failures.min(8)).min(super::PAUSE_MAX);
+            hand.failures = hand.failures.saturating_add(1);
+            hand.pause_until = Some(Instant::now() + pause);
+        }
+        drop(hand);
+        self.added.notify_waiters();
+    }
+
+    /// Whether the store has far more than the pair needs.
+    pub(super) fn is_overstocked(&self, bounds: Bounds, block: u64) -> bool {
+        let mut hand = self.lock();
+        let target = hand.demand.target(bounds, Instant::now());
+        hand.stored.is_some_and(|stored| stored >= (2 * target).max(target + 2 * block))
+    }
+
+    /// Whether nothing of the pair is worth remembering.
+    pub(super) fn is_idle(&self) -> bool {
+        let hand = self.lock();
+        hand.in_work == 0 && self.waited_for() == 0 && hand.demand.is_idle(Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hand {
+    fn in_hand(&self, now: Timestamp) -> u64 {
+        let usable = self.blocks.iter().filter(|block| is_usable(block, now));
+        usable.map(|block| block.keys.len() as u64).sum()
+    }
+}
+
+fn is_usable(block: &LeasedBlock, now: Timestamp) -> bool {
+    life::may_hand_out(block.created_at, block.provenance.expires_at, now)
+}

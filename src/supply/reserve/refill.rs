@@ -1,0 +1,121 @@
+//! The task that keeps reserves filled: round the pairs, one batch at a time each, a few batches at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{interval, timeout};
+
+use super::pair::Pair;
+use super::{Purpose, Reserve};
+use crate::supply::SupplyError;
+
+/// Batches for reserves in work at once, of all pairs together.
+const AT_ONCE: usize = 4;
+/// The longest that a stop waits for a batch that nobody waits for.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+/// How often all pairs are looked at when nothing calls for it.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the task looks for pairs that have too much.
+const SHRINK_EVERY: Duration = Duration::from_secs(10);
+/// Blocks that one look takes away from a pair.
+const SHRINK_BLOCKS: u32 = 4;
+
+impl Reserve {
+    /// Refills until the runtime ends.
+    pub(in crate::supply) async fn keep_filled(self: Arc<Self>) {
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let mut shrink = interval(SHRINK_EVERY);
+        let mut next = 0;
+        loop {
+            self.start_refills(&room, &mut next).await;
+            tokio::select! {
+                () = self.wanted.notified() => {}
+                _ = shrink.tick() => self.shrink().await,
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Starts what there is room for, from the pair after the last one served.
+    async fn start_refills(self: &Arc<Self>, room: &Arc<Semaphore>, next: &mut usize) {
+        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        let mut idle_in_a_row = 0;
+        while idle_in_a_row < pairs.len() {
+            // Whoever ends rings again.
+            let Ok(permit) = Arc::clone(room).try_acquire_owned() else { return };
+            *next = (*next + 1) % pairs.len();
+            let Some(pair) = pairs.get(*next) else { return };
+            if self.start_refill(pair, permit).await {
+                idle_in_a_row = 0;
+            } else {
+                idle_in_a_row += 1;
+            }
+        }
+    }
+
+    async fn start_refill(self: &Arc<Self>, pair: &Arc<Pair>, permit: OwnedSemaphorePermit) -> bool {
+        if !self.parts.maker.is_reachable(&pair.recipient) {
+            return false;
+        }
+        if pair.is_unknown() {
+            self.count_now(pair).await;
+        }
+        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        let Some(keys) = pair.begin_refill(bounds, block, self.parts.maker.now()) else { return false };
+        let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
+        // In a task of its own: a stop waits a moment for what is in work. What is given up then leaves twins
+        // whose IDs nobody knows.
+        self.parts.tasks.spawn(async move {
+            let maker = Arc::clone(&reserve.parts.maker);
+            let make = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready);
+            let stop = async {
+                reserve.parts.stopping.cancelled().await;
+                tokio::time::sleep(STOP_WAIT).await;
+            };
+            let made = tokio::select! {
+                made = make => made,
+                () = stop => Err(SupplyError::Busy),
+            };
+            if let Err(error) = &made {
+                tracing::debug!(
+                    sae = %pair.master, peer = %pair.recipient.kme,
+                    error = error as &dyn std::error::Error, "a reserve could not be refilled"
+                );
+            }
+            pair.end_refill(keys, made.is_ok());
+            drop(permit);
+            reserve.wanted.notify_one();
+        });
+        true
+    }
+
+    /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
+    async fn shrink(self: &Arc<Self>) {
+        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        for pair in pairs {
+            // What the store has ends and may be taken by others, so the count is taken anew now and then.
+            self.count_now(&pair).await;
+            if pair.is_overstocked(self.settings.bounds, self.settings.block_keys as u64) {
+                self.drop_some(&pair).await;
+            }
+            if pair.is_idle() {
+                let _moving = pair.moving.lock().await;
+                self.lock().remove(&(pair.master.clone(), pair.recipient.clone()));
+                self.give_back(&pair).await;
+            }
+        }
+    }
+
+    async fn drop_some(&self, pair: &Pair) {
+        let _moving = pair.moving.lock().await;
+        let lease = self.parts.store.lease(pair.as_ready(), SHRINK_BLOCKS);
+        let Ok(Ok(blocks)) = timeout(SHRINK_EVERY, lease).await else { return };
+        let keys = blocks.iter().map(|block| block.keys.len() as u64).sum();
+        pair.took(keys, blocks.is_empty());
+        for block in &blocks {
+            Arc::clone(&self.parts.maker).give_up(&pair.recipient, block);
+        }
+        tracing::debug!(sae = %pair.master, peer = %pair.recipient.kme, keys, "an idle reserve shrinks");
+    }
+}

@@ -1,0 +1,352 @@
+//! The rules of the reserve on a real SQLite store; only the other sites are a double.
+
+use std::collections::HashSet;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::kme::{
+    Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade,
+};
+use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings};
+
+const TTL: Duration = Duration::from_hours(2);
+const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
+
+/// Makes batches as the workshop does, with another site that always agrees, or never.
+struct Double {
+    store: Arc<Store>,
+    clock: Arc<ManualClock>,
+    master_refetch: bool,
+    is_up: AtomicBool,
+    made: AtomicUsize,
+    given_up: AtomicUsize,
+}
+
+impl Double {
+    async fn batch(
+        &self,
+        master: &SaeId,
+        recipient: &Recipient,
+        number: usize,
+        purpose: Purpose,
+    ) -> Option<LeasedBlock> {
+        let ids = KeyId::draw_batch(number, &OsRandom).unwrap();
+        let keys: Vec<Key> = ids.into_iter().map(|id| Key { id, material: drawn() }).collect();
+        let (created_at, batch_id) = (self.clock.now(), BatchId::draw(&OsRandom).unwrap());
+        let expires_at = created_at.plus(TTL);
+        let master_too = Entitlement { party: Party::Sae(master.clone()), role: Role::Master };
+        let entitled: Vec<_> = self.master_refetch.then_some(master_too).into_iter().collect();
+        let batch = NewBatch {
+            batch_id,
+            source: &"site-a".parse().unwrap(),
+            master,
+            recipients: std::slice::from_ref(recipient),
+            entitled: &entitled,
+            content: ContentDigest([1; 32]),
+            created_at,
+            expires_at,
+            keys: &keys,
+        };
+        let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true };
+        let usable_until = created_at.plus(TTL / 2);
+        if purpose == Purpose::Ready {
+            let inserted = self.store.insert_ready(&batch, &grade, usable_until).await.unwrap();
+            assert_eq!(inserted, Inserted::Stored);
+            return None;
+        }
+        if !entitled.is_empty() {
+            assert_eq!(self.store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
+        }
+        let provenance = Arc::new(Provenance { grade, expires_at });
+        let is_stored = !entitled.is_empty();
+        Some(LeasedBlock { batch_id, usable_until, created_at, provenance, is_stored, keys })
+    }
+}
+
+impl Maker for Double {
+    fn make<'a>(
+        self: Arc<Self>,
+        master: &'a SaeId,
+        recipient: &'a Recipient,
+        number: usize,
+        purpose: Purpose,
+    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
+        Box::pin(async move {
+            if !self.is_up.load(Ordering::SeqCst) {
+                return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
+            }
+            self.made.fetch_add(1, Ordering::SeqCst);
+            // Others get to run while a batch is being made.
+            tokio::task::yield_now().await;
+            Ok(self.batch(master, recipient, number, purpose).await)
+        })
+    }
+
+    fn is_reachable(&self, _recipient: &Recipient) -> bool {
+        self.is_up.load(Ordering::SeqCst)
+    }
+
+    fn give_up(self: Arc<Self>, _recipient: &Recipient, block: &LeasedBlock) {
+        self.given_up.fetch_add(block.keys.len(), Ordering::SeqCst);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+fn drawn() -> KeyMaterial {
+    let mut bytes = SecretBytes::zeroed(32);
+    OsRandom.fill(bytes.expose_mut()).unwrap();
+    KeyMaterial::new(bytes)
+}
+
+/// One site's files; daemons come and go.
+struct Site {
+    dir: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    master_refetch: bool,
+}
+
+/// One daemon's reserve.
+struct Running {
+    reserve: Arc<Reserve>,
+    double: Arc<Double>,
+    store: Arc<Store>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        KeyEncryptionKeys::create_file(&dir.path().join("kek"), &OsRandom).unwrap();
+        Self { dir, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
+    }
+
+    async fn start(&self, floor: u64, max: u64) -> Running {
+        let settings = StoreSettings {
+            url: format!("sqlite://{}", self.dir.path().join("site.db").display()),
+            keks: KeyEncryptionKeys::from_file(&self.dir.path().join("kek")).unwrap(),
+            migrate: true,
+        };
+        let store = Arc::new(Store::open(settings, self.clock.clone(), Arc::new(OsRandom)).await.unwrap());
+        let double = Arc::new(Double {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&self.clock),
+            master_refetch: self.master_refetch,
+            is_up: AtomicBool::new(true),
+            made: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
+        });
+        let parts = ReserveParts {
+            maker: Arc::clone(&double) as _,
+            store: Arc::clone(&store),
+            random: Arc::new(OsRandom),
+            local: "site-a".parse().unwrap(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
+        let settings = ReserveSettings {
+            bounds: Bounds { floor, max },
+            block_keys: 64,
+            pairs_max: 3,
+            leased_max: 10_000,
+        };
+        Running { reserve: Reserve::new(parts, settings), double, store }
+    }
+}
+
+impl Running {
+    fn fill(&self) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(Arc::clone(&self.reserve).keep_filled())
+    }
+
+    fn set_up(&self, is_up: bool) {
+        self.double.is_up.store(is_up, Ordering::SeqCst);
+    }
+
+    async fn take(&self, number: usize) -> Result<Vec<FreshKey>, SupplyError> {
+        let taken = self.reserve.take(&alice(), &bob(), number, &Demands::default()).await;
+        taken.map(|keys| keys.unwrap())
+    }
+
+    async fn count(&self) -> u64 {
+        self.reserve.count(&alice(), &bob()).await
+    }
+
+    async fn is_filled_to(&self, keys: u64) {
+        for _ in 0..1000 {
+            if self.count().await == keys {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} keys are ready, not {keys}", self.count().await);
+    }
+}
+
+fn alice() -> SaeId {
+    "alice".parse().unwrap()
+}
+
+fn bob() -> Recipient {
+    Recipient { party: Party::Sae("bob".parse().unwrap()), kme: "site-b".parse().unwrap() }
+}
+
+fn ids(keys: &[FreshKey]) -> Vec<KeyId> {
+    keys.iter().map(|fresh| fresh.key.id).collect()
+}
+
+#[tokio::test]
+async fn keys_are_ready_before_anybody_asks_twice_and_the_count_is_true_at_every_step() {
+    let site = Site::new();
+    let run = site.start(64, 4096).await;
+    let filling = run.fill();
+    assert_eq!(run.count().await, 64, "a first look waits for the first keys");
+    filling.abort();
+    let _ = filling.await;
+    run.set_up(false);
+    for left in (0..64).rev() {
+        run.take(1).await.unwrap();
+        assert_eq!(run.count().await, left);
+    }
+    let refused = run.take(1).await;
+    assert!(matches!(refused, Err(SupplyError::PeerUnavailable(_))), "{refused:?}");
+    run.set_up(true);
+    run.take(1).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_the_peer_is_away_what_is_ready_is_handed_out_and_nothing_twice() {
+    let site = Site::new();
+    let run = site.start(300, 4096).await;
+    let _filling = run.fill();
+    run.is_filled_to(300).await;
+    run.set_up(false);
+    let mut seen = HashSet::new();
+    for number in [1, 8, 100, 150] {
+        for id in ids(&run.take(number).await.unwrap()) {
+            assert!(seen.insert(id), "{id} twice");
+        }
+    }
+    // 41 are left: a request for more takes none of them.
+    assert!(run.take(42).await.is_err());
+    assert_eq!(run.count().await, 41);
+    assert_eq!(run.take(41).await.unwrap().len(), 41);
+    assert!(run.take(1).await.is_err());
+    run.set_up(true);
+    run.is_filled_to(300).await;
+}
+
+#[tokio::test]
+async fn a_crash_loses_what_was_leased_and_a_restart_hands_out_only_the_rest() {
+    let site = Site::new();
+    let run = site.start(192, 4096).await;
+    let filling = run.fill();
+    run.is_filled_to(192).await;
+    filling.abort();
+    let _ = filling.await;
+    let mut seen: HashSet<KeyId> = ids(&run.take(3).await.unwrap()).into_iter().collect();
+    let stored = run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    assert!(stored < 192, "a block was leased");
+    // The daemon dies here: nothing is given back.
+    let again = site.start(192, 4096).await;
+    again.set_up(false);
+    assert_eq!(again.count().await, stored);
+    for id in ids(&again.take(usize::try_from(stored).unwrap()).await.unwrap()) {
+        assert!(seen.insert(id), "{id} was handed out before the crash");
+    }
+    assert!(again.take(1).await.is_err());
+}
+
+#[tokio::test]
+async fn a_graceful_stop_gives_back_what_was_not_handed_out() {
+    for master_refetch in [true, false] {
+        let site = Site { master_refetch, ..Site::new() };
+        let run = site.start(128, 4096).await;
+        let filling = run.fill();
+        run.is_filled_to(128).await;
+        filling.abort();
+        let _ = filling.await;
+        let mut seen: HashSet<KeyId> = ids(&run.take(5).await.unwrap()).into_iter().collect();
+        run.reserve.close().await;
+        assert!(run.reserve.take(&alice(), &bob(), 1, &Demands::default()).await.unwrap().is_none());
+        run.store.close().await;
+        let again = site.start(128, 4096).await;
+        again.set_up(false);
+        assert_eq!(again.count().await, 123, "refetch {master_refetch}");
+        for id in ids(&again.take(123).await.unwrap()) {
+            assert!(seen.insert(id), "{id} twice");
+        }
+    }
+}
+
+#[tokio::test]
+async fn concurrent_requests_of_one_pair_share_batches() {
+    let site = Site::new();
+    let run = site.start(0, 4096).await;
+    let callers = (0..40).map(|_| run.take(2));
+    let taken = futures_util::future::join_all(callers).await;
+    let all: HashSet<KeyId> = taken.into_iter().flat_map(|keys| ids(&keys.unwrap())).collect();
+    assert_eq!(all.len(), 80);
+    let made = run.double.made.load(Ordering::SeqCst);
+    assert!(made <= 4, "{made} batches for 40 requests that came together");
+}
+
+#[tokio::test]
+async fn one_request_may_need_several_batches_and_still_gets_all_or_none() {
+    let site = Site::new();
+    let run = site.start(0, 4096).await;
+    assert_eq!(run.take(200).await.unwrap().len(), 200);
+    run.set_up(false);
+    let left = run.count().await;
+    assert!(run.take(usize::try_from(left).unwrap() + 1).await.is_err());
+    assert_eq!(run.count().await, left);
+}
+
+#[tokio::test]
+async fn keys_past_half_of_their_life_are_not_handed_out() {
+    let site = Site::new();
+    let run = site.start(64, 4096).await;
+    let filling = run.fill();
+    run.is_filled_to(64).await;
+    filling.abort();
+    let _ = filling.await;
+    run.take(1).await.unwrap();
+    run.set_up(false);
+    site.clock.advance(TTL / 2);
+    assert_eq!(run.count().await, 0);
+    assert!(run.take(1).await.is_err());
+    while run.store.sweep(100).await.unwrap().any() {}
+}
+
+#[tokio::test]
+async fn pairs_do_not_share_keys_and_too_many_pairs_are_served_on_demand() {
+    let site = Site::new();
+    let run = site.start(0, 4096).await;
+    let mut seen = HashSet::new();
+    for master in ["alice", "dave", "x"] {
+        let master: SaeId = master.parse().unwrap();
+        let keys = run.reserve.take(&master, &bob(), 3, &Demands::default()).await.unwrap().unwrap();
+        assert!(ids(&keys).into_iter().all(|id| seen.insert(id)));
+    }
+    let fourth: SaeId = "y".parse().unwrap();
+    assert!(run.reserve.take(&fourth, &bob(), 1, &Demands::default()).await.unwrap().is_none());
+    assert_eq!(run.reserve.count(&fourth, &bob()).await, 0);
+}
+
+#[tokio::test]
+async fn demands_that_ready_keys_do_not_meet_are_left_to_the_workshop() {
+    let site = Site::new();
+    let run = site.start(64, 4096).await;
+    let _filling = run.fill();
+    run.is_filled_to(64).await;
+    run.take(1).await.unwrap();
+    let ask = async |demands: Demands| run.reserve.take(&alice(), &bob(), 1, &demands).await.unwrap();
+    assert!(ask(Demands { min_pools: Some(3), ..Demands::default() }).await.is_some());
+    assert!(ask(Demands { min_pools: Some(4), ..Demands::default() }).await.is_none());
+    assert!(ask(Demands { min_lifetime: Some(2 * TTL), ..Demands::default() }).await.is_none());
+}
+
+fn pair_of<'a>(master: &'a SaeId, recipient: &'a Recipient) -> crate::store::ReadyPair<'a> {
+    crate::store::ReadyPair { master, recipient }
+}
