@@ -14,6 +14,7 @@
 
 mod commands;
 mod conformance;
+mod defects;
 mod demo;
 mod network;
 mod openapi;

@@ -111,6 +111,13 @@ fn dec(path: &str, key_id: &str) -> http::request::Builder {
     Request::get(format!("/api/v1/keys/{}/dec_keys?key_ID={key_id}", escaped(path)))
 }
 
+async fn ask_by_post(net: &Net, who: Who, site: &str, path: &str, key_id: &str) -> Answer {
+    let router = if site == "site-a" { &net.a } else { &net.b };
+    let request = Request::post(format!("/api/v1/keys/{}/dec_keys", escaped(path)));
+    let body = serde_json::json!({ "key_IDs": [{ "key_ID": key_id }] }).to_string();
+    answer(router, request.extension(identity(who)).body(Body::from(body)).unwrap()).await
+}
+
 /// Keys of alice for `to`.
 async fn made(net: &Net, to: Address, number: usize) -> Vec<(String, Vec<u8>)> {
     let body = serde_json::json!({ "number": number, "additional_slave_SAE_IDs": to.additional });
@@ -129,9 +136,16 @@ async fn check_retrievals(retrieval: RetrievalPolicy, admission: Admission) {
                     if spare.is_empty() {
                         spare = made(&net, to, 8).await;
                     }
-                    let key = spare.pop().unwrap();
+                    let mut key = spare.pop().unwrap();
                     let expected = expected_of_dec(who, site, path, to, admission);
-                    let answer = ask(&net, who, site, dec(path, &key.0)).await;
+                    let mut answer = ask_by_post(&net, who, site, path, &key.0).await;
+                    assert_eq!(answer.status, expected, "{what}, by POST");
+                    if expected == StatusCode::OK {
+                        assert_eq!(answer.keys(), std::slice::from_ref(&key), "{what}, by POST");
+                        // Its like for GET: the first is used up.
+                        key = made(&net, to, 1).await.pop().unwrap();
+                    }
+                    answer = ask(&net, who, site, dec(path, &key.0)).await;
                     assert_eq!(answer.status, expected, "{what}");
                     if expected == StatusCode::OK {
                         assert_eq!(answer.keys(), std::slice::from_ref(&key), "{what}");
