@@ -104,7 +104,7 @@ impl SmallDisk {
     /// Takes a user who may mount, or may become one by `sudo` without a password.
     fn mount(at: &Path) -> Self {
         std::fs::create_dir_all(at).unwrap();
-        let mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=1777", "tmpfs"];
+        let mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=1777", "tmpfs"];
         let is_done = as_root(&mount, at);
         assert!(
             is_done,

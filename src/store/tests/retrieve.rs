@@ -255,3 +255,14 @@ async fn no_ids_too_many_ids_and_repeated_ids_are_misuse() {
         assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Misuse(_)))));
     }
 }
+
+#[tokio::test]
+async fn a_key_that_is_asked_for_before_it_arrives_is_missing_then_and_there_later() {
+    let site = Site::new();
+    let store = site.open().await;
+    let sample = Sample::to_bob(2);
+    Ask::by("bob").finds_nothing(&store, &sample.ids()).await;
+    Ask::by("carol").finds_nothing(&store, &sample.ids()).await;
+    let sample = sample.stored(&store).await;
+    Ask::by("bob").gets(&store, &sample.ids()).await;
+}
