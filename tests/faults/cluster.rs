@@ -1,7 +1,7 @@
 //! Two or more sites and three pool servers as processes, a proxy on every link between them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::Mutex;
 
@@ -13,6 +13,8 @@ use crate::support::{Daemon, Network};
 /// The first port of the proxies, after those of the demo: three for each site, two for each pool server.
 const PROXY_PORTS_FROM: u16 = 15;
 const POOL_SERVERS: usize = 3;
+/// Lines of the log of a daemon that ended by itself.
+const LOG_LINES: usize = 20;
 
 /// One process, or its place while it is dead.
 pub(crate) struct Slot {
@@ -113,6 +115,30 @@ impl Cluster {
         for disk in &self.disks {
             disk.free();
             disk.set_read_only(false).unwrap();
+        }
+    }
+
+    /// Daemons that ended by themselves: name, status and the end of the log. Each is told once.
+    pub(crate) async fn fallen(&self) -> Vec<String> {
+        let mut fallen = Vec::new();
+        for slot in &self.slots {
+            let mut place = slot.daemon.lock().await;
+            let Some(status) = place.as_mut().and_then(Daemon::ended) else { continue };
+            let log = place.take().map(|daemon| daemon.log()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            fallen.push(format!("{} ended by itself, {status}:\n{tail}", slot.name));
+        }
+        fallen
+    }
+
+    /// Puts all logs where they stay.
+    pub(crate) fn keep_logs(&self, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        let folder = self.slots[0].config.parent().unwrap();
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        for log in files.filter(|path| path.extension().is_some_and(|ending| ending == "log")) {
+            std::fs::copy(&log, to.join(log.file_name().unwrap())).unwrap();
         }
     }
 

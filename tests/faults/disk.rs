@@ -46,16 +46,18 @@ impl Disk {
         self.at.join("ballast")
     }
 
-    /// Makes the folder, the database and its companions read-only, or writable again. Files that come and go
-    /// meanwhile are no failure.
+    /// Makes the folder, the database and its log read-only, or writable again. Files that come and go meanwhile
+    /// are no failure. Not the shared index (`-shm`): SQLite maps it into memory, and the kernel ends whoever writes
+    /// to a mapped page of an immutable file with SIGBUS, before any program can handle that.
     pub(crate) fn set_read_only(&self, is_read_only: bool) -> Result<(), String> {
         let flag = if is_read_only { "+i" } else { "-i" };
         let mut paths = vec![self.at.clone()];
         paths.extend(std::fs::read_dir(&self.at).unwrap().map(|entry| entry.unwrap().path()));
-        let set = paths.iter().filter(|path| path.is_dir() || path.to_string_lossy().contains("site.db"));
+        let is_meant =
+            |path: &PathBuf| path.ends_with("site.db") || path.ends_with("site.db-wal") || *path == self.at;
         let mut done = 0;
         let mut failure = String::new();
-        for path in set.filter(|path| !path.ends_with("lost+found")) {
+        for path in paths.iter().filter(|path| is_meant(path)) {
             match run(Command::new("chattr").arg(flag).arg(path)) {
                 Ok(_) => done += 1,
                 Err(error) => failure = error,

@@ -47,7 +47,7 @@ impl Nemesis {
             Fault::Terminate { slot } => self.restart(slot, lasts, false).await,
             Fault::Pause { slot } => {
                 let daemon = self.cluster.slots[slot].daemon.lock().await;
-                let daemon = daemon.as_ref().unwrap();
+                let daemon = daemon.as_ref().expect("a daemon runs");
                 daemon.signal("STOP");
                 sleep(lasts).await;
                 daemon.signal("CONT");
@@ -91,7 +91,7 @@ impl Nemesis {
     async fn restart(&self, slot: usize, pause: Duration, kill: bool) -> Result<(), String> {
         let cluster = Arc::clone(&self.cluster);
         let mut place = cluster.slots[slot].daemon.lock().await;
-        let daemon = place.take().unwrap();
+        let daemon = place.take().expect("a daemon runs");
         if kill {
             spawn_blocking(move || daemon.kill()).await.unwrap();
         } else {

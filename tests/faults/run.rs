@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::board::Board;
-use crate::check::{Rules, Violation, check, check_memory, check_recovery, count};
+use crate::check::{Invariant, Rules, Violation, check, check_memory, check_recovery, count};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::history::{Ask, Caller, Event, History, Party, Slave, Stopwatch};
@@ -84,11 +84,19 @@ async fn execute(plan: Plan) -> (String, Vec<Violation>) {
         sleep(plan.ttl).await;
     }
     let undrained = drain(&cluster.network, &world, plan.seed).await;
+    for text in cluster.fallen().await {
+        violations.push(Violation { invariant: Invariant::RecoversByItself, text });
+    }
     let memory = cluster.memory_kib().await;
     check_memory(&memory, MEMORY_MAX_KIB, &mut violations);
     let events = world.history.take();
     let rules = Rules { ttl_ms: as_ms(plan.ttl), slack_ms: 150, drained: !plan.is_expiring };
     violations.extend(check(&events, rules));
+    if !violations.is_empty() {
+        let logs = std::env::temp_dir().join(format!("dqkd-faults-{}", plan.seed));
+        cluster.keep_logs(&logs);
+        println!("faults: logs are in {}", logs.display());
+    }
     let deeds = nemesis.deeds.lock().unwrap().clone();
     let recovery_slowest_ms = recoveries.into_iter().max().unwrap_or_default();
     let summary = Summary { plan, world: &world, events: &events, deeds: &deeds };
@@ -132,6 +140,9 @@ async fn torment(
             ended.unwrap();
         }
         cluster.heal();
+        for text in cluster.fallen().await {
+            violations.push(Violation { invariant: Invariant::RecoversByItself, text });
+        }
         let took = recovery(&cluster.network, world).await;
         println!("faults: {:7.1} s healed, service after {took:?} ms", world.stopwatch.elapsed_secs());
         check_recovery(took, as_ms(RECOVERY_MAX), violations);

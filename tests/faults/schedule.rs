@@ -27,7 +27,7 @@ pub(crate) enum Fault {
     DiskFull {
         site: usize,
     },
-    /// Database file, its companions and their folder.
+    /// Database file, its log and their folder.
     ReadOnly {
         site: usize,
     },
