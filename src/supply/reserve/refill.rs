@@ -91,7 +91,7 @@ impl Reserve {
     }
 
     /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
-    async fn shrink(self: &Arc<Self>) {
+    pub(super) async fn shrink(self: &Arc<Self>) {
         let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
         for pair in pairs {
             // What the store has ends and may be taken by others, so the count is taken anew now and then.

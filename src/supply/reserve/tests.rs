@@ -20,6 +20,7 @@ struct Double {
     is_up: AtomicBool,
     made: AtomicUsize,
     given_up: AtomicUsize,
+    refilled: Mutex<Vec<SaeId>>,
 }
 
 impl Double {
@@ -76,6 +77,9 @@ impl Maker for Double {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
             }
             self.made.fetch_add(1, Ordering::SeqCst);
+            if purpose == Purpose::Ready {
+                self.refilled.lock().unwrap().push(master.clone());
+            }
             // Others get to run while a batch is being made.
             tokio::task::yield_now().await;
             Ok(self.batch(master, recipient, number, purpose).await)
@@ -136,6 +140,7 @@ impl Site {
             is_up: AtomicBool::new(true),
             made: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
+            refilled: Mutex::default(),
         });
         let parts = ReserveParts {
             maker: Arc::clone(&double) as _,
@@ -345,6 +350,45 @@ async fn demands_that_ready_keys_do_not_meet_are_left_to_the_workshop() {
     assert!(ask(Demands { min_pools: Some(3), ..Demands::default() }).await.is_some());
     assert!(ask(Demands { min_pools: Some(4), ..Demands::default() }).await.is_none());
     assert!(ask(Demands { min_lifetime: Some(2 * TTL), ..Demands::default() }).await.is_none());
+}
+
+#[tokio::test]
+async fn a_pair_that_needs_little_gives_up_what_it_has_too_much_of() {
+    let site = Site::new();
+    let busy = site.start(640, 4096).await;
+    let filling = busy.fill();
+    busy.is_filled_to(640).await;
+    filling.abort();
+    let _ = filling.await;
+    busy.reserve.close().await;
+    let quiet = site.start(64, 4096).await;
+    assert_eq!(quiet.count().await, 640);
+    for _ in 0..20 {
+        quiet.reserve.shrink().await;
+    }
+    let left = quiet.count().await;
+    assert!((64..192).contains(&left), "{left}");
+    assert_eq!(quiet.double.given_up.load(Ordering::SeqCst) as u64, 640 - left, "the rest is voided");
+}
+
+#[tokio::test]
+async fn refills_go_round_the_pairs() {
+    let site = Site::new();
+    let run = site.start(640, 4096).await;
+    let masters: Vec<SaeId> = ["alice", "dave", "x"].map(|id| id.parse().unwrap()).into();
+    run.set_up(false);
+    for master in &masters {
+        assert_eq!(run.reserve.count(master, &bob()).await, 0);
+    }
+    run.set_up(true);
+    let _filling = run.fill();
+    run.is_filled_to(640).await;
+    let order = run.double.refilled.lock().unwrap().clone();
+    for part in order.chunks(6).take(3) {
+        for master in &masters {
+            assert!(part.contains(master), "{master} waits while others are served: {order:?}");
+        }
+    }
 }
 
 fn pair_of<'a>(master: &'a SaeId, recipient: &'a Recipient) -> crate::store::ReadyPair<'a> {
