@@ -3,6 +3,9 @@
 //! Nothing in metadata is believed: who may push for whom, sizes, times, names and pools are all checked
 //! against this site's own configuration before a pool is touched.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
