@@ -25,6 +25,9 @@ need curl curl
 need faketime faketime
 need git git
 need cc gcc
+# File systems that fill up and turn read-only.
+need mount mount
+need chattr e2fsprogs
 need python3 python3
 # Debian's python3 makes no virtual environments without it.
 have python3 -c 'import ensurepip, venv' || install python3-venv

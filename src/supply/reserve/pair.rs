@@ -12,7 +12,7 @@ use crate::kme::life;
 use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
 use crate::store::{LeasedBlock, ReadyPair};
 
-/// Below this part of its target a reserve is filled up to the target.
+/// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
 
 /// One pair.
@@ -185,7 +185,7 @@ impl Pair {
             hand.is_filling = false;
             return None;
         }
-        if have < target.div_ceil(LOW_WATER_PART) {
+        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
             hand.is_filling = true;
         }
         if !hand.is_filling {
