@@ -69,7 +69,7 @@ pub(super) struct StatusBody<'a> {
     slave: &'a str,
     /// Bits of a key when the request does not say `size`.
     key_size: u32,
-    /// Keys of that size that could be delivered now.
+    /// Keys of that size that are ready to be handed out.
     stored_key_count: u32,
     /// Upper bound of `stored_key_count`.
     max_key_count: u32,

@@ -11,7 +11,7 @@ use crate::http::error::ApiError;
     path = "/api/v1/keys/{slave_SAE_ID}/status",
     operation_id = "getStatus",
     summary = "Get status (clause 5.2)",
-    description = "What the caller may ask for, and how many keys could be delivered now.",
+    description = "What the caller may ask for, and how many keys are ready to be handed out.",
     params(("slave_SAE_ID" = String, Path, description = "An SAE, or a KME for any SAE of that site", min_length = 1, max_length = 512)),
     responses((status = 200, body = dto::StatusBody<'static>, description = "Limits and numbers")),
 )]

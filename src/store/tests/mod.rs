@@ -108,20 +108,24 @@ impl Sample {
         self.keys.iter().map(|key| key.id).collect()
     }
 
+    /// For the store, as made at the start and gone an hour later.
+    pub(super) async fn with_batch<T>(&self, work: impl AsyncFnOnce(&NewBatch<'_>) -> T) -> T {
+        work(&NewBatch {
+            batch_id: self.batch_id,
+            source: &self.source,
+            master: &sae("alice"),
+            recipients: &self.recipients,
+            entitled: &self.entitled,
+            content: self.content,
+            created_at: START,
+            expires_at: START.plus(HOUR),
+            keys: &self.keys,
+        })
+        .await
+    }
+
     pub(super) async fn insert(&self, store: &Store) -> Result<Inserted, StoreError> {
-        store
-            .insert_batch(&NewBatch {
-                batch_id: self.batch_id,
-                source: &self.source,
-                master: &sae("alice"),
-                recipients: &self.recipients,
-                entitled: &self.entitled,
-                content: self.content,
-                created_at: START,
-                expires_at: START.plus(HOUR),
-                keys: &self.keys,
-            })
-            .await
+        self.with_batch(async |batch| store.insert_batch(batch).await).await
     }
 
     pub(super) async fn stored(self, store: &Store) -> Self {

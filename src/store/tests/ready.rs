@@ -14,19 +14,9 @@ impl Sample {
     async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
         let master = Entitlement { party: to_sae("alice"), role: Role::Master };
         self.entitled = master_refetch.then_some(master).into_iter().collect();
-        let batch = NewBatch {
-            batch_id: self.batch_id,
-            source: &self.source,
-            master: &sae("alice"),
-            recipients: &self.recipients,
-            entitled: &self.entitled,
-            content: self.content,
-            created_at: START,
-            expires_at: START.plus(HOUR),
-            keys: &self.keys,
-        };
-        let inserted = store.insert_ready(&batch, &grade(), START.plus(HALF)).await.unwrap();
-        assert_eq!(inserted, Inserted::Stored);
+        let until = START.plus(HALF);
+        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
+        assert_eq!(inserted.unwrap(), Inserted::Stored);
         self
     }
 }
