@@ -8,6 +8,9 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// `Retry-After` of a request whose body came too slowly.
+const BODY_RETRY_SECS: u32 = 1;
+
 /// An error answer: ETSI GS QKD 014 Table 13, `{"message": ..., "details": [...]}`.
 ///
 /// `code` is stable, for logs and metrics; it is not sent. `details` is left out when empty, because one
@@ -69,6 +72,12 @@ impl ApiError {
             retry_after_secs: Some(retry_after_secs),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
+    }
+
+    /// 503 for a request whose body was cut short by the time limit. Not 400: a client reads 400 as "this key is
+    /// gone", and it may have been this process that stood still.
+    pub fn body_slow() -> Self {
+        Self::unavailable("body_slow", "the request body did not arrive in time", BODY_RETRY_SECS)
     }
 
     /// 404 for a path that no route serves.

@@ -33,6 +33,13 @@ pub struct EdgeLimits {
     pub timeout: Duration,
 }
 
+impl EdgeLimits {
+    /// The longest that a body may take to arrive: half of the time, the other half is for the work.
+    pub fn body_timeout(&self) -> Duration {
+        self.timeout / 2
+    }
+}
+
 /// The edge of one listener: put it around a router with [`guard`].
 #[derive(Clone)]
 pub struct Edge {

@@ -48,7 +48,7 @@ pub fn router(intake: Arc<Intake>, limits: EdgeLimits, body_max_bytes: usize, ta
         .route(INFO_PATH, get(info))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .with_state(Peer { intake, body_max_bytes, body_timeout: limits.timeout })
+        .with_state(Peer { intake, body_max_bytes, body_timeout: limits.body_timeout() })
         .layer(axum::middleware::from_fn_with_state(edge, guard))
 }
 
@@ -83,7 +83,7 @@ impl Peer {
         let body: Body = request.into_body();
         let body = tokio::time::timeout(self.body_timeout, json::read_body(body, self.body_max_bytes))
             .await
-            .map_err(|_| ApiError::bad_request("body_slow", "the request body did not arrive in time"))??;
+            .map_err(|_| ApiError::body_slow())??;
         Ok((caller, json::parse(&body)?))
     }
 }

@@ -57,7 +57,7 @@ pub fn router(delivery: Arc<Delivery>, limits: EdgeLimits, tasks: TaskTracker) -
     let edge = Edge::new("sae", limits, tasks, template).without_timeout_for(is_retrieval);
     Router::new()
         .fallback(serve)
-        .with_state(Api { delivery, body_max_bytes, body_timeout: limits.timeout })
+        .with_state(Api { delivery, body_max_bytes, body_timeout: limits.body_timeout() })
         .layer(axum::middleware::from_fn_with_state(edge, guard))
 }
 
@@ -142,7 +142,7 @@ impl Api {
         // The task outlives the client's patience, so a body that never ends must be given up here.
         tokio::time::timeout(self.body_timeout, json::read_body(body, self.body_max_bytes))
             .await
-            .map_err(|_| ApiError::bad_request("body_slow", "the request body did not arrive in time"))?
+            .map_err(|_| ApiError::body_slow())?
             .map(Some)
     }
 }

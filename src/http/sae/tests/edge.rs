@@ -1,5 +1,6 @@
 //! Paths, verbs, bodies, failures behind the router, and clients that go away.
 
+use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 
 use super::*;
@@ -58,6 +59,24 @@ async fn bodies_that_are_too_long_or_certainly_not_json_are_refused() {
         }
     }
     assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
+}
+
+/// 400 to a retrieval would tell the client that its keys are gone.
+#[tokio::test]
+async fn a_body_that_stops_coming_is_503_uses_up_nothing_and_may_be_sent_again() {
+    let net = Net::new().await;
+    let made = net.enc(1).await;
+    tokio::time::pause();
+    for call in ["enc_keys", "dec_keys"] {
+        let start = futures_util::stream::iter([Ok::<_, std::io::Error>("{")]);
+        let body = Body::from_stream(start.chain(futures_util::stream::pending()));
+        let answer = net.post("bob", &format!("alice/{call}"), body).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{call}");
+        assert_eq!(answer.message(), "the request body did not arrive in time");
+        assert!(answer.headers.contains_key(header::RETRY_AFTER));
+    }
+    tokio::time::resume();
+    assert_eq!(net.dec("bob", "alice", &[&made[0].0]).await.keys(), made);
 }
 
 #[tokio::test]
