@@ -128,8 +128,8 @@ impl Server {
 
     /// A database's URL through the unix socket: no password, no TLS.
     pub(crate) fn socket_url(&self, database: &str) -> String {
-        let host = self.data.display().to_string().replace('/', "%2F");
-        format!("postgres://{}@localhost:{}/{database}?host={host}", Self::USER, self.port)
+        let folder = self.data.display().to_string().replace('/', "%2F");
+        format!("postgres://{}@{folder}:{}/{database}", Self::USER, self.port)
     }
 
     /// The same database through TCP on the loopback, with the password and TLS that checks the server's name.
@@ -424,6 +424,7 @@ mod tests {
                 .args(["SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", url]))
         };
         assert_eq!(ask(&url), Ok("t".to_owned()));
+        assert_eq!(ask(&database), Ok("f".to_owned()), "the socket needs none");
         let ca = |path: PathBuf| path.display().to_string();
         let wrong = url.replace(&ca(server.ca()), &ca(server.another_ca()));
         let refusal = ask(&wrong).unwrap_err();
