@@ -2,6 +2,7 @@
 
 #[expect(dead_code, reason = "tests under `tests/` include the same file and use the rest")]
 pub(crate) mod postgres;
+mod postgres_tests;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};

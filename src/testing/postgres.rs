@@ -33,6 +33,7 @@ const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 max_connections = 200
 shared_buffers = 64MB
+max_wal_size = 256MB
 ssl = on
 ssl_cert_file = 'server.pem'
 ssl_key_file = 'server-key.pem'
@@ -52,7 +53,7 @@ pub(crate) enum Stop {
 
 /// A running server, which ends some time after the last process that uses it.
 pub(crate) struct Server {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     data: PathBuf,
     port: u16,
     is_shared: bool,
@@ -180,6 +181,13 @@ impl Server {
             psql.args(["-c", statement]);
         }
         run(&mut psql)
+    }
+
+    /// A database as the statements that make it again.
+    pub(crate) fn dump(&self, database: &str) -> Result<String, String> {
+        let mut dump = program("pg_dump");
+        dump.args(["-U", Self::USER, "-d", database, "-p", &self.port.to_string(), "-h"]).arg(&self.data);
+        run(&mut dump)
     }
 
     /// The postmaster's process ID, while there is one.
@@ -317,7 +325,7 @@ static RUN_AS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     if is_root { vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { vec![] }
 });
 
-fn program(name: &str) -> Command {
+pub(super) fn program(name: &str) -> Command {
     let mut command = Command::new(BINARIES.join(name));
     command.env("LC_ALL", "C.UTF-8").current_dir("/");
     command
@@ -332,7 +340,7 @@ fn as_server(name: &str) -> Command {
 }
 
 /// What it printed, or complained about.
-fn run(command: &mut Command) -> Result<String, String> {
+pub(super) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
@@ -397,54 +405,4 @@ fn issue(ca: &Path) -> (String, String) {
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = server.signed_by(&key, &Issuer::from_params(&authority, &ca_key)).unwrap();
     (certificate.pem(), key.serialize_pem())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_database_is_new_and_of_its_own() {
-        let server = Server::shared();
-        let (one, two) = (server.new_database(), server.new_database());
-        assert_ne!(one, two);
-        server.sql(Server::database_of(&one), &["CREATE TABLE here (n INT)", "INSERT INTO here VALUES (7)"]);
-        assert_eq!(server.sql(Server::database_of(&one), &["SELECT n FROM here"]), "7");
-        assert!(server.try_sql(Server::database_of(&two), &["SELECT n FROM here"]).is_err());
-    }
-
-    #[test]
-    fn tls_is_checked_against_the_authority_and_the_name() {
-        let server = Server::shared();
-        let database = server.new_database();
-        let url = server.tls_url(Server::database_of(&database));
-        let ask = |url: &str| {
-            run(program("psql")
-                .args(["-X", "-A", "-t", "-c"])
-                .args(["SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", url]))
-        };
-        assert_eq!(ask(&url), Ok("t".to_owned()));
-        assert_eq!(ask(&database), Ok("f".to_owned()), "the socket needs none");
-        let ca = |path: PathBuf| path.display().to_string();
-        let wrong = url.replace(&ca(server.ca()), &ca(server.another_ca()));
-        let refusal = ask(&wrong).unwrap_err();
-        assert!(refusal.contains("certificate"), "{refusal}");
-        assert!(ask(&url.replace("a%20p", "b%20p")).unwrap_err().contains("password authentication failed"));
-    }
-
-    #[test]
-    fn a_private_server_keeps_its_rows_over_every_kind_of_stop() {
-        let server = Server::private();
-        server.sql("postgres", &["CREATE TABLE here (n INT)"]);
-        for (number, how) in [(1, Stop::Fast), (2, Stop::Immediate), (3, Stop::Kill)] {
-            server.sql("postgres", &[&format!("INSERT INTO here VALUES ({number})")]);
-            server.stop(how).unwrap();
-            assert!(server.try_sql("postgres", &["SELECT 1"]).is_err());
-            server.start().unwrap();
-            assert_eq!(server.sql("postgres", &["SELECT max(n) FROM here"]), number.to_string());
-        }
-        let folder = server.folder.clone();
-        drop(server);
-        assert!(!folder.exists());
-    }
 }
