@@ -197,6 +197,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
+    #[expect(clippy::unused_async, reason = "another database is asked over the network")]
     pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
         let _ = pair;
         Ok(Some(RefillTurn::of_the_only_daemon()))
