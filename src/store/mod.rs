@@ -228,7 +228,6 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    #[expect(clippy::unused_async, reason = "another database is asked over the network")]
     pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
         let Some(turns) = &self.turns else { return Ok(Some(RefillTurn::of_the_only_daemon())) };
         let asked = turns.ask(PairText::of(pair)?.to_string());

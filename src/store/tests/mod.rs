@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes};
+use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
 use crate::testing::postgres::Server;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
+pub(super) const HALF: Duration = Duration::from_mins(30);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 
 /// Which database a site has.
@@ -156,6 +157,22 @@ impl Sample {
 
     pub(super) async fn stored(self, store: &Store) -> Self {
         assert_eq!(self.insert(store).await.unwrap(), Inserted::Stored);
+        self
+    }
+}
+
+pub(super) fn grade() -> SourceGrade {
+    SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true }
+}
+
+impl Sample {
+    /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
+    pub(super) async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
+        let master = Entitlement { party: to_sae("alice"), role: Role::Master };
+        self.entitled = master_refetch.then_some(master).into_iter().collect();
+        let until = START.plus(HALF);
+        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
+        assert_eq!(inserted.unwrap(), Inserted::Stored);
         self
     }
 }

@@ -1,25 +1,6 @@
 //! Ready keys and leases.
 
 use super::*;
-use crate::kme::SourceGrade;
-
-const HALF: Duration = Duration::from_mins(30);
-
-fn grade() -> SourceGrade {
-    SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true }
-}
-
-impl Sample {
-    /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
-    async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
-        let master = Entitlement { party: to_sae("alice"), role: Role::Master };
-        self.entitled = master_refetch.then_some(master).into_iter().collect();
-        let until = START.plus(HALF);
-        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
-        assert_eq!(inserted.unwrap(), Inserted::Stored);
-        self
-    }
-}
 
 fn bob() -> Recipient {
     Recipient { party: to_sae("bob"), kme: kme("site-b") }
@@ -61,7 +42,7 @@ async fn a_block_is_leased_once_whole_and_across_restarts() {
 }
 
 #[tokio::test]
-async fn two_daemons_on_one_file_never_lease_the_same_block() {
+async fn two_daemons_on_one_database_never_lease_the_same_block() {
     let site = site();
     let (one, two) = (site.open().await, site.open().await);
     for _ in 0..20 {

@@ -195,7 +195,7 @@ async fn of_many_concurrent_retrievals_of_a_key_exactly_one_succeeds() {
 }
 
 #[tokio::test]
-async fn two_stores_on_one_file_give_a_key_to_one_caller() {
+async fn two_stores_on_one_database_give_a_key_to_one_caller() {
     let site = site();
     let (one, two) = (site.open().await, site.open().await);
     let ids = Sample::to_bob(1).stored(&one).await.ids();
