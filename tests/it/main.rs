@@ -18,6 +18,7 @@ mod defects;
 mod demo;
 mod network;
 mod openapi;
+mod replicas;
 mod reserve;
 mod samples;
 mod support;
