@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::demand::{Bounds, Demand};
 use crate::kme::life;
 use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
-use crate::store::{LeasedBlock, ReadyPair};
+use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
@@ -22,6 +22,9 @@ const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
 /// A reserve is thinned only when no other replica has touched it for this long: twice the time in which a busy
 /// one's target halves, so that it is thinned by the replica that it was made for.
 const QUIET: Duration = Duration::from_mins(10);
+/// A daemon that has just met a pair, and never saw another touch it, waits for this long only. Should it be wrong, the
+/// other refills, and that is seen.
+const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
 
 /// One pair.
 pub(super) struct Pair {
@@ -34,6 +37,8 @@ pub(super) struct Pair {
     waiting: AtomicUsize,
     /// Held while keys move from the store to the hand, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
+    /// This daemon's turn to refill, shared by the batches that it makes at once; locked while it is asked for.
+    pub(super) refilling: tokio::sync::Mutex<Weak<RefillTurn>>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Rings whenever keys were added.
@@ -92,6 +97,7 @@ impl Pair {
             turn: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
+            refilling: tokio::sync::Mutex::default(),
             is_leasing: AtomicBool::new(false),
             added: Notify::new(),
         })
@@ -175,8 +181,10 @@ impl Pair {
     /// Notes what the store has.
     pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
         let mut hand = self.lock();
-        if hand.stored != Some(keys) {
-            hand.touched_at = Some(now);
+        match hand.stored {
+            None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
+            Some(before) if before != keys => hand.touched_at = Some(now),
+            Some(_) => {}
         }
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();
