@@ -60,16 +60,13 @@ async fn plan(link: &mut Link, sql: &str, types: &str, values: &str) -> String {
     plan
 }
 
-#[tokio::test]
-async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
-    let site = site();
-    site.open().await.close().await;
-    let mut link = site.sql().await;
-    let batches = std::env::var("DQKD_PLAN_BATCHES").map_or(1_000, |text| text.parse().unwrap());
-    fill(&mut link, batches).await;
+/// A statement's name, the index that it has to find its rows by, its text, and types and values of its parameters.
+type Statement = (&'static str, &'static str, &'static str, &'static str, String);
+
+fn statements() -> Vec<Statement> {
     let ids = format!("decode(repeat('{:032x}', 64), 'hex')", 77 * KEYS);
     let id = format!("'\\x{:032x}'", 77);
-    let statements = [
+    vec![
         ("LOCK_KEYS", "keys_pkey", sql::LOCK_KEYS, "bytea", ids.clone()),
         ("KEYS", "keys_pkey", sql::KEYS.postgres, "bytea, bigint", format!("{ids}, 0")),
         (
@@ -130,8 +127,17 @@ async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
             "bigint, bigint",
             "1100, 1000".to_owned(),
         ),
-    ];
-    for (name, index, text, types, values) in statements {
+    ]
+}
+
+#[tokio::test]
+async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
+    let site = site();
+    site.open().await.close().await;
+    let mut link = site.sql().await;
+    let batches = std::env::var("DQKD_PLAN_BATCHES").map_or(1_000, |text| text.parse().unwrap());
+    fill(&mut link, batches).await;
+    for (name, index, text, types, values) in statements() {
         let plan = plan(&mut link, text, types, &values).await;
         println!("{name}\n{plan}");
         assert!(plan.contains(index), "{name}\n{plan}");
