@@ -100,7 +100,7 @@ fn whatever_fails_no_answered_key_is_lost_or_given_twice() {
 
 #[test]
 #[ignore = "takes minutes and the whole machine; tests/run.sh runs it"]
-fn whatever_fails_no_answered_key_is_lost_or_given_twice_with_replicas_on_postgres() {
+fn replicas_on_postgres_lose_no_answered_key_and_give_none_twice_whatever_fails() {
     run(Plan {
         seed: seed(),
         lasts: seconds(50),
