@@ -8,6 +8,7 @@ mod connect;
 mod error;
 mod insert;
 mod kek;
+mod probe;
 mod ready;
 mod retrieve;
 mod seal;
@@ -36,6 +37,8 @@ use tracing::{Instrument, info_span, warn};
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
 pub use self::kek::{KekError, KeyEncryptionKeys};
+#[doc(hidden)]
+pub use self::probe::{SealProbe, SealedBatch};
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
 use self::retrieve::RetrieveJob;
 pub use self::seal::SealError;
