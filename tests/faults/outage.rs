@@ -16,13 +16,13 @@ use crate::proxy::Mode;
 use crate::support::Network;
 use crate::wire::{Reply, Wire};
 
-const RESERVE: u64 = 4096;
+pub(crate) const RESERVE: u64 = 4096;
 const REQUESTS_EACH_SEC: u32 = 50;
 const CLIENTS: u32 = 5;
 /// Far longer than anything here should take; figures are printed, not judged.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-type Handed = Vec<(String, String)>;
+pub(crate) type Handed = Vec<(String, String)>;
 
 /// One outage of `lasts`; fails when a request fails that must not, or an answered key has no equal twin.
 pub(crate) fn run(lasts: Duration) {
@@ -66,7 +66,7 @@ async fn execute(lasts: Duration) {
 }
 
 /// Waits until the reserve of alice and bob is full.
-async fn filled(network: &Network) -> Duration {
+pub(crate) async fn filled(network: &Network) -> Duration {
     let mut wire = Wire::new(network, "alice", false);
     let started = Instant::now();
     loop {
@@ -133,7 +133,7 @@ async fn stop_under_load(cluster: &Cluster) {
 }
 
 /// Bob gets every key, with the same bytes, once.
-async fn check(network: &Network, handed: &Handed) {
+pub(crate) async fn check(network: &Network, handed: &Handed) {
     let distinct: HashSet<&String> = handed.iter().map(|(id, _)| id).collect();
     assert_eq!(distinct.len(), handed.len(), "a key was handed out twice");
     let mut wire = Wire::new(network, "bob", false);
@@ -147,14 +147,14 @@ async fn check(network: &Network, handed: &Handed) {
     }
 }
 
-async fn ask(wire: &mut Wire, method: Method, path: &str, body: Option<String>) -> (u16, Value) {
+pub(crate) async fn ask(wire: &mut Wire, method: Method, path: &str, body: Option<String>) -> (u16, Value) {
     match wire.call(method, path, body, None).await {
         Reply::Whole { status, body, .. } => (status, serde_json::from_slice(&body).unwrap_or_default()),
         Reply::NotSent | Reply::Lost => (0, Value::Null),
     }
 }
 
-fn keys(body: &Value) -> Handed {
+pub(crate) fn keys(body: &Value) -> Handed {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let keys = body["keys"].as_array().unwrap();
     keys.iter().map(|key| (text(&key["key_ID"]), text(&key["key"]))).collect()
