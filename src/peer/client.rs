@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::breaker::{Breaker, BreakerState, jitter};
 use super::error::PeerError;
+use super::meter::{PeerMeter, PeerMeters};
 use super::wire::{
     BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, Refusal, SetReady, VOID_PATH,
     VoidAnswer, VoidRequest, encode,
@@ -65,6 +66,7 @@ pub struct PeerClient {
     turns: Semaphore,
     breaker: Breaker,
     random: Arc<dyn Random>,
+    meter: PeerMeter,
 }
 
 impl PeerClient {
@@ -78,7 +80,13 @@ impl PeerClient {
     ) -> Self {
         let base = url.trim_end_matches('/').to_owned();
         let turns = Semaphore::new(settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
-        Self { kme, base, https, settings, turns, breaker: Breaker::new(Arc::clone(&random)), random }
+        let meter = PeerMeters::default().of(&kme);
+        Self { kme, base, https, settings, turns, breaker: Breaker::new(Arc::clone(&random)), random, meter }
+    }
+
+    /// The same client, whose calls `meters` count.
+    pub fn metered(self, meters: &PeerMeters) -> Self {
+        Self { meter: meters.of(&self.kme), ..self }
     }
 
     /// The peer's ID.
@@ -145,6 +153,18 @@ impl PeerClient {
         path: &str,
         body: Bytes,
     ) -> Result<Reply<T>, PeerError> {
+        let started = Instant::now();
+        let result = self.call_in_time(method, path, body).await;
+        self.meter.note(path, &result, started.elapsed());
+        result
+    }
+
+    async fn call_in_time<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Reply<T>, PeerError> {
         let deadline = Instant::now() + self.settings.timeout;
         let slow = || PeerError::Slow(self.kme.clone());
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;
@@ -163,6 +183,7 @@ impl PeerClient {
                 return Err(error);
             }
             tracing::debug!(peer = %self.kme, error = &error as &dyn std::error::Error, "calling a peer again");
+            self.meter.note_repeat();
             sleep_until(again).await;
             pause *= 2;
             attempts += 1;

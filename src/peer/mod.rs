@@ -7,6 +7,7 @@ mod breaker;
 mod client;
 mod digest;
 mod error;
+mod meter;
 pub mod wire;
 
 #[cfg(test)]
@@ -16,3 +17,4 @@ pub use breaker::BreakerState;
 pub use client::{PeerClient, PeerClientSettings, Pushed};
 pub use digest::content_digest;
 pub use error::{PeerError, SET_UNAVAILABLE};
+pub use meter::{PeerMeter, PeerMeters};
