@@ -12,7 +12,7 @@ use super::map;
 use super::numbers::{self, KmePools};
 use super::reload::{self, DirectoryReload, Origin, Reload};
 use super::supervise::{Daemon, Supervisor, bind, name_of};
-use crate::config::KmeConfig;
+use crate::config::{BaseUrl, KmeConfig};
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
@@ -219,12 +219,14 @@ impl Rooms {
         let files = Arc::new(Reload { tls: Arc::clone(&self.tls), directory });
         supervisor.background("reload of files", move || reload::watch(Arc::clone(&files)));
         for peer in self.peers.iter() {
-            let (peer, supply) = (Arc::clone(peer), Arc::clone(&self.supply));
-            let skew_max = config.limits.clock_skew_max;
-            let clock = Arc::clone(&self.clock);
-            supervisor.background("watch over a peer", move || {
-                watch_peer(Arc::clone(&peer), Arc::clone(&supply), Arc::clone(&clock), skew_max)
-            });
+            for place in 0..peer.addresses().count() {
+                let (peer, supply) = (Arc::clone(peer), Arc::clone(&self.supply));
+                let skew_max = config.limits.clock_skew_max;
+                let clock = Arc::clone(&self.clock);
+                supervisor.background("watch over a peer", move || {
+                    watch_peer(Arc::clone(&peer), place, Arc::clone(&supply), Arc::clone(&clock), skew_max)
+                });
+            }
         }
     }
 }
@@ -254,7 +256,8 @@ fn peers(
     for peer in &config.peers {
         let expected = ExpectedServer::Kme(peer.id.clone());
         let https = HttpsClient::new(Arc::clone(tls), expected, &config.trust_domain, HttpVersion::Http2)?;
-        let client = PeerClient::new(peer.id.clone(), peer.url.as_str(), https, settings, Arc::clone(random));
+        let urls: Vec<&str> = peer.urls.iter().map(BaseUrl::as_str).collect();
+        let client = PeerClient::new(peer.id.clone(), &urls, &https, settings, Arc::clone(random));
         clients.push(client.metered(meters));
     }
     Ok(Peers::new(clients))
@@ -307,20 +310,27 @@ async fn sweep_store(store: Arc<Store>) {
 }
 
 /// Keeps a pool set ready for `peer`, so that the first request need not wait for one, and notices when the
-/// peer is back or its clock is off.
-async fn watch_peer(peer: Arc<PeerClient>, supply: Arc<Supply>, clock: Arc<dyn Clock>, skew_max: Duration) {
+/// replica at its address in `place` is back or has a clock that is off.
+async fn watch_peer(
+    peer: Arc<PeerClient>,
+    place: usize,
+    supply: Arc<Supply>,
+    clock: Arc<dyn Clock>,
+    skew_max: Duration,
+) {
+    let url = peer.addresses().nth(place).map(|(url, _)| url.to_owned()).unwrap_or_default();
     let mut pause = TICK;
     let mut was_skewed = false;
     loop {
         let asked_at = clock.now();
-        match peer.info().await {
+        match peer.info_at(place).await {
             Ok(info) => {
                 let answered_at = clock.now();
                 let skew = info.clock.since(answered_at).max(asked_at.since(info.clock));
                 let is_skewed = skew > skew_max;
                 if is_skewed && !was_skewed {
                     let skew_ms = u64::try_from(skew.as_millis()).unwrap_or(u64::MAX);
-                    tracing::error!(peer = %peer.kme(), skew_ms, "the clocks differ too much; keys are refused");
+                    tracing::error!(peer = %peer.kme(), url, skew_ms, "the clocks differ too much; keys are refused");
                 }
                 was_skewed = is_skewed;
                 pause = match supply.prepare(peer.kme()).await {
@@ -329,8 +339,7 @@ async fn watch_peer(peer: Arc<PeerClient>, supply: Arc<Supply>, clock: Arc<dyn C
                 };
             }
             Err(error) => {
-                let state = peer.breaker();
-                tracing::debug!(peer = %peer.kme(), ?state, error = &error as &dyn std::error::Error, "no answer");
+                tracing::debug!(peer = %peer.kme(), url, error = &error as &dyn std::error::Error, "no answer");
                 pause = TICK;
             }
         }

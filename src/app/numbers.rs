@@ -70,16 +70,19 @@ pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
 /// Circuit breakers.
 pub(super) fn of_peers(registry: &mut Registry, peers: &Arc<Peers>) {
     let peers = Arc::clone(peers);
-    let help = "1 for the state that the circuit breaker of a peer is in";
+    let help = "1 for the state that the circuit breaker of a peer's address is in";
     gauges(registry, "dqkd_peer_breaker_state", help, move || {
-        let states = |kme: &KmeId, is: BreakerState| {
+        let states = |(kme, url, is): (&KmeId, &str, BreakerState)| {
             [(BreakerState::Closed, "closed"), (BreakerState::Open, "open"), (BreakerState::Trying, "trying")]
                 .map(|(state, name)| {
-                    let labels = Labels::new([("peer", kme.to_string())]).and("state", name);
+                    let labels = Labels::new([("peer", kme.to_string()), ("url", url.to_owned())]);
+                    let labels = labels.and("state", name);
                     (labels, u64::from(state == is))
                 })
         };
-        peers.iter().flat_map(|peer| states(peer.kme(), peer.breaker())).collect()
+        let addresses =
+            peers.iter().flat_map(|peer| peer.addresses().map(move |(url, state)| (peer.kme(), url, state)));
+        addresses.flat_map(states).collect()
     });
 }
 

