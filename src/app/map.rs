@@ -84,7 +84,7 @@ pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {
     PoolServersSettings {
         pools_per_set: config.pools.pools_per_set,
         set_timeout: config.limits.peer_timeout,
-        reads_expected: 1,
+        reads_expected: config.peers.iter().map(|peer| (peer.id.clone(), peer.replicas)).collect(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod health;
 mod kme;
 mod map;
+mod numbers;
 mod pool_server;
 mod reload;
 mod supervise;

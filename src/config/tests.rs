@@ -300,6 +300,19 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
         ("[[sae]]\nid = \"site-b\"\nkme = \"site-a\"", "sae.id: ID site-b names both an SAE and a KME"),
         ("[[peer]]\nid = \"site-a\"\nurl = \"https://x\"", "peer.id: site-a is this KME itself"),
         ("[[peer]]\nid = \"site-b\"\nurl = \"https://x\"", "peer.id: site-b occurs twice"),
+        ("[[peer]]\nurl = []\nid = \"c\"", "peer.url: is empty; allowed: https://HOST"),
+        (
+            "[[peer]]\nurl = 1\nid = \"c\"",
+            "peer.url: invalid type: integer \"1\"; allowed: text in quotes or a list of texts",
+        ),
+        (
+            "[[peer]]\nreplicas = 1\nid = \"c\"\nurl = [\"https://x\", \"https://y\"]",
+            "peer.replicas: 1 replicas do not have 2 URLs; allowed: 2 or more",
+        ),
+        (
+            "[[peer]]\nreplicas = 65\nid = \"c\"\nurl = \"https://x\"",
+            "peer.replicas: 65 is out of range; allowed: a whole number from 1 to 64",
+        ),
         ("[[pool_server]]\nid = \"pool-1\"\nurl = \"https://x\"", "pool_server.id: pool-1 occurs twice"),
     ]);
 }
@@ -392,6 +405,42 @@ fn each_rule_of_a_pool_server_names_line_and_remedy() {
     ] {
         let complaints = complaint(&MINIMAL_POOL.replacen("[tls]", &format!("{key}\n[tls]"), 1), &[]);
         assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
+    }
+}
+
+#[test]
+fn a_wrong_url_in_a_list_is_named_at_its_own_place() {
+    for (to, told) in [
+        (
+            "[\"https://b1\", \"http://b2\"]",
+            "site.toml:16:22: peer.url: is no address of a daemon; allowed: https://HOST",
+        ),
+        (
+            "[\"https://b1\", \"https://b1\"]",
+            "site.toml:16:22: peer.url: https://b1 occurs twice; allowed: each URL once, and for one KME",
+        ),
+        (
+            "[\"https://b1\", 2]",
+            "site.toml:16:22: peer.url: invalid type: integer \"2\"; allowed: text in quotes",
+        ),
+    ] {
+        let complaints = complaint(&with("\"https://site-b.example:9443\"", to), &[]);
+        assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
+    }
+}
+
+#[test]
+fn a_peer_has_one_url_or_several_and_as_many_replicas_or_more() {
+    for (to, urls, replicas) in [
+        ("\"https://b1\"", &["https://b1"][..], 1),
+        ("[\"https://b1\"]", &["https://b1"], 1),
+        ("[\"https://b1\", \"https://B2:1\"]", &["https://b1", "https://b2:1"], 2),
+        ("\"https://b1\"\nreplicas = 3", &["https://b1"], 3),
+    ] {
+        let config = kme(&with("\"https://site-b.example:9443\"", to), &[]);
+        let peer = &config.peers[0];
+        assert_eq!(peer.urls.iter().map(BaseUrl::as_str).collect::<Vec<_>>(), urls);
+        assert_eq!(peer.replicas, replicas, "{to}");
     }
 }
 
@@ -551,7 +600,7 @@ fn the_sample_sites_and_pool_servers_find_each_other() {
     for (here, there) in [(&a, &b), (&b, &a)] {
         let [peer] = here.peers.as_slice() else { panic!("one peer") };
         assert_eq!(
-            (&peer.id, peer.url.as_str()),
+            (&peer.id, peer.urls[0].as_str()),
             (&there.id, format!("https://{}", there.listen.peer).as_str())
         );
     }

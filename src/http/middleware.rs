@@ -3,7 +3,6 @@
 //! Each request is worked on in a task of its own. A client that goes away takes only its answer with it:
 //! work that moves keys is never dropped in the middle.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::error::{ApiError, ErrorCode};
+use super::meter::{ListenerMeter, RequestMeters};
 use crate::identity::ClientIdentity;
 
 /// What a client should wait when there are too many requests.
@@ -47,18 +47,20 @@ pub struct Edge {
     permits: Arc<Semaphore>,
     timeout: Duration,
     tasks: TaskTracker,
-    route: fn(&Request) -> Cow<'static, str>,
+    route: fn(&Request) -> &'static str,
+    meter: ListenerMeter,
     ends_by_itself: fn(&Request) -> bool,
 }
 
 impl Edge {
     /// `listener` names it in logs. Work runs in `tasks`, which a graceful stop waits for. `route` turns a
-    /// request into its route template, which is logged instead of the path.
+    /// request into its route template, which is logged and counted in `meters` instead of the path.
     pub fn new(
         listener: &'static str,
         limits: EdgeLimits,
         tasks: TaskTracker,
-        route: fn(&Request) -> Cow<'static, str>,
+        route: fn(&Request) -> &'static str,
+        meters: &RequestMeters,
     ) -> Self {
         let permits = limits.max_concurrent.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -67,6 +69,7 @@ impl Edge {
             timeout: limits.timeout,
             tasks,
             route,
+            meter: meters.of(listener),
             ends_by_itself: |_| false,
         }
     }
@@ -122,6 +125,7 @@ pub struct IgnoredParts(pub usize);
 pub async fn guard(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let mut line = RequestLine {
         listener: edge.listener,
+        meter: edge.meter.clone(),
         method: request.method().clone(),
         route: (edge.route)(&request),
         caller: request.extensions().get::<ClientIdentity>().cloned(),
@@ -137,11 +141,15 @@ pub async fn guard(State(edge): State<Edge>, request: Request, next: Next) -> Re
     response
 }
 
-/// The log line of one request, written when it is dropped: also when the client did not wait.
+/// Code of a request whose client did not wait for the answer.
+const CLIENT_GONE: &str = "client_gone";
+
+/// The log line of one request, written and counted when it is dropped: also when the client did not wait.
 struct RequestLine {
     listener: &'static str,
     method: Method,
-    route: Cow<'static, str>,
+    meter: ListenerMeter,
+    route: &'static str,
     caller: Option<ClientIdentity>,
     started: Instant,
     answer: Option<(StatusCode, Option<&'static str>)>,
@@ -150,23 +158,27 @@ struct RequestLine {
 
 impl Drop for RequestLine {
     fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        let gone = (None, Some(CLIENT_GONE));
+        let (status, code) = self.answer.map_or(gone, |(status, code)| (Some(status), code));
+        self.meter.note(&self.method, self.route, status, code, duration);
         macro_rules! line {
             ($level:ident, $status:expr, $code:expr, $text:literal) => {
                 $level!(
                     listener = self.listener,
                     http.method = %self.method,
-                    http.route = %self.route,
+                    http.route = self.route,
                     http.status = $status,
                     error.code = $code,
                     http.ignored = self.ignored,
                     caller = self.caller.as_ref().and_then(ClientIdentity::name),
-                    duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
+                    duration_ms = duration.as_secs_f64() * 1e3,
                     $text
                 )
             };
         }
         match self.answer {
-            None => line!(warn, None::<u16>, "client_gone", "the client did not wait for the answer"),
+            None => line!(warn, None::<u16>, CLIENT_GONE, "the client did not wait for the answer"),
             Some((status, code)) if status.is_client_error() || status.is_server_error() => {
                 line!(warn, status.as_u16(), code, "request failed");
             }

@@ -8,7 +8,9 @@ mod connect;
 mod error;
 mod insert;
 mod kek;
+mod meter;
 mod ready;
+mod refill;
 mod retrieve;
 mod seal;
 mod sql;
@@ -31,12 +33,15 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{Instrument, info_span, warn};
 
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
 pub use self::kek::{KekError, KeyEncryptionKeys};
+use self::meter::Meter;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
+pub use self::refill::RefillTurn;
 use self::retrieve::RetrieveJob;
 pub use self::seal::SealError;
 use self::seal::Sealer;
@@ -48,6 +53,7 @@ pub use self::types::{
 use self::void::VoidJob;
 use self::writer::{Job, QUEUE_JOBS, Writer};
 use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
+use crate::metrics::Registry;
 
 /// Most keys of one batch.
 pub const MAX_KEYS_PER_BATCH: usize = 65_536;
@@ -77,6 +83,7 @@ pub struct Store {
     readers: SqlitePool,
     sealer: Arc<Sealer>,
     clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
 }
 
 impl fmt::Debug for Store {
@@ -104,17 +111,24 @@ impl Store {
             check_data_keys(&mut connection, &sealer).await?;
             let (queue, jobs) = mpsc::channel(QUEUE_JOBS);
             let readers = connect::readers(&options);
+            let meter = Arc::new(Meter::default());
             let writer = Writer {
                 options,
                 connection: Some(connection),
                 sealer: Arc::clone(&sealer),
                 clock: Arc::clone(&clock),
+                meter: Arc::clone(&meter),
             };
             tokio::spawn(writer.run(jobs));
-            Ok(Self { queue, readers, sealer, clock })
+            Ok(Self { queue, readers, sealer, clock, meter })
         }
         .instrument(span)
         .await
+    }
+
+    /// Shows what the store does in `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.meter.register(registry, self.queue.downgrade());
     }
 
     /// Creates the database at `url` if there is none and brings its schema up to date.
@@ -188,6 +202,17 @@ impl Store {
     pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
         let pair = PairText::of(pair)?;
         bounded(pair.count(&self.readers, self.clock.now())).instrument(info_span!("db.ready_count")).await
+    }
+
+    /// Asks for the turn to refill a pair. `None`: another daemon on the same database is refilling it now. The
+    /// turn passes on when it is dropped and when its holder dies.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[expect(clippy::unused_async, reason = "another database is asked over the network")]
+    pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
+        let _ = pair;
+        Ok(Some(RefillTurn::of_the_only_daemon()))
     }
 
     async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
@@ -304,6 +329,7 @@ impl Store {
         job: Box<RetrieveJob>,
         patience: Duration,
     ) -> Result<Vec<Key>, RetrieveError> {
+        let started = Instant::now();
         let caller = Caller(Arc::clone(&job.turn));
         let (reply, answer) = oneshot::channel();
         let exchange = async {
@@ -312,11 +338,13 @@ impl Store {
             answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
         };
         let mut exchange = pin!(exchange);
-        match tokio::time::timeout(patience, &mut exchange).await {
+        let result = match tokio::time::timeout(patience, &mut exchange).await {
             Ok(result) => result,
             Err(_) if caller.0.give_up() => Err(StoreError::Busy(None).into()),
             Err(_) => exchange.await,
-        }
+        };
+        self.meter.note_call("retrieve", started.elapsed());
+        result
     }
 
     async fn call<T, E: From<StoreError>>(
@@ -325,11 +353,14 @@ impl Store {
     ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
         let job = job(reply);
-        bounded(async {
+        let (name, started) = (job.name(), Instant::now());
+        let result = bounded(async {
             self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
             answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
         })
-        .await
+        .await;
+        self.meter.note_call(name, started.elapsed());
+        result
     }
 
     #[cfg(test)]

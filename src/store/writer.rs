@@ -12,10 +12,12 @@ use futures_util::FutureExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::error::{RetrieveError, StoreError};
 use super::insert::InsertJob;
+use super::meter::{Ended, Meter};
 use super::ready::{LeaseJob, ReturnJob};
 use super::retrieve::{RetrieveJob, Rows};
 use super::seal::Sealer;
@@ -61,6 +63,22 @@ enum Done {
 }
 
 impl Job {
+    /// What the job is called in metrics.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Insert(..) => "insert",
+            Self::Retrieve(..) => "retrieve",
+            Self::Void(..) => "void",
+            Self::Withdraw(..) => "withdraw",
+            Self::Lease(..) => "lease",
+            Self::Return(..) => "return",
+            Self::Sweep(..) => "sweep",
+            Self::Stop(_) => "stop",
+            #[cfg(test)]
+            Self::Raw(..) => "raw",
+        }
+    }
+
     fn keys(&self) -> usize {
         match self {
             Self::Insert(job, _) => job.key_count(),
@@ -124,6 +142,7 @@ pub(super) struct Writer {
     pub(super) connection: Option<SqliteConnection>,
     pub(super) sealer: Arc<Sealer>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) meter: Arc<Meter>,
 }
 
 impl Writer {
@@ -175,6 +194,7 @@ impl Writer {
             }
             return;
         }
+        self.meter.note_reruns(jobs.len());
         for job in jobs {
             if let Err((error, jobs)) = self.settle_together(vec![job]).await {
                 for job in jobs {
@@ -192,7 +212,16 @@ impl Writer {
             if jobs.is_empty() {
                 return Ok(());
             }
-            match AssertUnwindSafe(self.attempt(&jobs)).catch_unwind().await {
+            let started = Instant::now();
+            let attempt = AssertUnwindSafe(self.attempt(&jobs)).catch_unwind().await;
+            let ended = match &attempt {
+                Ok(Ok(Some(_))) => Ended::Committed,
+                Ok(Ok(None)) => Ended::RolledBack,
+                Ok(Err(error)) => Ended::Failed(error),
+                Err(_) => Ended::Panicked,
+            };
+            self.meter.note(jobs.iter().map(Job::name), ended, started.elapsed());
+            match attempt {
                 Ok(Ok(Some(done))) => {
                     jobs.into_iter().zip(done).for_each(|(job, done)| job.succeed(done));
                     return Ok(());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Shape};
 use crate::proxy::Mode;
 use crate::support::Network;
 use crate::wire::{Reply, Wire};
@@ -31,13 +31,14 @@ pub(crate) fn run(lasts: Duration) {
 }
 
 async fn execute(lasts: Duration) {
-    let cluster = Cluster::start(2, &format!("min_stored_per_pair = {RESERVE}"));
+    let shape = Shape { sites: 2, replicas: 1, is_postgres: false };
+    let cluster = Cluster::start(shape, &format!("min_stored_per_pair = {RESERVE}"));
     let network = &cluster.network;
-    let filled = filled(network).await;
+    let filled = filled(network, RESERVE).await;
     println!("outage: a first reserve of {RESERVE} keys took {:.2} s", filled.as_secs_f64());
 
     let between = |mode: Mode| {
-        let peers = cluster.links.iter().filter(|link| !link.name.contains("pool"));
+        let peers = cluster.links.iter().filter(|link| link.name.contains(" to site "));
         peers.for_each(|link| link.set(mode));
     };
     between(Mode::Cut);
@@ -58,7 +59,7 @@ async fn execute(lasts: Duration) {
         handed.len()
     );
     between(Mode::Pass);
-    let again = self::filled(network).await;
+    let again = self::filled(network, RESERVE).await;
     println!("outage: full again {:.2} s after the link was back", again.as_secs_f64());
     assert_eq!(failed, 0, "requests failed while keys were ready");
     check(network, &handed).await;
@@ -66,12 +67,12 @@ async fn execute(lasts: Duration) {
 }
 
 /// Waits until the reserve of alice and bob is full.
-pub(crate) async fn filled(network: &Network) -> Duration {
+pub(crate) async fn filled(network: &Network, reserve: u64) -> Duration {
     let mut wire = Wire::new(network, "alice", false);
     let started = Instant::now();
     loop {
         let (_, body) = ask(&mut wire, Method::GET, "/api/v1/keys/bob/status", None).await;
-        if body["stored_key_count"].as_u64() == Some(RESERVE) {
+        if body["stored_key_count"].as_u64() == Some(reserve) {
             return started.elapsed();
         }
         assert!(started.elapsed() < PATIENCE, "the reserve does not fill: {body}");

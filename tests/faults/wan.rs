@@ -9,12 +9,13 @@ use http::Method;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Shape};
 use crate::outage::{Handed, RESERVE, ask, check, filled, keys};
 use crate::proxy::Mode;
 use crate::support::Network;
 use crate::wire::Wire;
 
+const SHAPE: Shape = Shape { sites: 2, replicas: 1, is_postgres: false };
 const ONE_WAY: Duration = Duration::from_millis(20);
 const ON_DEMAND: usize = 300;
 const CLIENTS: usize = 8;
@@ -33,7 +34,7 @@ pub(crate) fn run() {
 }
 
 fn set_links(cluster: &Cluster, mode: Mode) {
-    let peers = cluster.links.iter().filter(|link| !link.name.contains("pool"));
+    let peers = cluster.links.iter().filter(|link| link.name.contains(" to site "));
     peers.for_each(|link| link.set(mode));
 }
 
@@ -45,7 +46,7 @@ async fn enc(wire: &mut Wire, number: usize) -> Option<Handed> {
 
 /// Nothing is kept ready: each request goes to the other site and back.
 async fn on_demand() {
-    let cluster = Cluster::start(2, "min_stored_per_pair = 0");
+    let cluster = Cluster::start(SHAPE, "min_stored_per_pair = 0");
     set_links(&cluster, Mode::Far(ONE_WAY));
     let mut wire = Wire::new(&cluster.network, "alice", false);
     let (mut handed, mut took) = (Vec::new(), Vec::new());
@@ -76,15 +77,15 @@ async fn on_demand() {
 }
 
 async fn reserve() {
-    let cluster = Cluster::start(2, &format!("min_stored_per_pair = {RESERVE}"));
+    let cluster = Cluster::start(SHAPE, &format!("min_stored_per_pair = {RESERVE}"));
     let network = &cluster.network;
     set_links(&cluster, Mode::Far(ONE_WAY));
-    let first = filled(network).await;
+    let first = filled(network, RESERVE).await;
     println!("wan: a first reserve of {RESERVE} keys took {:.2} s", first.as_secs_f64());
     let mut refills = Vec::new();
     for _ in 0..REFILLS {
         let handed = empty(network).await;
-        refills.push(filled(network).await);
+        refills.push(filled(network, RESERVE).await);
         check(network, &handed).await;
     }
     refills.sort_unstable();
@@ -97,7 +98,7 @@ async fn reserve() {
     let handed = empty(network).await;
     sleep(Duration::from_secs(5)).await;
     set_links(&cluster, Mode::Far(ONE_WAY));
-    println!("wan: full again {:.2} s after a cut of some 5 s", filled(network).await.as_secs_f64());
+    println!("wan: full again {:.2} s after a cut of some 5 s", filled(network, RESERVE).await.as_secs_f64());
     check(network, &handed).await;
     generation(&cluster).await;
 }

@@ -71,6 +71,19 @@ pub(super) trait Maker: Send + Sync {
     fn now(&self) -> Timestamp;
 }
 
+/// What the reserves of all pairs hold at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReserveLevels {
+    /// Pairs that have a reserve.
+    pub pairs: u64,
+    /// Keys in this daemon's memory.
+    pub leased: u64,
+    /// Keys ready in the store, as far as this daemon knows.
+    pub stored: u64,
+    /// Keys that callers wait for.
+    pub waited_for: u64,
+}
+
 /// Bounds of the reserve.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReserveSettings {
@@ -158,6 +171,18 @@ impl Reserve {
             return 0;
         }
         self.count_now(&pair).await
+    }
+
+    pub(super) fn levels(&self) -> ReserveLevels {
+        let now = self.parts.maker.now();
+        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        let mut levels = ReserveLevels { pairs: pairs.len() as u64, ..ReserveLevels::default() };
+        for pair in pairs {
+            levels.leased += pair.in_hand(now);
+            levels.stored += pair.stored();
+            levels.waited_for += pair.waited_for() as u64;
+        }
+        levels
     }
 
     /// Gives back what was leased and not handed out. Nothing is handed out any more.

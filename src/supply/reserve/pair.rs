@@ -145,6 +145,11 @@ impl Pair {
         self.lock().stored.is_none()
     }
 
+    /// Keys that the store has, as far as this daemon knows.
+    pub(super) fn stored(&self) -> u64 {
+        self.lock().stored.unwrap_or(0)
+    }
+
     /// Notes what the store has.
     pub(super) fn set_stored(&self, keys: u64) {
         self.lock().stored = Some(keys);

@@ -52,7 +52,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    const EACH: u16 = 32;
+    pub(crate) const EACH: u16 = 32;
 
     pub(crate) fn claim() -> Self {
         for base in (61_000..65_000).step_by(usize::from(Self::EACH)) {
