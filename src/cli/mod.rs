@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error and say what to
 //! do next. Starts daemons through [`crate::app`]; decides nothing itself.
 
+mod bench;
 mod check;
 mod conformance;
 mod daemon;
@@ -55,6 +56,10 @@ enum Command {
     Dec(request::DecArgs),
     /// Test any two KMEs against ETSI GS QKD 014 (docs/conformance.md)
     Conformance(Box<conformance::ConformanceArgs>),
+    /// Put load on two KMEs and measure them, also against a server that does nothing (docs/performance.md)
+    Bench(Box<bench::BenchArgs>),
+    #[command(name = crate::bench::hello::COMMAND, hide = true)]
+    BenchHello(bench::HelloArgs),
     /// Known answers of every primitive and of the engine
     SelfTest {
         /// Check these vectors instead of the built-in ones
@@ -127,6 +132,8 @@ fn run(command: Command) -> Outcome {
         Command::Enc(args) => request::enc(args),
         Command::Dec(args) => request::dec(args),
         Command::Conformance(args) => conformance::run(*args),
+        Command::Bench(args) => bench::run(*args),
+        Command::BenchHello(args) => bench::hello(args),
         Command::SelfTest { vectors } => self_test::run(vectors.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dqkd", &mut std::io::stdout());

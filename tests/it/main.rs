@@ -12,6 +12,7 @@
     reason = "a test fails by panicking, and waits for processes by the real clock"
 )]
 
+mod bench;
 mod commands;
 mod conformance;
 mod defects;

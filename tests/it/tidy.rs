@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pki", &["kme"]),
     ("client", &["tls", "kme"]),
     ("conformance", &["tls", "kme"]),
+    ("bench", &["client", "tls", "kme"]),
     (
         "app",
         &[
@@ -44,7 +45,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["app", "config", "telemetry", "pki", "client", "conformance", "store", "self_test", "tls", "kme"],
+        &[
+            "app",
+            "config",
+            "telemetry",
+            "pki",
+            "client",
+            "conformance",
+            "bench",
+            "store",
+            "self_test",
+            "tls",
+            "kme",
+        ],
     ),
     ("main", &["cli"]),
 ];
