@@ -82,7 +82,7 @@ pub struct SupplyParts {
 }
 
 /// Pairs that have keys ready at once; others get theirs on demand.
-const PAIRS_MAX: usize = 4096;
+const PAIRS_MAX: usize = 16_384;
 /// Keys in memory at once, of all pairs, before leases become small.
 const LEASED_MAX: u64 = 65_536;
 
