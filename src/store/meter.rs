@@ -17,8 +17,19 @@ const COMMITTED: &str = "committed";
 const ROLLED_BACK: &str = "rolled_back";
 const FAILED: &str = "failed";
 const OUTCOMES: [&str; 3] = [COMMITTED, ROLLED_BACK, FAILED];
-const ERRORS: [&str; 10] =
-    ["full", "busy", "read_only", "corrupt", "schema", "seal", "settings", "misuse", "closed", "other"];
+const ERRORS: [&str; 11] = [
+    "full",
+    "busy",
+    "uncertain",
+    "read_only",
+    "corrupt",
+    "schema",
+    "seal",
+    "settings",
+    "misuse",
+    "closed",
+    "other",
+];
 
 /// The meter of one store; shared by its callers and its writers.
 #[derive(Debug)]
@@ -48,7 +59,6 @@ pub(super) enum Ended<'a> {
     /// Without a failure: a caller had given up, or there was nothing to change.
     RolledBack,
     Failed(&'a StoreError),
-    Panicked,
 }
 
 impl Default for Meter {
@@ -116,7 +126,7 @@ impl Meter {
         let outcome = match ended {
             Ended::Committed => COMMITTED,
             Ended::RolledBack => ROLLED_BACK,
-            Ended::Failed(_) | Ended::Panicked => FAILED,
+            Ended::Failed(_) => FAILED,
         };
         let Some(named) = self.named(name) else { return };
         if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome) {
@@ -127,7 +137,6 @@ impl Meter {
             Ended::Committed => self.jobs.observe(jobs),
             Ended::RolledBack => {}
             Ended::Failed(error) => self.note_error(kind_of(error)),
-            Ended::Panicked => self.note_error("other"),
         }
     }
 
@@ -151,6 +160,7 @@ fn kind_of(error: &StoreError) -> &'static str {
     match error {
         StoreError::Full(_) => "full",
         StoreError::Busy(_) => "busy",
+        StoreError::Uncertain(_) => "uncertain",
         StoreError::ReadOnly(_) => "read_only",
         StoreError::Corrupt { .. } => "corrupt",
         StoreError::Schema(_) => "schema",
