@@ -15,6 +15,7 @@ mod locks;
 mod meter;
 mod migrate;
 mod postgres;
+mod probe;
 mod readers;
 mod ready;
 mod refill;
@@ -51,6 +52,8 @@ use self::insert::InsertJob;
 use self::jobs::{Job, Queue};
 pub use self::kek::{KekError, KeyEncryptionKeys};
 use self::meter::Meter;
+#[doc(hidden)]
+pub use self::probe::{SealProbe, SealedBatch};
 use self::readers::Readers;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
 pub use self::refill::RefillTurn;

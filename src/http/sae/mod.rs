@@ -27,8 +27,9 @@ use http::{HeaderValue, Method, header};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+pub use self::dto::key_container;
 pub use self::openapi::description;
-use self::path::{Call, Route};
+pub use self::path::{Call, Route};
 use super::error::ApiError;
 use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, IgnoredParts, guard};

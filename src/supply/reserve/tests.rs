@@ -1,6 +1,7 @@
 //! The rules of the reserve on a real SQLite store; only the other sites are a double.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
