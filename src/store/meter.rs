@@ -17,8 +17,19 @@ const COMMITTED: &str = "committed";
 const ROLLED_BACK: &str = "rolled_back";
 const FAILED: &str = "failed";
 const OUTCOMES: [&str; 3] = [COMMITTED, ROLLED_BACK, FAILED];
-const ERRORS: [&str; 10] =
-    ["full", "busy", "read_only", "corrupt", "schema", "seal", "settings", "misuse", "closed", "other"];
+const ERRORS: [&str; 11] = [
+    "full",
+    "busy",
+    "uncertain",
+    "read_only",
+    "corrupt",
+    "schema",
+    "seal",
+    "settings",
+    "misuse",
+    "closed",
+    "other",
+];
 
 /// The meter of one store; shared by its callers and its writers.
 #[derive(Debug)]
@@ -43,12 +54,11 @@ struct ByName {
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ended<'a> {
+pub(super) enum Outcome<'a> {
     Committed,
     /// Without a failure: a caller had given up, or there was nothing to change.
     RolledBack,
     Failed(&'a StoreError),
-    Panicked,
 }
 
 impl Default for Meter {
@@ -105,7 +115,7 @@ impl Meter {
     pub(super) fn note(
         &self,
         names: impl Iterator<Item = &'static str>,
-        ended: Ended<'_>,
+        outcome: Outcome<'_>,
         duration: Duration,
     ) {
         let (mut name, mut jobs) = (MIXED, 0);
@@ -113,21 +123,20 @@ impl Meter {
             name = if jobs == 0 || name == of_job { of_job } else { MIXED };
             jobs += 1;
         }
-        let outcome = match ended {
-            Ended::Committed => COMMITTED,
-            Ended::RolledBack => ROLLED_BACK,
-            Ended::Failed(_) | Ended::Panicked => FAILED,
+        let outcome_name = match outcome {
+            Outcome::Committed => COMMITTED,
+            Outcome::RolledBack => ROLLED_BACK,
+            Outcome::Failed(_) => FAILED,
         };
         let Some(named) = self.named(name) else { return };
-        if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome) {
+        if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome_name) {
             count.inc();
         }
         named.duration.observe(duration);
-        match ended {
-            Ended::Committed => self.jobs.observe(jobs),
-            Ended::RolledBack => {}
-            Ended::Failed(error) => self.note_error(kind_of(error)),
-            Ended::Panicked => self.note_error("other"),
+        match outcome {
+            Outcome::Committed => self.jobs.observe(jobs),
+            Outcome::RolledBack => {}
+            Outcome::Failed(error) => self.note_error(kind_of(error)),
         }
     }
 
@@ -151,6 +160,7 @@ fn kind_of(error: &StoreError) -> &'static str {
     match error {
         StoreError::Full(_) => "full",
         StoreError::Busy(_) => "busy",
+        StoreError::Uncertain(_) => "uncertain",
         StoreError::ReadOnly(_) => "read_only",
         StoreError::Corrupt { .. } => "corrupt",
         StoreError::Schema(_) => "schema",

@@ -1,0 +1,18 @@
+//! The store's rules on Postgres, and what only a server and several daemons can do to them.
+
+use super::*;
+
+fn site() -> Site {
+    Site::on(Kind::Postgres)
+}
+
+#[path = "durability.rs"]
+mod durability;
+#[path = "insert.rs"]
+mod insert;
+#[path = "ready.rs"]
+mod ready;
+#[path = "retrieve.rs"]
+mod retrieve;
+#[path = "void_and_sweep.rs"]
+mod void_and_sweep;
