@@ -26,8 +26,8 @@ const POOL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const ORDER_MARGIN: Duration = Duration::from_millis(250);
 /// Groups of recipient sites with pool sets of their own.
 const GROUPS_MAX: usize = 64;
-/// Pool sets that one peer may make this site hold.
-const SETS_PER_PEER_MAX: usize = 16;
+/// Pool sets that one replica of a peer may make this site hold.
+const SETS_PER_REPLICA_MAX: usize = 16;
 /// Longest life of a key that a peer may push, the longest that `keys.ttl` may be.
 const KEY_TTL_MAX: Duration = Duration::from_hours(24 * 366);
 
@@ -120,8 +120,9 @@ pub(super) fn source_sets(config: &KmeConfig) -> SourceSetsSettings {
 }
 
 pub(super) fn recipient_sets(config: &KmeConfig) -> RecipientSetsSettings {
+    let replicas = config.peers.iter().filter_map(|peer| usize::try_from(peer.replicas).ok()).max();
     RecipientSetsSettings {
-        sets_per_source_max: SETS_PER_PEER_MAX,
+        sets_per_source_max: SETS_PER_REPLICA_MAX.saturating_mul(replicas.unwrap_or(1)),
         words_max: words(config.pools.pool_words_max),
         life_max: Duration::from_hours(24) + config.limits.clock_skew_max,
         memory_max_bytes: set_memory_bytes(config),

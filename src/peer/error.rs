@@ -65,9 +65,10 @@ impl PeerError {
         matches!(self, Self::Paused(_))
     }
 
-    /// Whether every replica of the peer would say the same, since it is about what was sent.
+    /// Whether every replica of the peer would say the same, since it is in their store. A refusal by other
+    /// rules is one replica's: its files or its clock may differ from those of the others.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { .. }) && !self.refuses_set()
+        matches!(self, Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. })
     }
 
     /// Of the failures of several replicas the one that tells most has the greatest weight.

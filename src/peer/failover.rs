@@ -69,10 +69,9 @@ impl<'a> Pass<'a> {
             route.note(own.map(|own| asked.swap_remove(own).leave), call.set, &result);
             match result {
                 Err(error) if !error.is_final() => {
-                    tracing::debug!(
-                        peer = %self.kme, url = route.url(), error = &error as &dyn std::error::Error,
-                        "an address of a peer did not take a call"
-                    );
+                    if self.routes.len() > 1 {
+                        self.tell(route, &error);
+                    }
                     if error.weight() >= failure.weight() {
                         failure = error;
                     }
@@ -92,6 +91,16 @@ impl<'a> Pass<'a> {
         more: bool,
     ) -> Option<Option<A>> {
         if more { timeout(self.patience, running.next()).await.ok() } else { Some(running.next().await) }
+    }
+
+    /// One replica's trouble is hidden from whoever calls the peer, so it is told here.
+    fn tell(&self, route: &Route, error: &PeerError) {
+        let (peer, url, cause) = (self.kme, route.url(), error as &dyn std::error::Error);
+        if matches!(error, PeerError::Refused { .. }) && !error.refuses_set() {
+            tracing::warn!(%peer, url, error = cause, "a replica of a peer refused a call; the next is asked");
+        } else {
+            tracing::debug!(%peer, url, error = cause, "an address of a peer did not take a call");
+        }
     }
 
     /// Silence while another answered counts against an address, or calls would go on waiting for it.

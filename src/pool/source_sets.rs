@@ -41,7 +41,7 @@ pub type Announcing<'a> = Pin<Box<dyn Future<Output = Result<(), AnnounceError>>
 
 /// Tells recipients of a new set, so that they download it before it is used.
 pub trait SetAnnouncer: Send + Sync {
-    /// Announces `set` to all of its [`PoolSet::recipients`]; done when every one has accepted it. Must end
+    /// Announces `set` to all of its [`PoolSet::recipients`]; done when a replica of each has accepted it. Must end
     /// by a deadline of its own. Not called for sets without recipients.
     fn announce(&self, set: Arc<PoolSet>) -> Announcing<'_>;
 }

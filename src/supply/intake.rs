@@ -138,10 +138,8 @@ impl Intake {
             NotTaken::Conflict => IntakeError::Conflict,
             NotTaken::Full => IntakeError::Unavailable("too many batches at once".to_owned()),
         })?;
+        // Whether it is stored, or voided since, is asked of the store each time: another replica may know better.
         let mut progress = arrival.lock().await;
-        if progress.is_stored {
-            return Ok(stored);
-        }
         let result = self.regenerate_and_store(source, batch, &entitled, content, &mut progress).await;
         if result.is_err() && !progress.is_spent {
             self.recent.forget(source, stored.batch_id);
@@ -168,11 +166,11 @@ impl Intake {
         let made = regenerate(set, batch).await?;
         self.meter.regenerate(started.elapsed());
         match self.insert(source, &made, entitled, content).await? {
-            Inserted::Stored | Inserted::AlreadyStored => {
-                progress.is_stored = true;
+            Inserted::Stored => {
                 self.meter.regenerated(source, made.keys.len());
                 Ok(())
             }
+            Inserted::AlreadyStored => Ok(()),
             Inserted::Conflict => Err(IntakeError::Conflict),
             Inserted::Voided => Err(IntakeError::Voided),
         }

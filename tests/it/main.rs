@@ -20,6 +20,7 @@ mod deploy;
 mod metrics;
 mod network;
 mod openapi;
+mod replicas;
 mod reserve;
 mod samples;
 mod support;

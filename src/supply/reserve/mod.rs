@@ -3,7 +3,8 @@
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
 //! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
-//! never stand in the way of somebody who waits.
+//! never stand in the way of somebody who waits. Replicas share what the store has ready: one at a time refills a
+//! pair, and what a daemon remembers of the store's share is believed for a moment only.
 
 mod demand;
 mod pair;
@@ -167,9 +168,11 @@ impl Reserve {
         if count > 0 || !is_new || self.settings.bounds.floor == 0 {
             return count;
         }
-        if !self.parts.maker.is_reachable(recipient) || timeout(FIRST_WAIT, added).await.is_err() {
+        if !self.parts.maker.is_reachable(recipient) {
             return 0;
         }
+        // Another replica may fill it, which rings no bell here.
+        let _ = timeout(FIRST_WAIT, added).await;
         self.count_now(&pair).await
     }
 
@@ -288,10 +291,11 @@ impl Reserve {
 
     async fn count_now(&self, pair: &Pair) -> u64 {
         let _moving = pair.moving.lock().await;
-        let in_hand = pair.in_hand(self.parts.maker.now());
+        let now = self.parts.maker.now();
+        let in_hand = pair.in_hand(now);
         match self.parts.store.ready_count(pair.as_ready()).await {
             Ok(stored) => {
-                pair.set_stored(stored);
+                pair.set_stored(stored, now);
                 stored + in_hand
             }
             Err(error) => {
