@@ -91,10 +91,10 @@ impl Rooms {
         let rules = map::strict_identity_rules(&config.trust_domain);
         is_own(config, tls.own_identity(&rules))?;
         let keks = map::key_encryption_keys(&config.store.kek)?;
-        let settings = StoreSettings { url: config.store.url(), keks, migrate: config.store.migrate };
+        let url = map::store_url(&config.store)?;
+        let settings = StoreSettings { url, keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
-        let store =
-            Arc::new(store.await.with_context(|| format!("store {}", config.store.sqlite.display()))?);
+        let store = Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?);
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
         let peers = peers(config, &tls, &random, &PeerMeters::register(registry))?;
         let pool_servers = pool_servers(config, &tls, &clock, &random)?;

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::config::{
     KekSource, KmeConfig, PoolServerConfig, RetrievalMode as ConfigRetrievalMode, SaeAdmission, SaeIdentity,
-    TlsConfig,
+    StoreConfig, StoreLocation, TlsConfig,
 };
 use crate::delivery::{Admission, DeliveryRules, RetrievalPolicy};
 use crate::http::middleware::EdgeLimits;
@@ -78,6 +80,19 @@ pub(super) fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKey
         KekSource::Env(name) => KeyEncryptionKeys::from_env(name),
         KekSource::Credential(name) => KeyEncryptionKeys::from_credential(name),
     }
+}
+
+/// The URL of the store with its password, which may stand in a file of its own.
+///
+/// # Errors
+/// A password file that cannot be read, or is empty.
+pub fn store_url(store: &StoreConfig) -> anyhow::Result<String> {
+    let StoreLocation::Postgres(url, Some(file)) = &store.location else { return Ok(store.location.url()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("password file {}", file.display()))?;
+    // One line, as an editor leaves it.
+    let password = text.trim_end_matches(['\n', '\r']);
+    anyhow::ensure!(!password.is_empty(), "password file {} is empty", file.display());
+    Ok(url.with_password(password))
 }
 
 pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {

@@ -136,6 +136,7 @@ raw_tables! {
         kek_file: String,
         kek_env: String,
         kek_credential: String,
+        password_file: String,
         migrate: bool,
     }
     RawKeys {

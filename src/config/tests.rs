@@ -142,11 +142,11 @@ fn paths_start_at_the_directory_of_the_file() {
     assert_eq!(config.tls.ca, Path::new("/etc/dqkd/pki/../ca.pem"));
     assert_eq!(config.tls.cert, Path::new("/etc/dqkd/pki/a.pem"));
     assert_eq!(config.tls.crl, None);
-    assert_eq!(config.store.sqlite, Path::new("/etc/dqkd/a.db"));
-    assert_eq!(config.store.url(), "sqlite:///etc/dqkd/a.db");
+    assert_eq!(config.store.location, StoreLocation::Sqlite("/etc/dqkd/a.db".into()));
+    assert_eq!(config.store.location.url(), "sqlite:///etc/dqkd/a.db");
     assert_eq!(config.store.kek, KekSource::File("/etc/dqkd/a.kek".into()));
     let config = kme(&with("sqlite://a.db", "sqlite:///var/lib/a.db"), &[]);
-    assert_eq!(config.store.sqlite, Path::new("/var/lib/a.db"));
+    assert_eq!(config.store.location, StoreLocation::Sqlite("/var/lib/a.db".into()));
 }
 
 #[test]
@@ -362,9 +362,9 @@ fn each_rule_on_who_and_where_names_its_line() {
             "site.toml:12:7: store.url: is no store; allowed: sqlite://FILE",
         ),
         (
-            "sqlite://a.db",
-            "postgres://db/x",
-            "store.url: Postgres is not available yet; allowed: sqlite://FILE",
+            "kek_file = \"a.kek\"",
+            "kek_file = \"a.kek\"\npassword_file = \"pw\"",
+            "store.password_file: a SQLite file has no password; allowed: with postgres:// only",
         ),
         (
             "kek_file = \"a.kek\"\n",
@@ -540,7 +540,7 @@ fn an_override_mends_what_the_file_lacks() {
     let config =
         kme(&text, &[("DQKD__STORE__URL", "sqlite://b.db"), ("DQKD__STORE__KEK_CREDENTIAL", "dqkd.kek")]);
     assert_eq!(config.store.kek, KekSource::Credential("dqkd.kek".into()));
-    assert_eq!(config.store.sqlite, Path::new("/etc/dqkd/b.db"));
+    assert_eq!(config.store.location, StoreLocation::Sqlite("/etc/dqkd/b.db".into()));
 }
 
 #[test]
@@ -549,7 +549,7 @@ fn complaints_never_repeat_what_may_be_secret() {
     for (from, to) in [
         ("kek_file = \"a.kek\"", format!("kek = \"{secret}\"")),
         ("kek_file = \"a.kek\"", format!("kek_env = \"{secret}-\"")),
-        ("sqlite://a.db", format!("postgres://dqkd:{secret}@db/x")),
+        ("sqlite://a.db", format!("postgres:/dqkd:{secret}@db/x")),
         ("sqlite://a.db", format!("mysql://dqkd:{secret}@db/x")),
         ("https://site-b.example:9443", format!("https://dqkd:{secret}@site-b.example")),
     ] {
@@ -557,10 +557,27 @@ fn complaints_never_repeat_what_may_be_secret() {
         assert!(!error.to_string().contains(secret), "{error}");
         assert!(!format!("{error:?}").contains(secret), "{error:?}");
     }
-    for name in ["DQKD__STORE__KEK", "DQKD__STORE__URL"] {
-        let error = parse_text(MINIMAL, &[(name, &format!("postgres://u:{secret}@db"))]).unwrap_err();
-        assert!(!error.to_string().contains(secret), "{error}");
-    }
+    let url = format!("postgres://u:{secret}@db");
+    let error = parse_text(MINIMAL, &[("DQKD__STORE__KEK", &url)]).unwrap_err();
+    assert!(!error.to_string().contains(secret), "{error}");
+    let both = with("kek_file = \"a.kek\"", "kek_file = \"a.kek\"\npassword_file = \"pw\"");
+    let error = parse_text(&both, &[("DQKD__STORE__URL", &url)]).unwrap_err();
+    assert!(error.to_string().contains("store.password_file: is a second password"), "{error}");
+    assert!(!error.to_string().contains(secret), "{error}");
+    let config = kme(MINIMAL, &[("DQKD__STORE__URL", &url)]);
+    assert!(!format!("{config:?}").contains(secret));
+    assert_eq!(config.store.location.url(), url);
+}
+
+#[test]
+fn a_postgres_store_takes_its_password_from_a_file() {
+    let text = with("sqlite://a.db", "postgres://dqkd@db.example/dqkd?sslmode=verify-full");
+    let text = text.replace("kek_file = \"a.kek\"", "kek_file = \"a.kek\"\npassword_file = \"pw\"");
+    let StoreLocation::Postgres(url, file) = kme(&text, &[]).store.location else { panic!("{text}") };
+    assert_eq!(file.as_deref(), Some(Path::new("/etc/dqkd/pw")));
+    assert_eq!(url.with_password("a b@c"), "postgres://dqkd:a%20b%40c@db.example/dqkd?sslmode=verify-full");
+    let error = parse_text(&text.replace("dqkd@db", "db"), &[]).unwrap_err();
+    assert!(error.to_string().contains("is the password of nobody"), "{error}");
 }
 
 fn samples() -> Vec<PathBuf> {

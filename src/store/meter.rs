@@ -54,7 +54,7 @@ struct ByName {
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ended<'a> {
+pub(super) enum Outcome<'a> {
     Committed,
     /// Without a failure: a caller had given up, or there was nothing to change.
     RolledBack,
@@ -115,7 +115,7 @@ impl Meter {
     pub(super) fn note(
         &self,
         names: impl Iterator<Item = &'static str>,
-        ended: Ended<'_>,
+        outcome: Outcome<'_>,
         duration: Duration,
     ) {
         let (mut name, mut jobs) = (MIXED, 0);
@@ -123,20 +123,20 @@ impl Meter {
             name = if jobs == 0 || name == of_job { of_job } else { MIXED };
             jobs += 1;
         }
-        let outcome = match ended {
-            Ended::Committed => COMMITTED,
-            Ended::RolledBack => ROLLED_BACK,
-            Ended::Failed(_) => FAILED,
+        let outcome_name = match outcome {
+            Outcome::Committed => COMMITTED,
+            Outcome::RolledBack => ROLLED_BACK,
+            Outcome::Failed(_) => FAILED,
         };
         let Some(named) = self.named(name) else { return };
-        if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome) {
+        if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome_name) {
             count.inc();
         }
         named.duration.observe(duration);
-        match ended {
-            Ended::Committed => self.jobs.observe(jobs),
-            Ended::RolledBack => {}
-            Ended::Failed(error) => self.note_error(kind_of(error)),
+        match outcome {
+            Outcome::Committed => self.jobs.observe(jobs),
+            Outcome::RolledBack => {}
+            Outcome::Failed(error) => self.note_error(kind_of(error)),
         }
     }
 

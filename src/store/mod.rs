@@ -1,6 +1,6 @@
 //! Keys at rest: all SQL, the sealing of material, who may retrieve a key and how often.
 //!
-//! Owns the database file and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP,
+//! Owns the database and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP,
 //! of peers, or of where batches come from; never writes key material that is not sealed, and never
 //! returns a key before the commit that uses up its retrieval.
 
@@ -52,7 +52,6 @@ use self::insert::InsertJob;
 use self::jobs::{Job, Queue};
 pub use self::kek::{KekError, KeyEncryptionKeys};
 use self::meter::Meter;
-#[doc(hidden)]
 pub use self::probe::{SealProbe, SealedBatch};
 use self::readers::Readers;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
@@ -83,14 +82,21 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 const DATA_KEYS_CHECKED: i64 = 10_000;
 
 /// Where the store is and how it is sealed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreSettings {
-    /// `sqlite://FILE`, relative to the working directory or absolute.
+    /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...` (docs/configuration.md), which
+    /// may hold a password.
     pub url: String,
     /// The keys that wrap data keys; the first one wraps new ones.
     pub keks: KeyEncryptionKeys,
     /// Whether to create the database and bring its schema up to date.
     pub migrate: bool,
+}
+
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSettings").field("migrate", &self.migrate).finish_non_exhaustive()
+    }
 }
 
 /// The store of one site. Share it in an `Arc`.
@@ -129,8 +135,8 @@ impl Store {
             let sealer = Arc::new(Sealer::new(settings.keks, Arc::clone(&random), clock.now())?);
             check_data_keys(&mut link, &sealer).await?;
             let (queue, jobs) = Queue::new();
-            let meter = Arc::new(Meter::default());
             let mut link = Some(link);
+            let meter = Arc::new(Meter::default());
             let writers = match address.dialect() {
                 Dialect::Sqlite => 1,
                 Dialect::Postgres => POSTGRES_WRITERS,
@@ -166,6 +172,15 @@ impl Store {
     pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
         let link = connect_and_prepare(&Address::parse(url)?, true).await?;
         Ok(link.into_inner().close().await?)
+    }
+
+    /// Whether `url` names a store that may be used; connects to nothing. Of SQLite nothing is said: its file may
+    /// be made later.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] with the reason, without repeating the URL.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        if url.starts_with("sqlite:") { Ok(()) } else { Address::parse(url).map(|_| ()) }
     }
 
     /// Stores a batch in one transaction. Repeating the same content changes nothing.

@@ -23,7 +23,7 @@ use super::connect::Address;
 use super::dialect::{Dialect, Link};
 use super::error::StoreError;
 use super::jobs::{Done, Job, Queue};
-use super::meter::{self, Meter};
+use super::meter::{Meter, Outcome};
 use super::retrieve::Rows;
 use super::seal::Sealer;
 use super::{locks, sql};
@@ -69,11 +69,11 @@ enum Ended {
 }
 
 impl Ended {
-    fn for_meter(&self) -> meter::Ended<'_> {
+    fn outcome(&self) -> Outcome<'_> {
         match self {
-            Self::Committed(_) => meter::Ended::Committed,
-            Self::GivenUp => meter::Ended::RolledBack,
-            Self::Hindered(error) | Self::Failed(error) => meter::Ended::Failed(error),
+            Self::Committed(_) => Outcome::Committed,
+            Self::GivenUp => Outcome::RolledBack,
+            Self::Hindered(error) | Self::Failed(error) => Outcome::Failed(error),
         }
     }
 }
@@ -127,7 +127,7 @@ impl Writer {
                 self.link = None;
                 Ended::Failed(StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)))
             });
-            self.meter.note(jobs.iter().map(Job::name), ended.for_meter(), began.elapsed());
+            self.meter.note(jobs.iter().map(Job::name), ended.outcome(), began.elapsed());
             let took = started.elapsed();
             if took > SLOW {
                 warn!(
@@ -148,8 +148,8 @@ impl Writer {
                     if run >= RUNS_MAX || took > RERUN_UNTIL {
                         return Err((error, jobs));
                     }
-                    debug!(%error, run, "a transaction is run again");
                     self.meter.note_reruns(jobs.len());
+                    debug!(%error, run, "a transaction is run again");
                 }
                 Ended::Failed(error) => {
                     self.roll_back().await;

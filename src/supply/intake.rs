@@ -166,10 +166,11 @@ impl Intake {
         let made = regenerate(set, batch).await?;
         self.meter.regenerate(started.elapsed());
         match self.insert(source, &made, entitled, content).await? {
-            Inserted::Stored | Inserted::AlreadyStored => {
+            Inserted::Stored => {
                 self.meter.regenerated(source, made.keys.len());
                 Ok(())
             }
+            Inserted::AlreadyStored => Ok(()),
             Inserted::Conflict => Err(IntakeError::Conflict),
             Inserted::Voided => Err(IntakeError::Voided),
         }

@@ -95,6 +95,8 @@ async fn execute(plan: Plan) -> (String, Vec<Violation>) {
     if !violations.is_empty() {
         let logs = std::env::temp_dir().join(format!("dqkd-faults-{}", plan.seed));
         cluster.keep_logs(&logs);
+        let lines: Vec<String> = events.iter().map(|event| format!("{event:?}\n")).collect();
+        std::fs::write(logs.join("history.txt"), lines.concat()).unwrap();
         println!("faults: logs are in {}", logs.display());
     }
     let deeds = nemesis.deeds.lock().unwrap().clone();

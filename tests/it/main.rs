@@ -17,6 +17,7 @@ mod commands;
 mod conformance;
 mod defects;
 mod demo;
+mod deploy;
 mod metrics;
 mod network;
 mod openapi;

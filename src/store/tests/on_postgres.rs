@@ -12,7 +12,9 @@ mod durability;
 mod insert;
 #[path = "ready.rs"]
 mod ready;
+mod replicas;
 #[path = "retrieve.rs"]
 mod retrieve;
+mod trouble;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::demand::{Bounds, Demand};
 use crate::kme::life;
 use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
-use crate::store::{LeasedBlock, ReadyPair};
+use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
@@ -34,6 +34,8 @@ pub(super) struct Pair {
     waiting: AtomicUsize,
     /// Held while keys move from the store to the hand, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
+    /// This daemon's turn to refill, shared by the batches that it makes at once; locked while it is asked for.
+    pub(super) refilling: tokio::sync::Mutex<Weak<RefillTurn>>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Rings whenever keys were added.
@@ -108,6 +110,7 @@ impl Pair {
             turn: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
+            refilling: tokio::sync::Mutex::default(),
             is_leasing: AtomicBool::new(false),
             added: Notify::new(),
         })

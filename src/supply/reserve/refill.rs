@@ -8,6 +8,7 @@ use tokio::time::{interval, timeout};
 
 use super::pair::Pair;
 use super::{Purpose, Reserve};
+use crate::store::{RefillTurn, StoreError};
 use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
@@ -80,7 +81,7 @@ impl Reserve {
     /// Makes up to `keys` keys for the pair, unless another replica is at it or has been.
     async fn refill(&self, pair: &Pair, keys: usize) {
         // Held until the keys are in the store, so that whoever has it next counts them.
-        let turn = match self.parts.store.try_refill(pair.as_ready()).await {
+        let turn = match self.turn_to_refill(pair).await {
             Ok(Some(turn)) => turn,
             Ok(None) => return pair.leave_refill(keys),
             Err(error) => {
@@ -88,7 +89,6 @@ impl Reserve {
                 return pair.end_refill(keys, false);
             }
         };
-        self.count_now(pair).await;
         let keys = pair.still_missing(keys, self.settings.bounds, self.parts.maker.now());
         if keys == 0 {
             return;
@@ -111,6 +111,19 @@ impl Reserve {
             );
         }
         pair.end_refill(keys, made.is_ok());
+    }
+
+    /// The turn to refill the pair: the one that this daemon has, or a new one; then the store is counted anew.
+    async fn turn_to_refill(&self, pair: &Pair) -> Result<Option<Arc<RefillTurn>>, StoreError> {
+        let mut refilling = pair.refilling.lock().await;
+        if let Some(turn) = refilling.upgrade() {
+            return Ok(Some(turn));
+        }
+        let Some(turn) = self.parts.store.try_refill(pair.as_ready()).await? else { return Ok(None) };
+        let turn = Arc::new(turn);
+        *refilling = Arc::downgrade(&turn);
+        self.count_now(pair).await;
+        Ok(Some(turn))
     }
 
     /// Voids what pairs have far too much of, and forgets pairs that nobody uses.

@@ -1,4 +1,6 @@
-//! The rules of the reserve on a real SQLite store; only the other sites are a double.
+//! The rules of the reserve on a real store; only the other sites are a double.
+
+mod replicas;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -19,6 +21,8 @@ struct Double {
     clock: Arc<ManualClock>,
     master_refetch: bool,
     is_up: AtomicBool,
+    /// Its site seems to answer, and takes nothing.
+    refuses: AtomicBool,
     made: AtomicUsize,
     given_up: AtomicUsize,
     refilled: Mutex<Vec<SaeId>>,
@@ -74,7 +78,7 @@ impl Maker for Double {
         purpose: Purpose,
     ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
-            if !self.is_up.load(Ordering::SeqCst) {
+            if !self.is_up.load(Ordering::SeqCst) || self.refuses.load(Ordering::SeqCst) {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
             }
             self.made.fetch_add(1, Ordering::SeqCst);
@@ -109,6 +113,7 @@ fn drawn() -> KeyMaterial {
 /// One site's files; daemons come and go.
 struct Site {
     dir: tempfile::TempDir,
+    url: String,
     clock: Arc<ManualClock>,
     master_refetch: bool,
 }
@@ -123,13 +128,14 @@ struct Running {
 impl Site {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("site.db").display());
         KeyEncryptionKeys::create_file(&dir.path().join("kek"), &OsRandom).unwrap();
-        Self { dir, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
+        Self { dir, url, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
     }
 
     async fn start(&self, floor: u64, max: u64) -> Running {
         let settings = StoreSettings {
-            url: format!("sqlite://{}", self.dir.path().join("site.db").display()),
+            url: self.url.clone(),
             keks: KeyEncryptionKeys::from_file(&self.dir.path().join("kek")).unwrap(),
             migrate: true,
         };
@@ -139,6 +145,7 @@ impl Site {
             clock: Arc::clone(&self.clock),
             master_refetch: self.master_refetch,
             is_up: AtomicBool::new(true),
+            refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             refilled: Mutex::default(),
@@ -381,84 +388,6 @@ async fn a_pair_that_needs_little_gives_up_what_it_has_too_much_of() {
     let left = quiet.count().await;
     assert!((64..192).contains(&left), "{left}");
     assert_eq!(quiet.double.given_up.load(Ordering::SeqCst) as u64, 640 - left, "the rest is voided");
-}
-
-#[tokio::test]
-async fn a_replica_that_needs_little_leaves_another_what_it_goes_on_using() {
-    let site = Site::new();
-    let (busy, quiet) = (site.start(640, 4096).await, site.start(64, 4096).await);
-    let filling = busy.fill();
-    busy.is_filled_to(640).await;
-    filling.abort();
-    let _ = filling.await;
-    assert_eq!(quiet.count().await, 640);
-    for _ in 0..10 {
-        site.clock.advance(Duration::from_mins(5));
-        quiet.reserve.shrink().await;
-        busy.store.lease(pair_of(&alice(), &bob()), 1).await.unwrap();
-        quiet.reserve.shrink().await;
-    }
-    assert_eq!(quiet.double.given_up.load(Ordering::SeqCst), 0);
-}
-
-#[tokio::test]
-async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice() {
-    let site = Site::new();
-    let (one, two) = (site.start(256, 4096).await, site.start(0, 4096).await);
-    // Both know the pair, and that nothing is ready.
-    one.set_up(false);
-    two.set_up(false);
-    assert!(one.take(1).await.is_err() && two.take(1).await.is_err());
-    one.set_up(true);
-    let filling = one.fill();
-    one.has_at_least(256).await;
-    filling.abort();
-    let _ = filling.await;
-    one.set_up(false);
-    let mut seen = HashSet::new();
-    // The second cannot make any; it finds those of the first within moments, and both take from the same.
-    let taken = loop {
-        match two.take(40).await {
-            Ok(keys) => break keys,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    };
-    for id in ids(&taken) {
-        assert!(seen.insert(id));
-    }
-    for run in [&one, &two] {
-        while let Ok(keys) = run.take(8).await {
-            for id in ids(&keys) {
-                assert!(seen.insert(id), "{id} twice");
-            }
-        }
-    }
-    assert!(seen.len() >= 256 - 2 * 7, "{}", seen.len());
-    for run in [&one, &two] {
-        let ready = run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
-        assert_eq!(ready, 0);
-    }
-}
-
-#[tokio::test]
-async fn a_replica_refills_what_another_took() {
-    let site = Site::new();
-    let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
-    let _filling = one.fill();
-    one.is_filled_to(256).await;
-    one.take(1).await.unwrap();
-    two.set_up(false);
-    assert_eq!(two.take(128).await.unwrap().len(), 128);
-    // The first is asked now and then, as a balancer would have it; nobody counts for it. A block is in its hand.
-    let ready = async || one.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
-    for _ in 0..30 {
-        one.take(1).await.unwrap();
-        if ready().await >= 256 - 64 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    panic!("never refilled: {}", ready().await);
 }
 
 #[tokio::test]
