@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod http;
 pub mod identity;
 pub mod kme;
+pub mod metrics;
 pub mod peer;
 pub mod pki;
 pub mod pool;

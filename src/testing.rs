@@ -1,4 +1,8 @@
-//! Certificates for unit tests: one authority for the whole test program, made by our own PKI.
+//! For unit tests: certificates from one authority for the whole test program, made by our own PKI, and a Postgres.
+
+#[expect(dead_code, reason = "tests under `tests/` include the same file and use the rest")]
+pub(crate) mod postgres;
+mod postgres_tests;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};

@@ -29,6 +29,10 @@ need cc gcc
 need mount mount
 need chattr e2fsprogs
 need python3 python3
+# Databases and load balancers of the tests' own; what Debian starts by itself is not used.
+[ -x "$(find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | head -n 1)" ] || install postgresql
+need haproxy haproxy
+need setpriv util-linux
 # Debian's python3 makes no virtual environments without it.
 have python3 -c 'import ensurepip, venv' || install python3-venv
 # What the clients of others are built against.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::supervise::Restarts;
 use crate::http::admin::{Condition, Health, Part, Readiness};
 use crate::kme::Clock;
-use crate::peer::BreakerState;
+use crate::peer::{BreakerState, PeerClient};
 use crate::pool::{PoolServers, PoolVault, SET_POOLS_MIN, lock_report};
 use crate::store::Store;
 use crate::supply::Peers;
@@ -87,13 +87,7 @@ impl Health for KmeHealth {
                 Ok(Err(error)) => failed("store", error.public_message()),
                 Err(_) => failed("store", "does not answer"),
             });
-            parts.extend(self.peers.iter().map(|peer| {
-                let name = format!("peer {}", peer.kme());
-                match peer.breaker() {
-                    BreakerState::Closed => ok(name),
-                    BreakerState::Open | BreakerState::Trying => degraded(name, "does not answer"),
-                }
-            }));
+            parts.extend(self.peers.iter().map(|peer| peer_part(peer)));
             let available = self.pool_servers.available().len();
             parts.push(if available >= SET_POOLS_MIN {
                 ok("pool servers")
@@ -102,6 +96,20 @@ impl Health for KmeHealth {
             });
             Readiness::of(parts)
         })
+    }
+}
+
+/// A peer with a replica that does not answer is served by its others, and worth a look.
+fn peer_part(peer: &PeerClient) -> Part {
+    let name = format!("peer {}", peer.kme());
+    let silent: Vec<&str> =
+        peer.addresses().filter_map(|(url, state)| (state != BreakerState::Closed).then_some(url)).collect();
+    if silent.is_empty() {
+        ok(name)
+    } else if peer.breaker() == BreakerState::Closed {
+        degraded(name, format!("no answer at {}", silent.join(", ")))
+    } else {
+        degraded(name, "does not answer")
     }
 }
 

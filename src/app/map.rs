@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::config::{
     KekSource, KmeConfig, PoolServerConfig, RetrievalMode as ConfigRetrievalMode, SaeAdmission, SaeIdentity,
-    TlsConfig,
+    StoreConfig, StoreLocation, TlsConfig,
 };
 use crate::delivery::{Admission, DeliveryRules, RetrievalPolicy};
 use crate::http::middleware::EdgeLimits;
@@ -24,8 +26,8 @@ const POOL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const ORDER_MARGIN: Duration = Duration::from_millis(250);
 /// Groups of recipient sites with pool sets of their own.
 const GROUPS_MAX: usize = 64;
-/// Pool sets that one peer may make this site hold.
-const SETS_PER_PEER_MAX: usize = 16;
+/// Pool sets that one replica of a peer may make this site hold.
+const SETS_PER_REPLICA_MAX: usize = 16;
 /// Longest life of a key that a peer may push, the longest that `keys.ttl` may be.
 const KEY_TTL_MAX: Duration = Duration::from_hours(24 * 366);
 
@@ -80,11 +82,24 @@ pub(super) fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKey
     }
 }
 
+/// The URL of the store with its password, which may stand in a file of its own.
+///
+/// # Errors
+/// A password file that cannot be read, or is empty.
+pub fn store_url(store: &StoreConfig) -> anyhow::Result<String> {
+    let StoreLocation::Postgres(url, Some(file)) = &store.location else { return Ok(store.location.url()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("password file {}", file.display()))?;
+    // One line, as an editor leaves it.
+    let password = text.trim_end_matches(['\n', '\r']);
+    anyhow::ensure!(!password.is_empty(), "password file {} is empty", file.display());
+    Ok(url.with_password(password))
+}
+
 pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {
     PoolServersSettings {
         pools_per_set: config.pools.pools_per_set,
         set_timeout: config.limits.peer_timeout,
-        reads_expected: 1,
+        reads_expected: config.peers.iter().map(|peer| (peer.id.clone(), peer.replicas)).collect(),
     }
 }
 
@@ -105,8 +120,9 @@ pub(super) fn source_sets(config: &KmeConfig) -> SourceSetsSettings {
 }
 
 pub(super) fn recipient_sets(config: &KmeConfig) -> RecipientSetsSettings {
+    let replicas = config.peers.iter().filter_map(|peer| usize::try_from(peer.replicas).ok()).max();
     RecipientSetsSettings {
-        sets_per_source_max: SETS_PER_PEER_MAX,
+        sets_per_source_max: SETS_PER_REPLICA_MAX.saturating_mul(replicas.unwrap_or(1)),
         words_max: words(config.pools.pool_words_max),
         life_max: Duration::from_hours(24) + config.limits.clock_skew_max,
         memory_max_bytes: set_memory_bytes(config),

@@ -27,8 +27,9 @@ pub(super) fn pool(file: &Path) -> Outcome {
 
 pub(super) fn migrate(file: &Path) -> Outcome {
     let (config, _) = kme_config(file)?;
-    let store = config.store.sqlite.display();
-    block_on(Store::migrate_only(&config.store.url()))?.with_context(|| format!("store {store}"))?;
+    let store = &config.store.location;
+    let url = app::store_url(&config.store)?;
+    block_on(Store::migrate_only(&url))?.with_context(|| format!("store {store}"))?;
     println!("{store}: the schema is up to date");
     Ok(())
 }

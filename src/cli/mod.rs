@@ -9,6 +9,7 @@ mod conformance;
 mod daemon;
 mod demo;
 mod pki;
+mod ready;
 mod request;
 mod self_test;
 
@@ -48,6 +49,8 @@ enum Command {
     },
     /// Bring the store of a KME to this program's schema
     Migrate(ConfigArg),
+    /// Ask a daemon's admin listener whether it is ready to serve
+    Ready(ready::ReadyArgs),
     /// What can be asked of a KME for a peer (ETSI GS QKD 014, Get status)
     Status(request::StatusArgs),
     /// Fetch fresh keys (ETSI GS QKD 014, Get key)
@@ -128,6 +131,7 @@ fn run(command: Command) -> Outcome {
         Command::Pki(args) => Ok(pki::run(args)?),
         Command::CheckConfig { files } => check::run(&files),
         Command::Migrate(arg) => daemon::migrate(&arg.config),
+        Command::Ready(args) => ready::run(&args),
         Command::Status(args) => request::status(args),
         Command::Enc(args) => request::enc(args),
         Command::Dec(args) => request::dec(args),

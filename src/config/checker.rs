@@ -13,6 +13,7 @@ use toml::Spanned;
 
 use super::duration;
 use super::error::Problem;
+use super::raw::OneOrMore;
 use super::source::{Place, Source};
 use super::url::{BASE_URL_FORM, BaseUrl};
 use crate::kme::IdError;
@@ -231,6 +232,38 @@ impl<'s> Checker<'s> {
             return None;
         };
         Some(Field { value, at: field.at })
+    }
+
+    /// The base URLs of the replicas of another daemon: one, or a list that is not empty.
+    pub(super) fn base_urls(
+        &mut self,
+        scope: &Scope,
+        raw: Option<Spanned<OneOrMore>>,
+    ) -> Option<Vec<Field<BaseUrl>>> {
+        let form = format!("{BASE_URL_FORM}; or a list of such");
+        let Field { value, at } = self.required(scope, "url", raw, &form)?;
+        let texts = match value {
+            OneOrMore::One(text) => vec![(text, at.clone())],
+            OneOrMore::More(texts) => {
+                let placed = |text: Spanned<String>| {
+                    let at = scope.at("url", Some(&text));
+                    (text.into_inner(), at)
+                };
+                texts.into_iter().map(placed).collect()
+            }
+        };
+        if texts.is_empty() {
+            self.problem(&at, "is empty", &form);
+            return None;
+        }
+        let mut urls = Vec::with_capacity(texts.len());
+        for (text, at) in texts {
+            match BaseUrl::parse(&text) {
+                Some(value) => urls.push(Field { value, at }),
+                None => self.problem(&at, "is no address of a daemon", BASE_URL_FORM),
+            }
+        }
+        (!urls.is_empty()).then_some(urls)
     }
 
     /// An absolute path from one that starts at the configuration file's directory.

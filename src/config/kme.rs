@@ -66,13 +66,18 @@ impl ListenConfig {
     }
 }
 
+/// Most replicas of one KME.
+const REPLICAS_MAX: i64 = 64;
+
 /// One `[[peer]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// The other KME.
     pub id: KmeId,
-    /// Its peer listener.
-    pub url: BaseUrl,
+    /// The peer listeners of its replicas, or one address for all of them; at least one, each once.
+    pub urls: Vec<BaseUrl>,
+    /// How many replicas it has: as many downloads of one pool are no cause for alarm.
+    pub replicas: u64,
 }
 
 /// One `[[pool_server]]`.
@@ -219,19 +224,32 @@ fn check_peers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPeer>>, own: &KmeI
     for entry in raw {
         let (scope, raw) = Scope::open("peer", Some(entry));
         let id = checker.id::<KmeId>(&scope, "id", raw.id);
-        let url = checker.base_url(&scope, raw.url);
+        let own_urls = checker.base_urls(&scope, raw.url);
+        let listed = own_urls.as_ref().map_or(1, |urls| i64::try_from(urls.len()).unwrap_or(REPLICAS_MAX));
+        let replicas = check_replicas(checker, &scope, raw.replicas, listed);
         if let Some(id) = id.as_ref().filter(|id| id.value == *own) {
             checker.problem(&id.at, &format!("{own} is this KME itself"), "the IDs of other KMEs");
         }
-        if let (Some(id), Some(url)) = (&id, &url) {
-            peers.push(PeerConfig { id: id.value.clone(), url: url.value.clone() });
+        if let (Some(id), Some(own_urls)) = (&id, &own_urls) {
+            let urls = own_urls.iter().map(|url| url.value.clone()).collect();
+            peers.push(PeerConfig { id: id.value.clone(), urls, replicas });
         }
         ids.extend(id);
-        urls.extend(url);
+        urls.extend(own_urls.into_iter().flatten());
     }
     checker.distinct(&ids, "one [[peer]] for each KME");
-    checker.distinct(&urls, "one URL for each KME");
+    checker.distinct(&urls, "each URL once, and for one KME");
     peers
+}
+
+/// As many as there are URLs, or more behind one of them.
+fn check_replicas(checker: &mut Checker<'_>, scope: &Scope, raw: Option<Spanned<i64>>, listed: i64) -> u64 {
+    let replicas = checker.number(scope, "replicas", raw, listed, 1..=REPLICAS_MAX);
+    if replicas.value < listed {
+        let what = format!("{} replicas do not have {listed} URLs", replicas.value);
+        checker.problem(&replicas.at, &what, &format!("{listed} or more"));
+    }
+    replicas.value.unsigned_abs()
 }
 
 fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>>) -> Vec<PoolServerEntry> {

@@ -28,8 +28,8 @@ pub use load::{ConfigFile, load, parse};
 pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
 pub use sections::{
     Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, RetrievalMode,
-    StoreConfig,
+    StoreConfig, StoreLocation,
 };
 pub use settings::{LogConfig, LogFormat, LogLevel, TlsConfig};
 pub use source::Place;
-pub use url::BaseUrl;
+pub use url::{BaseUrl, PostgresUrl};

@@ -3,7 +3,10 @@
 //! Owns the one list of key names, used by serde (unknown keys are errors) and by the environment overrides.
 //! Values are not judged here; every key is optional, because `checker` says better what is missing.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 /// The TOML type of a key, so that an override's text is read as what the key wants.
@@ -30,6 +33,41 @@ impl HasKind for bool {
 }
 impl HasKind for Vec<Spanned<String>> {
     const KIND: Kind = Kind::TextList;
+}
+impl HasKind for OneOrMore {
+    const KIND: Kind = Kind::TextList;
+}
+
+/// A text, or a list of texts with the place of each.
+pub(super) enum OneOrMore {
+    One(String),
+    More(Vec<Spanned<String>>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = OneOrMore;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text in quotes or a list of texts")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(OneOrMore::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = seq.next_element()? {
+                    texts.push(text);
+                }
+                Ok(OneOrMore::More(texts))
+            }
+        }
+        deserializer.deserialize_any(Texts)
+    }
 }
 
 /// Keys of a table with their types.
@@ -98,6 +136,7 @@ raw_tables! {
         kek_file: String,
         kek_env: String,
         kek_credential: String,
+        password_file: String,
         migrate: bool,
     }
     RawKeys {
@@ -141,7 +180,8 @@ raw_tables! {
     }
     RawPeer {
         id: String,
-        url: String,
+        url: OneOrMore,
+        replicas: i64,
     }
     RawPoolServer {
         id: String,

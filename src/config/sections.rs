@@ -2,6 +2,7 @@
 //!
 //! Owns their defaults, ranges, and the rules that hold within one table. Rules across tables live in `kme`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::duration;
 use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
 use super::settings::shutdown_grace;
 use super::source::ENV_PREFIX;
-use super::url::{STORE_URL_FORM, StoreUrl, sqlite_url};
+use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
 use crate::kme::KeyLimits;
 
 /// Shortest useful time for anything that must happen at all.
@@ -25,30 +26,64 @@ const MIB: u64 = 1024 * 1024;
 /// `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Absolute path of the SQLite database.
-    pub sqlite: PathBuf,
+    /// Where the database is.
+    pub location: StoreLocation,
     /// Where the key-encryption key comes from.
     pub kek: KekSource,
     /// Whether `serve` brings the schema up to date.
     pub migrate: bool,
 }
 
-impl StoreConfig {
-    /// The database as an absolute `sqlite://` URL, percent-encoded where needed.
-    pub fn url(&self) -> String {
-        sqlite_url(&self.sqlite.to_string_lossy())
-    }
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreLocation {
+    /// Absolute path of a SQLite file.
+    Sqlite(PathBuf),
+    /// A Postgres database, and the file that holds the password for it.
+    Postgres(PostgresUrl, Option<PathBuf>),
+}
 
+impl fmt::Display for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(url, _) => url.fmt(f),
+        }
+    }
+}
+
+impl StoreLocation {
+    /// The URL of the database: an absolute `sqlite://` URL, percent-encoded where needed, or the `postgres://` URL
+    /// as it was written, which may hold a password.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Sqlite(path) => sqlite_url(&path.to_string_lossy()),
+            Self::Postgres(url, _) => url.expose().to_owned(),
+        }
+    }
+}
+
+impl StoreConfig {
     pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawStore>>) -> Option<Self> {
         let (scope, mut raw) = Scope::open("store", raw);
         let migrate = raw.migrate.take().is_none_or(Spanned::into_inner);
-        let sqlite = checker.required(&scope, "url", raw.url.take(), STORE_URL_FORM).and_then(|field| {
+        let password_file = raw
+            .password_file
+            .take()
+            .map(|value| Field { at: scope.at("password_file", Some(&value)), value: value.into_inner() });
+        let location = checker.required(&scope, "url", raw.url.take(), STORE_URL_FORM).and_then(|field| {
             match StoreUrl::parse(&field.value) {
-                Some(StoreUrl::Sqlite(file)) => checker.absolute(&field.at, &file.to_string_lossy()),
-                Some(StoreUrl::Postgres) => {
-                    checker.problem(&field.at, "Postgres is not available yet", STORE_URL_FORM);
-                    None
+                Some(StoreUrl::Sqlite(file)) => {
+                    if let Some(password) = &password_file {
+                        checker.problem(
+                            &password.at,
+                            "a SQLite file has no password",
+                            "with postgres:// only",
+                        );
+                    }
+                    checker.absolute(&field.at, &file.to_string_lossy()).map(StoreLocation::Sqlite)
                 }
+                Some(StoreUrl::Postgres(url)) => postgres(checker, url, password_file),
                 None => {
                     checker.problem(&field.at, "is no store", STORE_URL_FORM);
                     None
@@ -56,8 +91,26 @@ impl StoreConfig {
             }
         });
         let kek = KekSource::check(checker, &scope, raw);
-        Some(Self { sqlite: sqlite?, kek: kek?, migrate })
+        Some(Self { location: location?, kek: kek?, migrate })
     }
+}
+
+fn postgres(
+    checker: &mut Checker<'_>,
+    url: PostgresUrl,
+    password_file: Option<Field<String>>,
+) -> Option<StoreLocation> {
+    let Some(field) = password_file else { return Some(StoreLocation::Postgres(url, None)) };
+    if url.has_password() {
+        checker.problem(&field.at, "is a second password", "either in store.url or in this file");
+    } else if !url.has_user() {
+        checker.problem(
+            &field.at,
+            "is the password of nobody",
+            "store.url = \"postgres://USER@HOST/DATABASE\"",
+        );
+    }
+    checker.file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
 }
 
 /// Where the key-encryption key comes from; never the key itself.

@@ -142,11 +142,11 @@ fn paths_start_at_the_directory_of_the_file() {
     assert_eq!(config.tls.ca, Path::new("/etc/dqkd/pki/../ca.pem"));
     assert_eq!(config.tls.cert, Path::new("/etc/dqkd/pki/a.pem"));
     assert_eq!(config.tls.crl, None);
-    assert_eq!(config.store.sqlite, Path::new("/etc/dqkd/a.db"));
-    assert_eq!(config.store.url(), "sqlite:///etc/dqkd/a.db");
+    assert_eq!(config.store.location, StoreLocation::Sqlite("/etc/dqkd/a.db".into()));
+    assert_eq!(config.store.location.url(), "sqlite:///etc/dqkd/a.db");
     assert_eq!(config.store.kek, KekSource::File("/etc/dqkd/a.kek".into()));
     let config = kme(&with("sqlite://a.db", "sqlite:///var/lib/a.db"), &[]);
-    assert_eq!(config.store.sqlite, Path::new("/var/lib/a.db"));
+    assert_eq!(config.store.location, StoreLocation::Sqlite("/var/lib/a.db".into()));
 }
 
 #[test]
@@ -300,6 +300,19 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
         ("[[sae]]\nid = \"site-b\"\nkme = \"site-a\"", "sae.id: ID site-b names both an SAE and a KME"),
         ("[[peer]]\nid = \"site-a\"\nurl = \"https://x\"", "peer.id: site-a is this KME itself"),
         ("[[peer]]\nid = \"site-b\"\nurl = \"https://x\"", "peer.id: site-b occurs twice"),
+        ("[[peer]]\nurl = []\nid = \"c\"", "peer.url: is empty; allowed: https://HOST"),
+        (
+            "[[peer]]\nurl = 1\nid = \"c\"",
+            "peer.url: invalid type: integer \"1\"; allowed: text in quotes or a list of texts",
+        ),
+        (
+            "[[peer]]\nreplicas = 1\nid = \"c\"\nurl = [\"https://x\", \"https://y\"]",
+            "peer.replicas: 1 replicas do not have 2 URLs; allowed: 2 or more",
+        ),
+        (
+            "[[peer]]\nreplicas = 65\nid = \"c\"\nurl = \"https://x\"",
+            "peer.replicas: 65 is out of range; allowed: a whole number from 1 to 64",
+        ),
         ("[[pool_server]]\nid = \"pool-1\"\nurl = \"https://x\"", "pool_server.id: pool-1 occurs twice"),
     ]);
 }
@@ -349,9 +362,9 @@ fn each_rule_on_who_and_where_names_its_line() {
             "site.toml:12:7: store.url: is no store; allowed: sqlite://FILE",
         ),
         (
-            "sqlite://a.db",
-            "postgres://db/x",
-            "store.url: Postgres is not available yet; allowed: sqlite://FILE",
+            "kek_file = \"a.kek\"",
+            "kek_file = \"a.kek\"\npassword_file = \"pw\"",
+            "store.password_file: a SQLite file has no password; allowed: with postgres:// only",
         ),
         (
             "kek_file = \"a.kek\"\n",
@@ -392,6 +405,42 @@ fn each_rule_of_a_pool_server_names_line_and_remedy() {
     ] {
         let complaints = complaint(&MINIMAL_POOL.replacen("[tls]", &format!("{key}\n[tls]"), 1), &[]);
         assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
+    }
+}
+
+#[test]
+fn a_wrong_url_in_a_list_is_named_at_its_own_place() {
+    for (to, told) in [
+        (
+            "[\"https://b1\", \"http://b2\"]",
+            "site.toml:16:22: peer.url: is no address of a daemon; allowed: https://HOST",
+        ),
+        (
+            "[\"https://b1\", \"https://b1\"]",
+            "site.toml:16:22: peer.url: https://b1 occurs twice; allowed: each URL once, and for one KME",
+        ),
+        (
+            "[\"https://b1\", 2]",
+            "site.toml:16:22: peer.url: invalid type: integer \"2\"; allowed: text in quotes",
+        ),
+    ] {
+        let complaints = complaint(&with("\"https://site-b.example:9443\"", to), &[]);
+        assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
+    }
+}
+
+#[test]
+fn a_peer_has_one_url_or_several_and_as_many_replicas_or_more() {
+    for (to, urls, replicas) in [
+        ("\"https://b1\"", &["https://b1"][..], 1),
+        ("[\"https://b1\"]", &["https://b1"], 1),
+        ("[\"https://b1\", \"https://B2:1\"]", &["https://b1", "https://b2:1"], 2),
+        ("\"https://b1\"\nreplicas = 3", &["https://b1"], 3),
+    ] {
+        let config = kme(&with("\"https://site-b.example:9443\"", to), &[]);
+        let peer = &config.peers[0];
+        assert_eq!(peer.urls.iter().map(BaseUrl::as_str).collect::<Vec<_>>(), urls);
+        assert_eq!(peer.replicas, replicas, "{to}");
     }
 }
 
@@ -491,7 +540,7 @@ fn an_override_mends_what_the_file_lacks() {
     let config =
         kme(&text, &[("DQKD__STORE__URL", "sqlite://b.db"), ("DQKD__STORE__KEK_CREDENTIAL", "dqkd.kek")]);
     assert_eq!(config.store.kek, KekSource::Credential("dqkd.kek".into()));
-    assert_eq!(config.store.sqlite, Path::new("/etc/dqkd/b.db"));
+    assert_eq!(config.store.location, StoreLocation::Sqlite("/etc/dqkd/b.db".into()));
 }
 
 #[test]
@@ -500,7 +549,6 @@ fn complaints_never_repeat_what_may_be_secret() {
     for (from, to) in [
         ("kek_file = \"a.kek\"", format!("kek = \"{secret}\"")),
         ("kek_file = \"a.kek\"", format!("kek_env = \"{secret}-\"")),
-        ("sqlite://a.db", format!("postgres://dqkd:{secret}@db/x")),
         ("sqlite://a.db", format!("mysql://dqkd:{secret}@db/x")),
         ("https://site-b.example:9443", format!("https://dqkd:{secret}@site-b.example")),
     ] {
@@ -508,10 +556,27 @@ fn complaints_never_repeat_what_may_be_secret() {
         assert!(!error.to_string().contains(secret), "{error}");
         assert!(!format!("{error:?}").contains(secret), "{error:?}");
     }
-    for name in ["DQKD__STORE__KEK", "DQKD__STORE__URL"] {
-        let error = parse_text(MINIMAL, &[(name, &format!("postgres://u:{secret}@db"))]).unwrap_err();
-        assert!(!error.to_string().contains(secret), "{error}");
-    }
+    let url = format!("postgres://u:{secret}@db");
+    let error = parse_text(MINIMAL, &[("DQKD__STORE__KEK", &url)]).unwrap_err();
+    assert!(!error.to_string().contains(secret), "{error}");
+    let both = with("kek_file = \"a.kek\"", "kek_file = \"a.kek\"\npassword_file = \"pw\"");
+    let error = parse_text(&both, &[("DQKD__STORE__URL", &url)]).unwrap_err();
+    assert!(error.to_string().contains("store.password_file: is a second password"), "{error}");
+    assert!(!error.to_string().contains(secret), "{error}");
+    let config = kme(MINIMAL, &[("DQKD__STORE__URL", &url)]);
+    assert!(!format!("{config:?}").contains(secret));
+    assert_eq!(config.store.location.url(), url);
+}
+
+#[test]
+fn a_postgres_store_takes_its_password_from_a_file() {
+    let text = with("sqlite://a.db", "postgres://dqkd@db.example/dqkd?sslmode=verify-full");
+    let text = text.replace("kek_file = \"a.kek\"", "kek_file = \"a.kek\"\npassword_file = \"pw\"");
+    let StoreLocation::Postgres(url, file) = kme(&text, &[]).store.location else { panic!("{text}") };
+    assert_eq!(file.as_deref(), Some(Path::new("/etc/dqkd/pw")));
+    assert_eq!(url.with_password("a b@c"), "postgres://dqkd:a%20b%40c@db.example/dqkd?sslmode=verify-full");
+    let error = parse_text(&text.replace("dqkd@db", "db"), &[]).unwrap_err();
+    assert!(error.to_string().contains("is the password of nobody"), "{error}");
 }
 
 fn samples() -> Vec<PathBuf> {
@@ -551,7 +616,7 @@ fn the_sample_sites_and_pool_servers_find_each_other() {
     for (here, there) in [(&a, &b), (&b, &a)] {
         let [peer] = here.peers.as_slice() else { panic!("one peer") };
         assert_eq!(
-            (&peer.id, peer.url.as_str()),
+            (&peer.id, peer.urls[0].as_str()),
             (&there.id, format!("https://{}", there.listen.peer).as_str())
         );
     }
@@ -598,7 +663,7 @@ fn the_reference_file_shows_every_option_with_its_default() {
         let value = &document[*table];
         let table_shown = value.as_array().map_or(value, |entries| &entries[0]).as_table().unwrap();
         for (field, _) in *fields {
-            let only_one = ["kek_env", "kek_credential"].contains(field);
+            let only_one = ["kek_env", "kek_credential", "password_file"].contains(field);
             let commented = text.contains(&format!("# {field} = "));
             assert!(table_shown.contains_key(*field) || only_one && commented, "{table}.{field}");
         }

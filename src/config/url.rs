@@ -5,13 +5,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// What an operator may write for a peer or a pool server.
 pub(super) const BASE_URL_FORM: &str = "https://HOST or https://HOST:PORT, without user, path or query";
 /// What an operator may write for the store.
-pub(super) const STORE_URL_FORM: &str =
-    "sqlite://FILE (relative to this configuration file, or absolute as sqlite:///var/lib/dqkd/site.db)";
+pub(super) const STORE_URL_FORM: &str = "sqlite://FILE (relative to this configuration file, or absolute as \
+     sqlite:///var/lib/dqkd/site.db), postgres://USER@HOST/DATABASE";
 
 /// What has a meaning in a `sqlite://` URL and may stand in a file name.
 const SQLITE_PATH: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#').add(b' ');
@@ -84,15 +84,15 @@ impl fmt::Debug for BaseUrl {
 pub(super) enum StoreUrl {
     /// A SQLite file, as written.
     Sqlite(PathBuf),
-    /// A Postgres server: read, so that the message can say that it is not available yet.
-    Postgres,
+    /// A Postgres database. The store reads the rest.
+    Postgres(PostgresUrl),
 }
 
 impl StoreUrl {
     /// `None` for anything but `sqlite://FILE` and `postgres://...`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Some(Self::Postgres);
+            return Some(Self::Postgres(PostgresUrl(text.to_owned())));
         }
         let file = text.strip_prefix("sqlite://")?;
         if file.is_empty() || file.ends_with('/') || file.contains(['?', '#', ':']) {
@@ -106,6 +106,55 @@ impl StoreUrl {
 /// The `sqlite://` URL of an absolute path, with the characters escaped that a URL gives a meaning.
 pub(super) fn sqlite_url(path: &str) -> String {
     format!("sqlite://{}", utf8_percent_encode(path, SQLITE_PATH))
+}
+
+/// Where a Postgres database is. May hold a password, which neither `Display` nor `Debug` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(String);
+
+impl PostgresUrl {
+    /// As it was written.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The parts before, in and after `user:password@`.
+    fn parts(&self) -> (&str, Option<&str>, &str) {
+        let (scheme, rest) = self.0.split_at(self.0.find("//").map_or(0, |at| at + 2));
+        let authority = rest.find(['/', '?']).unwrap_or(rest.len());
+        match rest.get(..authority).and_then(|authority| authority.rfind('@')) {
+            Some(at) => (scheme, rest.get(..at), rest.get(at + 1..).unwrap_or_default()),
+            None => (scheme, None, rest),
+        }
+    }
+
+    pub(super) fn has_password(&self) -> bool {
+        self.parts().1.is_some_and(|user| user.contains(':'))
+    }
+
+    pub(super) fn has_user(&self) -> bool {
+        self.parts().1.is_some_and(|user| !user.is_empty() && !user.starts_with(':'))
+    }
+
+    /// The URL with `password` for its user.
+    pub fn with_password(&self, password: &str) -> String {
+        let (scheme, user, rest) = self.parts();
+        let user = user.unwrap_or_default();
+        format!("{scheme}{user}:{}@{rest}", utf8_percent_encode(password, NON_ALPHANUMERIC))
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, _, rest) = self.parts();
+        write!(f, "{scheme}{}", rest.split('?').next().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresUrl({self})")
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +198,8 @@ mod tests {
     fn store_urls_name_a_file() {
         assert_eq!(StoreUrl::parse("sqlite://a.db"), Some(StoreUrl::Sqlite("a.db".into())));
         assert_eq!(StoreUrl::parse("sqlite:///var/a%20b.db"), Some(StoreUrl::Sqlite("/var/a b.db".into())));
-        assert_eq!(StoreUrl::parse("postgres://u:p@h/db"), Some(StoreUrl::Postgres));
+        let url = PostgresUrl("postgres://u:p@h/db".to_owned());
+        assert_eq!(StoreUrl::parse("postgres://u:p@h/db"), Some(StoreUrl::Postgres(url)));
         for text in [
             "",
             "sqlite://",
@@ -163,5 +213,19 @@ mod tests {
             assert_eq!(StoreUrl::parse(text), None, "{text}");
         }
         assert_eq!(sqlite_url("/var/a b%.db"), "sqlite:///var/a%20b%25.db");
+    }
+
+    #[test]
+    fn a_postgres_url_takes_a_password_and_never_shows_one() {
+        let secret = PostgresUrl("postgres://u:hunter2@h1:1,h2/db?options=-cx%3Dhunter2".to_owned());
+        assert_eq!((secret.has_password(), secret.has_user()), (true, true));
+        for shown in [secret.to_string(), format!("{secret:?}")] {
+            assert!(shown.contains("postgres://h1:1,h2/db") && !shown.contains("hunter2"), "{shown}");
+        }
+        let bare = PostgresUrl("postgresql://u@h/db?sslmode=disable".to_owned());
+        assert!(!bare.has_password());
+        assert_eq!(bare.with_password("p@ss/1"), "postgresql://u:p%40ss%2F1@h/db?sslmode=disable");
+        let socket = PostgresUrl("postgres:///db?host=/run/x@y".to_owned());
+        assert_eq!((socket.has_user(), socket.to_string()), (false, "postgres:///db".to_owned()));
     }
 }

@@ -166,7 +166,7 @@ mod tests {
         breaker.enter().unwrap().failed();
         tokio::time::advance(Duration::from_millis(249)).await;
         assert!(breaker.enter().is_none(), "the second pause is at least as long as the first may be");
-        tokio::time::advance(PAUSE_MIN).await;
+        tokio::time::advance(PAUSE_MIN + Duration::from_millis(1)).await;
         assert!(breaker.enter().is_some());
     }
 

@@ -1,38 +1,40 @@
-//! One peer as this site calls it.
+//! One peer as this site calls it, through any of its addresses.
 //!
-//! Calls share one HTTP/2 connection. Each ends by a deadline, is repeated with growing pauses while the
-//! failure may pass, and is refused at once while the circuit breaker is open. Every call is safe to repeat.
+//! Calls share one HTTP/2 connection for each address. Each ends by a deadline, goes to another address when one
+//! fails, is repeated with growing pauses while the failure may pass, and is refused at once while no address
+//! answers. Every call is safe to repeat.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::breaker::{Breaker, BreakerState, jitter};
 use super::error::PeerError;
+use super::failover::{Pass, in_order};
+use super::meter::{PeerMeter, PeerMeters};
+use super::route::{Call, Reply, Route};
 use super::wire::{
-    BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, Refusal, SetReady, VOID_PATH,
+    BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
     VoidAnswer, VoidRequest, encode,
 };
-use crate::kme::{KmeId, Random};
+use crate::kme::{KmeId, PoolSetId, Random};
 use crate::pool::AnnouncedSet;
-use crate::tls::{HttpsClient, HybridKeyExchange};
+use crate::tls::HttpsClient;
 
-/// Longest answer that is read.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
-/// Characters of a peer's message that are kept.
-const MESSAGE_MAX_CHARS: usize = 200;
 /// How often one call is tried: once more for a connection that had died unnoticed, once more for a restart.
 const ATTEMPTS_MAX: u32 = 3;
 /// First pause before a call is repeated; doubles each time.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// An address that is silent for this part of a call's time is not the only one asked any more.
+const PATIENCE_PART: u32 = 5;
 
 /// Bounds of one peer's client.
 #[derive(Clone, Copy, Debug)]
@@ -50,35 +52,38 @@ pub struct Pushed {
     pub hybrid_tls: bool,
 }
 
-/// An answer and the connection that it came by.
-struct Reply<T> {
-    body: T,
-    hybrid_tls: bool,
-}
-
 /// Calls one configured peer.
 pub struct PeerClient {
     kme: KmeId,
-    base: String,
-    https: HttpsClient,
+    routes: Vec<Route>,
+    turn: AtomicUsize,
     settings: PeerClientSettings,
     turns: Semaphore,
-    breaker: Breaker,
     random: Arc<dyn Random>,
+    meter: PeerMeter,
 }
 
 impl PeerClient {
-    /// A client of the peer at `url` (scheme and authority; a path is kept as a prefix).
+    /// A client of the peer at `urls` (scheme and authority; a path is kept as a prefix): its replicas, or one
+    /// address for all of them.
     pub fn new(
         kme: KmeId,
-        url: &str,
-        https: HttpsClient,
+        urls: &[&str],
+        https: &HttpsClient,
         settings: PeerClientSettings,
         random: Arc<dyn Random>,
     ) -> Self {
-        let base = url.trim_end_matches('/').to_owned();
+        let breaker = || Breaker::new(Arc::clone(&random));
+        let route = |url: &&str| Route::new(kme.clone(), url, https.clone(), breaker());
+        let routes = urls.iter().map(route).collect();
         let turns = Semaphore::new(settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
-        Self { kme, base, https, settings, turns, breaker: Breaker::new(Arc::clone(&random)), random }
+        let meter = PeerMeters::default().of(&kme);
+        Self { kme, routes, turn: AtomicUsize::new(0), settings, turns, random, meter }
+    }
+
+    /// The same client, whose calls `meters` count.
+    pub fn metered(self, meters: &PeerMeters) -> Self {
+        Self { meter: meters.of(&self.kme), ..self }
     }
 
     /// The peer's ID.
@@ -86,31 +91,71 @@ impl PeerClient {
         &self.kme
     }
 
-    /// Whether the peer is being called.
-    pub fn breaker(&self) -> BreakerState {
-        self.breaker.state()
+    /// Its addresses, in the order of the configuration, and whether they are being called.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, BreakerState)> {
+        self.routes.iter().map(|route| (route.url(), route.state()))
     }
 
-    /// Announces a pool set; done when the peer has downloaded it.
+    /// Whether the peer is being called: by any address.
+    pub fn breaker(&self) -> BreakerState {
+        let is_any = |wanted| self.routes.iter().any(|route| route.state() == wanted);
+        if is_any(BreakerState::Closed) {
+            BreakerState::Closed
+        } else if is_any(BreakerState::Trying) {
+            BreakerState::Trying
+        } else {
+            BreakerState::Open
+        }
+    }
+
+    /// Announces a pool set at every address; done when a replica has downloaded it and the others have had a
+    /// moment to. Those that miss it, download it when a batch of it comes.
     ///
     /// # Errors
-    /// [`PeerError`].
-    pub async fn announce(&self, set: &AnnouncedSet) -> Result<SetReady, PeerError> {
-        self.post(POOL_SETS_PATH, set).await.map(|reply| reply.body)
+    /// [`PeerError`]; no replica has it.
+    pub async fn announce(self: &Arc<Self>, set: &AnnouncedSet) -> Result<(), PeerError> {
+        let body = encode(set).map_err(|_| self.unwritable())?;
+        let mut running = JoinSet::new();
+        for place in 0..self.routes.len() {
+            let (client, body, id) = (Arc::clone(self), body.clone(), set.id);
+            running.spawn(async move {
+                let call = Call::<SetReady> {
+                    method: Method::POST,
+                    path: POOL_SETS_PATH,
+                    body,
+                    set: Some(id),
+                    flaw: &|_| None,
+                };
+                client.call(Some(place), &call).await.map(drop)
+            });
+        }
+        let mut failure = PeerError::Paused(self.kme.clone());
+        let mut moment = None;
+        while let Some(joined) = match moment {
+            None => running.join_next().await,
+            Some(until) => timeout_at(until, running.join_next()).await.ok().flatten(),
+        } {
+            match joined {
+                Ok(Ok(())) if moment.is_none() => moment = Some(Instant::now() + self.patience()),
+                Ok(Err(error)) if error.weight() >= failure.weight() => failure = error,
+                _ => {}
+            }
+        }
+        running.detach_all();
+        if moment.is_some() { Ok(()) } else { Err(failure) }
     }
 
     /// Pushes a batch; done when the peer has stored its keys durably.
     ///
     /// # Errors
-    /// [`PeerError`]; after any but `Refused` and `Paused` the peer may have stored the keys all the same:
-    /// [`Self::void`] them.
+    /// [`PeerError`]; after any but `Paused` the peer may have stored the keys all the same: [`Self::void`] them.
     pub async fn push(&self, batch: &BatchMetadata) -> Result<Pushed, PeerError> {
-        let Reply { body: stored, hybrid_tls } = self.post::<BatchStored>(BATCHES_PATH, batch).await?;
-        if stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len() {
-            Ok(Pushed { hybrid_tls })
-        } else {
-            Err(self.garbled("an acknowledgement of something else"))
-        }
+        let flaw = |stored: &BatchStored| {
+            let is_right = stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len();
+            (!is_right).then_some("an acknowledgement of something else")
+        };
+        let pushed = self.post(BATCHES_PATH, batch, Some(batch.pool_set.id), &flaw).await?;
+        Ok(Pushed { hybrid_tls: pushed.hybrid_tls })
     }
 
     /// Voids keys that nobody retrieved, and the batch itself if it arrives later.
@@ -118,41 +163,63 @@ impl PeerClient {
     /// # Errors
     /// [`PeerError`].
     pub async fn void(&self, request: &VoidRequest) -> Result<VoidAnswer, PeerError> {
-        self.post(VOID_PATH, request).await.map(|reply| reply.body)
+        self.post(VOID_PATH, request, None, &|_| None).await.map(|reply| reply.body)
     }
 
-    /// Who the peer says it is.
+    /// Who answers at the address in that place of the configuration; it must be the peer.
     ///
     /// # Errors
     /// [`PeerError`].
-    pub async fn info(&self) -> Result<Info, PeerError> {
-        let info = self.call::<Info>(Method::GET, INFO_PATH, Bytes::new()).await?.body;
-        if info.kme_id == self.kme { Ok(info) } else { Err(self.garbled("the name of another KME")) }
+    pub async fn info_at(&self, place: usize) -> Result<Info, PeerError> {
+        let flaw = |info: &Info| (info.kme_id != self.kme).then_some("the name of another KME");
+        let call = Call { method: Method::GET, path: INFO_PATH, body: Bytes::new(), set: None, flaw: &flaw };
+        self.call(Some(place), &call).await.map(|reply| reply.body)
     }
 
     async fn post<T: DeserializeOwned>(
         &self,
-        path: &str,
+        path: &'static str,
         body: &impl Serialize,
+        set: Option<PoolSetId>,
+        flaw: &(dyn Fn(&T) -> Option<&'static str> + Sync),
     ) -> Result<Reply<T>, PeerError> {
-        let body = encode(body).map_err(|_| self.garbled("a request that cannot be written"))?;
-        self.call(Method::POST, path, body).await
+        let body = encode(body).map_err(|_| self.unwritable())?;
+        self.call(None, &Call { method: Method::POST, path, body, set, flaw }).await
     }
 
+    /// Sends a call to the address in one place, or to any that serves it.
     async fn call<T: DeserializeOwned>(
         &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
+        place: Option<usize>,
+        call: &Call<'_, T>,
+    ) -> Result<Reply<T>, PeerError> {
+        let started = Instant::now();
+        let result = self.call_in_time(place, call).await;
+        self.meter.note(call.path, &result, started.elapsed());
+        result
+    }
+
+    async fn call_in_time<T: DeserializeOwned>(
+        &self,
+        place: Option<usize>,
+        call: &Call<'_, T>,
     ) -> Result<Reply<T>, PeerError> {
         let deadline = Instant::now() + self.settings.timeout;
         let slow = || PeerError::Slow(self.kme.clone());
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;
+        if Instant::now() >= deadline {
+            return Err(slow());
+        }
         let mut pause = RETRY_PAUSE;
         let mut attempts = 1;
         let mut sent: Option<PeerError> = None;
         loop {
-            let error = match self.attempt(&method, path, body.clone(), deadline).await {
+            let routes = match place {
+                Some(place) => self.routes.get(place).into_iter().collect(),
+                None => in_order(&self.routes, self.turn.fetch_add(1, Ordering::Relaxed), call),
+            };
+            let pass = Pass { kme: &self.kme, routes, deadline, patience: self.patience() };
+            let error = match pass.run(call).await {
                 Ok(answer) => return Ok(answer),
                 // The circuit opened between two attempts, but the first may have arrived.
                 Err(error) if error.was_not_sent() => return Err(sent.unwrap_or(error)),
@@ -163,6 +230,7 @@ impl PeerClient {
                 return Err(error);
             }
             tracing::debug!(peer = %self.kme, error = &error as &dyn std::error::Error, "calling a peer again");
+            self.meter.note_repeat();
             sleep_until(again).await;
             pause *= 2;
             attempts += 1;
@@ -170,78 +238,11 @@ impl PeerClient {
         }
     }
 
-    async fn attempt<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Bytes,
-        deadline: Instant,
-    ) -> Result<Reply<T>, PeerError> {
-        let Some(leave) = self.breaker.enter() else {
-            return Err(PeerError::Paused(self.kme.clone()));
-        };
-        let result = self.exchange(method, path, body, deadline).await;
-        match &result {
-            Err(error) if error.is_silence() => leave.failed(),
-            _ => leave.answered(),
-        }
-        result
+    fn patience(&self) -> Duration {
+        self.settings.timeout / PATIENCE_PART
     }
 
-    async fn exchange<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Bytes,
-        deadline: Instant,
-    ) -> Result<Reply<T>, PeerError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|_| self.garbled("an address that is no URL"))?;
-        let response = timeout_at(deadline, self.https.send(request))
-            .await
-            .map_err(|_| PeerError::Slow(self.kme.clone()))?
-            .map_err(|source| PeerError::Unreachable { kme: self.kme.clone(), source })?;
-        let hybrid_tls = response.extensions().get::<HybridKeyExchange>().is_some_and(|hybrid| hybrid.0);
-        let (status, body) = self.receive(response, deadline).await?;
-        if status == StatusCode::OK {
-            let body =
-                serde_json::from_slice(&body).map_err(|_| self.garbled("JSON of an unexpected shape"))?;
-            return Ok(Reply { body, hybrid_tls });
-        }
-        let kme = self.kme.clone();
-        let message = message_of(&body);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            Err(PeerError::Busy { kme, message })
-        } else {
-            Err(PeerError::Refused { kme, status, message })
-        }
+    fn unwritable(&self) -> PeerError {
+        PeerError::Garbled { kme: self.kme.clone(), what: "a request that cannot be written" }
     }
-
-    async fn receive(
-        &self,
-        response: Response<Incoming>,
-        deadline: Instant,
-    ) -> Result<(StatusCode, Bytes), PeerError> {
-        let status = response.status();
-        let body = timeout_at(deadline, Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect())
-            .await
-            .map_err(|_| PeerError::Slow(self.kme.clone()))?
-            .map_err(|_| self.garbled("an answer that is too long or broke off"))?;
-        Ok((status, body.to_bytes()))
-    }
-
-    fn garbled(&self, what: &'static str) -> PeerError {
-        PeerError::Garbled { kme: self.kme.clone(), what }
-    }
-}
-
-/// What a refusal says, fit for a log line.
-fn message_of(body: &[u8]) -> String {
-    serde_json::from_slice::<Refusal>(body)
-        .map(|refusal| refusal.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect())
-        .unwrap_or_default()
 }

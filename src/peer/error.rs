@@ -65,6 +65,22 @@ impl PeerError {
         matches!(self, Self::Paused(_))
     }
 
+    /// Whether every replica of the peer would say the same, since it is in their store. A refusal by other
+    /// rules is one replica's: its files or its clock may differ from those of the others.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. })
+    }
+
+    /// Of the failures of several replicas the one that tells most has the greatest weight.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::Paused(_) => 0,
+            Self::Unreachable { .. } | Self::Slow(_) | Self::Garbled { .. } => 1,
+            Self::Busy { .. } => 2,
+            Self::Refused { .. } => 3,
+        }
+    }
+
     /// Whether the same call may succeed if repeated at once.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. })

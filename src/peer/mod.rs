@@ -1,12 +1,15 @@
 //! The peer protocol as a client: what sites tell each other, and the calls that tell it.
 //!
-//! Owns the wire types of `/peer/v1/` and one [`PeerClient`] for each peer, with its deadlines, retries and
-//! circuit breaker. Decides nothing about keys: [`crate::supply`] does.
+//! Owns the wire types of `/peer/v1/` and one [`PeerClient`] for each peer, with its deadlines and retries and, for
+//! each of its addresses, a circuit breaker. Decides nothing about keys: [`crate::supply`] does.
 
 mod breaker;
 mod client;
 mod digest;
 mod error;
+mod failover;
+mod meter;
+mod route;
 pub mod wire;
 
 #[cfg(test)]
@@ -16,3 +19,4 @@ pub use breaker::BreakerState;
 pub use client::{PeerClient, PeerClientSettings, Pushed};
 pub use digest::content_digest;
 pub use error::{PeerError, SET_UNAVAILABLE};
+pub use meter::{PeerMeter, PeerMeters};

@@ -1,5 +1,7 @@
 //! One peer's client against a real listener, and against nobody.
 
+mod failover;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{BATCHES_PATH, BatchMetadata, INFO_PATH, VOID_PATH, VoidRequest, encode};
+use super::wire::{BATCHES_PATH, BatchMetadata, INFO_PATH, POOL_SETS_PATH, VOID_PATH, VoidRequest, encode};
 use super::*;
 use crate::blast::{self, Confirm};
 use crate::kme::{BatchId, KeyId, OsRandom, Party, PoolId, PoolSetId, Recipient, Seed, Timestamp};
@@ -108,6 +110,7 @@ fn every_member_of_the_metadata_changes_the_digest() {
 }
 
 struct Peer {
+    url: String,
     client: PeerClient,
     calls: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -122,11 +125,11 @@ impl Drop for Peer {
 const SETTINGS: PeerClientSettings =
     PeerClientSettings { timeout: Duration::from_secs(10), max_in_flight: 4 };
 
-fn client_at(url: &str, settings: PeerClientSettings) -> PeerClient {
+fn client_at(urls: &[&str], settings: PeerClientSettings) -> PeerClient {
     let expected = ExpectedServer::Kme("site-b".parse().unwrap());
     let tls = testing::shared().tls(Role::Kme, "site-a");
     let https = HttpsClient::new(tls, expected, TRUST_DOMAIN, HttpVersion::Http2).unwrap();
-    PeerClient::new("site-b".parse().unwrap(), url, https, settings, Arc::new(OsRandom))
+    PeerClient::new("site-b".parse().unwrap(), urls, &https, settings, Arc::new(OsRandom))
 }
 
 impl Peer {
@@ -145,6 +148,7 @@ impl Peer {
         };
         let router = Router::new()
             .route(BATCHES_PATH, post(answer.clone()))
+            .route(POOL_SETS_PATH, post(answer.clone()))
             .route(VOID_PATH, post(answer.clone()))
             .route(INFO_PATH, get(answer));
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -156,7 +160,8 @@ impl Peer {
         };
         let stop = CancellationToken::new();
         tokio::spawn(listener::serve("peer", tcp, tls, router, ListenerLimits::default(), stop.clone()));
-        Self { client: client_at(&url, settings), calls, stop }
+        let client = client_at(&[&url], settings);
+        Self { url, client, calls, stop }
     }
 }
 
@@ -198,7 +203,7 @@ async fn a_peer_that_is_not_there_is_tried_again_then_left_alone() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", nobody.local_addr().unwrap());
     drop(nobody);
-    let client = client_at(&url, SETTINGS);
+    let client = client_at(&[&url], SETTINGS);
     let request = VoidRequest {
         batch_id: BatchId::from_bytes([1; 16]),
         key_ids: Vec::new(),
@@ -218,7 +223,7 @@ async fn a_peer_that_is_not_there_is_tried_again_then_left_alone() {
 async fn a_call_that_gets_no_answer_ends_by_its_deadline() {
     let settings = PeerClientSettings { timeout: Duration::from_millis(100), max_in_flight: 1 };
     let peer = Peer::answering(0, "", settings).await;
-    let (one, two) = tokio::join!(peer.client.info(), peer.client.info());
+    let (one, two) = tokio::join!(peer.client.info_at(0), peer.client.info_at(0));
     for result in [one, two] {
         let slow = result.unwrap_err();
         assert!(matches!(slow, PeerError::Slow(_)), "{slow}");
@@ -232,5 +237,5 @@ async fn info_of_another_kme_is_not_believed() {
         "clock": "2026-11-24T00:00:00Z", "limits": {"min_key_size": 8, "max_key_size": 8,
         "max_keys_per_batch": 1, "clock_skew_max_secs": 1}}"#;
     let peer = Peer::answering(200, other, SETTINGS).await;
-    assert!(matches!(peer.client.info().await, Err(PeerError::Garbled { .. })));
+    assert!(matches!(peer.client.info_at(0).await, Err(PeerError::Garbled { .. })));
 }

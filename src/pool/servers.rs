@@ -3,7 +3,7 @@
 //! Servers are chosen at random among those that answer; one that failed is left alone for a while. Server
 //! names come from the wire, addresses only from the configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,8 +34,9 @@ pub struct PoolServersSettings {
     pub pools_per_set: usize,
     /// Longest time for making or fetching a whole set.
     pub set_timeout: Duration,
-    /// Downloads of one pool by one reader that are no cause for alarm: the site's number of replicas.
-    pub reads_expected: u64,
+    /// Downloads of one pool by a reader that are no cause for alarm: the replicas of its site. One for a reader
+    /// that is not listed; the source itself downloads a pool once, however many replicas it has.
+    pub reads_expected: BTreeMap<KmeId, u64>,
 }
 
 /// Why a set could not be made or fetched.
@@ -129,6 +130,7 @@ pub struct PoolServers {
     settings: PoolServersSettings,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    reads_expected: Arc<BTreeMap<KmeId, u64>>,
     releases: Arc<Semaphore>,
 }
 
@@ -142,9 +144,11 @@ impl PoolServers {
         random: Arc<dyn Random>,
     ) -> Arc<Self> {
         let server = |client| Arc::new(Server { client, health: Mutex::default() });
+        let reads_expected = Arc::new(settings.reads_expected.clone());
         Arc::new(Self {
             local,
             servers: clients.into_iter().map(server).collect(),
+            reads_expected,
             settings,
             clock,
             random,
@@ -341,7 +345,7 @@ impl PoolServers {
         let mut running = JoinSet::new();
         for pool in set.announcement().pools {
             if let Some(server) = self.find(&pool.server) {
-                running.spawn(retire(server, pool.id, self.settings.reads_expected));
+                running.spawn(retire(server, pool.id, Arc::clone(&self.reads_expected)));
             }
         }
         running.join_all().await;
@@ -354,7 +358,7 @@ impl PoolServers {
                 tracing::debug!(server = %name, pool = %id, "too many releases under way; the pool expires");
                 continue;
             };
-            let reads_expected = self.settings.reads_expected;
+            let reads_expected = Arc::clone(&self.reads_expected);
             tokio::spawn(async move {
                 retire(server, id, reads_expected).await;
                 drop(permit);
@@ -378,23 +382,30 @@ impl PoolServers {
     }
 }
 
-/// The readers that began more downloads than they should.
-fn unexpected(counts: Vec<ReaderCount>, reads_expected: u64) -> impl Iterator<Item = ReaderCount> {
-    counts.into_iter().filter(move |count| count.started > reads_expected)
+/// The readers that began more downloads than they should, each with how many those are.
+fn unexpected(
+    counts: Vec<ReaderCount>,
+    reads_expected: &BTreeMap<KmeId, u64>,
+) -> impl Iterator<Item = (ReaderCount, u64)> {
+    counts.into_iter().filter_map(|count| {
+        let expected = reads_expected.get(&count.reader).copied().unwrap_or(1);
+        (count.started > expected).then_some((count, expected))
+    })
 }
 
 /// Looks at the read counts of a pool, raises the alarm if somebody read more than expected, erases it.
-async fn retire(server: Arc<Server>, id: PoolId, reads_expected: u64) {
+async fn retire(server: Arc<Server>, id: PoolId, reads_expected: Arc<BTreeMap<KmeId, u64>>) {
     let name = server.client.server();
     match server.client.reads(id).await {
         Ok(counts) => {
-            for count in unexpected(counts, reads_expected) {
+            for (count, expected) in unexpected(counts, &reads_expected) {
                 tracing::warn!(
                     server = %name,
                     pool = %id,
                     reader = %count.reader,
                     started = count.started,
                     completed = count.completed,
+                    expected,
                     "unexpected extra read of a pool"
                 );
             }
@@ -418,8 +429,11 @@ mod tests {
         let count =
             |reader: &str, started| ReaderCount { reader: reader.parse().unwrap(), started, completed: 0 };
         let counts = vec![count("site-a", 1), count("site-b", 2), count("site-c", 0)];
-        let alarms: Vec<ReaderCount> = unexpected(counts.clone(), 1).collect();
-        assert_eq!(alarms, [count("site-b", 2)]);
-        assert_eq!(unexpected(counts, 2).count(), 0);
+        let alarms: Vec<_> = unexpected(counts.clone(), &BTreeMap::new()).collect();
+        assert_eq!(alarms, [(count("site-b", 2), 1)]);
+        let two_replicas = BTreeMap::from([("site-b".parse().unwrap(), 2)]);
+        assert_eq!(unexpected(counts, &two_replicas).count(), 0);
+        let third = unexpected(vec![count("site-b", 3), count("site-a", 2)], &two_replicas);
+        assert_eq!(third.collect::<Vec<_>>(), [(count("site-b", 3), 2), (count("site-a", 2), 1)]);
     }
 }

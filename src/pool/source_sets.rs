@@ -41,7 +41,7 @@ pub type Announcing<'a> = Pin<Box<dyn Future<Output = Result<(), AnnounceError>>
 
 /// Tells recipients of a new set, so that they download it before it is used.
 pub trait SetAnnouncer: Send + Sync {
-    /// Announces `set` to all of its [`PoolSet::recipients`]; done when every one has accepted it. Must end
+    /// Announces `set` to all of its [`PoolSet::recipients`]; done when a replica of each has accepted it. Must end
     /// by a deadline of its own. Not called for sets without recipients.
     fn announce(&self, set: Arc<PoolSet>) -> Announcing<'_>;
 }
@@ -197,6 +197,14 @@ impl SourceSets {
         for set in sets {
             self.servers.release_now(&set).await;
         }
+    }
+
+    /// Sets that keys can be drawn from, of all groups.
+    pub fn count(&self) -> usize {
+        let state = self.lock();
+        let sets =
+            state.groups.values().map(|group| group.current.iter().count() + group.next.iter().count());
+        sets.sum()
     }
 
     /// Bytes of all sets, including those just being made and those that batches still use.

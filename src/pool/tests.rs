@@ -1,6 +1,6 @@
 //! Clients and sets against real servers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,8 +48,11 @@ async fn three_servers(clock: &Arc<ManualClock>) -> Vec<TestServer> {
 }
 
 fn pool_servers(clients: Vec<PoolClient>, local: &str, clock: &Arc<ManualClock>) -> Arc<PoolServers> {
-    let settings =
-        PoolServersSettings { pools_per_set: 3, set_timeout: Duration::from_secs(20), reads_expected: 1 };
+    let settings = PoolServersSettings {
+        pools_per_set: 3,
+        set_timeout: Duration::from_secs(20),
+        reads_expected: BTreeMap::new(),
+    };
     PoolServers::new(kme(local), clients, settings, clock.clone(), Arc::new(OsRandom))
 }
 

@@ -1,153 +1,63 @@
-//! From a store URL to configured connections and a current schema.
+//! From a store URL to connections.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, SqlSafeStr};
-use tracing::warn;
-
+use super::dialect::{Dialect, Link};
 use super::error::StoreError;
-use super::sql;
+use super::postgres::Servers;
+use super::sqlite::{self, SqliteFile};
 
-/// How long a statement waits for another process's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a read waits for a reading connection.
-const READER_TIMEOUT: Duration = Duration::from_secs(5);
-const READERS: u32 = 2;
-
-/// Every schema version, oldest first. Statements of a published version never change.
-const MIGRATIONS: &[(i64, &str, &str)] = &[
-    (1, "keys", include_str!("../../migrations/sqlite/0001_keys.sql")),
-    (2, "ready_blocks", include_str!("../../migrations/sqlite/0002_ready_blocks.sql")),
-];
-
-/// Takes the file's path from `sqlite://PATH`, `sqlite:PATH`; PATH is absolute or relative to the working
-/// directory.
-///
-/// # Errors
-/// [`StoreError::Settings`]; the text never repeats the URL, which may hold credentials.
-pub(super) fn database_file(url: &str) -> Result<PathBuf, StoreError> {
-    let settings = |text: &str| Err(StoreError::Settings(text.to_owned()));
-    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return settings("store.url: postgres comes in a later release; use sqlite://FILE");
-    }
-    let Some(rest) = url.strip_prefix("sqlite:") else {
-        return settings("store.url must be sqlite://FILE (postgres comes in a later release)");
-    };
-    let path = rest.strip_prefix("//").unwrap_or(rest);
-    if path.is_empty() || path == ":memory:" {
-        return settings("store.url must name a file: keys in memory would not survive a restart");
-    }
-    if path.contains('?') {
-        return settings("store.url takes no options after the file name");
-    }
-    let path = PathBuf::from(path);
-    if path.is_dir() {
-        return Err(StoreError::Settings(format!(
-            "store.url: {} is a directory; name a file in it",
-            path.display()
-        )));
-    }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if !parent.is_dir() {
-        return Err(StoreError::Settings(format!(
-            "store.url: the directory {} does not exist; create it",
-            parent.display()
-        )));
-    }
-    Ok(path)
+/// Where the database is. May hold credentials, so it has no `Debug`.
+pub(super) enum Address {
+    Sqlite(SqliteFile),
+    Postgres(Servers),
 }
 
-/// Makes the file, readable for its owner only, before SQLite would make it readable for others. SQLite
-/// gives `-wal` and `-shm` the mode of the file.
-pub(super) fn create_private(path: &Path) -> Result<(), StoreError> {
-    let failed = |what: &str, error: &std::io::Error| {
-        StoreError::Settings(format!("{what} the database file {}: {error}", path.display()))
-    };
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let mode = path.metadata().map_err(|e| failed("cannot look at", &e))?.mode();
-            if mode & 0o077 != 0 {
-                warn!(store.file = %path.display(), "others may read the database file: chmod 600 it");
-            }
-            Ok(())
+impl Address {
+    /// # Errors
+    /// [`StoreError::Settings`]; the text never repeats the URL, which may hold credentials.
+    pub(super) fn parse(url: &str) -> Result<Self, StoreError> {
+        // The second call finds them installed.
+        sqlx::any::install_default_drivers();
+        if let Some(rest) = url.strip_prefix("sqlite:") {
+            return SqliteFile::parse(rest).map(Self::Sqlite);
         }
-        Err(error) => Err(failed("cannot create", &error)),
+        for scheme in ["postgres://", "postgresql://"] {
+            if let Some(rest) = url.strip_prefix(scheme) {
+                return Servers::parse(rest).map(Self::Postgres);
+            }
+        }
+        Err(StoreError::Settings("store.url must be sqlite://FILE or postgres://HOST/DATABASE".to_owned()))
     }
-}
 
-/// How every connection is made.
-pub(super) fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true)
-        .pragma("secure_delete", "ON")
-        .pragma("trusted_schema", "OFF")
-        .disable_statement_logging()
-}
-
-/// The connections that only read.
-pub(super) fn readers(options: &SqliteConnectOptions) -> SqlitePool {
-    SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .acquire_timeout(READER_TIMEOUT)
-        .test_before_acquire(false)
-        .connect_lazy_with(options.clone().pragma("query_only", "ON"))
-}
-
-/// Refuses a schema that this program does not know; brings an old one up to date when `migrate`.
-pub(super) async fn prepare_schema(
-    connection: &mut SqliteConnection,
-    migrate: bool,
-) -> Result<(), StoreError> {
-    let newest = MIGRATIONS.last().map_or(0, |(version, _, _)| *version);
-    let has_table: i64 = sqlx::query_scalar(sql::HAS_MIGRATIONS).fetch_one(&mut *connection).await?;
-    let version: i64 = if has_table == 0 {
-        0
-    } else {
-        sqlx::query_scalar(sql::SCHEMA_VERSION).fetch_one(&mut *connection).await?
-    };
-    if version > newest {
-        return Err(StoreError::Schema(format!(
-            "the database has schema version {version}, newer than {newest}, the newest that this program \
-             knows: run the dqkd that made it, or a newer one"
-        )));
+    pub(super) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
     }
-    if migrate {
-        return Ok(migrator().run_direct(None, connection, false).await?);
-    }
-    if version < newest {
-        return Err(StoreError::Schema(format!(
-            "the database has schema version {version}, this program needs {newest}: run `dqkd migrate`"
-        )));
-    }
-    Ok(())
-}
 
-fn migrator() -> Migrator {
-    Migrator::with_migrations(
-        MIGRATIONS
-            .iter()
-            .map(|(version, name, sql)| {
-                Migration::new(*version, (*name).into(), MigrationType::Simple, sql.into_sql_str(), false)
-            })
-            .collect(),
-    )
+    /// Whether there is a database; makes the file of one when `create`.
+    pub(super) fn find(&self, create: bool) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(file) => file.find(create),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Result<Link, StoreError> {
+        let connection = match self {
+            Self::Sqlite(file) => file.connect(sqlite::WRITE).await?,
+            Self::Postgres(servers) => servers.connect().await?,
+        };
+        Ok(Link::new(connection, self.dialect()))
+    }
+
+    /// A connection for single statements that change nothing.
+    pub(super) async fn connect_to_read(&self) -> Result<Link, StoreError> {
+        match self {
+            Self::Sqlite(file) => Ok(Link::new(file.connect(sqlite::READ).await?, Dialect::Sqlite)),
+            Self::Postgres(_) => self.connect().await,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -155,41 +65,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_sqlite_url_form_names_the_file() {
-        for (url, path) in [
-            ("sqlite://site-a.db", "site-a.db"),
-            ("sqlite:site-a.db", "site-a.db"),
-            ("sqlite:///tmp/a b.db", "/tmp/a b.db"),
-            ("sqlite:/tmp/a.db", "/tmp/a.db"),
-        ] {
-            assert_eq!(database_file(url).unwrap(), Path::new(path), "{url}");
-        }
-    }
-
-    #[test]
     fn unusable_urls_are_refused_without_repeating_them() {
         for (url, hint) in [
-            ("postgres://u:hunter2@h/db", "later release"),
             ("mysql://u:hunter2@h/db", "sqlite://FILE"),
             ("sqlite::memory:", "restart"),
             ("sqlite://", "restart"),
             ("sqlite://a.db?mode=hunter2", "no options"),
             ("sqlite:///no/such/dir/a.db", "does not exist"),
             ("sqlite:///tmp", "is a directory"),
+            ("postgres://u:hunter2@db.example/d", "sslmode=verify-full"),
+            ("postgres://u:hunter2@db.example/d?sslmode=require", "sslmode=verify-full"),
+            ("postgres://u:hunter2@127.0.0.1,db.example/d", "sslmode=verify-full"),
+            ("postgres://u:hunter2@h/d?sslmode=disable&passwd=hunter2", "passwd"),
+            ("postgres://u@h/d?sslmode=disable&password=hunter2", "password"),
+            ("postgres://u:hunter2@127.0.0.1:hunter2/d", "store.url"),
+            ("postgres://u:hunter2@127.0.0.1,/d", "a host"),
         ] {
-            let text = database_file(url).unwrap_err().to_string();
+            let text = Address::parse(url).map(|_| ()).unwrap_err().to_string();
             assert!(text.contains(hint), "{url}: {text}");
             assert!(!text.contains("hunter2"), "{text}");
         }
     }
 
     #[test]
-    fn every_migration_file_is_listed_in_order() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
-        let mut names: Vec<_> =
-            dir.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        let listed: Vec<_> = MIGRATIONS.iter().map(|(v, name, _)| format!("{v:04}_{name}.sql")).collect();
-        assert_eq!(names, listed);
+    fn urls_of_every_form_are_taken() {
+        for url in [
+            "postgres:///d?host=/run/postgresql",
+            "postgresql://u:p@%2Frun%2Fpostgresql/d",
+            "postgres://u@127.0.0.1:5433/d?options=-csearch_path%3Dsite_a",
+            "postgres://u:p%40ss@[::1]:5433,localhost:5434/d",
+            "postgres://u@h1:1,h2:2/d?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+            "postgres://u@h1/d?sslmode=disable",
+        ] {
+            assert!(matches!(Address::parse(url), Ok(Address::Postgres(_))), "{url}");
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use sqlx::error::DatabaseError;
+use sqlx::error::DatabaseError as _;
 use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgDatabaseError;
+use sqlx::sqlite::SqliteError;
 
 use super::seal::SealError;
 
@@ -16,6 +18,11 @@ pub enum StoreError {
     /// The database stayed locked, or the writer's queue stayed full, past the time limit. Try again.
     #[error("the key store is busy")]
     Busy(#[source] Option<Arc<sqlx::Error>>),
+    /// The connection was lost while a change was being committed, and it could not be found out in time whether it
+    /// was. Nothing of it is tried again: a retrieval may have been used up, a batch may be stored. Repeating the
+    /// call tells, except for a retrieval, which then looks used up.
+    #[error("the key store lost its database while committing; whether the change took place is not known")]
+    Uncertain(#[source] Option<Arc<sqlx::Error>>),
     /// The database may be read but not written; an operator must change that.
     #[error(
         "the key store is read-only: check owner and mode of the database file, its -wal and -shm, and their directory"
@@ -64,7 +71,9 @@ pub enum RetrieveError {
 }
 
 // Result codes of SQLite (sqlite.org/rescode.html), stable by its promise.
+const SQLITE_ERROR: i32 = 1;
 const SQLITE_READONLY: i32 = 8;
+const SQLITE_CONSTRAINT: i32 = 19;
 const SQLITE_BUSY: i32 = 5;
 const SQLITE_LOCKED: i32 = 6;
 const SQLITE_CORRUPT: i32 = 11;
@@ -78,6 +87,7 @@ impl StoreError {
         match self {
             Self::Full(_) => "the key store has no space left",
             Self::Busy(_) => "the key store is busy",
+            Self::Uncertain(_) => "the key store lost its database while it answered",
             Self::ReadOnly(_) | Self::Closed => "the key store takes no changes now",
             Self::Corrupt { .. }
             | Self::Schema(_)
@@ -88,36 +98,148 @@ impl StoreError {
         }
     }
 
-    /// Whether every other job of the same commit would meet the same failure.
+    /// Whether every other job of the same commit would meet the same failure, or must not be tried again.
     pub(super) fn hits_every_job(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::ReadOnly(_) | Self::Closed)
+        match self {
+            Self::Busy(Some(error)) => !matches!(sqlstate(error).as_deref(), Some(LOCK_TIMEOUT | CANCELED)),
+            Self::Busy(None) | Self::ReadOnly(_) | Self::Closed | Self::Uncertain(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the same transaction may succeed when it is run again: another one was in its way (Postgres).
+    pub(super) fn passes_with_a_rerun(&self) -> bool {
+        const REASONS: &[&str] = &["40001", "40P01", "23505", "23503"];
+        self.database_error().and_then(sqlstate).is_some_and(|code| REASONS.contains(&code.as_str()))
+    }
+
+    /// Whether the connection that reported this is of no more use.
+    pub(super) fn ends_the_connection(&self) -> bool {
+        match self.database_error() {
+            Some(
+                sqlx::Error::Io(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed,
+            ) => true,
+            Some(error) => sqlstate(error).is_some_and(|code| is_outage(&code)),
+            None => matches!(self, Self::Busy(None)),
+        }
+    }
+
+    /// The same failure, of a COMMIT that may have taken place.
+    pub(super) fn into_uncertain(self) -> Self {
+        match self {
+            Self::Full(error) | Self::ReadOnly(error) | Self::Other(error) => Self::Uncertain(Some(error)),
+            Self::Busy(error) => Self::Uncertain(error),
+            _ => Self::Uncertain(None),
+        }
+    }
+
+    /// For an error that COMMIT reported: whether it proves that nothing was committed.
+    pub(super) fn proves_no_commit(&self) -> bool {
+        let Some(error) = self.database_error() else { return false };
+        match (sqlstate(error), sqlite_code(error)) {
+            (Some(code), _) => !is_outage(&code),
+            (None, Some(code)) => matches!(
+                code & 0xff,
+                SQLITE_ERROR
+                    | SQLITE_BUSY
+                    | SQLITE_LOCKED
+                    | SQLITE_READONLY
+                    | SQLITE_FULL
+                    | SQLITE_CONSTRAINT
+            ),
+            (None, None) => false,
+        }
     }
 
     pub(super) fn corrupt(table: &'static str, row: impl std::fmt::Display) -> Self {
         Self::Corrupt { table, row: row.to_string() }
     }
+
+    /// Whether it is about rows that do not open, not about a statement that failed.
+    pub(super) fn is_damage_of_rows(&self) -> bool {
+        match self {
+            Self::Corrupt { table, .. } => *table != DATABASE,
+            Self::Seal(_) => true,
+            _ => false,
+        }
+    }
+
+    fn database_error(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Full(error) | Self::ReadOnly(error) | Self::Other(error) => Some(error),
+            Self::Busy(error) | Self::Uncertain(error) => error.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Stands for the table when the database itself reports damage.
+const DATABASE: &str = "(database file)";
+
+// Error codes of Postgres (appendix A of its manual).
+const LOCK_TIMEOUT: &str = "55P03";
+const CANCELED: &str = "57014";
+const DISK_FULL: &str = "53100";
+const READ_ONLY_TRANSACTION: &str = "25006";
+
+/// The code that Postgres gave an error.
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    Some(error.code().to_owned())
+}
+
+/// The extended code that SQLite gave an error.
+fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
+    error.code().and_then(|code| code.parse().ok())
+}
+
+/// The server ends the session, takes no more of them, or turned out to be a standby.
+fn is_outage(code: &str) -> bool {
+    code.starts_with("08")
+        || matches!(
+            code,
+            "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53300" | "25P03" | READ_ONLY_TRANSACTION
+        )
+}
+
+fn from_postgres(code: &str, error: Arc<sqlx::Error>) -> StoreError {
+    match code {
+        DISK_FULL => StoreError::Full(error),
+        "XX001" | "XX002" => StoreError::corrupt(DATABASE, "unknown"),
+        LOCK_TIMEOUT | CANCELED => StoreError::Busy(Some(error)),
+        code if is_outage(code) => StoreError::Busy(Some(error)),
+        _ => StoreError::Other(error),
+    }
+}
+
+fn from_sqlite(code: i32, error: Arc<sqlx::Error>) -> StoreError {
+    // For the database and its log SQLite turns ENOSPC into SQLITE_FULL; for the shared index it does not.
+    if code == SQLITE_IOERR_SHMSIZE {
+        return StoreError::Full(error);
+    }
+    match code & 0xff {
+        SQLITE_FULL => StoreError::Full(error),
+        SQLITE_BUSY | SQLITE_LOCKED => StoreError::Busy(Some(error)),
+        SQLITE_READONLY => StoreError::ReadOnly(error),
+        SQLITE_CORRUPT | SQLITE_NOTADB => StoreError::corrupt(DATABASE, "unknown"),
+        _ => StoreError::Other(error),
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code: Option<i32> =
-            error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse().ok());
-        let timed_out = matches!(error, sqlx::Error::PoolTimedOut);
-        let closed = matches!(error, sqlx::Error::PoolClosed);
+        let (postgres, sqlite) = (sqlstate(&error), sqlite_code(&error));
         let error = Arc::new(error);
-        match code {
-            _ if timed_out => Self::Busy(Some(error)),
-            _ if closed => Self::Closed,
-            // For the database and its log SQLite turns ENOSPC into SQLITE_FULL; for the shared index it does not.
-            Some(SQLITE_IOERR_SHMSIZE) => Self::Full(error),
-            Some(extended) => match extended & 0xff {
-                SQLITE_FULL => Self::Full(error),
-                SQLITE_BUSY | SQLITE_LOCKED => Self::Busy(Some(error)),
-                SQLITE_READONLY => Self::ReadOnly(error),
-                SQLITE_CORRUPT | SQLITE_NOTADB => Self::corrupt("(database file)", "unknown"),
-                _ => Self::Other(error),
-            },
-            None => Self::Other(error),
+        match (postgres, sqlite, &*error) {
+            (Some(code), _, _) => from_postgres(&code, error),
+            (None, Some(code), _) => from_sqlite(code, error),
+            // The server is out of reach or ended the connection in the middle.
+            (None, None, sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => Self::Busy(Some(error)),
+            _ => Self::Other(error),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Storing a batch, within the writer's transaction.
 
-use sqlx::sqlite::SqliteConnection;
-
+use super::dialect::Link;
 use super::error::StoreError;
 use super::ready::ReadyRow;
 use super::seal::SealedKeys;
@@ -50,54 +49,59 @@ impl InsertJob {
         })
     }
 
+    pub(super) fn batch_id(&self) -> BatchId {
+        self.batch_id
+    }
+
     /// Keys in this batch.
     pub(super) fn key_count(&self) -> usize {
         self.keys.key_ids.len() / 16
     }
 
-    /// Runs in a transaction of the only writer, so what it looks up first cannot change before it writes.
-    pub(super) async fn run(&self, connection: &mut SqliteConnection) -> Result<Inserted, StoreError> {
-        let inserted = life::push(self.known(connection).await?);
+    /// Nobody else stores or voids this batch meanwhile (`super::locks`), so what it looks up first still holds
+    /// when it writes.
+    pub(super) async fn run(&self, link: &mut Link) -> Result<Inserted, StoreError> {
+        let inserted = life::push(self.known(link).await?);
         if inserted == Inserted::Stored {
-            self.write(connection).await?;
+            self.write(link).await?;
         }
         Ok(inserted)
     }
 
-    async fn known(&self, connection: &mut SqliteConnection) -> Result<Known, StoreError> {
+    async fn known(&self, link: &mut Link) -> Result<Known, StoreError> {
         let id: &[u8] = self.batch_id.as_bytes();
         let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
-            sqlx::query_as(sql::BATCH).bind(id).fetch_optional(&mut *connection).await?;
+            sqlx::query_as(link.text(sql::BATCH)).bind(id).fetch_optional(&mut **link).await?;
         if let Some((source, content, state, _)) = known {
             let same_content = source == self.source.as_str() && content == self.content;
             return Ok(Known::Batch { same_content, voided: state == "voided" });
         }
-        let tombstones: i64 = sqlx::query_scalar(sql::TOMBSTONE)
+        let tombstones: i64 = sqlx::query_scalar(link.text(sql::TOMBSTONE))
             .bind(id)
             .bind(self.source.as_str())
-            .fetch_one(&mut *connection)
+            .fetch_one(&mut **link)
             .await?;
         if tombstones > 0 {
             return Ok(Known::Tombstone);
         }
-        let in_use: i64 = sqlx::query_scalar(sql::KEYS_IN_USE)
+        let in_use: i64 = sqlx::query_scalar(link.text(sql::KEYS_IN_USE))
             .bind(self.keys.key_ids.as_slice())
-            .fetch_one(&mut *connection)
+            .fetch_one(&mut **link)
             .await?;
         Ok(if in_use > 0 { Known::KeyIdsInUse } else { Known::Unknown })
     }
 
-    async fn write(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
         let data_key = &self.keys.data_key;
         // Each time, not once: another process's sweep may have found it unused.
-        sqlx::query(sql::INSERT_DATA_KEY)
+        sqlx::query(link.text(sql::INSERT_DATA_KEY))
             .bind(data_key.id.as_slice())
             .bind(data_key.kek_id.as_str())
             .bind(data_key.wrapped.as_slice())
             .bind(data_key.created_at.as_ms())
-            .execute(&mut *connection)
+            .execute(&mut **link)
             .await?;
-        sqlx::query(sql::INSERT_BATCH)
+        sqlx::query(link.text(sql::INSERT_BATCH))
             .bind(self.batch_id.as_bytes().as_slice())
             .bind(self.source.as_str())
             .bind(self.master.as_str())
@@ -109,19 +113,19 @@ impl InsertJob {
             .bind(self.content.as_slice())
             .bind(self.created_at.as_ms())
             .bind(self.expires_at.as_ms())
-            .execute(&mut *connection)
+            .execute(&mut **link)
             .await?;
         let sealed_bytes =
             i64::try_from(self.keys.sealed_bytes).map_err(|_| StoreError::Misuse("a key too long"))?;
-        sqlx::query(sql::INSERT_KEYS)
+        sqlx::query(link.text(sql::INSERT_KEYS))
             .bind(self.keys.key_ids.as_slice())
             .bind(self.batch_id.as_bytes().as_slice())
             .bind(self.keys.sealed.as_slice())
             .bind(sealed_bytes)
-            .execute(&mut *connection)
+            .execute(&mut **link)
             .await?;
         if let Some(ready) = &self.ready {
-            ready.write(connection, self.batch_id, &self.keys.key_ids).await?;
+            ready.write(link, self.batch_id, &self.keys.key_ids).await?;
         }
         Ok(())
     }

@@ -1,18 +1,28 @@
 //! Keys at rest: all SQL, the sealing of material, who may retrieve a key and how often.
 //!
-//! Owns the database file and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP,
+//! Owns the database and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP,
 //! of peers, or of where batches come from; never writes key material that is not sealed, and never
 //! returns a key before the commit that uses up its retrieval.
 
+mod commit;
 mod connect;
+mod dialect;
 mod error;
 mod insert;
+mod jobs;
 mod kek;
+mod locks;
+mod meter;
+mod migrate;
+mod postgres;
 mod probe;
+mod readers;
 mod ready;
+mod refill;
 mod retrieve;
 mod seal;
 mod sql;
+mod sqlite;
 mod sweep;
 mod turn;
 mod types;
@@ -29,17 +39,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{Instrument, info_span, warn};
 
+use self::commit::Mark;
+use self::connect::Address;
+use self::dialect::{Dialect, Link};
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
+use self::jobs::{Job, Queue};
 pub use self::kek::{KekError, KeyEncryptionKeys};
-#[doc(hidden)]
+use self::meter::Meter;
 pub use self::probe::{SealProbe, SealedBatch};
+use self::readers::Readers;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
+pub use self::refill::RefillTurn;
+use self::refill::Turns;
 use self::retrieve::RetrieveJob;
 pub use self::seal::SealError;
 use self::seal::Sealer;
@@ -49,8 +66,9 @@ pub use self::types::{
     ReturnedBlock, Role, Swept, VoidOutcome, Withdrawn,
 };
 use self::void::VoidJob;
-use self::writer::{Job, QUEUE_JOBS, Writer};
+use self::writer::{POSTGRES_WRITERS, Writer};
 use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
+use crate::metrics::Registry;
 
 /// Most keys of one batch.
 pub const MAX_KEYS_PER_BATCH: usize = 65_536;
@@ -64,9 +82,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 const DATA_KEYS_CHECKED: i64 = 10_000;
 
 /// Where the store is and how it is sealed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreSettings {
-    /// `sqlite://FILE`, relative to the working directory or absolute.
+    /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...` (docs/configuration.md), which
+    /// may hold a password.
     pub url: String,
     /// The keys that wrap data keys; the first one wraps new ones.
     pub keks: KeyEncryptionKeys,
@@ -74,12 +93,21 @@ pub struct StoreSettings {
     pub migrate: bool,
 }
 
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSettings").field("migrate", &self.migrate).finish_non_exhaustive()
+    }
+}
+
 /// The store of one site. Share it in an `Arc`.
 pub struct Store {
     queue: mpsc::Sender<Job>,
-    readers: SqlitePool,
+    readers: Readers,
+    /// On Postgres, which others may use too.
+    turns: Option<Turns>,
     sealer: Arc<Sealer>,
     clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
 }
 
 impl fmt::Debug for Store {
@@ -102,22 +130,39 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let span = info_span!("db.open");
         async move {
-            let (options, mut connection) = connect_and_prepare(&settings.url, settings.migrate).await?;
-            let sealer = Arc::new(Sealer::new(settings.keks, random, clock.now())?);
-            check_data_keys(&mut connection, &sealer).await?;
-            let (queue, jobs) = mpsc::channel(QUEUE_JOBS);
-            let readers = connect::readers(&options);
-            let writer = Writer {
-                options,
-                connection: Some(connection),
-                sealer: Arc::clone(&sealer),
-                clock: Arc::clone(&clock),
+            let address = Arc::new(Address::parse(&settings.url)?);
+            let mut link = connect_and_prepare(&address, settings.migrate).await?;
+            let sealer = Arc::new(Sealer::new(settings.keks, Arc::clone(&random), clock.now())?);
+            check_data_keys(&mut link, &sealer).await?;
+            let (queue, jobs) = Queue::new();
+            let mut link = Some(link);
+            let meter = Arc::new(Meter::default());
+            let writers = match address.dialect() {
+                Dialect::Sqlite => 1,
+                Dialect::Postgres => POSTGRES_WRITERS,
             };
-            tokio::spawn(writer.run(jobs));
-            Ok(Self { queue, readers, sealer, clock })
+            for _ in 0..writers {
+                let writer = Writer {
+                    address: Arc::clone(&address),
+                    link: link.take(),
+                    mark: Mark::draw(&*random).map_err(SealError::from)?,
+                    sealer: Arc::clone(&sealer),
+                    clock: Arc::clone(&clock),
+                    random: Arc::clone(&random),
+                    meter: Arc::clone(&meter),
+                };
+                tokio::spawn(writer.run(Arc::clone(&jobs)));
+            }
+            let turns = (address.dialect() == Dialect::Postgres).then(|| Turns::start(Arc::clone(&address)));
+            Ok(Self { queue, readers: Readers::new(address), turns, sealer, clock, meter })
         }
         .instrument(span)
         .await
+    }
+
+    /// Shows what the store does in `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.meter.register(registry, self.queue.downgrade());
     }
 
     /// Creates the database at `url` if there is none and brings its schema up to date.
@@ -125,8 +170,17 @@ impl Store {
     /// # Errors
     /// As for [`Self::open`], without the KEK.
     pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
-        let (_, connection) = connect_and_prepare(url, true).await?;
-        Ok(connection.close().await?)
+        let link = connect_and_prepare(&Address::parse(url)?, true).await?;
+        Ok(link.into_inner().close().await?)
+    }
+
+    /// Whether `url` names a store that may be used; connects to nothing. Of SQLite nothing is said: its file may
+    /// be made later.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] with the reason, without repeating the URL.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        if url.starts_with("sqlite:") { Ok(()) } else { Address::parse(url).map(|_| ()) }
     }
 
     /// Stores a batch in one transaction. Repeating the same content changes nothing.
@@ -190,7 +244,24 @@ impl Store {
     /// [`StoreError`].
     pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
         let pair = PairText::of(pair)?;
-        bounded(pair.count(&self.readers, self.clock.now())).instrument(info_span!("db.ready_count")).await
+        let read = async {
+            let mut reader = self.readers.take().await?;
+            let count = pair.count(&mut reader.link, self.clock.now()).await?;
+            reader.give_back();
+            Ok(count)
+        };
+        bounded(read).instrument(info_span!("db.ready_count")).await
+    }
+
+    /// Asks for the turn to refill a pair. `None`: another daemon on the same database is refilling it now. The
+    /// turn passes on when it is dropped and when its holder dies.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
+        let Some(turns) = &self.turns else { return Ok(Some(RefillTurn::of_the_only_daemon())) };
+        let asked = turns.ask(PairText::of(pair)?.to_string());
+        bounded(asked).instrument(info_span!("db.try_refill", sae.id = %pair.master)).await
     }
 
     async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
@@ -268,8 +339,10 @@ impl Store {
             return Err(StoreError::Closed);
         }
         let read = async {
-            let row = sqlx::query(sql::PING).fetch_optional(&self.readers).await;
-            row.map(drop).map_err(StoreError::from)
+            let mut reader = self.readers.take().await?;
+            sqlx::query(reader.link.text(sql::PING)).fetch_optional(&mut *reader.link).await?;
+            reader.give_back();
+            Ok(())
         };
         bounded(read).instrument(info_span!("db.ping")).await
     }
@@ -280,8 +353,10 @@ impl Store {
     /// [`StoreError`].
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         let read = async {
-            let row = sqlx::query_as(sql::COUNTS).fetch_one(&self.readers).await;
-            row.map_err(StoreError::from)
+            let mut reader = self.readers.take().await?;
+            let counts = sqlx::query_as(reader.link.text(sql::COUNTS)).fetch_one(&mut *reader.link).await?;
+            reader.give_back();
+            Ok::<_, StoreError>(counts)
         };
         let (batches, keys): (i64, i64) = bounded(read).instrument(info_span!("db.counts")).await?;
         Ok(Counts { batches: batches.unsigned_abs(), keys: keys.unsigned_abs() })
@@ -307,6 +382,7 @@ impl Store {
         job: Box<RetrieveJob>,
         patience: Duration,
     ) -> Result<Vec<Key>, RetrieveError> {
+        let started = Instant::now();
         let caller = Caller(Arc::clone(&job.turn));
         let (reply, answer) = oneshot::channel();
         let exchange = async {
@@ -315,11 +391,13 @@ impl Store {
             answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
         };
         let mut exchange = pin!(exchange);
-        match tokio::time::timeout(patience, &mut exchange).await {
+        let result = match tokio::time::timeout(patience, &mut exchange).await {
             Ok(result) => result,
             Err(_) if caller.0.give_up() => Err(StoreError::Busy(None).into()),
             Err(_) => exchange.await,
-        }
+        };
+        self.meter.note_call("retrieve", started.elapsed());
+        result
     }
 
     async fn call<T, E: From<StoreError>>(
@@ -328,11 +406,14 @@ impl Store {
     ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
         let job = job(reply);
-        bounded(async {
+        let (name, started) = (job.name(), Instant::now());
+        let result = bounded(async {
             self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
             answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
         })
-        .await
+        .await;
+        self.meter.note_call(name, started.elapsed());
+        result
     }
 
     #[cfg(test)]
@@ -355,30 +436,18 @@ async fn bounded<T, E: From<StoreError>>(work: impl Future<Output = Result<T, E>
     tokio::time::timeout(CALL_TIMEOUT, work).await.unwrap_or_else(|_| Err(StoreError::Busy(None).into()))
 }
 
-async fn connect_and_prepare(
-    url: &str,
-    migrate: bool,
-) -> Result<(sqlx::sqlite::SqliteConnectOptions, SqliteConnection), StoreError> {
-    let path = connect::database_file(url)?;
-    if migrate {
-        connect::create_private(&path)?;
-    } else if !path.exists() {
-        return Err(StoreError::Settings(format!(
-            "store.url: there is no database {}: run `dqkd migrate`",
-            path.display()
-        )));
-    }
-    let options = connect::options(&path);
-    let mut connection = options.connect().await?;
-    connect::prepare_schema(&mut connection, migrate).await?;
-    Ok((options, connection))
+async fn connect_and_prepare(address: &Address, migrate: bool) -> Result<Link, StoreError> {
+    address.find(migrate)?;
+    let mut link = address.connect().await?;
+    migrate::prepare_schema(&mut link, migrate).await?;
+    Ok(link)
 }
 
 /// Unwraps the stored data keys. The newest has to open: a store whose KEK was lost or mixed up is refused
 /// before it takes new keys. Keys of older ones may be all expired, so those only warn.
-async fn check_data_keys(connection: &mut SqliteConnection, sealer: &Sealer) -> Result<(), StoreError> {
+async fn check_data_keys(link: &mut Link, sealer: &Sealer) -> Result<(), StoreError> {
     let stored: Vec<(Vec<u8>, String, Vec<u8>)> =
-        sqlx::query_as(sql::DATA_KEYS).bind(DATA_KEYS_CHECKED).fetch_all(connection).await?;
+        sqlx::query_as(link.text(sql::DATA_KEYS)).bind(DATA_KEYS_CHECKED).fetch_all(&mut **link).await?;
     for (index, (id, kek_id, wrapped)) in stored.iter().enumerate() {
         let damaged = || StoreError::corrupt("data_keys", hex::encode(id));
         let id = id.as_slice().try_into().map_err(|_| damaged())?;

@@ -3,10 +3,13 @@
 //! A lease is the deletion of the row that lists the keys. It is committed before the keys reach the daemon's
 //! memory, so after a crash nothing can hand them out again; at most they are lost to `enc_keys`.
 
+use std::fmt;
+
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::any::AnyRow;
 use tracing::error;
 
+use super::dialect::Link;
 use super::error::StoreError;
 use super::retrieve::{array, learn_data_key};
 use super::seal::{DataKeyId, Sealer};
@@ -29,18 +32,20 @@ impl PairText {
     }
 
     /// Keys that are ready for the pair at `now`, in all blocks.
-    pub(super) async fn count(
-        &self,
-        readers: &sqlx::sqlite::SqlitePool,
-        now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        let count: i64 = sqlx::query_scalar(sql::COUNT_READY)
+    pub(super) async fn count(&self, link: &mut Link, now: Timestamp) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar(link.text(sql::COUNT_READY))
             .bind(self.master.as_str())
             .bind(self.recipient.as_str())
             .bind(now.as_ms())
-            .fetch_one(readers)
+            .fetch_one(&mut **link)
             .await?;
         Ok(count.unsigned_abs())
+    }
+}
+
+impl fmt::Display for PairText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.master, self.recipient)
     }
 }
 
@@ -65,18 +70,18 @@ impl ReadyRow {
     /// Lists `key_ids` of a stored batch as ready. Does nothing for a batch that was voided meanwhile.
     pub(super) async fn write(
         &self,
-        connection: &mut SqliteConnection,
+        link: &mut Link,
         batch_id: BatchId,
         key_ids: &[u8],
     ) -> Result<(), StoreError> {
-        sqlx::query(sql::INSERT_READY)
+        sqlx::query(link.text(sql::INSERT_READY))
             .bind(batch_id.as_bytes().as_slice())
             .bind(self.pair.master.as_str())
             .bind(self.pair.recipient.as_str())
             .bind(key_ids)
             .bind(self.grade.as_str())
             .bind(self.usable_until.as_ms())
-            .execute(&mut *connection)
+            .execute(&mut **link)
             .await?;
         Ok(())
     }
@@ -88,32 +93,39 @@ pub(super) struct LeaseJob {
     pub(super) blocks: u32,
 }
 
+/// What a lease took out of the store.
+pub(super) struct Leased {
+    pub(super) blocks: Vec<LeasedBlock>,
+    /// Also a block that was given up counts.
+    pub(super) took_any: bool,
+}
+
 impl LeaseJob {
     /// Takes the blocks that end first. A block whose rows are damaged is reported and given up: it must not
     /// stand in the way of the others.
     pub(super) async fn run(
         &self,
-        connection: &mut SqliteConnection,
+        link: &mut Link,
         sealer: &Sealer,
         now: Timestamp,
-    ) -> Result<Vec<LeasedBlock>, StoreError> {
-        let rows = sqlx::query(sql::READY)
+    ) -> Result<Leased, StoreError> {
+        let rows = sqlx::query(link.text(sql::READY))
             .bind(self.pair.master.as_str())
             .bind(self.pair.recipient.as_str())
             .bind(now.as_ms())
-            .bind(self.blocks)
-            .fetch_all(&mut *connection)
+            .bind(i64::from(self.blocks))
+            .fetch_all(&mut **link)
             .await?;
-        let mut leased = Vec::with_capacity(rows.len());
+        let mut leased = Leased { blocks: Vec::with_capacity(rows.len()), took_any: !rows.is_empty() };
         for row in rows {
             let block = Block::read(&row)?;
-            sqlx::query(sql::DELETE_READY)
+            sqlx::query(link.text(sql::DELETE_READY))
                 .bind(block.batch_id.as_bytes().as_slice())
-                .execute(&mut *connection)
+                .execute(&mut **link)
                 .await?;
-            match block.open(connection, sealer).await {
-                Ok(keys) => leased.push(block.leased(keys)),
-                Err(StoreError::Corrupt { .. } | StoreError::Seal(_)) => {
+            match block.open(link, sealer).await {
+                Ok(keys) => leased.blocks.push(block.leased(keys)),
+                Err(error) if error.is_damage_of_rows() => {
                     error!(batch.id = %block.batch_id, "ready keys cannot be opened and are given up");
                 }
                 Err(error) => return Err(error),
@@ -136,7 +148,7 @@ struct Block {
 }
 
 impl Block {
-    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let batch_id = BatchId::from_bytes(array(row.try_get("batch_id")?, "ready_blocks")?);
         let time = |column: &str| row.try_get::<i64, _>(column).map(Timestamp::from_ms);
         let grade: String = row.try_get("grade")?;
@@ -154,13 +166,13 @@ impl Block {
     }
 
     /// The keys of the block; erased here when nobody may retrieve them at this site.
-    async fn open(&self, connection: &mut SqliteConnection, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
-        learn_data_key(connection, sealer, self.data_key_id).await?;
+    async fn open(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
+        learn_data_key(link, sealer, self.data_key_id).await?;
         let packed = pack(&self.key_ids);
-        let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(sql::READY_KEYS)
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(link.text(sql::READY_KEYS))
             .bind(packed.as_slice())
             .bind(self.batch_id.as_bytes().as_slice())
-            .fetch_all(&mut *connection)
+            .fetch_all(&mut **link)
             .await?;
         let mut keys = Vec::with_capacity(rows.len());
         for (id, sealed) in rows {
@@ -169,7 +181,7 @@ impl Block {
             keys.push(key.ok_or_else(|| StoreError::corrupt("keys", id))?);
         }
         if !self.is_retrievable {
-            sqlx::query(sql::ERASE_KEYS).bind(packed.as_slice()).execute(&mut *connection).await?;
+            sqlx::query(link.text(sql::ERASE_KEYS)).bind(packed.as_slice()).execute(&mut **link).await?;
         }
         Ok(keys)
     }
@@ -194,7 +206,7 @@ pub(super) struct ReturnJob {
 }
 
 impl ReturnJob {
-    pub(super) async fn run(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        self.row.write(connection, self.batch_id, &self.key_ids).await
+    pub(super) async fn run(&self, link: &mut Link) -> Result<(), StoreError> {
+        self.row.write(link, self.batch_id, &self.key_ids).await
     }
 }

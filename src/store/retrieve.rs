@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::any::AnyRow;
 
+use super::dialect::Link;
 use super::error::{RetrieveError, StoreError};
 use super::seal::{DataKeyId, Sealer};
 use super::turn::Turn;
@@ -150,7 +151,7 @@ pub(super) struct Rows {
 impl Rows {
     /// Loads the rows of `key_ids`, and the data keys to open them with.
     pub(super) async fn load(
-        connection: &mut SqliteConnection,
+        link: &mut Link,
         sealer: &Sealer,
         mut key_ids: Vec<KeyId>,
         now: Timestamp,
@@ -168,20 +169,23 @@ impl Rows {
             return Ok(rows);
         }
         let mut batches: HashMap<BatchId, Arc<BatchFacts>> = HashMap::new();
-        let found =
-            sqlx::query(sql::KEYS).bind(pack(&key_ids)).bind(now.as_ms()).fetch_all(&mut *connection).await?;
+        let found = sqlx::query(link.text(sql::KEYS))
+            .bind(pack(&key_ids))
+            .bind(now.as_ms())
+            .fetch_all(&mut **link)
+            .await?;
         for row in found {
             rows.add(&row, &mut batches)?;
         }
         for batch in batches.values() {
-            learn_data_key(connection, sealer, batch.data_key_id).await?;
+            learn_data_key(link, sealer, batch.data_key_id).await?;
         }
         Ok(rows)
     }
 
     fn add(
         &mut self,
-        row: &SqliteRow,
+        row: &AnyRow,
         batches: &mut HashMap<BatchId, Arc<BatchFacts>>,
     ) -> Result<(), StoreError> {
         let key_id = KeyId::from_bytes(array(row.try_get("key_id")?, "keys")?);
@@ -257,26 +261,31 @@ impl Rows {
         self.used.entry((party, job.caller.to_string())).or_default().push(id);
     }
 
+    /// Whether the decisions changed anything.
+    pub(super) fn is_changed(&self) -> bool {
+        !self.used.is_empty() || !self.erased.is_empty()
+    }
+
     /// Writes what the decisions changed.
-    pub(super) async fn write(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    pub(super) async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
         for ((party, by), key_ids) in &self.used {
-            sqlx::query(sql::INSERT_RETRIEVALS)
+            sqlx::query(link.text(sql::INSERT_RETRIEVALS))
                 .bind(pack(key_ids))
                 .bind(party.as_str())
                 .bind(by.as_str())
                 .bind(self.now.as_ms())
-                .execute(&mut *connection)
+                .execute(&mut **link)
                 .await?;
         }
         for (at, key_ids) in &self.erase_later {
-            sqlx::query(sql::ERASE_LATER)
+            sqlx::query(link.text(sql::ERASE_LATER))
                 .bind(pack(key_ids))
                 .bind(at.as_ms())
-                .execute(&mut *connection)
+                .execute(&mut **link)
                 .await?;
         }
         if !self.erased.is_empty() {
-            sqlx::query(sql::ERASE_KEYS).bind(pack(&self.erased)).execute(&mut *connection).await?;
+            sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.erased)).execute(&mut **link).await?;
         }
         Ok(())
     }
@@ -284,7 +293,7 @@ impl Rows {
 
 /// Unwraps a data key that this process did not draw, once.
 pub(super) async fn learn_data_key(
-    connection: &mut SqliteConnection,
+    link: &mut Link,
     sealer: &Sealer,
     id: DataKeyId,
 ) -> Result<(), StoreError> {
@@ -292,7 +301,7 @@ pub(super) async fn learn_data_key(
         return Ok(());
     }
     let (kek_id, wrapped): (String, Vec<u8>) =
-        sqlx::query_as(sql::DATA_KEY).bind(id.as_slice()).fetch_one(&mut *connection).await?;
+        sqlx::query_as(link.text(sql::DATA_KEY)).bind(id.as_slice()).fetch_one(&mut **link).await?;
     if sealer.learn(id, &kek_id, &wrapped)? {
         Ok(())
     } else {
@@ -300,7 +309,7 @@ pub(super) async fn learn_data_key(
     }
 }
 
-fn batch_facts(batch_id: BatchId, row: &SqliteRow) -> Result<BatchFacts, StoreError> {
+fn batch_facts(batch_id: BatchId, row: &AnyRow) -> Result<BatchFacts, StoreError> {
     let damaged = || StoreError::corrupt("batches", batch_id);
     let text = |column: &str| row.try_get::<String, _>(column);
     Ok(BatchFacts {

@@ -2,8 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::sqlite::SqliteConnection;
-
+use super::dialect::Link;
 use super::error::StoreError;
 use super::types::{VoidOutcome, Withdrawn};
 use super::{pack, sql, unpack};
@@ -20,14 +19,14 @@ pub(super) struct VoidJob {
 }
 
 impl VoidJob {
-    pub(super) async fn run(&self, connection: &mut SqliteConnection) -> Result<VoidOutcome, StoreError> {
+    pub(super) async fn run(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
         let id: &[u8] = self.batch_id.as_bytes();
         let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
-            sqlx::query_as(sql::BATCH).bind(id).fetch_optional(&mut *connection).await?;
+            sqlx::query_as(link.text(sql::BATCH)).bind(id).fetch_optional(&mut **link).await?;
         let members = match known {
             Some((source, _, _, key_ids)) if source == self.source.as_str() => unpack(&key_ids),
             // Another KME's batch is none of the caller's business, so it looks like an unknown one.
-            _ => return self.leave_tombstone(connection).await,
+            _ => return self.leave_tombstone(link).await,
         };
         let whole_batch = self.key_ids.is_empty();
         let targets: Vec<KeyId> = if whole_batch {
@@ -36,57 +35,49 @@ impl VoidJob {
             let members: HashSet<KeyId> = members.into_iter().collect();
             self.key_ids.iter().copied().filter(|id| members.contains(id)).collect()
         };
-        let outcome = self.void(connection, &targets).await?;
+        let outcome = self.void(link, &targets).await?;
         if whole_batch {
-            sqlx::query(sql::VOID_BATCH).bind(id).execute(&mut *connection).await?;
-            sqlx::query(sql::DELETE_READY).bind(id).execute(&mut *connection).await?;
+            sqlx::query(link.text(sql::VOID_BATCH)).bind(id).execute(&mut **link).await?;
+            sqlx::query(link.text(sql::DELETE_READY)).bind(id).execute(&mut **link).await?;
         }
         Ok(outcome)
     }
 
     /// Voids a batch of ready keys of this site whose commit may or may not have taken place, unless some of it
     /// were leased since. Past its expiry nobody can tell, so nothing is voided then.
-    pub(super) async fn withdraw(
-        &self,
-        connection: &mut SqliteConnection,
-        now: Timestamp,
-    ) -> Result<Withdrawn, StoreError> {
+    pub(super) async fn withdraw(&self, link: &mut Link, now: Timestamp) -> Result<Withdrawn, StoreError> {
         if !life::is_live(self.expires_at, now) {
             return Ok(Withdrawn::InUse);
         }
-        let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(sql::READINESS)
+        let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(link.text(sql::READINESS))
             .bind(self.batch_id.as_bytes().as_slice())
-            .fetch_optional(&mut *connection)
+            .fetch_optional(&mut **link)
             .await?;
         match known {
             Some((state, all, ready)) if state != "voided" && ready != Some(all) => Ok(Withdrawn::InUse),
-            _ => self.run(connection).await.map(|_| Withdrawn::Voided),
+            _ => self.run(link).await.map(|_| Withdrawn::Voided),
         }
     }
 
-    async fn leave_tombstone(&self, connection: &mut SqliteConnection) -> Result<VoidOutcome, StoreError> {
-        sqlx::query(sql::INSERT_TOMBSTONE)
+    async fn leave_tombstone(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
+        sqlx::query(link.text(sql::INSERT_TOMBSTONE))
             .bind(self.batch_id.as_bytes().as_slice())
             .bind(self.source.as_str())
             .bind(self.expires_at.as_ms())
-            .execute(&mut *connection)
+            .execute(&mut **link)
             .await?;
         Ok(VoidOutcome { voided: self.key_ids.clone(), kept: Vec::new() })
     }
 
-    async fn void(
-        &self,
-        connection: &mut SqliteConnection,
-        targets: &[KeyId],
-    ) -> Result<VoidOutcome, StoreError> {
+    async fn void(&self, link: &mut Link, targets: &[KeyId]) -> Result<VoidOutcome, StoreError> {
         let mut outcome = VoidOutcome::default();
         if targets.is_empty() {
             return Ok(outcome);
         }
-        let rows: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(sql::VOIDABLE)
+        let rows: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(link.text(sql::VOIDABLE))
             .bind(pack(targets))
             .bind(self.batch_id.as_bytes().as_slice())
-            .fetch_all(&mut *connection)
+            .fetch_all(&mut **link)
             .await?;
         let rows: HashMap<Vec<u8>, (bool, bool)> =
             rows.into_iter().map(|(id, is_void, retrievals)| (id, (is_void != 0, retrievals > 0))).collect();
@@ -108,7 +99,7 @@ impl VoidJob {
             }
         }
         if !to_erase.is_empty() {
-            sqlx::query(sql::VOID_KEYS).bind(pack(&to_erase)).execute(&mut *connection).await?;
+            sqlx::query(link.text(sql::VOID_KEYS)).bind(pack(&to_erase)).execute(&mut **link).await?;
         }
         Ok(outcome)
     }

@@ -1,168 +1,95 @@
-//! The only writer: one task, one connection, one transaction for all jobs that wait at the same time.
+//! A writer: a task with a connection, and one transaction for all jobs that wait at the same time.
 //!
-//! A commit with `synchronous = FULL` costs the same for one job as for a hundred, so jobs that queue up
-//! while a commit runs share the next one. A caller that goes away cannot break a transaction, since it
-//! does not run in the caller's task; a retrieval whose caller has given up before the commit is not carried
-//! out, and after that nobody gives up any more (`turn.rs`), so whoever is told "busy" has lost no key.
+//! A commit to disk costs the same for one job as for a hundred, so jobs that queue up while a commit runs share
+//! the next one. A caller that goes away cannot break a transaction, since it does not run in the caller's task; a
+//! retrieval whose caller has given up before the commit is not carried out, and after that nobody gives up any
+//! more (`turn.rs`), so whoever is told "busy" has lost no key.
+//!
+//! SQLite has one writer. On Postgres there are several, here and in other daemons, which keep out of each other's
+//! way by locks (`locks.rs`); a transaction that another one got in the way of is run again.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, warn};
+use sqlx::Connection;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, error, info, warn};
 
-use super::error::{RetrieveError, StoreError};
-use super::insert::InsertJob;
-use super::ready::{LeaseJob, ReturnJob};
-use super::retrieve::{RetrieveJob, Rows};
+use super::commit::{self, Mark};
+use super::connect::Address;
+use super::dialect::{Dialect, Link};
+use super::error::StoreError;
+use super::jobs::{Done, Job, Queue};
+use super::meter::{Meter, Outcome};
+use super::retrieve::Rows;
 use super::seal::Sealer;
-use super::types::{Inserted, LeasedBlock, Swept, VoidOutcome, Withdrawn};
-use super::void::VoidJob;
-use super::{sql, sweep};
-use crate::kme::{Clock, Key};
+use super::{locks, sql};
+use crate::kme::{Clock, Random, Timestamp};
 
-/// Jobs that wait at most; more callers wait to queue.
-pub(super) const QUEUE_JOBS: usize = 1024;
-/// Jobs that share one commit at most.
-const GROUP_JOBS: usize = 128;
-/// Keys after which a group takes no further job, which bounds its memory and time.
-const GROUP_KEYS: usize = 4096;
-/// Keys that a leased block is counted as.
-const BLOCK_KEYS: usize = 64;
+/// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the next.
+pub(super) const POSTGRES_WRITERS: usize = 2;
+/// How often a transaction that others got in the way of is run.
+const RUNS_MAX: u32 = 5;
+/// No run begins later than this after the first one.
+const RERUN_UNTIL: Duration = Duration::from_secs(6);
+/// What a server may take for a transaction up to its COMMIT. (SQLite bounds each wait by itself.)
+const WORK_TIMEOUT: Duration = Duration::from_secs(8);
+/// What a server may take for a COMMIT.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long is tried to find out what became of a COMMIT: longer than a server keeps a silent transaction.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
+/// What a courtesy to the server may take: ROLLBACK, or taking leave.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A transaction that takes longer is told to the operator.
+const SLOW: Duration = Duration::from_secs(1);
 
-type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
-
-/// A change to the store and the way back to whom it is for. A job may run more than once, until it commits.
-pub(super) enum Job {
-    Insert(Box<InsertJob>, Reply<Inserted>),
-    Retrieve(Box<RetrieveJob>, Reply<Vec<Key>, RetrieveError>),
-    Void(VoidJob, Reply<VoidOutcome>),
-    Withdraw(VoidJob, Reply<Withdrawn>),
-    Lease(LeaseJob, Reply<Vec<LeasedBlock>>),
-    Return(Vec<ReturnJob>, Reply<()>),
-    Sweep(u32, Reply<Swept>),
-    Stop(oneshot::Sender<()>),
-    #[cfg(test)]
-    Raw(&'static str, Reply<()>),
-}
-
-/// The result of a job, held back until its transaction is committed.
-enum Done {
-    Insert(Inserted),
-    Retrieve(Result<Vec<Key>, RetrieveError>),
-    Void(VoidOutcome),
-    Withdraw(Withdrawn),
-    Lease(Vec<LeasedBlock>),
-    Sweep(Swept),
-    Nothing,
-}
-
-impl Job {
-    fn keys(&self) -> usize {
-        match self {
-            Self::Insert(job, _) => job.key_count(),
-            Self::Retrieve(job, _) => job.key_ids.len(),
-            Self::Void(job, _) => job.key_ids.len(),
-            Self::Lease(job, _) => usize::try_from(job.blocks).unwrap_or(usize::MAX) * BLOCK_KEYS,
-            _ => 0,
-        }
-    }
-
-    fn abandoned(&self) -> bool {
-        match self {
-            Self::Insert(_, reply) => reply.is_closed(),
-            Self::Retrieve(job, reply) => reply.is_closed() || job.turn.is_given_up(),
-            Self::Void(_, reply) => reply.is_closed(),
-            Self::Withdraw(_, reply) => reply.is_closed(),
-            Self::Lease(_, reply) => reply.is_closed(),
-            Self::Return(_, reply) => reply.is_closed(),
-            Self::Sweep(_, reply) => reply.is_closed(),
-            Self::Stop(_) => false,
-            #[cfg(test)]
-            Self::Raw(_, reply) => reply.is_closed(),
-        }
-    }
-
-    // A caller that is gone does not need its answer, so failed sends are no failures.
-    fn succeed(self, done: Done) {
-        match (self, done) {
-            (Self::Insert(_, reply), Done::Insert(inserted)) => drop(reply.send(Ok(inserted))),
-            (Self::Retrieve(_, reply), Done::Retrieve(keys)) => drop(reply.send(keys)),
-            (Self::Void(_, reply), Done::Void(outcome)) => drop(reply.send(Ok(outcome))),
-            (Self::Withdraw(_, reply), Done::Withdraw(outcome)) => drop(reply.send(Ok(outcome))),
-            (Self::Lease(_, reply), Done::Lease(blocks)) => drop(reply.send(Ok(blocks))),
-            (Self::Return(_, reply), Done::Nothing) => drop(reply.send(Ok(()))),
-            (Self::Sweep(_, reply), Done::Sweep(swept)) => drop(reply.send(Ok(swept))),
-            #[cfg(test)]
-            (Self::Raw(_, reply), Done::Nothing) => drop(reply.send(Ok(()))),
-            (job, _) => drop(job),
-        }
-    }
-
-    fn fail(self, error: StoreError) {
-        match self {
-            Self::Insert(_, reply) => drop(reply.send(Err(error))),
-            Self::Retrieve(_, reply) => drop(reply.send(Err(error.into()))),
-            Self::Void(_, reply) => drop(reply.send(Err(error))),
-            Self::Withdraw(_, reply) => drop(reply.send(Err(error))),
-            Self::Lease(_, reply) => drop(reply.send(Err(error))),
-            Self::Return(_, reply) => drop(reply.send(Err(error))),
-            Self::Sweep(_, reply) => drop(reply.send(Err(error))),
-            Self::Stop(_) => {}
-            #[cfg(test)]
-            Self::Raw(_, reply) => drop(reply.send(Err(error))),
-        }
-    }
-}
-
-/// The state of the writing task.
+/// The state of a writing task.
 pub(super) struct Writer {
-    pub(super) options: SqliteConnectOptions,
-    pub(super) connection: Option<SqliteConnection>,
+    pub(super) address: Arc<Address>,
+    pub(super) link: Option<Link>,
+    pub(super) mark: Mark,
     pub(super) sealer: Arc<Sealer>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) meter: Arc<Meter>,
+}
+
+/// What became of one transaction.
+enum Ended {
+    Committed(Vec<Done>),
+    /// Not committed, because the caller of a retrieval has given up.
+    GivenUp,
+    /// Not committed, and may go better when it is run again.
+    Hindered(StoreError),
+    Failed(StoreError),
+}
+
+impl Ended {
+    fn outcome(&self) -> Outcome<'_> {
+        match self {
+            Self::Committed(_) => Outcome::Committed,
+            Self::GivenUp => Outcome::RolledBack,
+            Self::Hindered(error) | Self::Failed(error) => Outcome::Failed(error),
+        }
+    }
 }
 
 impl Writer {
-    /// Works until told to stop or until every sender is gone; then closes the connection, which moves
+    /// Works until told to stop or until every sender is gone; then closes the connection, which on SQLite moves
     /// the log into the database file.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut stopped = None;
-        while let Some(first) = queue.recv().await {
-            let mut keys = first.keys();
-            let mut jobs = vec![first];
-            while jobs.len() < GROUP_JOBS && keys < GROUP_KEYS {
-                let Ok(job) = queue.try_recv() else { break };
-                keys += job.keys();
-                jobs.push(job);
-            }
-            let mut sweeps = false;
-            let mut work = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                match job {
-                    Job::Stop(reply) => stopped = Some(reply),
-                    job => {
-                        sweeps |= matches!(job, Job::Sweep(..));
-                        work.push(job);
-                    }
-                }
-            }
-            self.settle(work).await;
+    pub(super) async fn run(mut self, queue: Arc<Queue>) {
+        while let Some(jobs) = queue.next_group().await {
+            let sweeps = jobs.iter().any(|job| matches!(job, Job::Sweep(..)));
+            self.settle(jobs).await;
             if sweeps {
                 self.checkpoint().await;
             }
-            if stopped.is_some() {
-                break;
-            }
         }
-        queue.close();
-        self.close_connection().await;
-        if let Some(reply) = stopped {
-            let _ = reply.send(());
-        }
+        self.close_link().await;
     }
 
     /// Carries out `jobs` in one transaction and answers each of them. When that fails for a reason that
@@ -175,6 +102,7 @@ impl Writer {
             }
             return;
         }
+        self.meter.note_reruns(jobs.len());
         for job in jobs {
             if let Err((error, jobs)) = self.settle_together(vec![job]).await {
                 for job in jobs {
@@ -185,134 +113,231 @@ impl Writer {
     }
 
     async fn settle_together(&mut self, mut jobs: Vec<Job>) -> Result<(), (StoreError, Vec<Job>)> {
+        let started = Instant::now();
         // The first time round claims every retrieval whose caller still waits, so the second commits: clients
         // that keep disconnecting do not hold up the others.
-        for _ in 0..2 {
+        for run in 1.. {
             jobs.retain(|job| !job.abandoned());
             if jobs.is_empty() {
                 return Ok(());
             }
-            match AssertUnwindSafe(self.attempt(&jobs)).catch_unwind().await {
-                Ok(Ok(Some(done))) => {
+            let began = Instant::now();
+            let ended = AssertUnwindSafe(self.attempt(&jobs)).catch_unwind().await.unwrap_or_else(|_| {
+                error!("a panic in the store's writer; its transaction is rolled back");
+                self.link = None;
+                Ended::Failed(StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)))
+            });
+            self.meter.note(jobs.iter().map(Job::name), ended.outcome(), began.elapsed());
+            let took = started.elapsed();
+            if took > SLOW {
+                warn!(
+                    jobs = jobs.len(),
+                    run,
+                    duration_ms = took.as_millis(),
+                    "a slow transaction of the store"
+                );
+            }
+            match ended {
+                Ended::Committed(done) => {
                     jobs.into_iter().zip(done).for_each(|(job, done)| job.succeed(done));
                     return Ok(());
                 }
-                Ok(Ok(None)) => self.roll_back().await,
-                Ok(Err(error)) => {
+                Ended::GivenUp => self.roll_back().await,
+                Ended::Hindered(error) => {
                     self.roll_back().await;
-                    if matches!(error, StoreError::ReadOnly(_)) {
-                        // A connection opened on a read-only file stays so after the file is repaired.
-                        self.close_connection().await;
+                    if run >= RUNS_MAX || took > RERUN_UNTIL {
+                        return Err((error, jobs));
                     }
-                    return Err((error, jobs));
+                    self.meter.note_reruns(jobs.len());
+                    debug!(%error, run, "a transaction is run again");
                 }
-                Err(_) => {
-                    error!("a panic in the store's writer; its transaction is rolled back");
-                    self.connection = None;
-                    return Err((StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)), jobs));
+                Ended::Failed(error) => {
+                    self.roll_back().await;
+                    return Err((error, jobs));
                 }
             }
         }
         Ok(())
     }
 
-    /// One transaction. `None`: not committed, because the caller of a retrieval has given up.
-    async fn attempt(&mut self, jobs: &[Job]) -> Result<Option<Vec<Done>>, StoreError> {
+    /// One transaction, from BEGIN to its certain end.
+    async fn attempt(&mut self, jobs: &[Job]) -> Ended {
         let now = self.clock.now();
-        let sealer = Arc::clone(&self.sealer);
-        let connection = self.begin().await?;
-        let mut done = Vec::with_capacity(jobs.len());
-        let mut wanted = Vec::new();
-        for job in jobs {
-            done.push(match job {
-                Job::Insert(job, _) => Done::Insert(job.run(connection).await?),
-                Job::Void(job, _) => Done::Void(job.run(connection).await?),
-                Job::Withdraw(job, _) => Done::Withdraw(job.withdraw(connection, now).await?),
-                Job::Lease(job, _) => Done::Lease(job.run(connection, &sealer, now).await?),
-                Job::Return(jobs, _) => {
-                    for job in jobs {
-                        job.run(connection).await?;
-                    }
-                    Done::Nothing
-                }
-                Job::Sweep(limit, _) => {
-                    Done::Sweep(sweep::run(connection, *limit, now, sealer.current().id).await?)
-                }
-                Job::Retrieve(job, _) => {
-                    wanted.extend_from_slice(&job.key_ids);
-                    Done::Nothing
-                }
-                Job::Stop(_) => Done::Nothing,
-                #[cfg(test)]
-                Job::Raw(statement, _) => {
-                    sqlx::raw_sql(*statement).execute(&mut *connection).await?;
-                    Done::Nothing
-                }
-            });
-        }
-        let mut rows = Rows::load(connection, &sealer, wanted, now).await?;
-        for (job, done) in jobs.iter().zip(&mut done) {
-            if let Job::Retrieve(job, _) = job {
-                *done = Done::Retrieve(rows.decide(job, &sealer));
+        if self.link.is_none() {
+            match self.address.connect().await {
+                Ok(link) => self.link = Some(link),
+                Err(error) => return Ended::Failed(error),
             }
         }
-        rows.write(connection).await?;
-        let mut all_wait = true;
-        for job in jobs {
-            if let Job::Retrieve(job, _) = job {
-                all_wait &= job.turn.claim();
+        let Some(link) = &mut self.link else { return Ended::Failed(StoreError::Closed) };
+        let dialect = link.dialect();
+        let begun = commit::begin(link, &mut self.mark, &*self.random, now);
+        if let Err(error) = limited(dialect, WORK_TIMEOUT, begun).await {
+            if error.hits_every_job() && !error.ends_the_connection() {
+                return self.not_committed(error).await;
             }
+            // Lost, or still inside a transaction of before.
+            info!(%error, "the database connection is replaced");
+            self.link = None;
+            return Ended::Hindered(error);
         }
-        if !all_wait {
-            return Ok(None);
+        let work = match limited(dialect, WORK_TIMEOUT, carry_out(link, &self.sealer, jobs, now)).await {
+            Ok(work) => work,
+            Err(error) => return self.not_committed(error).await,
+        };
+        if !work.changed {
+            // Nothing to keep, so nothing to wait for the disk for.
+            self.roll_back().await;
+            return Ended::Committed(work.done);
         }
-        sqlx::query(sql::COMMIT).execute(&mut *connection).await?;
-        Ok(Some(done))
+        // All of them claim, not only those up to the first that cannot.
+        if jobs.iter().filter(|job| !job.claim()).count() > 0 {
+            return Ended::GivenUp;
+        }
+        match limited(dialect, COMMIT_TIMEOUT, commit::commit(link)).await {
+            Ok(()) => Ended::Committed(work.done),
+            Err(error) if error.proves_no_commit() => self.not_committed(error).await,
+            Err(error) => self.resolve(dialect, error, work.done).await,
+        }
     }
 
-    /// Begins a transaction, on a new connection when there is none or when the old one cannot.
-    async fn begin(&mut self) -> Result<&mut SqliteConnection, StoreError> {
-        if let Some(connection) = &mut self.connection {
-            match sqlx::query(sql::BEGIN).execute(connection).await.map_err(StoreError::from) {
-                Ok(_) => {}
-                Err(error) if error.hits_every_job() => return Err(error),
+    /// For a transaction that failed before its COMMIT, or whose COMMIT was refused.
+    async fn not_committed(&mut self, error: StoreError) -> Ended {
+        if error.ends_the_connection() {
+            self.link = None;
+            return Ended::Hindered(error);
+        }
+        if matches!(error, StoreError::ReadOnly(_)) {
+            // A connection opened on a read-only file stays so after the file is repaired.
+            self.close_link().await;
+        }
+        if error.passes_with_a_rerun() { Ended::Hindered(error) } else { Ended::Failed(error) }
+    }
+
+    /// For a COMMIT whose answer nobody saw: whether it took place.
+    async fn resolve(&mut self, dialect: Dialect, error: StoreError, done: Vec<Done>) -> Ended {
+        if dialect == Dialect::Sqlite {
+            return Ended::Failed(error.into_uncertain());
+        }
+        self.link = None;
+        warn!(%error, "the database was lost during a commit; finding out what became of it");
+        let deadline = Instant::now() + RESOLVE_TIMEOUT;
+        while Instant::now() < deadline {
+            match self.ask().await {
+                Ok(true) => {
+                    info!("the commit took place");
+                    return Ended::Committed(done);
+                }
+                Ok(false) => {
+                    info!("the commit did not take place; its jobs are run again");
+                    return Ended::Hindered(error);
+                }
                 Err(error) => {
-                    warn!(%error, "the database connection is replaced");
-                    self.connection = None;
+                    debug!(%error, "what became of the commit is not known yet");
+                    self.link = None;
+                    sleep(RESOLVE_PAUSE).await;
                 }
             }
         }
-        if self.connection.is_none() {
-            let mut fresh = self.options.connect().await?;
-            sqlx::query(sql::BEGIN).execute(&mut fresh).await?;
-            self.connection = Some(fresh);
+        error!("what became of a commit could not be found out; its callers are told so");
+        // The old transaction may be there still, and would hold up the next one at its mark.
+        if let Ok(mark) = Mark::draw(&*self.random) {
+            self.mark = mark;
         }
-        self.connection.as_mut().ok_or(StoreError::Closed)
+        Ended::Failed(error.into_uncertain())
+    }
+
+    async fn ask(&mut self) -> Result<bool, StoreError> {
+        let mut link = self.address.connect().await?;
+        let dialect = link.dialect();
+        let asked = commit::is_committed(&mut link, &self.mark, self.clock.now());
+        let committed = limited(dialect, WORK_TIMEOUT, asked).await?;
+        self.link = Some(link);
+        Ok(committed)
     }
 
     /// Ends a transaction without a trace. SQLite ends it by itself after some failures (a full disk), and
     /// then refuses this statement; a connection that is still inside one is found out by the next `BEGIN`.
     async fn roll_back(&mut self) {
-        if let Some(connection) = &mut self.connection
-            && let Err(error) = sqlx::query(sql::ROLLBACK).execute(connection).await
-        {
+        let Some(link) = &mut self.link else { return };
+        let dialect = link.dialect();
+        let rolled_back = async {
+            sqlx::raw_sql(sql::ROLLBACK).execute(&mut **link).await?;
+            Ok(())
+        };
+        if let Err(error) = limited(dialect, PARTING_TIMEOUT, rolled_back).await {
             debug!(%error, "no transaction was left to roll back");
+            if dialect == Dialect::Postgres {
+                self.link = None;
+            }
         }
     }
 
-    async fn close_connection(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
+    async fn close_link(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        let dialect = link.dialect();
+        let closed = async { Ok(link.into_inner().close().await?) };
+        if let Err(error) = limited(dialect, PARTING_TIMEOUT, closed).await {
             warn!(%error, "the database connection did not close cleanly");
         }
     }
 
+    /// Moves the write-ahead log into the database file; Postgres does so by itself.
     async fn checkpoint(&mut self) {
-        if let Some(connection) = &mut self.connection
-            && let Err(error) = sqlx::query(sql::CHECKPOINT).execute(connection).await
+        if let Some(link) = &mut self.link
+            && link.dialect() == Dialect::Sqlite
+            && let Err(error) = sqlx::query(sql::CHECKPOINT).execute(&mut **link).await
         {
             warn!(%error, "the write-ahead log could not be moved into the database file");
         }
+    }
+}
+
+/// What a transaction did, before it is committed.
+struct Work {
+    done: Vec<Done>,
+    changed: bool,
+}
+
+/// Carries out `jobs` inside a transaction: retrievals last and all at once.
+async fn carry_out(
+    link: &mut Link,
+    sealer: &Sealer,
+    jobs: &[Job],
+    now: Timestamp,
+) -> Result<Work, StoreError> {
+    locks::take(link, jobs).await?;
+    let mut done = Vec::with_capacity(jobs.len());
+    let mut wanted = Vec::new();
+    for job in jobs {
+        if let Job::Retrieve(job, _) = job {
+            wanted.extend_from_slice(&job.key_ids);
+        }
+        done.push(job.carry_out(link, sealer, now).await?);
+    }
+    let mut changed = done.iter().any(Done::is_change);
+    if !wanted.is_empty() {
+        let mut rows = Rows::load(link, sealer, wanted, now).await?;
+        for (job, done) in jobs.iter().zip(&mut done) {
+            if let Job::Retrieve(job, _) = job {
+                *done = Done::Retrieve(rows.decide(job, sealer));
+            }
+        }
+        rows.write(link).await?;
+        changed |= rows.is_changed();
+    }
+    Ok(Work { done, changed })
+}
+
+/// `work` within `limit` where a server is waited for. When it takes longer, the connection it used is to be
+/// dropped: [`StoreError::ends_the_connection`] says so of the error.
+async fn limited<T>(
+    dialect: Dialect,
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match dialect {
+        Dialect::Sqlite => work.await,
+        Dialect::Postgres => timeout(limit, work).await.unwrap_or(Err(StoreError::Busy(None))),
     }
 }

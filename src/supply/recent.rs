@@ -1,7 +1,8 @@
-//! Batches that arrived lately, so that a repeated push spends no budget twice and two at once do the work
-//! once.
+//! Batches that arrived lately, so that a repeated push spends no budget twice and two at once do not hinder each
+//! other.
 //!
-//! Bounded in time and number. What happened to a batch for good is in the store, not here.
+//! Bounded in time and number. What happened to a batch is in the store, not here: a push may be repeated, or the
+//! batch voided, through another replica.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +20,11 @@ const BATCHES_MAX: usize = 1 << 16;
 /// What is known of one batch; the lock serialises the pushes of it.
 pub(super) type Arrival = Arc<tokio::sync::Mutex<Progress>>;
 
-/// How far a batch got.
+/// How far a batch got in this daemon.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// Its bits were taken from the budget of its pool set.
     pub(super) is_spent: bool,
-    /// Its keys are stored.
-    pub(super) is_stored: bool,
 }
 
 struct Entry {

@@ -1,4 +1,5 @@
-//! Voids what sites stored of an order that was given up, so that no twin stays usable anywhere.
+//! Voids what sites stored of an order that was given up, so that no twin stays usable anywhere; also ready keys
+//! that nobody needs.
 //!
 //! Best effort: a site that cannot be reached in time keeps keys whose IDs nobody was told; they expire.
 
@@ -9,11 +10,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::SupplyParts;
+use super::meter::Retracted;
 use super::workshop::Workshop;
-use crate::kme::{BatchId, KmeId, Timestamp};
+use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
-use crate::store::Withdrawn;
+use crate::store::{LeasedBlock, Withdrawn};
 
 /// Orders whose traces are being removed at once; more are left to expire.
 pub(super) const RETRACTS_MAX: usize = 1024;
@@ -47,7 +49,7 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Ti
     tasks.spawn(async move {
         let parts = &workshop.parts;
         for batch in &traces.local {
-            at_home(parts, *batch, expires_at).await;
+            at_home(parts, &whole(*batch, expires_at)).await;
         }
         // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
         for batch in &traces.ready {
@@ -57,20 +59,55 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Ti
         }
         let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
             let peer = parts.peers.find(&kme)?;
-            Some(at_peer(parts, peer, batch, expires_at))
+            Some(async move { at_peer(parts, peer, &whole(batch, expires_at)).await })
         });
         futures_util::future::join_all(peers).await;
         drop(permit);
     });
 }
 
-async fn at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
-    let request = VoidRequest { batch_id, key_ids: Vec::new(), expires_at };
+/// Voids the keys of a leased block that nobody will be given, in the background. Only these: others of its batch
+/// were handed out when the block was leased before and given back in part.
+pub(super) fn leftover(workshop: &Arc<Workshop>, recipient: &KmeId, block: &LeasedBlock) {
+    let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
+        tracing::warn!("too many batches are being voided at once; ready keys that nobody needs will expire");
+        return;
+    };
+    let request = VoidRequest {
+        batch_id: block.batch_id,
+        key_ids: block.keys.iter().map(|key| key.id).collect::<Vec<KeyId>>(),
+        expires_at: block.provenance.expires_at,
+    };
+    // An empty list would be the whole batch.
+    if request.key_ids.is_empty() {
+        return;
+    }
+    let (workshop, recipient, is_stored) = (Arc::clone(workshop), recipient.clone(), block.is_stored);
+    let tasks = workshop.parts.tasks.clone();
+    tasks.spawn(async move {
+        let parts = &workshop.parts;
+        if is_stored {
+            at_home(parts, &request).await;
+        }
+        if let Some(peer) = parts.peers.find(&recipient) {
+            at_peer(parts, peer, &request).await;
+        }
+        drop(permit);
+    });
+}
+
+fn whole(batch_id: BatchId, expires_at: Timestamp) -> VoidRequest {
+    VoidRequest { batch_id, key_ids: Vec::new(), expires_at }
+}
+
+async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) {
+    let batch_id = request.batch_id;
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
-        match peer.void(&request).await {
-            Ok(answer) if answer.kept.is_empty() => return,
+        match peer.void(request).await {
+            Ok(answer) if answer.kept.is_empty() => return parts.meter.retracted(Retracted::Voided),
             Ok(answer) => {
+                parts.meter.retracted(Retracted::Kept);
                 tracing::error!(
                     peer = %peer.kme(), batch = %batch_id, kept = answer.kept.len(),
                     "keys of an order that was given up had been retrieved"
@@ -87,11 +124,13 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expi
         tokio::select! {
             () = sleep(pause) => pause *= 2,
             () = parts.stopping.cancelled() => {
+                parts.meter.retracted(Retracted::LeftToExpire);
                 tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
                 return;
             }
         }
     }
+    parts.meter.retracted(Retracted::LeftToExpire);
     tracing::warn!(
         peer = %peer.kme(), batch = %batch_id,
         "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
@@ -115,8 +154,9 @@ async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timest
     }
 }
 
-async fn at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) {
-    if let Err(error) = parts.store.void(&parts.local, batch_id, &[], expires_at).await {
+async fn at_home(parts: &SupplyParts, request: &VoidRequest) {
+    let VoidRequest { batch_id, key_ids, expires_at } = request;
+    if let Err(error) = parts.store.void(&parts.local, *batch_id, key_ids, *expires_at).await {
         tracing::warn!(
             batch = %batch_id, error = &error as &dyn std::error::Error,
             "a batch that was given up could not be voided here; nobody knows its key IDs, and it expires"

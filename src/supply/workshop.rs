@@ -56,14 +56,7 @@ impl Maker for Workshop {
     }
 
     fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock) {
-        let mut traces = retract::Traces::default();
-        if recipient.kme != self.parts.local {
-            traces.remote.insert((recipient.kme.clone(), block.batch_id));
-        }
-        if block.is_stored {
-            traces.local.push(block.batch_id);
-        }
-        retract::spawn(&self, traces, block.provenance.expires_at);
+        retract::leftover(&self, &recipient.kme, block);
     }
 
     fn now(&self) -> Timestamp {

@@ -1,20 +1,33 @@
-//! Two or more sites and three pool servers as processes, a proxy on every link between them.
+//! Two or more sites and three pool servers as processes, a proxy on every link between them; a site is one daemon
+//! or several replicas behind HAProxy, with one database.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::Mutex;
 
+use crate::balancer::{Balancer, Listeners};
+use crate::database::Database;
 use crate::disk::Disk;
 use crate::proxy::{Link, Mode};
-use crate::schedule::Fault;
-use crate::support::{Daemon, Network};
+use crate::schedule::{Fault, Targets};
+use crate::support::{Daemon, Network, Ports};
 
 /// The first port of the proxies, after those of the demo: three for each site, two for each pool server.
 const PROXY_PORTS_FROM: u16 = 15;
 const POOL_SERVERS: usize = 3;
 /// Lines of the log of a daemon that ended by itself.
 const LOG_LINES: usize = 20;
+
+/// What sites consist of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) sites: usize,
+    /// Daemons of each site.
+    pub(crate) replicas: usize,
+    pub(crate) is_postgres: bool,
+}
 
 /// One process, or its place while it is dead.
 pub(crate) struct Slot {
@@ -27,68 +40,85 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    fn new(name: String, command: &'static str, config: &Path, listeners: usize) -> Self {
+        Self { name, command, config: config.to_owned(), listeners, daemon: Mutex::new(None) }
+    }
+
     /// Starts the process; what it logged when it did not come up.
     pub(crate) fn spawn(&self) -> Result<Daemon, String> {
         Daemon::try_start(self.command, &self.config, self.listeners)
     }
 }
 
-/// Fields go in this order when it ends: processes, their disks, and last the folder with everything.
+/// Fields go in this order when it ends: processes, databases with their disks, and last the folder with everything.
 pub(crate) struct Cluster {
-    /// Sites first, then pool servers.
+    pub(crate) shape: Shape,
+    /// Replicas first, those of one site together, then pool servers.
     pub(crate) slots: Vec<Slot>,
-    /// One for each site; empty where this user may not mount.
-    pub(crate) disks: Vec<Disk>,
+    /// One for each site; none where each has one daemon.
+    pub(crate) balancers: Vec<Balancer>,
+    /// One for each site; none has a disk where this user may not mount.
+    pub(crate) databases: Vec<Database>,
     pub(crate) no_disks_because: Option<String>,
     pub(crate) links: Vec<Link>,
     pub(crate) network: Network,
+    _ports: Ports,
 }
 
 impl Cluster {
     /// Files, disks and proxies; processes run. In a runtime. `keys` are lines for `[keys]`.
-    pub(crate) fn start(sites: usize, keys: &str) -> Self {
-        let network = Network::generate(sites);
-        let mut disks = Vec::new();
-        let mut no_disks_because = None;
-        for site in 0..sites {
-            let at = network.dir().join(format!("disk-{site}"));
-            match Disk::mount(&at.with_extension("ext4"), &at) {
-                Ok(disk) => disks.push(disk),
-                Err(reason) => no_disks_because = Some(reason),
+    pub(crate) fn start(shape: Shape, keys: &str) -> Self {
+        let network = Network::generate(shape.sites);
+        // The user of a database server must get through.
+        std::fs::set_permissions(network.dir(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let (databases, no_disks_because) = databases(&network, shape);
+        let ports = Ports::claim();
+        let replicas = replicas(shape, ports.base);
+        let mut links = reroute(&network, &replicas);
+        for (site, database) in databases.iter().enumerate() {
+            // Some through TCP with TLS, where a link can fail; others through the socket.
+            let server = database.address().filter(|_| site % 2 == 0);
+            let at = server
+                .map(|_| SocketAddr::from(([127, 0, 0, 1], ports.base + Ports::EACH - 2 - as_u16(site))));
+            if let (Some(server), Some(at)) = (server, at) {
+                links.push(Link::start(format!("site {site} to its database"), at, server));
             }
-        }
-        if no_disks_because.is_some() {
-            disks.clear();
-        }
-        let links = reroute(&network, sites);
-        for site in 0..sites {
-            if let Some(disk) = disks.get(site) {
-                let file = network.database(site).file_name().unwrap().to_string_lossy().into_owned();
-                let url = format!("sqlite://{}", disk.database().display());
-                network.configure(site, &format!("sqlite://{file}"), &url);
-            }
+            let file = network.database(site).file_name().unwrap().to_string_lossy().into_owned();
+            network.configure(site, &format!("sqlite://{file}"), &database.url(at));
             network.configure(site, "[store]", &format!("[keys]\n{keys}\n\n[store]"));
         }
-        let slot = |name: String, command, config: &PathBuf, listeners| Slot {
-            name,
-            command,
-            config: config.clone(),
-            listeners,
-            daemon: Mutex::new(None),
-        };
-        let mut slots: Vec<Slot> =
-            (0..sites).map(|i| slot(format!("site {i}"), "serve", &network.site(i).config, 3)).collect();
-        slots.extend(
-            (0..POOL_SERVERS).map(|i| slot(network.pool(i).id.clone(), "pool", &network.pool(i).config, 2)),
-        );
+        let mut slots = Vec::new();
+        let mut balancers = Vec::new();
+        for (site, replicas) in replicas.iter().enumerate() {
+            let config = &network.site(site).config;
+            if replicas.is_empty() {
+                slots.push(Slot::new(format!("site {site}"), "serve", config, 3));
+                continue;
+            }
+            let (sae, peer) = (address(&network.site(site).sae_url), address(&network.site(site).peer_url));
+            balancers.push(Balancer::start(network.dir(), &format!("site-{site}"), sae, peer, replicas));
+            for (index, listeners) in replicas.iter().enumerate() {
+                let config = replica_config(&network, site, index, *listeners);
+                slots.push(Slot::new(format!("site {site} replica {index}"), "serve", &config, 3));
+            }
+        }
+        let pools = (0..POOL_SERVERS).map(|index| network.pool(index));
+        slots.extend(pools.map(|pool| Slot::new(pool.id.clone(), "pool", &pool.config, 2)));
         for slot in slots.iter().rev() {
             *slot.daemon.try_lock().unwrap() = Some(slot.spawn().unwrap());
         }
-        Self { slots, disks, no_disks_because, links, network }
+        Self { shape, slots, balancers, databases, no_disks_because, links, network, _ports: ports }
     }
 
-    pub(crate) fn site_count(&self) -> usize {
-        self.slots.len() - POOL_SERVERS
+    pub(crate) fn targets(&self) -> Targets {
+        Targets {
+            sites: self.shape.sites,
+            replicas: self.shape.sites * self.shape.replicas,
+            slots: self.slots.len(),
+            links: self.links.len(),
+            disks: self.databases.iter().filter(|database| database.disk.is_some()).count(),
+            is_postgres: self.shape.is_postgres,
+        }
     }
 
     /// For people.
@@ -98,24 +128,16 @@ impl Cluster {
             Fault::Pause { slot } => format!("pause {}", self.slots[slot].name),
             Fault::Terminate { slot } => format!("terminate {}", self.slots[slot].name),
             Fault::Link { link, mode } => format!("{mode:?} from {}", self.links[link].name),
-            Fault::DiskFull { .. } | Fault::ReadOnly { .. } | Fault::Locked { .. } => format!("{fault:?}"),
+            _ => format!("{fault:?}"),
         }
     }
 
-    /// Where a site's database is.
-    pub(crate) fn database(&self, site: usize) -> PathBuf {
-        self.disks.get(site).map_or_else(|| self.network.database(site), Disk::database)
-    }
-
-    /// Ends every fault of links and disks. Faults of processes end by themselves.
+    /// Ends every fault of links and disks. Other faults end by themselves.
     pub(crate) fn heal(&self) {
         for link in &self.links {
             link.set(Mode::Pass);
         }
-        for disk in &self.disks {
-            disk.free();
-            disk.set_read_only(false).unwrap();
-        }
+        self.databases.iter().for_each(Database::heal);
     }
 
     /// Daemons that ended by themselves: name, status and the end of the log. Each is told once.
@@ -132,13 +154,16 @@ impl Cluster {
         fallen
     }
 
-    /// Puts all logs where they stay.
+    /// Puts all logs and databases where they stay.
     pub(crate) fn keep_logs(&self, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         let folder = self.slots[0].config.parent().unwrap();
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         for log in files.filter(|path| path.extension().is_some_and(|ending| ending == "log")) {
             std::fs::copy(&log, to.join(log.file_name().unwrap())).unwrap();
+        }
+        for (site, database) in self.databases.iter().enumerate() {
+            database.keep(to, &format!("database-{site}"));
         }
     }
 
@@ -153,21 +178,104 @@ impl Cluster {
     }
 }
 
-/// Puts a proxy before every server that a site calls.
-fn reroute(network: &Network, sites: usize) -> Vec<Link> {
-    let address = |url: &str| -> SocketAddr { url.trim_start_matches("https://").parse().unwrap() };
-    let mut port = address(&network.site(0).sae_url).port() + PROXY_PORTS_FROM;
+/// The databases of all sites, and why they have no file systems of their own.
+fn databases(network: &Network, shape: Shape) -> (Vec<Database>, Option<String>) {
+    let mount = |site: usize| {
+        let at = network.dir().join(format!("disk-{site}"));
+        Disk::mount(&at.with_extension("ext4"), &at)
+    };
+    let mut no_disks_because = None;
+    let mut disks: Vec<Option<Disk>> = Vec::new();
+    for site in 0..shape.sites {
+        disks.push(mount(site).map_err(|reason| no_disks_because = Some(reason)).ok());
+    }
+    if no_disks_because.is_some() {
+        disks.fill_with(|| None);
+    }
+    let database = |(site, disk): (usize, Option<Disk>)| {
+        if shape.is_postgres {
+            let folder = network.dir().join(format!("database-{site}"));
+            Database::postgres(&folder, disk)
+        } else {
+            Database::sqlite(network.database(site), disk)
+        }
+    };
+    (disks.into_iter().enumerate().map(database).collect(), no_disks_because)
+}
+
+/// Where the replicas of each site listen; nothing where a site is one daemon.
+fn replicas(shape: Shape, base: u16) -> Vec<Vec<Listeners>> {
+    let port = |site, replica, listener| base + 3 * as_u16(site * shape.replicas + replica) + listener;
+    let at = |site, replica, listener| SocketAddr::from(([127, 0, 0, 1], port(site, replica, listener)));
+    let listeners = |site, replica| Listeners {
+        sae: at(site, replica, 0),
+        peer: at(site, replica, 1),
+        admin: at(site, replica, 2),
+    };
+    let count = if shape.replicas == 1 { 0 } else { shape.replicas };
+    let used = 3 * as_u16(shape.sites * count) + as_u16(shape.sites);
+    assert!(used < Ports::EACH, "no ports for so many replicas");
+    (0..shape.sites).map(|site| (0..count).map(|replica| listeners(site, replica)).collect()).collect()
+}
+
+/// The site's configuration with listeners of its own; the paths in it stay right.
+fn replica_config(network: &Network, site: usize, index: usize, listeners: Listeners) -> PathBuf {
+    let of_site = network.site(site);
+    let text = std::fs::read_to_string(&of_site.config).unwrap();
+    let admin = of_site.admin_url.trim_start_matches("http://").parse().unwrap();
+    let moves = [
+        (address(&of_site.sae_url), listeners.sae),
+        (address(&of_site.peer_url), listeners.peer),
+        (admin, listeners.admin),
+    ];
+    let text = moves.iter().fold(text, |text: String, (from, to)| {
+        text.replacen(&format!("= \"{from}\""), &format!("= \"{to}\""), 1)
+    });
+    // A stop is announced to the load balancer before it begins.
+    let text = text + "\n[limits]\ndrain_delay = \"1s\"\n";
+    let config = of_site.config.with_file_name(format!("site-{site}-replica-{index}.toml"));
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
+/// Puts a proxy before every server that a site calls. A site of several replicas is called through its load
+/// balancer, but site 0 by odd sites at all of its replicas.
+fn reroute(network: &Network, replicas: &[Vec<Listeners>]) -> Vec<Link> {
+    let first = address(&network.site(0).sae_url).port();
+    let (mut port, end) = (first + PROXY_PORTS_FROM, first + Ports::EACH - 1);
     let mut links = Vec::new();
-    for from in 0..sites {
-        let peers = (0..sites).filter(|to| *to != from);
-        let peers = peers.map(|to| (format!("site {to}"), network.site(to).peer_url.clone()));
-        let pools = (0..POOL_SERVERS).map(|to| (network.pool(to).id.clone(), network.pool(to).url.clone()));
-        for (name, url) in peers.chain(pools) {
+    for from in 0..replicas.len() {
+        let mut link = |name: String, to: SocketAddr| {
+            assert!(port < end, "no ports for so many links");
             let at = SocketAddr::from(([127, 0, 0, 1], port));
             port += 1;
-            network.configure(from, &format!("\"{url}\""), &format!("\"https://{at}\""));
-            links.push(Link::start(format!("site {from} to {name}"), at, address(&url)));
+            links.push(Link::start(format!("site {from} to {name}"), at, to));
+            format!("\"https://{at}\"")
+        };
+        for to in (0..replicas.len()).filter(|to| *to != from) {
+            let url = &network.site(to).peer_url;
+            let urls = if from % 2 == 0 || to != 0 || replicas[to].is_empty() {
+                link(format!("site {to}"), address(url))
+            } else {
+                let each = replicas[to].iter().enumerate();
+                let each =
+                    each.map(|(index, replica)| link(format!("site {to} replica {index}"), replica.peer));
+                format!("[{}]", each.collect::<Vec<_>>().join(", "))
+            };
+            network.configure(from, &format!("\"{url}\""), &urls);
+        }
+        for pool in (0..POOL_SERVERS).map(|index| network.pool(index)) {
+            let at = link(pool.id.clone(), address(&pool.url));
+            network.configure(from, &format!("\"{}\"", pool.url), &at);
         }
     }
     links
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.trim_start_matches("https://").parse().unwrap()
+}
+
+fn as_u16(number: usize) -> u16 {
+    number.try_into().unwrap()
 }

@@ -30,6 +30,10 @@ impl Disk {
         self.at.join("site.db")
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.at
+    }
+
     pub(crate) fn fill(&self) -> Result<(), String> {
         let free = run(Command::new("stat").args(["-f", "-c", "%a %S"]).arg(&self.at))?;
         let (blocks, block_bytes) = free.trim().split_once(' ').ok_or("stat says nothing")?;

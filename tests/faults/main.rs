@@ -3,8 +3,8 @@
 //!
 //! `DQKD_FAULTS_MINUTES=30` or `DQKD_FAULTS_SECONDS=90` say how long, `DQKD_FAULTS_SEED=n` repeats the faults
 //! and the choices of the applications (not the timing of threads and processes), `DQKD_BIN=FILE` takes another
-//! program than the one built with the tests, `DQKD_FAULTS_SITES=3` more sites. The runs are ignored by default
-//! because they want the machine to themselves: `tests/run.sh` runs them.
+//! program than the one built with the tests, `DQKD_FAULTS_SITES=3` more sites. //! `DQKD_FAULTS_REPLICAS=2` has so many daemons at each site, behind HAProxy, and `DQKD_FAULTS_STORE=postgres` a
+//! Postgres for each site instead of a file of SQLite. The runs are ignored by default because they want the machine to themselves: `tests/run.sh` runs them.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,27 +15,35 @@
     reason = "a test fails by panicking, and waits for processes by the real clock"
 )]
 
+mod balancer;
 mod board;
 mod check;
 mod client;
 mod cluster;
+mod database;
 mod disk;
 mod history;
 mod nemesis;
 mod outage;
+#[path = "../../src/testing/postgres.rs"]
+#[expect(dead_code, reason = "the tests of the store use the rest")]
+mod postgres;
 mod proxy;
 mod random;
+mod replicas;
 mod run;
 mod schedule;
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests in `it` use the rest")]
 mod support;
+mod wan;
 mod wire;
 mod workload;
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use cluster::Shape;
 use run::{Plan, run};
 
 /// A number of the environment.
@@ -54,15 +62,49 @@ fn seed() -> u64 {
     setting("DQKD_FAULTS_SEED").unwrap_or_else(fresh)
 }
 
+/// `DQKD_FAULTS_STORE` and others, or `else_` where they say nothing.
+fn shape(else_: Shape) -> Shape {
+    let store: Option<String> = setting("DQKD_FAULTS_STORE");
+    let is_postgres = match store.as_deref() {
+        None => else_.is_postgres,
+        Some("sqlite") => false,
+        Some("postgres") => true,
+        Some(other) => panic!("DQKD_FAULTS_STORE is neither sqlite nor postgres: {other}"),
+    };
+    Shape {
+        sites: setting("DQKD_FAULTS_SITES").unwrap_or(else_.sites),
+        replicas: setting("DQKD_FAULTS_REPLICAS").unwrap_or(else_.replicas),
+        is_postgres,
+    }
+}
+
+fn seconds(else_: u64) -> Duration {
+    let minutes = setting("DQKD_FAULTS_MINUTES").map(|minutes: u64| minutes * 60);
+    Duration::from_secs(minutes.or_else(|| setting("DQKD_FAULTS_SECONDS")).unwrap_or(else_))
+}
+
+const ONE_DAEMON: Shape = Shape { sites: 2, replicas: 1, is_postgres: false };
+const TWO_REPLICAS: Shape = Shape { sites: 2, replicas: 2, is_postgres: true };
+
 #[test]
 #[ignore = "takes minutes and the whole machine; tests/run.sh runs it"]
 fn whatever_fails_no_answered_key_is_lost_or_given_twice() {
-    let minutes = setting("DQKD_FAULTS_MINUTES").map(|minutes: u64| minutes * 60);
-    let seconds = minutes.or_else(|| setting("DQKD_FAULTS_SECONDS")).unwrap_or(100);
     run(Plan {
         seed: seed(),
-        lasts: Duration::from_secs(seconds),
-        sites: setting("DQKD_FAULTS_SITES").unwrap_or(2),
+        lasts: seconds(100),
+        shape: shape(ONE_DAEMON),
+        ttl: Duration::from_hours(24),
+        is_expiring: false,
+    });
+}
+
+#[test]
+#[ignore = "takes minutes and the whole machine; tests/run.sh runs it"]
+fn whatever_fails_no_answered_key_is_lost_or_given_twice_with_replicas_on_postgres() {
+    run(Plan {
+        seed: seed(),
+        lasts: seconds(50),
+        shape: shape(TWO_REPLICAS),
         ttl: Duration::from_hours(24),
         is_expiring: false,
     });
@@ -80,8 +122,27 @@ fn whatever_fails_no_key_outlives_its_expiry_or_goes_before_it() {
     run(Plan {
         seed: seed(),
         lasts: Duration::from_secs(20),
-        sites: 2,
+        shape: ONE_DAEMON,
         ttl: Duration::from_secs(4),
         is_expiring: true,
     });
+}
+
+#[test]
+#[ignore = "takes the whole machine for a minute and is there for its figures (docs/performance.md)"]
+fn keys_over_a_long_line_that_loses_packets_are_the_same_at_both_ends() {
+    wan::run();
+}
+
+#[test]
+#[ignore = "takes the whole machine for half a minute; tests/run.sh runs it"]
+fn a_killed_replica_costs_only_what_was_sent_to_it_and_clients_go_on_with_the_other() {
+    replicas::kill_under_load(shape(TWO_REPLICAS));
+}
+
+#[test]
+#[ignore = "takes the whole machine for half a minute; tests/run.sh runs it"]
+fn throughput_of_one_replica_and_of_all() {
+    let each = Duration::from_secs(setting("DQKD_THROUGHPUT_SECONDS").unwrap_or(3));
+    replicas::throughput(shape(TWO_REPLICAS), each);
 }

@@ -1,16 +1,14 @@
 //! Carries out the schedule's faults on the cluster.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
+use crate::postgres::Stop;
 use crate::proxy::Mode;
 use crate::schedule::{Fault, Strike};
 use crate::support::PATIENCE;
@@ -60,22 +58,12 @@ impl Nemesis {
                 link.set(Mode::Pass);
                 Ok(())
             }
-            Fault::DiskFull { site } => {
-                let disk = &self.cluster.disks[site];
-                let filled = disk.fill();
-                sleep(lasts).await;
-                disk.free();
-                filled
-            }
-            Fault::ReadOnly { site } => {
-                let disk = &self.cluster.disks[site];
-                let set = disk.set_read_only(true);
-                sleep(lasts).await;
-                disk.set_read_only(false).and(set)
-            }
-            Fault::Locked { site } => {
-                lock_database(self.cluster.database(site), lasts).await.map_err(|error| error.to_string())
-            }
+            Fault::DiskFull { site } => self.cluster.databases[site].is_full(lasts).await,
+            Fault::ReadOnly { site } => self.cluster.databases[site].is_read_only(lasts).await,
+            Fault::Locked { site } => self.cluster.databases[site].is_locked(lasts).await,
+            Fault::Restart { site, how } => self.cluster.databases[site].restarts(how, lasts).await,
+            Fault::Frozen { site } => self.cluster.databases[site].is_frozen(lasts).await,
+            Fault::Exhausted { site } => self.cluster.databases[site].is_exhausted(lasts).await,
         };
         let mut deeds = self.deeds.lock().unwrap();
         match done {
@@ -125,16 +113,6 @@ impl Nemesis {
     }
 }
 
-/// Holds the lock for writing, as a backup program or an operator's shell might.
-async fn lock_database(file: PathBuf, lasts: Duration) -> Result<(), sqlx::Error> {
-    let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(2));
-    let mut connection = options.connect().await?;
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
-    sleep(lasts).await;
-    sqlx::query("ROLLBACK").execute(&mut connection).await?;
-    connection.close().await
-}
-
 fn kind(fault: Fault) -> &'static str {
     match fault {
         Fault::Kill { .. } => "kill",
@@ -143,6 +121,11 @@ fn kind(fault: Fault) -> &'static str {
         Fault::DiskFull { .. } => "disk full",
         Fault::ReadOnly { .. } => "read-only",
         Fault::Locked { .. } => "locked",
+        Fault::Restart { how: Stop::Fast, .. } => "database stopped",
+        Fault::Restart { how: Stop::Immediate, .. } => "database aborted",
+        Fault::Restart { how: Stop::Kill, .. } => "database killed",
+        Fault::Frozen { .. } => "database frozen",
+        Fault::Exhausted { .. } => "database exhausted",
         Fault::Link { mode, .. } => match mode {
             Mode::Pass => "none",
             Mode::Delay(_) => "delay",
@@ -151,6 +134,7 @@ fn kind(fault: Fault) -> &'static str {
             Mode::Stall(_) => "stall",
             Mode::Truncate(_) => "truncate",
             Mode::Drip => "drip",
+            Mode::Far(_) => "far",
         },
     }
 }

@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Shape};
 use crate::proxy::Mode;
 use crate::support::Network;
 use crate::wire::{Reply, Wire};
 
-const RESERVE: u64 = 4096;
+pub(crate) const RESERVE: u64 = 4096;
 const REQUESTS_EACH_SEC: u32 = 50;
 const CLIENTS: u32 = 5;
 /// Far longer than anything here should take; figures are printed, not judged.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-type Handed = Vec<(String, String)>;
+pub(crate) type Handed = Vec<(String, String)>;
 
 /// One outage of `lasts`; fails when a request fails that must not, or an answered key has no equal twin.
 pub(crate) fn run(lasts: Duration) {
@@ -31,13 +31,14 @@ pub(crate) fn run(lasts: Duration) {
 }
 
 async fn execute(lasts: Duration) {
-    let cluster = Cluster::start(2, &format!("min_stored_per_pair = {RESERVE}"));
+    let shape = Shape { sites: 2, replicas: 1, is_postgres: false };
+    let cluster = Cluster::start(shape, &format!("min_stored_per_pair = {RESERVE}"));
     let network = &cluster.network;
-    let filled = filled(network).await;
+    let filled = filled(network, RESERVE).await;
     println!("outage: a first reserve of {RESERVE} keys took {:.2} s", filled.as_secs_f64());
 
     let between = |mode: Mode| {
-        let peers = cluster.links.iter().filter(|link| !link.name.contains("pool"));
+        let peers = cluster.links.iter().filter(|link| link.name.contains(" to site "));
         peers.for_each(|link| link.set(mode));
     };
     between(Mode::Cut);
@@ -58,7 +59,7 @@ async fn execute(lasts: Duration) {
         handed.len()
     );
     between(Mode::Pass);
-    let again = self::filled(network).await;
+    let again = self::filled(network, RESERVE).await;
     println!("outage: full again {:.2} s after the link was back", again.as_secs_f64());
     assert_eq!(failed, 0, "requests failed while keys were ready");
     check(network, &handed).await;
@@ -66,12 +67,12 @@ async fn execute(lasts: Duration) {
 }
 
 /// Waits until the reserve of alice and bob is full.
-async fn filled(network: &Network) -> Duration {
+pub(crate) async fn filled(network: &Network, reserve: u64) -> Duration {
     let mut wire = Wire::new(network, "alice", false);
     let started = Instant::now();
     loop {
         let (_, body) = ask(&mut wire, Method::GET, "/api/v1/keys/bob/status", None).await;
-        if body["stored_key_count"].as_u64() == Some(RESERVE) {
+        if body["stored_key_count"].as_u64() == Some(reserve) {
             return started.elapsed();
         }
         assert!(started.elapsed() < PATIENCE, "the reserve does not fill: {body}");
@@ -133,7 +134,7 @@ async fn stop_under_load(cluster: &Cluster) {
 }
 
 /// Bob gets every key, with the same bytes, once.
-async fn check(network: &Network, handed: &Handed) {
+pub(crate) async fn check(network: &Network, handed: &Handed) {
     let distinct: HashSet<&String> = handed.iter().map(|(id, _)| id).collect();
     assert_eq!(distinct.len(), handed.len(), "a key was handed out twice");
     let mut wire = Wire::new(network, "bob", false);
@@ -147,14 +148,14 @@ async fn check(network: &Network, handed: &Handed) {
     }
 }
 
-async fn ask(wire: &mut Wire, method: Method, path: &str, body: Option<String>) -> (u16, Value) {
+pub(crate) async fn ask(wire: &mut Wire, method: Method, path: &str, body: Option<String>) -> (u16, Value) {
     match wire.call(method, path, body, None).await {
         Reply::Whole { status, body, .. } => (status, serde_json::from_slice(&body).unwrap_or_default()),
         Reply::NotSent | Reply::Lost => (0, Value::Null),
     }
 }
 
-fn keys(body: &Value) -> Handed {
+pub(crate) fn keys(body: &Value) -> Handed {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let keys = body["keys"].as_array().unwrap();
     keys.iter().map(|key| (text(&key["key_ID"]), text(&key["key"]))).collect()

@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::board::Board;
 use crate::check::{Invariant, Rules, Violation, check, check_memory, check_recovery, count};
 use crate::client::Client;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Shape};
 use crate::history::{Ask, Caller, Event, History, Party, Slave, Stopwatch};
 use crate::nemesis::{Deeds, Nemesis};
 use crate::random::Choices;
-use crate::schedule::{Schedule, Targets};
+use crate::schedule::Schedule;
 use crate::support::Network;
 use crate::workload::{Worker, World};
 
@@ -36,7 +36,7 @@ const SHOWN: usize = 10;
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) lasts: Duration,
-    pub(crate) sites: usize,
+    pub(crate) shape: Shape,
     /// `keys.ttl`. Where it is shorter than the run, nothing is drained: keys expire.
     pub(crate) ttl: Duration,
     pub(crate) is_expiring: bool,
@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 
 /// Runs, prints a summary and fails if anything is violated.
 pub(crate) fn run(plan: Plan) {
-    println!("faults: DQKD_FAULTS_SEED={} for {:?}, {} sites", plan.seed, plan.lasts, plan.sites);
+    println!("faults: DQKD_FAULTS_SEED={} for {:?}, {:?}", plan.seed, plan.lasts, plan.shape);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let (report, violations) = runtime.block_on(execute(plan));
     println!("{report}");
@@ -62,7 +62,7 @@ pub(crate) fn run(plan: Plan) {
 
 async fn execute(plan: Plan) -> (String, Vec<Violation>) {
     let keys = format!("ttl = \"{}ms\"", plan.ttl.as_millis());
-    let cluster = Arc::new(Cluster::start(plan.sites, &keys));
+    let cluster = Arc::new(Cluster::start(plan.shape, &keys));
     if let Some(reason) = &cluster.no_disks_because {
         println!("faults: NO DISK FAULTS: no file system could be mounted: {reason}");
     }
@@ -95,6 +95,8 @@ async fn execute(plan: Plan) -> (String, Vec<Violation>) {
     if !violations.is_empty() {
         let logs = std::env::temp_dir().join(format!("dqkd-faults-{}", plan.seed));
         cluster.keep_logs(&logs);
+        let lines: Vec<String> = events.iter().map(|event| format!("{event:?}\n")).collect();
+        std::fs::write(logs.join("history.txt"), lines.concat()).unwrap();
         println!("faults: logs are in {}", logs.display());
     }
     let deeds = nemesis.deeds.lock().unwrap().clone();
@@ -115,12 +117,7 @@ async fn torment(
     violations: &mut Vec<Violation>,
 ) -> Vec<i64> {
     let cluster = &nemesis.cluster;
-    let targets = Targets {
-        sites: cluster.site_count(),
-        slots: cluster.slots.len(),
-        links: cluster.links.len(),
-        disks: cluster.disks.len(),
-    };
+    let targets = cluster.targets();
     let mut schedule = Schedule::new(plan.seed, targets);
     let until = Instant::now() + plan.lasts;
     let mut recoveries = Vec::new();
@@ -202,7 +199,7 @@ fn all_workers(network: &Network, world: &Arc<World>, seed: u64) -> Vec<Worker> 
 fn world_of(network: &Network, plan: Plan) -> World {
     let mut saes = Vec::new();
     let mut sites = Vec::new();
-    for site in 0..plan.sites {
+    for site in 0..plan.shape.sites {
         let config = &network.site(site).config;
         sites.push(config.file_stem().unwrap().to_string_lossy().into_owned());
         let here = network.site(site).saes.iter();
@@ -248,11 +245,12 @@ impl Summary<'_> {
         let Deeds { by_kind, kills, start_slowest, stop_slowest, starts_refused, unclean_stops, not_done } =
             self.deeds;
         format!(
-            "faults: seed {}, {:.1} minutes, {} operations, {answered} answered (200), {keys} keys in them, \
+            "faults: {:?}, seed {}, {:.1} minutes, {} operations, {answered} answered (200), {keys} keys in them, \
              {kills} kills, faults {by_kind:?}, {violations} violations\n\
              faults: answers {statuses:?} (0: none)\n\
              faults: slowest start {start_slowest:?}, slowest graceful stop {stop_slowest:?}, \
              {unclean_stops} unclean, {starts_refused} starts refused and repeated, not done {not_done:?}",
+            self.plan.shape,
             self.plan.seed,
             self.world.stopwatch.elapsed_secs() / 60.0,
             self.events.len(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::postgres::Stop;
 use crate::proxy::{Direction, Mode};
 use crate::random::Choices;
 
@@ -27,12 +28,25 @@ pub(crate) enum Fault {
     DiskFull {
         site: usize,
     },
-    /// Database file, its log and their folder.
+    /// SQLite: database file, its log and their folder. Postgres: it takes no writes, as a standby.
     ReadOnly {
         site: usize,
     },
-    /// Another process holds the database's lock for writing.
+    /// Somebody else holds the database's lock for writing.
     Locked {
+        site: usize,
+    },
+    /// Postgres stops, and starts some time later.
+    Restart {
+        site: usize,
+        how: Stop,
+    },
+    /// SIGSTOP to all processes of Postgres, and SIGCONT some time later.
+    Frozen {
+        site: usize,
+    },
+    /// Postgres ends all sessions of the site and allows no more.
+    Exhausted {
         site: usize,
     },
 }
@@ -49,10 +63,13 @@ pub(crate) struct Strike {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Targets {
     pub(crate) sites: usize,
-    /// Sites and pool servers.
+    /// All replicas of all sites: the first of the slots.
+    pub(crate) replicas: usize,
+    /// Replicas and pool servers.
     pub(crate) slots: usize,
     pub(crate) links: usize,
     pub(crate) disks: usize,
+    pub(crate) is_postgres: bool,
 }
 
 pub(crate) struct Schedule {
@@ -68,7 +85,7 @@ impl Schedule {
     fn slot(&mut self) -> usize {
         // Sites are hit more often: they have the keys.
         if self.choices.percent(60) {
-            self.choices.below(self.targets.sites)
+            self.choices.below(self.targets.replicas)
         } else {
             self.choices.below(self.targets.slots)
         }
@@ -92,8 +109,21 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Strike> {
         let after = self.choices.between(800, 3000);
+        let (fault, lasts) = if self.targets.is_postgres && self.choices.percent(30) {
+            self.of_postgres()
+        } else {
+            self.of_any()
+        };
+        let millis = Duration::from_millis;
+        Some(Strike { after: millis(after), fault, lasts: millis(lasts) })
+    }
+}
+
+impl Schedule {
+    /// What happens to sites with any database, and how many milliseconds it lasts.
+    fn of_any(&mut self) -> (Fault, u64) {
         let on_disk = self.targets.disks > 0;
-        let (fault, lasts) = match self.choices.between(0, 99) {
+        match self.choices.between(0, 99) {
             0..=47 => (Fault::Kill { slot: self.slot() }, self.choices.between(0, 1200)),
             48..=55 => (Fault::Pause { slot: self.slot() }, self.choices.between(300, 6500)),
             56..=61 => (Fault::Terminate { slot: self.slot() }, 0),
@@ -113,9 +143,20 @@ impl Iterator for Schedule {
                 let link = self.choices.below(self.targets.links);
                 (Fault::Link { link, mode: self.mode() }, self.choices.between(500, 7000))
             }
-        };
-        let millis = Duration::from_millis;
-        Some(Strike { after: millis(after), fault, lasts: millis(lasts) })
+        }
+    }
+
+    /// What happens to a database server besides.
+    fn of_postgres(&mut self) -> (Fault, u64) {
+        let site = self.choices.below(self.targets.sites);
+        match self.choices.between(0, 99) {
+            0..=69 => {
+                let how = *self.choices.one_of(&[Stop::Fast, Stop::Immediate, Stop::Kill]);
+                (Fault::Restart { site, how }, self.choices.between(0, 2500))
+            }
+            70..=84 => (Fault::Frozen { site }, self.choices.between(300, 7000)),
+            _ => (Fault::Exhausted { site }, self.choices.between(300, 5000)),
+        }
     }
 }
 
@@ -123,7 +164,8 @@ impl Iterator for Schedule {
 mod tests {
     use super::*;
 
-    const TARGETS: Targets = Targets { sites: 2, slots: 5, links: 8, disks: 2 };
+    const TARGETS: Targets =
+        Targets { sites: 2, replicas: 2, slots: 5, links: 8, disks: 2, is_postgres: false };
 
     #[test]
     fn a_seed_repeats_its_faults_and_another_has_others() {
@@ -156,6 +198,33 @@ mod tests {
                 |fault| matches!(fault, Fault::Link { mode: Mode::Stall(_), .. }),
                 |fault| matches!(fault, Fault::Link { mode: Mode::Truncate(_), .. }),
                 |fault| matches!(fault, Fault::Link { mode: Mode::Delay(_), .. }),
+            ] {
+                assert!(count(is) > 2, "seed {seed}");
+            }
+        }
+    }
+    #[test]
+    fn a_quarter_of_an_hour_on_postgres_has_over_100_kills_and_every_fault_of_a_database() {
+        for seed in 0..20 {
+            let targets = Targets { replicas: 4, slots: 7, is_postgres: true, ..TARGETS };
+            let mut elapsed = Duration::ZERO;
+            let strikes: Vec<Strike> = Schedule::new(seed, targets)
+                .take_while(|strike| {
+                    elapsed += strike.after;
+                    elapsed < Duration::from_mins(15)
+                })
+                .collect();
+            let count = |is: fn(&Fault) -> bool| strikes.iter().filter(|strike| is(&strike.fault)).count();
+            assert!(count(|fault| matches!(fault, Fault::Kill { .. })) > 110, "seed {seed}");
+            for is in [
+                (|fault| matches!(fault, Fault::Restart { how: Stop::Fast, .. })) as fn(&Fault) -> bool,
+                |fault| matches!(fault, Fault::Restart { how: Stop::Immediate, .. }),
+                |fault| matches!(fault, Fault::Restart { how: Stop::Kill, .. }),
+                |fault| matches!(fault, Fault::Frozen { .. }),
+                |fault| matches!(fault, Fault::Exhausted { .. }),
+                |fault| matches!(fault, Fault::DiskFull { .. }),
+                |fault| matches!(fault, Fault::ReadOnly { .. }),
+                |fault| matches!(fault, Fault::Locked { .. }),
             ] {
                 assert!(count(is) > 2, "seed {seed}");
             }

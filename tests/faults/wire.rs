@@ -48,6 +48,7 @@ enum Protocol {
 }
 
 struct Open {
+    local_port: u16,
     requests: SendRequest<Full<Bytes>>,
     connection: AbortHandle,
 }
@@ -72,6 +73,12 @@ impl Wire {
             Protocol::Two(https)
         };
         Self { url, at, protocol }
+    }
+
+    /// Our end of the HTTP/1.1 connection that the next request takes, where one is open.
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        let Protocol::One { open: Some(open), .. } = &self.protocol else { return None };
+        (!open.requests.is_closed()).then_some(open.local_port)
     }
 
     /// Sends a request and waits for the whole answer; with `hang_up_after`, at most so long.
@@ -136,10 +143,11 @@ async fn whole(response: Response<Incoming>) -> Reply {
 async fn connect(tls: &TlsConnector, at: SocketAddr) -> Option<Open> {
     let tcp = TcpStream::connect(at).await.ok()?;
     tcp.set_nodelay(true).ok()?;
+    let local_port = tcp.local_addr().ok()?.port();
     let stream = tls.connect(ServerName::IpAddress(at.ip().into()), tcp).await.ok()?;
     let (requests, connection) = handshake(TokioIo::new(stream)).await.ok()?;
     let task = tokio::spawn(async move { drop(connection.await) });
-    Some(Open { requests, connection: task.abort_handle() })
+    Some(Open { local_port, requests, connection: task.abort_handle() })
 }
 
 fn connector(ca: &Path, cert: &Path, key: &Path) -> TlsConnector {

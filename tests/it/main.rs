@@ -17,8 +17,14 @@ mod commands;
 mod conformance;
 mod defects;
 mod demo;
+mod deploy;
+mod metrics;
 mod network;
 mod openapi;
+#[path = "../../src/testing/postgres.rs"]
+#[expect(dead_code, reason = "the tests of the store use the rest")]
+mod postgres;
+mod replicas;
 mod reserve;
 mod samples;
 mod support;

@@ -77,6 +77,7 @@ fn supply(failure: &SupplyError) -> ApiError {
 fn store(failure: &StoreError) -> ApiError {
     let (code, retry_secs) = match failure {
         StoreError::Busy(_) => ("store_busy", BUSY_RETRY_SECS),
+        StoreError::Uncertain(_) => ("store_uncertain", OUTAGE_RETRY_SECS),
         StoreError::Full(_) => ("store_full", OPERATOR_RETRY_SECS),
         StoreError::ReadOnly(_) | StoreError::Closed => ("store_unavailable", OPERATOR_RETRY_SECS),
         _ => ("store_failed", OPERATOR_RETRY_SECS),

@@ -1,46 +1,62 @@
-//! The store's rules on real SQLite files.
+//! The store's rules. Each of them is held on both databases: the files of rules are modules of `on_sqlite` and of
+//! `on_postgres`, where `site()` makes a new, empty database of that kind.
 
-mod durability;
-mod insert;
-mod ready;
-mod retrieve;
-mod void_and_sweep;
+#[expect(clippy::duplicate_mod, reason = "the same rules on both databases")]
+mod on_postgres;
+mod on_sqlite;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes};
+use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
+use crate::testing::postgres::Server;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
+pub(super) const HALF: Duration = Duration::from_mins(30);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 
-/// A site's files and clock, which outlive the store that is open on them.
+/// Which database a site has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A site's database, files and clock, which outlive the store that is open on them.
 pub(super) struct Site {
     dir: tempfile::TempDir,
+    url: String,
     pub(super) clock: Arc<ManualClock>,
 }
 
 impl Site {
-    pub(super) fn new() -> Self {
+    pub(super) fn on(kind: Kind) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let url = match kind {
+            Kind::Sqlite => format!("sqlite://{}", dir.path().join("site.db").display()),
+            Kind::Postgres => Server::shared().new_database(),
+        };
+        Self::at(dir, url)
+    }
+
+    pub(super) fn at(dir: tempfile::TempDir, url: String) -> Self {
         KeyEncryptionKeys::create_file(&dir.path().join("one.kek"), &OsRandom).unwrap();
-        Self { dir, clock: Arc::new(ManualClock::starting_at(START)) }
+        Self { dir, url, clock: Arc::new(ManualClock::starting_at(START)) }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("sqlite://{}", self.path("site.db").display())
+    pub(super) fn settings(&self, kek_file: &str) -> StoreSettings {
+        let keks = KeyEncryptionKeys::from_file(&self.path(kek_file)).unwrap();
+        StoreSettings { url: self.url.clone(), keks, migrate: true }
     }
 
     pub(super) async fn try_open(&self, kek_file: &str) -> Result<Store, StoreError> {
-        let keks = KeyEncryptionKeys::from_file(&self.path(kek_file)).unwrap();
-        let settings = StoreSettings { url: self.url(), keks, migrate: true };
-        Store::open(settings, self.clock.clone(), Arc::new(OsRandom)).await
+        Store::open(self.settings(kek_file), self.clock.clone(), Arc::new(OsRandom)).await
     }
 
     pub(super) async fn open(&self) -> Store {
@@ -48,8 +64,19 @@ impl Site {
     }
 
     /// A connection beside the store, to look at and to spoil what it stored.
-    pub(super) async fn sql(&self) -> SqliteConnection {
-        connect::options(&self.path("site.db")).connect().await.unwrap()
+    pub(super) async fn sql(&self) -> Link {
+        Address::parse(&self.url).unwrap().connect().await.unwrap()
+    }
+
+    /// Spoils the sealed keys for which `condition` holds of `id`.
+    pub(super) async fn spoil(&self, condition: &'static str, id: &[u8; 16]) {
+        let mut link = self.sql().await;
+        let zeros = match link.dialect() {
+            Dialect::Sqlite => "zeroblob(length(sealed))",
+            Dialect::Postgres => "decode(repeat('00', length(sealed)), 'hex')",
+        };
+        let text = format!("UPDATE keys SET sealed = {zeros} WHERE {condition}");
+        sqlx::query(sqlx::AssertSqlSafe(text)).bind(id.as_slice()).execute(&mut *link).await.unwrap();
     }
 }
 
@@ -130,6 +157,22 @@ impl Sample {
 
     pub(super) async fn stored(self, store: &Store) -> Self {
         assert_eq!(self.insert(store).await.unwrap(), Inserted::Stored);
+        self
+    }
+}
+
+pub(super) fn grade() -> SourceGrade {
+    SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true }
+}
+
+impl Sample {
+    /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
+    pub(super) async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
+        let master = Entitlement { party: to_sae("alice"), role: Role::Master };
+        self.entitled = master_refetch.then_some(master).into_iter().collect();
+        let until = START.plus(HALF);
+        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
+        assert_eq!(inserted.unwrap(), Inserted::Stored);
         self
     }
 }

@@ -1,25 +1,6 @@
 //! Ready keys and leases.
 
 use super::*;
-use crate::kme::SourceGrade;
-
-const HALF: Duration = Duration::from_mins(30);
-
-fn grade() -> SourceGrade {
-    SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true }
-}
-
-impl Sample {
-    /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
-    async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
-        let master = Entitlement { party: to_sae("alice"), role: Role::Master };
-        self.entitled = master_refetch.then_some(master).into_iter().collect();
-        let until = START.plus(HALF);
-        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
-        assert_eq!(inserted.unwrap(), Inserted::Stored);
-        self
-    }
-}
 
 fn bob() -> Recipient {
     Recipient { party: to_sae("bob"), kme: kme("site-b") }
@@ -43,7 +24,7 @@ fn set_of(ids: &[KeyId]) -> HashSet<KeyId> {
 
 #[tokio::test]
 async fn a_block_is_leased_once_whole_and_across_restarts() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     let sample = Sample::to_bob(5).ready(&store, true).await;
     assert_eq!(count(&store).await, 5);
@@ -61,8 +42,8 @@ async fn a_block_is_leased_once_whole_and_across_restarts() {
 }
 
 #[tokio::test]
-async fn two_daemons_on_one_file_never_lease_the_same_block() {
-    let site = Site::new();
+async fn two_daemons_on_one_database_never_lease_the_same_block() {
+    let site = site();
     let (one, two) = (site.open().await, site.open().await);
     for _ in 0..20 {
         Sample::to_bob(2).ready(&one, true).await;
@@ -79,7 +60,7 @@ async fn two_daemons_on_one_file_never_lease_the_same_block() {
 
 #[tokio::test]
 async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     let sample = Sample::to_bob(4).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();
@@ -99,7 +80,7 @@ async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
 
 #[tokio::test]
 async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     Sample::to_bob(3).ready(&store, false).await;
     assert_eq!(store.counts().await.unwrap().keys, 3);
@@ -113,7 +94,7 @@ async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() 
 
 #[tokio::test]
 async fn a_voided_batch_is_not_leased_and_not_given_back() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     let sample = Sample::to_bob(2).ready(&store, true).await;
     store.void(&sample.source, sample.batch_id, &[], START.plus(HOUR)).await.unwrap();
@@ -135,7 +116,7 @@ async fn a_voided_batch_is_not_leased_and_not_given_back() {
 
 #[tokio::test]
 async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     Sample::to_bob(2).ready(&store, true).await;
     site.clock.advance(HALF);
@@ -149,20 +130,18 @@ async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
 
 #[tokio::test]
 async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     let spoiled = Sample::to_bob(2).ready(&store, true).await;
     let good = Sample::to_bob(2).ready(&store, true).await;
-    let mut sql = site.sql().await;
-    let statement = "UPDATE keys SET sealed = zeroblob(length(sealed)) WHERE batch_id = $1";
-    sqlx::query(statement).bind(spoiled.batch_id.as_bytes().as_slice()).execute(&mut sql).await.unwrap();
+    site.spoil("batch_id = $1", spoiled.batch_id.as_bytes()).await;
     let leased = lease(&store, 2).await;
     assert_eq!(leased.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&good.ids())]);
 }
 
 #[tokio::test]
 async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_leased() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     let end = START.plus(HOUR);
     let untouched = Sample::to_bob(2).ready(&store, true).await;
@@ -184,7 +163,7 @@ async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_l
 
 #[tokio::test]
 async fn what_is_given_back_in_part_counts_as_in_use() {
-    let site = Site::new();
+    let site = site();
     let store = site.open().await;
     let sample = Sample::to_bob(3).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();

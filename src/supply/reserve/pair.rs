@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -10,10 +11,20 @@ use tokio::time::Instant;
 use super::demand::{Bounds, Demand};
 use crate::kme::life;
 use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
-use crate::store::{LeasedBlock, ReadyPair};
+use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
+/// What is known of the store is believed for this long where other replicas may have changed it.
+const FRESH: Duration = Duration::from_secs(1);
+/// A pair is let alone for this long when another replica refills it.
+const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
+/// A reserve is thinned only when no other replica has touched it for this long: twice the time in which a busy
+/// one's target halves, so that it is thinned by the replica that it was made for.
+const QUIET: Duration = Duration::from_mins(10);
+/// A daemon that has just met a pair, and never saw another touch it, waits for this long only. Should it be wrong, the
+/// other refills, and that is seen.
+const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
 
 /// One pair.
 pub(super) struct Pair {
@@ -26,6 +37,8 @@ pub(super) struct Pair {
     waiting: AtomicUsize,
     /// Held while keys move from the store to the hand, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
+    /// This daemon's turn to refill, shared by the batches that it makes at once; locked while it is asked for.
+    pub(super) refilling: tokio::sync::Mutex<Weak<RefillTurn>>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Rings whenever keys were added.
@@ -35,13 +48,36 @@ pub(super) struct Pair {
 struct Hand {
     blocks: VecDeque<LeasedBlock>,
     demand: Demand,
-    /// Keys that the store has ready, as far as this daemon knows; `None`: never looked.
+    /// Keys that the store has ready, as far as this daemon knows; `None`: never looked. Other replicas take from
+    /// the same and add to it.
     stored: Option<u64>,
+    /// When this daemon last learnt how many that are.
+    learnt_at: Instant,
+    /// Keys were asked for since.
+    is_used_since: bool,
+    /// When something other than this daemon last changed it.
+    touched_at: Option<Timestamp>,
     /// Keys being made for the store.
     in_work: u64,
     is_filling: bool,
     failures: u32,
     pause_until: Option<Instant>,
+}
+
+/// What is to be done for a pair that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// The hand is so low that a lease should come before it is empty.
+    pub(super) lease: bool,
+    /// Keys should be made for the store.
+    pub(super) refill: bool,
+}
+
+/// What came of asking for keys.
+pub(super) struct Taken {
+    /// `None`: they are not in the hand, or others wait for what is.
+    pub(super) keys: Option<Vec<FreshKey>>,
+    pub(super) needs: Needs,
 }
 
 /// Keys that a caller waits for, while it does.
@@ -62,6 +98,9 @@ impl Pair {
             blocks: VecDeque::new(),
             demand: Demand::new(Instant::now()),
             stored: None,
+            learnt_at: Instant::now(),
+            is_used_since: false,
+            touched_at: None,
             in_work: 0,
             is_filling: true,
             failures: 0,
@@ -74,6 +113,7 @@ impl Pair {
             turn: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
+            refilling: tokio::sync::Mutex::default(),
             is_leasing: AtomicBool::new(false),
             added: Notify::new(),
         })
@@ -83,8 +123,26 @@ impl Pair {
         ReadyPair { master: &self.master, recipient: &self.recipient }
     }
 
-    pub(super) fn note_demand(&self, keys: usize) {
-        self.lock().demand.note(keys as u64, Instant::now());
+    /// Notes that `number` keys are asked for; takes them when they are in the hand and nobody waits.
+    pub(super) fn take(
+        &self,
+        number: usize,
+        demands: &Demands,
+        bounds: Bounds,
+        block: u64,
+        now: Timestamp,
+    ) -> Taken {
+        let moment = Instant::now();
+        let mut hand = self.lock();
+        hand.demand.note(number as u64, moment);
+        hand.is_used_since = true;
+        let keys = if self.waited_for() == 0 { hand.pop(number, demands, now) } else { None };
+        Taken { keys, needs: hand.needs(bounds, block, now, moment) }
+    }
+
+    /// What is to be done after keys were taken.
+    pub(super) fn needs(&self, bounds: Bounds, block: u64, now: Timestamp) -> Needs {
+        self.lock().needs(bounds, block, now, Instant::now())
     }
 
     /// Counts `keys` among those waited for, until dropped.
@@ -100,22 +158,7 @@ impl Pair {
 
     /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
-        let mut hand = self.lock();
-        hand.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
-        let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
-        let there: usize = hand.blocks.iter().filter(|block| fits(block)).map(|block| block.keys.len()).sum();
-        if there < number {
-            return None;
-        }
-        let mut popped = Vec::with_capacity(number);
-        for block in hand.blocks.iter_mut().filter(|block| fits(block)) {
-            while popped.len() < number
-                && let Some(key) = block.keys.pop()
-            {
-                popped.push(FreshKey { key, provenance: Arc::clone(&block.provenance) });
-            }
-        }
-        Some(popped)
+        self.lock().pop(number, demands, now)
     }
 
     /// Adds leased keys.
@@ -137,7 +180,14 @@ impl Pair {
 
     /// Whether the store may have ready keys.
     pub(super) fn may_lease(&self) -> bool {
-        self.lock().stored != Some(0)
+        self.lock().may_lease()
+    }
+
+    /// Whether the store's share should be counted before a refill is judged: it was not yet, or the pair is in
+    /// use and others may have taken from it.
+    pub(super) fn should_count(&self) -> bool {
+        let hand = self.lock();
+        hand.stored.is_none() || hand.is_used_since && hand.learnt_at.elapsed() >= FRESH
     }
 
     /// Whether the store's share is not known yet.
@@ -145,15 +195,33 @@ impl Pair {
         self.lock().stored.is_none()
     }
 
+    /// Keys that the store has, as far as this daemon knows.
+    pub(super) fn stored(&self) -> u64 {
+        self.lock().stored.unwrap_or(0)
+    }
+
     /// Notes what the store has.
-    pub(super) fn set_stored(&self, keys: u64) {
-        self.lock().stored = Some(keys);
+    pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
+        let mut hand = self.lock();
+        match hand.stored {
+            None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
+            Some(before) if before != keys => hand.touched_at = Some(now),
+            Some(_) => {}
+        }
+        hand.stored = Some(keys);
+        hand.learnt_at = Instant::now();
+        hand.is_used_since = false;
     }
 
     /// Notes that `keys` left the store; with `all`, no others are there.
     pub(super) fn took(&self, keys: u64, all: bool) {
         let mut hand = self.lock();
-        hand.stored = if all { Some(0) } else { hand.stored.map(|stored| stored.saturating_sub(keys)) };
+        if all {
+            hand.stored = Some(0);
+            hand.learnt_at = Instant::now();
+        } else {
+            hand.stored = hand.stored.map(|stored| stored.saturating_sub(keys));
+        }
     }
 
     /// How many blocks of at most `block` keys one lease should take: what half a second uses.
@@ -164,36 +232,32 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// Whether the hand is so low that a lease should come before it is empty.
-    pub(super) fn is_low(&self, now: Timestamp) -> bool {
-        let mut hand = self.lock();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let quarter_second = (hand.demand.rate(Instant::now()) / 4.0).clamp(16.0, 1e9) as u64;
-        hand.stored != Some(0) && hand.in_hand(now) < quarter_second
-    }
-
     /// How many keys should be made for the store now, at most `block`; they count as in work from here on.
     pub(super) fn begin_refill(&self, bounds: Bounds, block: u64, now: Timestamp) -> Option<usize> {
         let mut hand = self.lock();
-        let moment = Instant::now();
-        if hand.pause_until.is_some_and(|until| moment < until) {
-            return None;
-        }
-        let target = hand.demand.target(bounds, moment);
-        let have = hand.in_hand(now) + hand.stored? + hand.in_work;
-        if have >= target {
-            hand.is_filling = false;
-            return None;
-        }
-        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
-            hand.is_filling = true;
-        }
-        if !hand.is_filling {
-            return None;
-        }
-        let keys = (target - have).min(block);
+        let keys = hand.missing(bounds, block, now, Instant::now())?.min(block);
         hand.in_work += keys;
         usize::try_from(keys).ok()
+    }
+
+    /// How many of the `keys` that [`Self::begin_refill`] began are still missing, now that the store was counted
+    /// anew; only they count as in work from here on.
+    pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, now: Timestamp) -> usize {
+        let mut hand = self.lock();
+        let target = hand.demand.target(bounds, Instant::now());
+        let others = hand.have(now).unwrap_or(target).saturating_sub(keys as u64);
+        let missing = target.saturating_sub(others).min(keys as u64);
+        hand.in_work = hand.in_work.saturating_sub(keys as u64 - missing);
+        usize::try_from(missing).unwrap_or(keys)
+    }
+
+    /// Ends what [`Self::begin_refill`] began, because another replica refills the pair.
+    pub(super) fn leave_refill(&self, keys: usize) {
+        let mut hand = self.lock();
+        hand.in_work = hand.in_work.saturating_sub(keys as u64);
+        hand.pause_until = Some(Instant::now() + ELSEWHERE_PAUSE);
+        // What it makes is to be seen.
+        hand.is_used_since = true;
     }
 
     /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
@@ -213,11 +277,18 @@ impl Pair {
         self.added.notify_waiters();
     }
 
-    /// Whether the store has far more than the pair needs.
-    pub(super) fn is_overstocked(&self, bounds: Bounds, block: u64) -> bool {
+    /// How many blocks the store has more than the pair needs; 0 unless it has far more, and while other replicas
+    /// may need them.
+    pub(super) fn excess_blocks(&self, bounds: Bounds, block: u64, now: Timestamp) -> u64 {
         let mut hand = self.lock();
         let target = hand.demand.target(bounds, Instant::now());
-        hand.stored.is_some_and(|stored| stored >= (2 * target).max(target + 2 * block))
+        let is_quiet = hand.touched_at.is_some_and(|touched| now.since(touched) >= QUIET);
+        match hand.stored {
+            Some(stored) if is_quiet && stored >= (2 * target).max(target + 2 * block) => {
+                (stored - target) / block.max(1)
+            }
+            _ => 0,
+        }
     }
 
     /// Whether nothing of the pair is worth remembering.
@@ -232,6 +303,65 @@ impl Pair {
 }
 
 impl Hand {
+    fn pop(&mut self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
+        self.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
+        let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
+        let mut missing = number;
+        for block in self.blocks.iter().filter(|block| fits(block)) {
+            missing = missing.saturating_sub(block.keys.len());
+            if missing == 0 {
+                break;
+            }
+        }
+        if missing > 0 {
+            return None;
+        }
+        let mut popped = Vec::with_capacity(number);
+        for block in self.blocks.iter_mut().filter(|block| fits(block)) {
+            while popped.len() < number
+                && let Some(key) = block.keys.pop()
+            {
+                popped.push(FreshKey { key, provenance: Arc::clone(&block.provenance) });
+            }
+        }
+        Some(popped)
+    }
+
+    fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let quarter_second = (self.demand.rate(moment) / 4.0).clamp(16.0, 1e9) as u64;
+        Needs {
+            lease: self.may_lease() && self.in_hand(now) < quarter_second,
+            refill: self.stored.is_none() || self.missing(bounds, block, now, moment).is_some(),
+        }
+    }
+
+    /// How many keys should be made, when it is time to make any.
+    fn missing(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Option<u64> {
+        if self.pause_until.is_some_and(|until| moment < until) {
+            return None;
+        }
+        let target = self.demand.target(bounds, moment);
+        let have = self.have(now)?;
+        if have >= target {
+            self.is_filling = false;
+            return None;
+        }
+        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
+            self.is_filling = true;
+        }
+        self.is_filling.then(|| target - have)
+    }
+
+    fn may_lease(&self) -> bool {
+        self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
+    }
+
+    /// Keys in the hand, in the store and in work; `None` while the store's share is not known.
+    fn have(&self, now: Timestamp) -> Option<u64> {
+        Some(self.in_hand(now) + self.stored? + self.in_work)
+    }
+
     fn in_hand(&self, now: Timestamp) -> u64 {
         let usable = self.blocks.iter().filter(|block| is_usable(block, now));
         usable.map(|block| block.keys.len() as u64).sum()

@@ -8,6 +8,7 @@ use tokio::time::{interval, timeout};
 
 use super::pair::Pair;
 use super::{Purpose, Reserve};
+use crate::store::{RefillTurn, StoreError};
 use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
@@ -32,14 +33,17 @@ impl Reserve {
             tokio::select! {
                 () = self.wanted.notified() => {}
                 _ = shrink.tick() => self.shrink().await,
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(TICK) => self.count_leased(&self.pairs.all()),
             }
         }
     }
 
     /// Starts what there is room for, from the pair after the last one served.
     async fn start_refills(self: &Arc<Self>, room: &Arc<Semaphore>, next: &mut usize) {
-        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        if room.available_permits() == 0 {
+            return;
+        }
+        let pairs = self.pairs.all();
         let mut idle_in_a_row = 0;
         while idle_in_a_row < pairs.len() {
             // Whoever ends rings again.
@@ -58,7 +62,7 @@ impl Reserve {
         if !self.parts.maker.is_reachable(&pair.recipient) {
             return false;
         }
-        if pair.is_unknown() {
+        if pair.should_count() {
             self.count_now(pair).await;
         }
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
@@ -67,49 +71,84 @@ impl Reserve {
         // In a task of its own: a stop waits a moment for what is in work. What is given up then leaves twins
         // whose IDs nobody knows.
         self.parts.tasks.spawn(async move {
-            let maker = Arc::clone(&reserve.parts.maker);
-            let make = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready);
-            let stop = async {
-                reserve.parts.stopping.cancelled().await;
-                tokio::time::sleep(STOP_WAIT).await;
-            };
-            let made = tokio::select! {
-                made = make => made,
-                () = stop => Err(SupplyError::Busy),
-            };
-            if let Err(error) = &made {
-                tracing::debug!(
-                    sae = %pair.master, peer = %pair.recipient.kme,
-                    error = error as &dyn std::error::Error, "a reserve could not be refilled"
-                );
-            }
-            pair.end_refill(keys, made.is_ok());
+            reserve.refill(&pair, keys).await;
             drop(permit);
             reserve.wanted.notify_one();
         });
         true
     }
 
+    /// Makes up to `keys` keys for the pair, unless another replica is at it or has been.
+    async fn refill(&self, pair: &Pair, keys: usize) {
+        // Held until the keys are in the store, so that whoever has it next counts them.
+        let turn = match self.turn_to_refill(pair).await {
+            Ok(Some(turn)) => turn,
+            Ok(None) => return pair.leave_refill(keys),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no turn to refill a reserve");
+                return pair.end_refill(keys, false);
+            }
+        };
+        let keys = pair.still_missing(keys, self.settings.bounds, self.parts.maker.now());
+        if keys == 0 {
+            return;
+        }
+        let maker = Arc::clone(&self.parts.maker);
+        let make = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready);
+        let stop = async {
+            self.parts.stopping.cancelled().await;
+            tokio::time::sleep(STOP_WAIT).await;
+        };
+        let made = tokio::select! {
+            made = make => made,
+            () = stop => Err(SupplyError::Busy),
+        };
+        drop(turn);
+        if let Err(error) = &made {
+            tracing::debug!(
+                sae = %pair.master, peer = %pair.recipient.kme,
+                error = error as &dyn std::error::Error, "a reserve could not be refilled"
+            );
+        }
+        pair.end_refill(keys, made.is_ok());
+    }
+
+    /// The turn to refill the pair: the one that this daemon has, or a new one; then the store is counted anew.
+    async fn turn_to_refill(&self, pair: &Pair) -> Result<Option<Arc<RefillTurn>>, StoreError> {
+        let mut refilling = pair.refilling.lock().await;
+        if let Some(turn) = refilling.upgrade() {
+            return Ok(Some(turn));
+        }
+        let Some(turn) = self.parts.store.try_refill(pair.as_ready()).await? else { return Ok(None) };
+        let turn = Arc::new(turn);
+        *refilling = Arc::downgrade(&turn);
+        self.count_now(pair).await;
+        Ok(Some(turn))
+    }
+
     /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
     pub(super) async fn shrink(self: &Arc<Self>) {
-        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        let pairs = self.pairs.all();
+        self.count_leased(&pairs);
         for pair in pairs {
             // What the store has ends and may be taken by others, so the count is taken anew now and then.
             self.count_now(&pair).await;
-            if pair.is_overstocked(self.settings.bounds, self.settings.block_keys as u64) {
-                self.drop_some(&pair).await;
+            let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+            let excess = pair.excess_blocks(bounds, block, self.parts.maker.now());
+            if let Ok(excess @ 1..) = u32::try_from(excess) {
+                self.drop_some(&pair, excess.min(SHRINK_BLOCKS)).await;
             }
             if pair.is_idle() {
                 let _moving = pair.moving.lock().await;
-                self.lock().remove(&(pair.master.clone(), pair.recipient.clone()));
+                self.pairs.remove(&pair);
                 self.give_back(&pair).await;
             }
         }
     }
 
-    async fn drop_some(&self, pair: &Pair) {
+    async fn drop_some(&self, pair: &Pair, blocks: u32) {
         let _moving = pair.moving.lock().await;
-        let lease = self.parts.store.lease(pair.as_ready(), SHRINK_BLOCKS);
+        let lease = self.parts.store.lease(pair.as_ready(), blocks);
         let Ok(Ok(blocks)) = timeout(SHRINK_EVERY, lease).await else { return };
         let keys = blocks.iter().map(|block| block.keys.len() as u64).sum();
         pair.took(keys, blocks.is_empty());

@@ -1,6 +1,9 @@
-//! The rules of the reserve on a real SQLite store; only the other sites are a double.
+//! The rules of the reserve on a real store; only the other sites are a double.
+
+mod replicas;
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
@@ -18,6 +21,8 @@ struct Double {
     clock: Arc<ManualClock>,
     master_refetch: bool,
     is_up: AtomicBool,
+    /// Its site seems to answer, and takes nothing.
+    refuses: AtomicBool,
     made: AtomicUsize,
     given_up: AtomicUsize,
     refilled: Mutex<Vec<SaeId>>,
@@ -73,7 +78,7 @@ impl Maker for Double {
         purpose: Purpose,
     ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
-            if !self.is_up.load(Ordering::SeqCst) {
+            if !self.is_up.load(Ordering::SeqCst) || self.refuses.load(Ordering::SeqCst) {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
             }
             self.made.fetch_add(1, Ordering::SeqCst);
@@ -108,6 +113,7 @@ fn drawn() -> KeyMaterial {
 /// One site's files; daemons come and go.
 struct Site {
     dir: tempfile::TempDir,
+    url: String,
     clock: Arc<ManualClock>,
     master_refetch: bool,
 }
@@ -122,13 +128,14 @@ struct Running {
 impl Site {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("site.db").display());
         KeyEncryptionKeys::create_file(&dir.path().join("kek"), &OsRandom).unwrap();
-        Self { dir, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
+        Self { dir, url, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
     }
 
     async fn start(&self, floor: u64, max: u64) -> Running {
         let settings = StoreSettings {
-            url: format!("sqlite://{}", self.dir.path().join("site.db").display()),
+            url: self.url.clone(),
             keks: KeyEncryptionKeys::from_file(&self.dir.path().join("kek")).unwrap(),
             migrate: true,
         };
@@ -138,6 +145,7 @@ impl Site {
             clock: Arc::clone(&self.clock),
             master_refetch: self.master_refetch,
             is_up: AtomicBool::new(true),
+            refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             refilled: Mutex::default(),
@@ -369,6 +377,11 @@ async fn a_pair_that_needs_little_gives_up_what_it_has_too_much_of() {
     busy.reserve.close().await;
     let quiet = site.start(64, 4096).await;
     assert_eq!(quiet.count().await, 640);
+    for _ in 0..20 {
+        quiet.reserve.shrink().await;
+    }
+    assert_eq!(quiet.count().await, 640, "another replica may need it");
+    site.clock.advance(Duration::from_secs(20));
     for _ in 0..20 {
         quiet.reserve.shrink().await;
     }

@@ -1,6 +1,7 @@
 //! A network of sites and pool servers: files from `dqkd demo --generate-only`, daemons in processes of their
 //! own.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ struct Manifest {
 
 #[derive(Clone, Deserialize)]
 pub(crate) struct Site {
+    pub(crate) id: String,
     pub(crate) config: PathBuf,
     pub(crate) sae_url: String,
     pub(crate) peer_url: String,
@@ -52,7 +54,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    const EACH: u16 = 32;
+    pub(crate) const EACH: u16 = 32;
 
     pub(crate) fn claim() -> Self {
         for base in (61_000..65_000).step_by(usize::from(Self::EACH)) {
@@ -89,6 +91,47 @@ impl Network {
         let none = |count: usize| (0..count).map(|_| None).collect();
         let (site_slots, pool_slots) = (none(manifest.sites.len()), none(manifest.pool_servers.len()));
         Self { dir, ports, manifest, sites: site_slots, pools: pool_slots }
+    }
+
+    /// One more daemon for a site, before anything starts: the same certificate and store, listeners of its own.
+    /// Returns its place among the sites.
+    pub(crate) fn add_replica(&mut self, of: usize) -> usize {
+        let names = self.manifest.sites.iter().map(|site| &site.id).collect::<HashSet<_>>().len();
+        let earlier = self.manifest.sites.len() - names;
+        let first = 3 * names + 2 * self.pools.len() + 3 * earlier;
+        assert!(first + 3 <= usize::from(Ports::EACH) - 10, "too few ports");
+        let first = self.ports.base + u16::try_from(first).unwrap();
+        let mut replica = self.manifest.sites[of].clone();
+        let mut text = std::fs::read_to_string(&replica.config).unwrap();
+        for (url, port) in
+            [&mut replica.sae_url, &mut replica.peer_url, &mut replica.admin_url].into_iter().zip(first..)
+        {
+            let (scheme, old) = url.split_once("://").unwrap();
+            let new = format!("127.0.0.1:{port}");
+            assert!(text.contains(&format!("\"{old}\"")), "{old} is not in {text}");
+            text = text.replacen(&format!("\"{old}\""), &format!("\"{new}\""), 1);
+            *url = format!("{scheme}://{new}");
+        }
+        replica.config = self.dir.path().join(format!("demo/{}-replica-{}.toml", replica.id, earlier + 1));
+        replica.saes.clear();
+        std::fs::write(&replica.config, text).unwrap();
+        self.manifest.sites.push(replica);
+        self.sites.push(None);
+        self.manifest.sites.len() - 1
+    }
+
+    /// Tells every daemon all URLs of the replicas of the other sites.
+    pub(crate) fn list_replicas(&self) {
+        for (index, site) in self.manifest.sites.iter().enumerate() {
+            for other in self.manifest.sites.iter().filter(|other| other.id != site.id) {
+                let all = self.manifest.sites.iter().filter(|replica| replica.id == other.id);
+                let urls: Vec<String> = all.map(|replica| format!("{:?}", replica.peer_url)).collect();
+                let first = format!("url = {}", urls[0]);
+                if other.peer_url == urls[0].trim_matches('"') {
+                    self.configure(index, &first, &format!("url = [{}]", urls.join(", ")));
+                }
+            }
+        }
     }
 
     /// Everything runs.

@@ -1,0 +1,112 @@
+//! One call to a peer that may have several addresses, each a replica that can serve it.
+//!
+//! Calls are spread over the addresses that answer, in turn: every replica is told of every pool set anyway, so
+//! sticking to one would save nothing and leave the others idle. An address that fails or has no room gives way
+//! to the next at once; one that is silent for a part of the deadline is left running and the next is asked too.
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use serde::de::DeserializeOwned;
+use tokio::time::{Duration, Instant, timeout};
+
+use super::breaker::{BreakerState, Leave};
+use super::error::PeerError;
+use super::route::{Call, Reply, Route};
+use crate::kme::KmeId;
+
+/// One pass over some addresses of a peer.
+pub(super) struct Pass<'a> {
+    pub(super) kme: &'a KmeId,
+    pub(super) routes: Vec<&'a Route>,
+    pub(super) deadline: Instant,
+    /// How long an address may be silent before the next is asked as well.
+    pub(super) patience: Duration,
+}
+
+/// An address that was asked and has not answered.
+struct Asked<'a> {
+    place: usize,
+    at: Instant,
+    leave: Leave<'a>,
+}
+
+/// The addresses to be asked for a call, best first, from the `turn`-th on: those that answer, and among them
+/// those that have the pools. Addresses that are left alone come only when there are no others.
+pub(super) fn in_order<'a, T>(routes: &'a [Route], turn: usize, call: &Call<'_, T>) -> Vec<&'a Route> {
+    let from = turn % routes.len().max(1);
+    let rotated = || routes.iter().cycle().skip(from).take(routes.len());
+    let answering: Vec<&Route> = rotated().filter(|route| route.state() == BreakerState::Closed).collect();
+    let mut order = if answering.is_empty() { rotated().collect() } else { answering };
+    order.sort_by_key(|route| call.set.is_some_and(|set| route.lacks(set)));
+    order
+}
+
+impl<'a> Pass<'a> {
+    /// The first good answer, or the refusal that tells most. Calls are safe to repeat, so more than one address
+    /// may have acted on it.
+    pub(super) async fn run<T: DeserializeOwned>(&self, call: &Call<'_, T>) -> Result<Reply<T>, PeerError> {
+        let mut waiting = self.routes.iter().copied().enumerate();
+        let mut running = FuturesUnordered::new();
+        let mut asked: Vec<Asked<'a>> = Vec::new();
+        let mut failure = PeerError::Paused(self.kme.clone());
+        let mut more = true;
+        loop {
+            // One that is asked at the deadline would seem silent.
+            let next = (Instant::now() < self.deadline)
+                .then(|| waiting.find_map(|(place, route)| Some((place, route, route.enter()?))))
+                .flatten();
+            more = more && next.is_some();
+            if let Some((place, route, leave)) = next {
+                asked.push(Asked { place, at: Instant::now(), leave });
+                running.push(async move { (place, route, route.exchange(call, self.deadline).await) });
+            }
+            let (place, route, result) = match self.wait(&mut running, more).await {
+                Some(Some(answer)) => answer,
+                Some(None) => return Err(failure),
+                None => continue,
+            };
+            let own = asked.iter().position(|other| other.place == place);
+            route.note(own.map(|own| asked.swap_remove(own).leave), call.set, &result);
+            match result {
+                Err(error) if !error.is_final() => {
+                    if self.routes.len() > 1 {
+                        self.tell(route, &error);
+                    }
+                    if error.weight() >= failure.weight() {
+                        failure = error;
+                    }
+                }
+                answer => {
+                    self.overtaken(asked);
+                    return answer;
+                }
+            }
+        }
+    }
+
+    /// The next answer; `Some(None)` when nobody is left to give one, `None` when it is time to ask another.
+    async fn wait<A, F: Future<Output = A>>(
+        &self,
+        running: &mut FuturesUnordered<F>,
+        more: bool,
+    ) -> Option<Option<A>> {
+        if more { timeout(self.patience, running.next()).await.ok() } else { Some(running.next().await) }
+    }
+
+    /// One replica's trouble is hidden from whoever calls the peer, so it is told here.
+    fn tell(&self, route: &Route, error: &PeerError) {
+        let (peer, url, cause) = (self.kme, route.url(), error as &dyn std::error::Error);
+        if matches!(error, PeerError::Refused { .. }) && !error.refuses_set() {
+            tracing::warn!(%peer, url, error = cause, "a replica of a peer refused a call; the next is asked");
+        } else {
+            tracing::debug!(%peer, url, error = cause, "an address of a peer did not take a call");
+        }
+    }
+
+    /// Silence while another answered counts against an address, or calls would go on waiting for it.
+    fn overtaken(&self, asked: Vec<Asked<'_>>) {
+        for silent in asked.into_iter().filter(|silent| silent.at.elapsed() >= self.patience) {
+            silent.leave.failed();
+        }
+    }
+}

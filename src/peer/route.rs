@@ -1,0 +1,165 @@
+//! One address of a peer: sends a call there, and remembers whether it answers and which pool sets it cannot get.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use super::breaker::{Breaker, BreakerState, Leave};
+use super::error::PeerError;
+use super::wire::Refusal;
+use crate::kme::{KmeId, PoolSetId};
+use crate::tls::{HttpsClient, HybridKeyExchange};
+
+/// Longest answer that is read.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
+/// Characters of a peer's message that are kept.
+const MESSAGE_MAX_CHARS: usize = 200;
+/// Sets that are remembered as out of reach; more than any source has at once.
+const LACKING_MAX: usize = 64;
+
+/// An answer and the connection that it came by.
+pub(super) struct Reply<T> {
+    pub(super) body: T,
+    pub(super) hybrid_tls: bool,
+}
+
+/// One call, wherever it is sent.
+pub(super) struct Call<'a, T> {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) body: Bytes,
+    /// The pool set that the call is about.
+    pub(super) set: Option<PoolSetId>,
+    /// What is wrong with an answer that has the right shape.
+    pub(super) flaw: &'a (dyn Fn(&T) -> Option<&'static str> + Sync),
+}
+
+/// One address.
+pub(super) struct Route {
+    kme: KmeId,
+    base: String,
+    https: HttpsClient,
+    breaker: Breaker,
+    lacking: Mutex<VecDeque<PoolSetId>>,
+}
+
+impl Route {
+    /// The address `url` of `kme`: scheme and authority; a path is kept as a prefix.
+    pub(super) fn new(kme: KmeId, url: &str, https: HttpsClient, breaker: Breaker) -> Self {
+        Self { kme, base: url.trim_end_matches('/').to_owned(), https, breaker, lacking: Mutex::default() }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.base
+    }
+
+    pub(super) fn state(&self) -> BreakerState {
+        self.breaker.state()
+    }
+
+    /// Leave for one call; `None` while the address is left alone.
+    pub(super) fn enter(&self) -> Option<Leave<'_>> {
+        self.breaker.enter()
+    }
+
+    /// Whether whoever is there said that it cannot get the pools of `set`.
+    pub(super) fn lacks(&self, set: PoolSetId) -> bool {
+        self.lock().contains(&set)
+    }
+
+    /// Draws conclusions from how a call went.
+    pub(super) fn note<T>(
+        &self,
+        leave: Option<Leave<'_>>,
+        set: Option<PoolSetId>,
+        result: &Result<Reply<T>, PeerError>,
+    ) {
+        if let Some(leave) = leave {
+            match result {
+                Err(error) if error.is_silence() => leave.failed(),
+                _ => leave.answered(),
+            }
+        }
+        let Some(set) = set else { return };
+        let mut lacking = self.lock();
+        match result {
+            Ok(_) => lacking.retain(|other| *other != set),
+            Err(error) if error.refuses_set() && !lacking.contains(&set) => {
+                if lacking.len() >= LACKING_MAX {
+                    lacking.pop_front();
+                }
+                lacking.push_back(set);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Sends the call and reads its answer.
+    pub(super) async fn exchange<T: DeserializeOwned>(
+        &self,
+        call: &Call<'_, T>,
+        deadline: Instant,
+    ) -> Result<Reply<T>, PeerError> {
+        let request = Request::builder()
+            .method(&call.method)
+            .uri(format!("{}{}", self.base, call.path))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(call.body.clone()))
+            .map_err(|_| self.garbled("an address that is no URL"))?;
+        let response = timeout_at(deadline, self.https.send(request))
+            .await
+            .map_err(|_| PeerError::Slow(self.kme.clone()))?
+            .map_err(|source| PeerError::Unreachable { kme: self.kme.clone(), source })?;
+        let hybrid_tls = response.extensions().get::<HybridKeyExchange>().is_some_and(|hybrid| hybrid.0);
+        let (status, body) = self.receive(response, deadline).await?;
+        if status == StatusCode::OK {
+            let body =
+                serde_json::from_slice(&body).map_err(|_| self.garbled("JSON of an unexpected shape"))?;
+            return match (call.flaw)(&body) {
+                Some(what) => Err(self.garbled(what)),
+                None => Ok(Reply { body, hybrid_tls }),
+            };
+        }
+        let kme = self.kme.clone();
+        let message = message_of(&body);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            Err(PeerError::Busy { kme, message })
+        } else {
+            Err(PeerError::Refused { kme, status, message })
+        }
+    }
+
+    async fn receive(
+        &self,
+        response: Response<Incoming>,
+        deadline: Instant,
+    ) -> Result<(StatusCode, Bytes), PeerError> {
+        let status = response.status();
+        let body = timeout_at(deadline, Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect())
+            .await
+            .map_err(|_| PeerError::Slow(self.kme.clone()))?
+            .map_err(|_| self.garbled("an answer that is too long or broke off"))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn garbled(&self, what: &'static str) -> PeerError {
+        PeerError::Garbled { kme: self.kme.clone(), what }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<PoolSetId>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a refusal says, fit for a log line.
+fn message_of(body: &[u8]) -> String {
+    serde_json::from_slice::<Refusal>(body)
+        .map(|refusal| refusal.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect())
+        .unwrap_or_default()
+}

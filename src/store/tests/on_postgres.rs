@@ -1,0 +1,22 @@
+//! The store's rules on Postgres, and what only a server and several daemons can do to them.
+
+use super::*;
+
+fn site() -> Site {
+    Site::on(Kind::Postgres)
+}
+
+#[path = "durability.rs"]
+mod durability;
+#[path = "insert.rs"]
+mod insert;
+mod lossy;
+#[path = "ready.rs"]
+mod ready;
+mod replicas;
+#[path = "retrieve.rs"]
+mod retrieve;
+
+mod trouble;
+#[path = "void_and_sweep.rs"]
+mod void_and_sweep;

@@ -1,0 +1,301 @@
+//! Several daemons on one database: stores that know nothing of each other.
+
+use tokio::task::JoinSet;
+
+use super::*;
+
+async fn two(site: &Site) -> [Arc<Store>; 2] {
+    [Arc::new(site.open().await), Arc::new(site.open().await)]
+}
+
+async fn lease(store: &Store, blocks: u32) -> Vec<LeasedBlock> {
+    store.lease(pair(&sae("alice"), &bob()), blocks).await.unwrap()
+}
+
+fn bob() -> Recipient {
+    Recipient { party: to_sae("bob"), kme: kme("site-b") }
+}
+
+fn pair<'a>(master: &'a SaeId, recipient: &'a Recipient) -> ReadyPair<'a> {
+    ReadyPair { master, recipient }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_ready_key_is_leased_exactly_once_by_many_at_once() {
+    let site = site();
+    let stores = two(&site).await;
+    let mut made = HashSet::new();
+    for number in 0..60 {
+        let sample = Sample::to_bob(2).ready(&stores[number % 2], number % 3 > 0).await;
+        made.extend(sample.ids());
+    }
+    let mut tasks = JoinSet::new();
+    for number in 0..12 {
+        let store = Arc::clone(&stores[number % 2]);
+        tasks.spawn(async move {
+            let mut got = Vec::new();
+            // Another daemon may hold the last blocks for a moment, so one empty answer is not the end.
+            let mut empty = 0;
+            while empty < 3 {
+                let blocks = lease(&store, 2).await;
+                empty += u32::from(blocks.is_empty());
+                got.extend(blocks.into_iter().flat_map(|block| block.keys).map(|key| key.id));
+            }
+            got
+        });
+    }
+    let mut leased = Vec::new();
+    while let Some(got) = tasks.join_next().await {
+        leased.extend(got.unwrap());
+    }
+    assert_eq!(leased.len(), made.len());
+    assert_eq!(leased.into_iter().collect::<HashSet<_>>(), made);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_retrievals_of_the_same_keys_through_two_daemons_one_succeeds() {
+    let site = site();
+    let stores = two(&site).await;
+    for round in 0..10 {
+        let ids = Sample::to_bob(3).stored(&stores[round % 2]).await.ids();
+        let mut tasks = JoinSet::new();
+        for number in 0..12 {
+            let store = Arc::clone(&stores[number % 2]);
+            // All of them want the second key, and they lock in opposite orders.
+            let wanted = match number % 3 {
+                0 => vec![ids[0], ids[1]],
+                1 => vec![ids[1], ids[0]],
+                _ => vec![ids[2], ids[1]],
+            };
+            tasks.spawn(async move { Ask::by("bob").at(&store, &wanted).await });
+        }
+        let mut successes = 0;
+        while let Some(result) = tasks.join_next().await {
+            match result.unwrap() {
+                Ok(keys) => successes += usize::from(keys.len() == 2),
+                Err(RetrieveError::NotFound) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(successes, 1, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_party_of_a_key_retrieves_it_once_through_whichever_daemon() {
+    let site = site();
+    let stores = two(&site).await;
+    for _ in 0..10 {
+        let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 1).stored(&stores[0]).await.ids();
+        let mut tasks = JoinSet::new();
+        for number in 0..12 {
+            let (store, ids) = (Arc::clone(&stores[number % 2]), ids.clone());
+            let caller = if number % 4 < 2 { "bob" } else { "carol" };
+            tasks.spawn(async move { (caller, Ask::by(caller).at(&store, &ids).await.is_ok()) });
+        }
+        let mut served: Vec<&str> = Vec::new();
+        while let Some(result) = tasks.join_next().await {
+            let (caller, is_served) = result.unwrap();
+            served.extend(is_served.then_some(caller));
+        }
+        served.sort_unstable();
+        assert_eq!(served, ["bob", "carol"]);
+        assert_eq!(stores[0].counts().await.unwrap().keys, 0, "the last one erased it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_batch_that_is_pushed_to_two_daemons_at_once_is_stored_once() {
+    let site = site();
+    let stores = two(&site).await;
+    for _ in 0..20 {
+        let sample = Sample::to_bob(5);
+        let (one, two) = tokio::join!(sample.insert(&stores[0]), sample.insert(&stores[1]));
+        let mut outcomes = [one.unwrap(), two.unwrap()];
+        outcomes.sort_by_key(|outcome| *outcome == Inserted::AlreadyStored);
+        assert_eq!(outcomes, [Inserted::Stored, Inserted::AlreadyStored]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_key_id_that_two_batches_bring_at_once_is_stored_once() {
+    let site = site();
+    let stores = two(&site).await;
+    for _ in 0..20 {
+        let (mut first, second) = (Sample::to_bob(2), Sample::to_bob(2));
+        let id = second.ids()[0];
+        first.keys.push(Key { id, material: material(id) });
+        let (one, two) = tokio::join!(first.insert(&stores[0]), second.insert(&stores[1]));
+        let mut outcomes = [one.unwrap(), two.unwrap()];
+        outcomes.sort_by_key(|outcome| *outcome == Inserted::Conflict);
+        assert_eq!(outcomes, [Inserted::Stored, Inserted::Conflict]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_void_and_an_insert_that_cross_never_leave_a_live_key() {
+    let site = site();
+    let stores = two(&site).await;
+    for round in 0..60_u32 {
+        let sample = Sample::to_bob(2);
+        let all = sample.ids();
+        let listed: &[KeyId] = if round % 2 == 0 { &[] } else { &all };
+        let pause = || async move {
+            for _ in 0..round % 5 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let void = async {
+            pause().await;
+            stores[0].void(&sample.source, sample.batch_id, listed, START.plus(HOUR)).await.unwrap()
+        };
+        let insert = async { sample.insert(&stores[1]).await.unwrap() };
+        let (outcome, inserted) = tokio::join!(void, insert);
+        assert!(matches!(inserted, Inserted::Stored | Inserted::Voided), "{inserted:?}");
+        assert!(outcome.kept.is_empty());
+        Ask::by("bob").finds_nothing(&stores[round as usize % 2], &all).await;
+        let again = sample.insert(&stores[1]).await.unwrap();
+        assert!(matches!(again, Inserted::Voided | Inserted::AlreadyStored), "{again:?}");
+        Ask::by("bob").finds_nothing(&stores[0], &all).await;
+    }
+    assert_eq!(stores[0].counts().await.unwrap().keys, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_void_and_a_retrieval_that_cross_agree_on_who_got_the_key() {
+    let site = site();
+    let stores = two(&site).await;
+    for round in 0..40 {
+        let sample = Sample::to_bob(1).stored(&stores[0]).await;
+        let ids = sample.ids();
+        let listed: &[KeyId] = if round % 2 == 0 { &[] } else { &ids };
+        let void = stores[0].void(&sample.source, sample.batch_id, listed, START.plus(HOUR));
+        let bob = Ask::by("bob");
+        let (outcome, retrieved) = tokio::join!(void, bob.at(&stores[1], &ids));
+        let outcome = outcome.unwrap();
+        match retrieved {
+            Ok(_) => assert_eq!((outcome.voided, outcome.kept), (vec![], ids)),
+            Err(RetrieveError::NotFound) => assert_eq!((outcome.voided, outcome.kept), (ids, vec![])),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_withdrawal_and_a_lease_that_cross_agree_on_who_has_the_keys() {
+    let site = site();
+    let stores = two(&site).await;
+    for round in 0..40 {
+        let sample = Sample::to_bob(2).ready(&stores[0], round % 2 == 0).await;
+        let end = START.plus(HOUR);
+        let withdraw = stores[0].withdraw(&sample.source, sample.batch_id, end);
+        let (withdrawn, leased) = tokio::join!(withdraw, lease(&stores[1], 1));
+        let expected = if leased.is_empty() { Withdrawn::Voided } else { Withdrawn::InUse };
+        assert_eq!(withdrawn.unwrap(), expected, "round {round}");
+        assert!(lease(&stores[0], 5).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sweeps_of_two_daemons_erase_everything_once_and_disturb_nobody() {
+    let site = site();
+    let stores = two(&site).await;
+    for number in 0..30 {
+        Sample::to_bob(10).stored(&stores[number % 2]).await;
+    }
+    site.clock.advance(HOUR);
+    let sweep = |store: Arc<Store>| async move {
+        let (mut keys, mut batches) = (0, 0);
+        // What the other one is about to erase is passed over, so an empty sweep is not the end of it.
+        for _ in 0..30 {
+            let swept = store.sweep(25).await.unwrap();
+            (keys, batches) = (keys + swept.keys, batches + swept.batches);
+        }
+        (keys, batches)
+    };
+    let (one, two) = tokio::join!(sweep(Arc::clone(&stores[0])), sweep(Arc::clone(&stores[1])));
+    assert_eq!((one.0 + two.0, one.1 + two.1), (300, 30));
+    assert_eq!(stores[0].counts().await.unwrap(), Counts::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_data_key_that_another_daemon_sweeps_comes_back_with_the_next_batch() {
+    let site = site();
+    let [one, two] = two(&site).await;
+    Sample::to_bob(1).stored(&one).await;
+    site.clock.advance(HOUR);
+    for _ in 0..20 {
+        // Everything that `two` stored before is gone by now, and with it the use of its data key.
+        let sweep = async {
+            for _ in 0..3 {
+                one.sweep(100).await.unwrap();
+            }
+        };
+        let (sample, ()) = tokio::join!(async { Sample::to_bob(1).insert(&two).await }, sweep);
+        assert_eq!(sample.unwrap(), Inserted::Stored);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn daemons_that_start_together_bring_the_schema_up_to_date_once() {
+    let site = site();
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let url = site.url.clone();
+        tasks.spawn(async move { Store::migrate_only(&url).await });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap().unwrap();
+    }
+    Sample::to_bob(1).stored(&site.open().await).await;
+}
+
+/// A turn that was let go is free a moment later.
+async fn gets_its_turn(store: &Store) -> RefillTurn {
+    for _ in 0..500 {
+        if let Some(turn) = store.try_refill(pair(&sae("alice"), &bob())).await.unwrap() {
+            return turn;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the turn was never passed on");
+}
+
+#[tokio::test]
+async fn a_pair_is_refilled_by_one_daemon_at_a_time_and_the_turn_passes_on() {
+    let site = site();
+    let [one, two] = two(&site).await;
+    let (alice, bob) = (sae("alice"), bob());
+    let ask = async |store: &Store| store.try_refill(pair(&alice, &bob)).await.unwrap();
+    let turn = ask(&one).await.unwrap();
+    assert!(ask(&two).await.is_none());
+    assert!(ask(&one).await.is_none(), "nor twice by the same daemon");
+    let carol = Recipient { party: to_sae("carol"), kme: kme("site-b") };
+    let other = one.try_refill(pair(&alice, &carol)).await.unwrap();
+    assert!(other.is_some(), "another pair is another turn");
+    drop(turn);
+    let turn = gets_its_turn(&two).await;
+    assert!(ask(&one).await.is_none());
+    // Its holder dies with the turn in its hands.
+    Arc::into_inner(two).unwrap().close().await;
+    drop(gets_its_turn(&one).await);
+    drop(turn);
+}
+
+#[tokio::test]
+async fn the_turns_of_a_daemon_that_is_cut_off_pass_on_and_it_can_ask_again() {
+    let site = site();
+    let [one, two] = two(&site).await;
+    let turn = gets_its_turn(&one).await;
+    let mut sql = site.sql().await;
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let ended: i64 = sqlx::query_scalar(cut).fetch_one(&mut *sql).await.unwrap();
+    assert_eq!(ended, 1);
+    let of_two = gets_its_turn(&two).await;
+    // What it held is not its own any more, and letting go of it takes nothing from the other.
+    drop(turn);
+    assert!(one.try_refill(pair(&sae("alice"), &bob())).await.unwrap().is_none());
+    drop(of_two);
+    drop(gets_its_turn(&one).await);
+}

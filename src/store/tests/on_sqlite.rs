@@ -1,0 +1,19 @@
+//! The store's rules on SQLite files.
+
+use super::*;
+
+fn site() -> Site {
+    Site::on(Kind::Sqlite)
+}
+
+#[path = "durability.rs"]
+mod durability;
+mod files;
+#[path = "insert.rs"]
+mod insert;
+#[path = "ready.rs"]
+mod ready;
+#[path = "retrieve.rs"]
+mod retrieve;
+#[path = "void_and_sweep.rs"]
+mod void_and_sweep;

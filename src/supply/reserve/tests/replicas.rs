@@ -1,0 +1,132 @@
+//! Several daemons on one database: they share what is ready, and none makes, takes or voids what another needs.
+
+use super::*;
+use crate::testing::postgres::Server;
+
+fn on_sqlite() -> Site {
+    Site::new()
+}
+
+fn on_postgres() -> Site {
+    Site { url: Server::shared().new_database(), ..Site::new() }
+}
+
+macro_rules! on_both {
+    ($($rule:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::on_sqlite()).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::on_postgres()).await; })*
+        }
+    };
+}
+
+on_both! {
+    a_replica_that_needs_little_leaves_another_what_it_goes_on_using,
+    what_one_replica_made_another_hands_out_and_no_key_goes_out_twice,
+    a_replica_refills_what_another_took,
+}
+
+async fn a_replica_that_needs_little_leaves_another_what_it_goes_on_using(site: Site) {
+    let (busy, quiet) = (site.start(640, 4096).await, site.start(64, 4096).await);
+    let filling = busy.fill();
+    busy.is_filled_to(640).await;
+    filling.abort();
+    let _ = filling.await;
+    assert_eq!(quiet.count().await, 640);
+    for _ in 0..8 {
+        busy.store.lease(pair_of(&alice(), &bob()), 1).await.unwrap();
+        quiet.reserve.shrink().await;
+        site.clock.advance(Duration::from_mins(5));
+        quiet.reserve.shrink().await;
+    }
+    assert_eq!(quiet.double.given_up.load(Ordering::SeqCst), 0);
+}
+
+async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site: Site) {
+    let (one, two) = (site.start(256, 4096).await, site.start(0, 4096).await);
+    // Both know the pair, and that nothing is ready.
+    one.set_up(false);
+    two.set_up(false);
+    assert!(one.take(1).await.is_err() && two.take(1).await.is_err());
+    one.set_up(true);
+    let filling = one.fill();
+    one.has_at_least(256).await;
+    filling.abort();
+    let _ = filling.await;
+    one.set_up(false);
+    let mut seen = HashSet::new();
+    // The second cannot make any; it finds those of the first within moments, and both take from the same.
+    let taken = loop {
+        match two.take(40).await {
+            Ok(keys) => break keys,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    for id in ids(&taken) {
+        assert!(seen.insert(id));
+    }
+    for run in [&one, &two] {
+        while let Ok(keys) = run.take(8).await {
+            for id in ids(&keys) {
+                assert!(seen.insert(id), "{id} twice");
+            }
+        }
+    }
+    assert!(seen.len() >= 256 - 2 * 7, "{}", seen.len());
+    for run in [&one, &two] {
+        let ready = run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+        assert_eq!(ready, 0);
+    }
+}
+
+async fn a_replica_refills_what_another_took(site: Site) {
+    let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
+    let _filling = one.fill();
+    one.is_filled_to(256).await;
+    one.take(1).await.unwrap();
+    two.set_up(false);
+    assert_eq!(two.take(128).await.unwrap().len(), 128);
+    // The first is asked now and then, as a balancer would have it; nobody counts for it. A block is in its hand.
+    let ready = async || one.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    for _ in 0..30 {
+        one.take(1).await.unwrap();
+        if ready().await >= 256 - 64 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    panic!("never refilled: {}", ready().await);
+}
+
+#[tokio::test]
+async fn daemons_that_fill_one_reserve_at_once_make_no_key_too_many() {
+    let site = on_postgres();
+    let (one, two) = (site.start(1000, 4096).await, site.start(1000, 4096).await);
+    let _filling = [one.fill(), two.fill()];
+    let ready = async || one.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    // Both know the pair and find it empty.
+    let _ = tokio::join!(one.count(), two.count());
+    for _ in 0..1000 {
+        if ready().await >= 1000 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Whatever was in work has ended by then.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(ready().await, 1000);
+    let made = [&one, &two].map(|run| run.double.made.load(Ordering::SeqCst));
+    assert_eq!(made.iter().sum::<usize>(), 1000_usize.div_ceil(64), "{made:?}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_cannot_make_keys_does_not_keep_the_turn_to_itself() {
+    let site = on_postgres();
+    let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
+    one.double.refuses.store(true, Ordering::SeqCst);
+    let _filling = [one.fill(), two.fill()];
+    let _ = one.count().await;
+    two.has_at_least(256).await;
+}
