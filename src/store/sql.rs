@@ -84,12 +84,16 @@ pub(super) const INSERT_KEYS: Sql = with_packed_ids!(
      SELECT id, $2, substr($3, CAST($4 AS INTEGER) * i + 1, CAST($4 AS INTEGER)) FROM ids"
 );
 
-/// One row for each key and retrieval of it; keys of expired batches (at `$2`) are left out.
+/// One row for each key and retrieval of it.
 pub(super) const KEYS: Sql = with_packed_ids!(
-    "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, b.source_kme, b.master_sae, b.recipients, \
-     b.entitled, b.data_key_id, r.party, r.retrieved_by, r.retrieved_at_ms \
-     FROM ids CROSS JOIN keys k JOIN batches b ON b.batch_id = k.batch_id \
-     LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id AND b.expires_at_ms > $2"
+    "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, r.party, r.retrieved_by, r.retrieved_at_ms \
+     FROM ids CROSS JOIN keys k LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id"
+);
+/// What the packed batches say of their keys; batches that are expired (at `$2`) are left out. Apart from
+/// [`KEYS`]: a batch's row is long, and SQLite would read all of it again for each of its keys.
+pub(super) const BATCHES: Sql = with_packed_ids!(
+    "SELECT b.batch_id, b.source_kme, b.master_sae, b.recipients, b.entitled, b.data_key_id \
+     FROM ids CROSS JOIN batches b WHERE b.batch_id = ids.id AND b.expires_at_ms > $2"
 );
 pub(super) const INSERT_RETRIEVALS: Sql = with_packed_ids!(
     "INSERT INTO retrievals (key_id, party, retrieved_by, retrieved_at_ms) SELECT id, $2, $3, $4 FROM ids \
