@@ -213,8 +213,13 @@ impl<'a> Parts<'a> {
         }
         // The driver would look a bracketed IPv6 address up as a name; as a parameter it takes it bare.
         let is_v6 = host.host.contains(':');
-        let shown = if is_v6 { "localhost" } else { host.host.as_str() };
-        let _ = write!(url, "{}:{}/{}?", escaped(shown), host.port, self.database);
+        // It takes a name as it stands there, and only a socket's directory escaped.
+        let shown = match host.host.as_str() {
+            _ if is_v6 => "localhost".to_owned(),
+            directory if host.is_socket() => escaped(directory).to_string(),
+            name => name.to_owned(),
+        };
+        let _ = write!(url, "{shown}:{}/{}?", host.port, self.database);
         if is_v6 {
             let _ = write!(url, "host={}&", escaped(&host.host));
         }
@@ -264,9 +269,16 @@ fn port_of(text: Option<&str>) -> Result<u16, StoreError> {
 
 fn unescaped(host: &str) -> Result<String, StoreError> {
     match percent_decode_str(host).decode_utf8() {
-        Ok(host) if !host.is_empty() => Ok(host.into_owned()),
-        _ => Err(settings("needs a host between commas")),
+        Ok(host) if host.starts_with('/') && !host.contains('\0') => Ok(host.into_owned()),
+        Ok(host) if is_name(&host) => Ok(host.into_owned()),
+        _ => Err(settings("needs a host, by name or address, between commas")),
     }
+}
+
+/// A host name or an address, IPv6 without brackets.
+fn is_name(host: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    !host.is_empty() && host.chars().all(is_plain)
 }
 
 fn escaped(text: &str) -> impl std::fmt::Display {

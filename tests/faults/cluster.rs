@@ -132,15 +132,12 @@ impl Cluster {
         }
     }
 
-    /// Ends every fault of links and disks. Faults of processes end by themselves.
+    /// Ends every fault of links and disks. Other faults end by themselves.
     pub(crate) fn heal(&self) {
         for link in &self.links {
             link.set(Mode::Pass);
         }
-        for disk in self.databases.iter().filter_map(|database| database.disk.as_ref()) {
-            disk.free();
-            disk.set_read_only(false).unwrap();
-        }
+        self.databases.iter().for_each(Database::heal);
     }
 
     /// Daemons that ended by themselves: name, status and the end of the log. Each is told once.

@@ -88,6 +88,15 @@ impl Database {
         }
     }
 
+    /// Ends what may be left of a fault of its disk.
+    pub(crate) fn heal(&self) {
+        let Some(disk) = &self.disk else { return };
+        disk.free();
+        if let Kind::Sqlite(_) = &self.kind {
+            disk.set_read_only(false).unwrap();
+        }
+    }
+
     pub(crate) async fn is_full(&self, lasts: Duration) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         let disk = self.disk.as_ref().ok_or("no disk of its own")?;

@@ -20,6 +20,9 @@ mod deploy;
 mod metrics;
 mod network;
 mod openapi;
+#[path = "../../src/testing/postgres.rs"]
+#[expect(dead_code, reason = "the tests of the store use the rest")]
+mod postgres;
 mod replicas;
 mod reserve;
 mod samples;

@@ -1,4 +1,4 @@
-//! Two daemons for one KME on one database: each serves what the other made, stored or was pushed, and nothing goes
+//! Two daemons for one KME on one Postgres database: each serves what the other made, stored or was pushed, and nothing goes
 //! out twice.
 
 use std::collections::HashSet;
@@ -6,7 +6,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Network, eventually, stored_keys};
+use crate::postgres::Server;
+use crate::support::{Answer, Network, eventually};
 
 /// Sites A and B with two daemons each.
 struct Pairs {
@@ -19,12 +20,21 @@ const B: [usize; 2] = [1, 3];
 /// Not of the default size, so that it is made and pushed when it is asked for.
 const ON_DEMAND: &str = "?size=512";
 
+/// Gives a site a database of its own that any number of daemons may share.
+fn on_postgres(network: &Network, site: usize) -> String {
+    let url = Server::shared().new_database();
+    let file = format!("sqlite://{}.db", network.site(site).id);
+    network.configure(site, &file, &url);
+    url
+}
+
 impl Pairs {
     /// Files only; `keys` are lines for `[keys]` of every daemon.
     fn generate(keys: &str) -> Self {
         let mut network = Network::generate(2);
         for site in [0, 1] {
             network.configure(site, "[store]", &format!("[keys]\n{keys}\n\n[store]"));
+            on_postgres(&network, site);
         }
         assert_eq!([network.add_replica(0), network.add_replica(1)], [A[1], B[1]]);
         network.list_replicas();
@@ -259,6 +269,7 @@ fn when_no_replica_can_get_the_pools_any_more_a_new_set_is_made() {
 #[test]
 fn what_one_replica_took_is_voided_through_any_when_another_site_fails() {
     let mut network = Network::generate(3);
+    let database = on_postgres(&network, 1);
     let replica = network.add_replica(1);
     network.list_replicas();
     network.start_pools(3);
@@ -269,8 +280,10 @@ fn what_one_replica_took_is_voided_through_any_when_another_site_fails() {
         let refused = network.enc_post("alice", "bob", &body);
         assert_eq!(refused.status, 503, "{refused:?}");
     }
-    let database = network.database(1);
-    eventually("site-b holds no key", || stored_keys(&database) == 0);
+    eventually("site-b holds no key", || {
+        let database = Server::database_of(&database);
+        Server::shared().sql(database, &["SELECT count(*) FROM keys WHERE sealed IS NOT NULL"]).trim() == "0"
+    });
     let key = network.enc("alice", "bob", "").key();
     let url = format!("{}/api/v1/keys/alice/dec_keys?key_ID={}", network.site(replica).sae_url, key.0);
     assert_eq!(network.curl("bob").get(&url).key(), key);

@@ -10,11 +10,13 @@ fn site() -> Site {
 mod durability;
 #[path = "insert.rs"]
 mod insert;
+mod lossy;
 #[path = "ready.rs"]
 mod ready;
 mod replicas;
 #[path = "retrieve.rs"]
 mod retrieve;
+
 mod trouble;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

@@ -22,6 +22,9 @@ const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
 /// A reserve is thinned only when no other replica has touched it for this long: twice the time in which a busy
 /// one's target halves, so that it is thinned by the replica that it was made for.
 const QUIET: Duration = Duration::from_mins(10);
+/// A daemon that has just met a pair, and never saw another touch it, waits for this long only. Should it be wrong, the
+/// other refills, and that is seen.
+const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
 
 /// One pair.
 pub(super) struct Pair {
@@ -183,8 +186,10 @@ impl Pair {
     /// Notes what the store has.
     pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
         let mut hand = self.lock();
-        if hand.stored != Some(keys) {
-            hand.touched_at = Some(now);
+        match hand.stored {
+            None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
+            Some(before) if before != keys => hand.touched_at = Some(now),
+            Some(_) => {}
         }
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();

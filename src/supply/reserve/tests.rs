@@ -380,7 +380,7 @@ async fn a_pair_that_needs_little_gives_up_what_it_has_too_much_of() {
         quiet.reserve.shrink().await;
     }
     assert_eq!(quiet.count().await, 640, "another replica may need it");
-    site.clock.advance(Duration::from_mins(10));
+    site.clock.advance(Duration::from_secs(20));
     for _ in 0..20 {
         quiet.reserve.shrink().await;
     }

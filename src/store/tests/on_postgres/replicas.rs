@@ -278,7 +278,7 @@ async fn a_pair_is_refilled_by_one_daemon_at_a_time_and_the_turn_passes_on() {
     assert!(ask(&one).await.is_none());
     // Its holder dies with the turn in its hands.
     Arc::into_inner(two).unwrap().close().await;
-    gets_its_turn(&one).await;
+    drop(gets_its_turn(&one).await);
     drop(turn);
 }
 

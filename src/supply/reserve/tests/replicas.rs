@@ -35,10 +35,10 @@ async fn a_replica_that_needs_little_leaves_another_what_it_goes_on_using(site: 
     filling.abort();
     let _ = filling.await;
     assert_eq!(quiet.count().await, 640);
-    for _ in 0..10 {
-        site.clock.advance(Duration::from_mins(5));
-        quiet.reserve.shrink().await;
+    for _ in 0..8 {
         busy.store.lease(pair_of(&alice(), &bob()), 1).await.unwrap();
+        quiet.reserve.shrink().await;
+        site.clock.advance(Duration::from_mins(5));
         quiet.reserve.shrink().await;
     }
     assert_eq!(quiet.double.given_up.load(Ordering::SeqCst), 0);
