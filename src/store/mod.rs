@@ -20,6 +20,7 @@ mod readers;
 mod ready;
 mod refill;
 mod retrieve;
+mod schema;
 mod seal;
 mod sql;
 mod sqlite;
@@ -181,6 +182,15 @@ impl Store {
     /// [`StoreError`]; then the target has nothing. [`StoreError::Uncertain`]: it has everything or nothing.
     pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
         copy::copy(from, to, parts).await
+    }
+
+    /// Makes room for a site of a demo in the Postgres database at `url`: an empty schema of its own, in place of
+    /// the one that an earlier demo left. Returns the URL of the site's store.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] for any other URL, or a failure of the database.
+    pub async fn make_demo_schema(url: &str, site: &str) -> Result<String, StoreError> {
+        schema::of_a_demo(url, site).await
     }
 
     /// Whether `url` names a store that may be used; connects to nothing. Of SQLite nothing is said: its file may

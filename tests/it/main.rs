@@ -1,4 +1,4 @@
-//! Integration tests: real processes, real TLS, real SQLite files, the real curl.
+//! Integration tests: real processes, real TLS, real databases, the real curl.
 //!
 //! One program, so that everything is linked once. `support` starts networks of daemons; every other module is
 //! a group of rules.
