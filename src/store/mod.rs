@@ -6,6 +6,7 @@
 
 mod commit;
 mod connect;
+mod copy;
 mod dialect;
 mod error;
 mod insert;
@@ -47,6 +48,7 @@ use tracing::{Instrument, info_span, warn};
 
 use self::commit::Mark;
 use self::connect::Address;
+pub use self::copy::{Copied, CopyParts};
 use self::dialect::{Dialect, Link};
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
@@ -173,6 +175,15 @@ impl Store {
     pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
         let link = connect_and_prepare(&Address::parse(url)?, true).await?;
         Ok(link.into_inner().close().await?)
+    }
+
+    /// Copies the store at the URL `from` to the one at `to`, which must be empty and is made when there is none. No
+    /// daemon may use either of them meanwhile, or `from` ever after: its keys would be handed out twice.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the target has nothing. [`StoreError::Uncertain`]: it has everything or nothing.
+    pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
+        copy::copy(from, to, parts).await
     }
 
     /// Makes room for a site of a demo in the Postgres database at `url`: an empty schema of its own, in place of

@@ -49,6 +49,24 @@ macro_rules! sql {
     };
 }
 
+/// A copy's session may be silent while the other database works.
+pub(super) const PATIENT_SESSION: &str =
+    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+/// Other sessions of this role in this database: daemons, as far as can be told from outside.
+pub(super) const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()";
+/// Begins a transaction in which nobody else changes the tables.
+pub(super) const HOLD_SOURCE: Sql = sql!(
+    "BEGIN IMMEDIATE",
+    "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN SHARE MODE"
+);
+/// Begins a transaction in which nobody else sees the tables.
+pub(super) const HOLD_TARGET: Sql = sql!(
+    "BEGIN IMMEDIATE",
+    "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN ACCESS EXCLUSIVE MODE"
+);
+pub(super) const DATA_KEY_OF_BATCH: &str = "SELECT data_key_id FROM batches WHERE batch_id = $1";
+
 pub(super) const ROLLBACK: &str = "ROLLBACK";
 pub(super) const PING: Sql = Sql::same("SELECT 1 FROM batches LIMIT 1");
 
