@@ -19,6 +19,7 @@ mod defects;
 mod demo;
 mod deploy;
 mod metrics;
+mod moving;
 mod network;
 mod openapi;
 #[path = "../../src/testing/postgres.rs"]

@@ -199,3 +199,29 @@ async fn a_source_that_is_not_there_is_not_made() {
     assert!(error.contains("there is no database"), "{error}");
     assert!(!site.path("site.db").exists());
 }
+
+/// The statements that `docs/deployment.md` gives for an old state that was restored.
+#[tokio::test]
+async fn a_restored_state_gives_nothing_after_the_documented_statements() {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deployment.md")).unwrap();
+    let statements = text.split("```sql\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let site = Site::on(kind);
+        let full = Full::fill(&site).await;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements.clone())).execute(&mut *site.sql().await).await.unwrap();
+        let store = site.open().await;
+        for batch in [&full.fresh, &full.shared, &full.replayed, &full.leased, &full.ready] {
+            for caller in ["bob", "carol", "alice"] {
+                let asked =
+                    Ask::by(caller).path(if caller == "alice" { to_sae("bob") } else { to_sae("alice") });
+                asked.replay(HOUR).finds_nothing(&store, &batch.ids()).await;
+            }
+            assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Voided);
+        }
+        let pair = ReadyPair { master: &sae("alice"), recipient: &bob() };
+        assert!(store.lease(pair, 9).await.unwrap().is_empty());
+        Sample::to_bob(1).stored(&store).await;
+        store.close().await;
+    }
+}
