@@ -267,7 +267,7 @@ impl Store {
         let pair = PairText::of(pair)?;
         let read = async {
             let mut reader = self.readers.take().await?;
-            let count = pair.count(&mut reader.link, self.clock.now()).await?;
+            let count = pair.count(reader.link()?, self.clock.now()).await?;
             reader.give_back();
             Ok(count)
         };
@@ -361,7 +361,8 @@ impl Store {
         }
         let read = async {
             let mut reader = self.readers.take().await?;
-            sqlx::query(reader.link.text(sql::PING)).fetch_optional(&mut *reader.link).await?;
+            let link = reader.link()?;
+            sqlx::query(link.text(sql::PING)).fetch_optional(&mut **link).await?;
             reader.give_back();
             Ok(())
         };
@@ -375,7 +376,8 @@ impl Store {
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         let read = async {
             let mut reader = self.readers.take().await?;
-            let counts = sqlx::query_as(reader.link.text(sql::COUNTS)).fetch_one(&mut *reader.link).await?;
+            let link = reader.link()?;
+            let counts = sqlx::query_as(link.text(sql::COUNTS)).fetch_one(&mut **link).await?;
             reader.give_back();
             Ok::<_, StoreError>(counts)
         };

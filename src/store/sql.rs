@@ -242,6 +242,10 @@ pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 
 // Postgres alone.
 
+pub(super) const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
+/// Back to what the connection was made with.
+pub(super) const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
+
 /// The token in a writer's mark; `$2` when there is no mark. Waits for a transaction that is changing it.
 pub(super) const TAKE_MARK: &str = "INSERT INTO commit_marks (writer, token, marked_at_ms) VALUES ($1, $2, $3) \
      ON CONFLICT (writer) DO UPDATE SET token = commit_marks.token RETURNING token";

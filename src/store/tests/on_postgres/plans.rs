@@ -60,10 +60,10 @@ async fn plan(link: &mut Link, sql: &str, types: &str, values: &str) -> String {
     plan
 }
 
-/// Name, the index that its plan has to use, text, types and values of parameters.
-type Planned = (&'static str, &'static str, &'static str, &'static str, String);
+/// A statement's name, the index that it has to find its rows by, its text, and types and values of its parameters.
+type Statement = (&'static str, &'static str, &'static str, &'static str, String);
 
-fn planned() -> Vec<Planned> {
+fn statements() -> Vec<Statement> {
     let ids = format!("decode(repeat('{:032x}', 64), 'hex')", 77 * KEYS);
     let id = format!("'\\x{:032x}'", 77);
     vec![
@@ -137,7 +137,7 @@ async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
     let mut link = site.sql().await;
     let batches = std::env::var("DQKD_PLAN_BATCHES").map_or(1_000, |text| text.parse().unwrap());
     fill(&mut link, batches).await;
-    for (name, index, text, types, values) in planned() {
+    for (name, index, text, types, values) in statements() {
         let plan = plan(&mut link, text, types, &values).await;
         println!("{name}\n{plan}");
         assert!(plan.contains(index), "{name}\n{plan}");
