@@ -23,7 +23,7 @@ mod moving;
 mod network;
 mod openapi;
 #[path = "../../src/testing/postgres.rs"]
-#[expect(dead_code, reason = "the tests of the store use the rest")]
+#[expect(dead_code, reason = "the unit tests and the fault runs use the rest of it")]
 mod postgres;
 mod replicas;
 mod reserve;
