@@ -47,4 +47,5 @@ step() { # SCRIPT ARGUMENTS...
 step rust.sh "$@"
 step clients.sh
 step schemathesis.sh
+step replicas.sh
 [ $# != 0 ] || step faults.sh

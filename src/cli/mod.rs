@@ -12,6 +12,7 @@ mod pki;
 mod ready;
 mod request;
 mod self_test;
+mod store;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ enum Command {
     },
     /// Bring the store of a KME to this program's schema
     Migrate(ConfigArg),
+    /// Move a store between databases
+    Store(store::StoreArgs),
     /// Ask a daemon's admin listener whether it is ready to serve
     Ready(ready::ReadyArgs),
     /// What can be asked of a KME for a peer (ETSI GS QKD 014, Get status)
@@ -131,6 +134,7 @@ fn run(command: Command) -> Outcome {
         Command::Pki(args) => Ok(pki::run(args)?),
         Command::CheckConfig { files } => check::run(&files),
         Command::Migrate(arg) => daemon::migrate(&arg.config),
+        Command::Store(args) => store::run(args),
         Command::Ready(args) => ready::run(&args),
         Command::Status(args) => request::status(args),
         Command::Enc(args) => request::enc(args),

@@ -144,3 +144,69 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     };
     SocketAddr::new(ip, address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::pki::Role;
+    use crate::testing;
+    use crate::tls::{ListenerLimits, ListenerTls, Versions, listener};
+
+    /// An admin listener of KME `site-a`, over mutual TLS, that answers everybody of the chain.
+    async fn serve(stop: &CancellationToken) -> SocketAddr {
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let tls = ListenerTls::Mutual {
+            store: testing::shared().tls(Role::Kme, "site-a"),
+            rules: testing::spiffe_rules(),
+            versions: Versions::Compatible,
+        };
+        let answer = r#"{"ready": false, "parts": [{"name": "store", "condition": "failed"}]}"#;
+        let router = Router::new().route("/readyz", get(move || async move { answer }));
+        tokio::spawn(listener::serve("admin", tcp, tls, router, ListenerLimits::default(), stop.clone()));
+        address
+    }
+
+    fn args(cert: Option<PathBuf>, key: Option<PathBuf>) -> ReadyArgs {
+        ReadyArgs { config: PathBuf::new(), cert, key, timeout: 30 }
+    }
+
+    #[tokio::test]
+    async fn an_operator_asks_over_mutual_tls_and_only_the_right_daemon_is_believed() {
+        let stop = CancellationToken::new();
+        let address = serve(&stop).await;
+        let files = testing::shared().files(Role::Operator, "probe");
+        let admin = |id: &str| Admin {
+            address,
+            is_plain: false,
+            expected: ExpectedServer::Kme(id.parse().unwrap()),
+            trust_domain: testing::TRUST_DOMAIN.to_owned(),
+            tls: TlsConfig {
+                ca: files.ca.clone(),
+                cert: "-".into(),
+                key: "-".into(),
+                crl: files.crl.clone(),
+            },
+        };
+        let operator = args(Some(files.cert.clone()), Some(files.key.clone()));
+        let answer = admin("site-a").ask(&operator).await.unwrap();
+        assert!(!answer.ready && answer.parts[0].condition == "failed");
+        assert!(admin("site-b").ask(&operator).await.is_err(), "another KME answers there");
+        let error = admin("site-a").ask(&args(None, None)).await.unwrap_err().to_string();
+        assert!(error.contains("--cert and --key"), "{error}");
+        stop.cancel();
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_is_asked_on_loopback() {
+        for (listens, asked) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("192.0.2.1:1", "192.0.2.1:1")]
+        {
+            assert_eq!(reachable(listens.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! answers. Every call is safe to repeat.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::breaker::{Breaker, BreakerState, jitter};
 use super::error::PeerError;
 use super::failover::{Pass, in_order};
 use super::meter::{PeerMeter, PeerMeters};
-use super::route::{Call, Reply, Route};
+use super::route::{Call, Route};
 use super::wire::{
     BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
     VoidAnswer, VoidRequest, encode,
@@ -48,7 +48,7 @@ pub struct PeerClientSettings {
 /// A batch that a peer has stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
-    /// Whether the connection that carried the metadata had a hybrid post-quantum key exchange.
+    /// Whether every connection that may have carried the metadata had a hybrid post-quantum key exchange.
     pub hybrid_tls: bool,
 }
 
@@ -125,6 +125,7 @@ impl PeerClient {
                     body,
                     set: Some(id),
                     flaw: &|_| None,
+                    unproven: AtomicBool::new(false),
                 };
                 client.call(Some(place), &call).await.map(drop)
             });
@@ -154,8 +155,8 @@ impl PeerClient {
             let is_right = stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len();
             (!is_right).then_some("an acknowledgement of something else")
         };
-        let pushed = self.post(BATCHES_PATH, batch, Some(batch.pool_set.id), &flaw).await?;
-        Ok(Pushed { hybrid_tls: pushed.hybrid_tls })
+        let (_, hybrid_tls) = self.post(BATCHES_PATH, batch, Some(batch.pool_set.id), &flaw).await?;
+        Ok(Pushed { hybrid_tls })
     }
 
     /// Voids keys that nobody retrieved, and the batch itself if it arrives later.
@@ -163,7 +164,7 @@ impl PeerClient {
     /// # Errors
     /// [`PeerError`].
     pub async fn void(&self, request: &VoidRequest) -> Result<VoidAnswer, PeerError> {
-        self.post(VOID_PATH, request, None, &|_| None).await.map(|reply| reply.body)
+        self.post(VOID_PATH, request, None, &|_| None).await.map(|(answer, _)| answer)
     }
 
     /// Who answers at the address in that place of the configuration; it must be the peer.
@@ -172,19 +173,23 @@ impl PeerClient {
     /// [`PeerError`].
     pub async fn info_at(&self, place: usize) -> Result<Info, PeerError> {
         let flaw = |info: &Info| (info.kme_id != self.kme).then_some("the name of another KME");
-        let call = Call { method: Method::GET, path: INFO_PATH, body: Bytes::new(), set: None, flaw: &flaw };
-        self.call(Some(place), &call).await.map(|reply| reply.body)
+        let unproven = AtomicBool::new(false);
+        let (method, path, body) = (Method::GET, INFO_PATH, Bytes::new());
+        self.call(Some(place), &Call { method, path, body, set: None, flaw: &flaw, unproven }).await
     }
 
+    /// The answer, and whether every connection that may have carried the call was hybrid.
     async fn post<T: DeserializeOwned>(
         &self,
         path: &'static str,
         body: &impl Serialize,
         set: Option<PoolSetId>,
         flaw: &(dyn Fn(&T) -> Option<&'static str> + Sync),
-    ) -> Result<Reply<T>, PeerError> {
+    ) -> Result<(T, bool), PeerError> {
         let body = encode(body).map_err(|_| self.unwritable())?;
-        self.call(None, &Call { method: Method::POST, path, body, set, flaw }).await
+        let call = Call { method: Method::POST, path, body, set, flaw, unproven: AtomicBool::new(false) };
+        let answer = self.call(None, &call).await?;
+        Ok((answer, !call.unproven.load(Ordering::Acquire)))
     }
 
     /// Sends a call to the address in one place, or to any that serves it.
@@ -192,7 +197,7 @@ impl PeerClient {
         &self,
         place: Option<usize>,
         call: &Call<'_, T>,
-    ) -> Result<Reply<T>, PeerError> {
+    ) -> Result<T, PeerError> {
         let started = Instant::now();
         let result = self.call_in_time(place, call).await;
         self.meter.note(call.path, &result, started.elapsed());
@@ -203,7 +208,7 @@ impl PeerClient {
         &self,
         place: Option<usize>,
         call: &Call<'_, T>,
-    ) -> Result<Reply<T>, PeerError> {
+    ) -> Result<T, PeerError> {
         let deadline = Instant::now() + self.settings.timeout;
         let slow = || PeerError::Slow(self.kme.clone());
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::breaker::{BreakerState, Leave};
 use super::error::PeerError;
-use super::route::{Call, Reply, Route};
+use super::route::{Call, Route};
 use crate::kme::KmeId;
 
 /// One pass over some addresses of a peer.
@@ -44,7 +44,7 @@ pub(super) fn in_order<'a, T>(routes: &'a [Route], turn: usize, call: &Call<'_, 
 impl<'a> Pass<'a> {
     /// The first good answer, or the refusal that tells most. Calls are safe to repeat, so more than one address
     /// may have acted on it.
-    pub(super) async fn run<T: DeserializeOwned>(&self, call: &Call<'_, T>) -> Result<Reply<T>, PeerError> {
+    pub(super) async fn run<T: DeserializeOwned>(&self, call: &Call<'_, T>) -> Result<T, PeerError> {
         let mut waiting = self.routes.iter().copied().enumerate();
         let mut running = FuturesUnordered::new();
         let mut asked: Vec<Asked<'a>> = Vec::new();

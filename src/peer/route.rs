@@ -1,6 +1,7 @@
 //! One address of a peer: sends a call there, and remembers whether it answers and which pool sets it cannot get.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::breaker::{Breaker, BreakerState, Leave};
 use super::error::PeerError;
 use super::wire::Refusal;
 use crate::kme::{KmeId, PoolSetId};
-use crate::tls::{HttpsClient, HybridKeyExchange};
+use crate::tls::{HttpsClient, HttpsError, HybridKeyExchange};
 
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
@@ -22,12 +23,6 @@ const ANSWER_MAX_BYTES: usize = 64 * 1024;
 const MESSAGE_MAX_CHARS: usize = 200;
 /// Sets that are remembered as out of reach; more than any source has at once.
 const LACKING_MAX: usize = 64;
-
-/// An answer and the connection that it came by.
-pub(super) struct Reply<T> {
-    pub(super) body: T,
-    pub(super) hybrid_tls: bool,
-}
 
 /// One call, wherever it is sent.
 pub(super) struct Call<'a, T> {
@@ -38,6 +33,20 @@ pub(super) struct Call<'a, T> {
     pub(super) set: Option<PoolSetId>,
     /// What is wrong with an answer that has the right shape.
     pub(super) flaw: &'a (dyn Fn(&T) -> Option<&'static str> + Sync),
+    /// Whether it may have been sent over a connection that is not known to have a hybrid key exchange. Every address
+    /// that was tried counts, not only the one that answered.
+    pub(super) unproven: AtomicBool,
+}
+
+/// Marks a call unless the connection that carried it turns out to be hybrid, or there was none.
+struct Proof<'a>(Option<&'a AtomicBool>);
+
+impl Drop for Proof<'_> {
+    fn drop(&mut self) {
+        if let Some(unproven) = self.0 {
+            unproven.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// One address.
@@ -78,7 +87,7 @@ impl Route {
         &self,
         leave: Option<Leave<'_>>,
         set: Option<PoolSetId>,
-        result: &Result<Reply<T>, PeerError>,
+        result: &Result<T, PeerError>,
     ) {
         if let Some(leave) = leave {
             match result {
@@ -105,25 +114,31 @@ impl Route {
         &self,
         call: &Call<'_, T>,
         deadline: Instant,
-    ) -> Result<Reply<T>, PeerError> {
+    ) -> Result<T, PeerError> {
         let request = Request::builder()
             .method(&call.method)
             .uri(format!("{}{}", self.base, call.path))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(call.body.clone()))
             .map_err(|_| self.garbled("an address that is no URL"))?;
-        let response = timeout_at(deadline, self.https.send(request))
-            .await
-            .map_err(|_| PeerError::Slow(self.kme.clone()))?
-            .map_err(|source| PeerError::Unreachable { kme: self.kme.clone(), source })?;
-        let hybrid_tls = response.extensions().get::<HybridKeyExchange>().is_some_and(|hybrid| hybrid.0);
+        let mut proof = Proof(Some(&call.unproven));
+        let sent = timeout_at(deadline, self.https.send(request)).await;
+        let sent = sent.map_err(|_| PeerError::Slow(self.kme.clone()))?;
+        let is_proven = match &sent {
+            Ok(response) => response.extensions().get::<HybridKeyExchange>().is_some_and(|hybrid| hybrid.0),
+            Err(error) => matches!(error, HttpsError::Connect(_)),
+        };
+        if is_proven {
+            proof.0 = None;
+        }
+        let response = sent.map_err(|source| PeerError::Unreachable { kme: self.kme.clone(), source })?;
         let (status, body) = self.receive(response, deadline).await?;
         if status == StatusCode::OK {
             let body =
                 serde_json::from_slice(&body).map_err(|_| self.garbled("JSON of an unexpected shape"))?;
             return match (call.flaw)(&body) {
                 Some(what) => Err(self.garbled(what)),
-                None => Ok(Reply { body, hybrid_tls }),
+                None => Ok(body),
             };
         }
         let kme = self.kme.clone();

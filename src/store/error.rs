@@ -140,7 +140,8 @@ impl StoreError {
     pub(super) fn proves_no_commit(&self) -> bool {
         let Some(error) = self.database_error() else { return false };
         match (sqlstate(error), sqlite_code(error)) {
-            (Some(code), _) => !is_outage(&code),
+            // Of other errors of Postgres its marks tell for sure.
+            (Some(code), _) => matches!(code.get(..2), Some("23" | "25" | "40" | "55")) && !is_outage(&code),
             (None, Some(code)) => matches!(
                 code & 0xff,
                 SQLITE_ERROR

@@ -32,6 +32,17 @@ const VERSIONS: &[Version] =
 
 /// Refuses a schema that this program does not know; brings an old one up to date when `migrate`.
 pub(super) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
+    if link.dialect() == Dialect::Sqlite {
+        return check_and_migrate(link, migrate).await;
+    }
+    // Another daemon may be at it, for as long as its statements take.
+    sqlx::raw_sql(sql::BE_PATIENT).execute(&mut **link).await?;
+    check_and_migrate(link, migrate).await?;
+    sqlx::raw_sql(sql::BE_HASTY).execute(&mut **link).await?;
+    Ok(())
+}
+
+async fn check_and_migrate(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
     let newest = VERSIONS.last().map_or(0, |version| version.number);
     let has_table: i64 = sqlx::query_scalar(link.text(sql::HAS_MIGRATIONS)).fetch_one(&mut **link).await?;
     let version: i64 = if has_table == 0 {

@@ -6,6 +6,7 @@
 
 mod commit;
 mod connect;
+mod copy;
 mod dialect;
 mod error;
 mod insert;
@@ -20,6 +21,7 @@ mod readers;
 mod ready;
 mod refill;
 mod retrieve;
+mod schema;
 mod seal;
 mod sql;
 mod sqlite;
@@ -46,6 +48,7 @@ use tracing::{Instrument, info_span, warn};
 
 use self::commit::Mark;
 use self::connect::Address;
+pub use self::copy::{Copied, CopyParts};
 use self::dialect::{Dialect, Link};
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
@@ -174,6 +177,24 @@ impl Store {
         Ok(link.into_inner().close().await?)
     }
 
+    /// Copies the store at the URL `from` to the one at `to`, which must be empty and is made when there is none. No
+    /// daemon may use either of them meanwhile, or `from` ever after: its keys would be handed out twice.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the target has nothing. [`StoreError::Uncertain`]: it has everything or nothing.
+    pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
+        copy::copy(from, to, parts).await
+    }
+
+    /// Makes room for a site of a demo in the Postgres database at `url`: an empty schema of its own, in place of
+    /// the one that an earlier demo left. Returns the URL of the site's store.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] for any other URL, or a failure of the database.
+    pub async fn make_demo_schema(url: &str, site: &str) -> Result<String, StoreError> {
+        schema::of_a_demo(url, site).await
+    }
+
     /// Whether `url` names a store that may be used; connects to nothing. Of SQLite nothing is said: its file may
     /// be made later.
     ///
@@ -246,7 +267,7 @@ impl Store {
         let pair = PairText::of(pair)?;
         let read = async {
             let mut reader = self.readers.take().await?;
-            let count = pair.count(&mut reader.link, self.clock.now()).await?;
+            let count = pair.count(reader.link()?, self.clock.now()).await?;
             reader.give_back();
             Ok(count)
         };
@@ -340,7 +361,8 @@ impl Store {
         }
         let read = async {
             let mut reader = self.readers.take().await?;
-            sqlx::query(reader.link.text(sql::PING)).fetch_optional(&mut *reader.link).await?;
+            let link = reader.link()?;
+            sqlx::query(link.text(sql::PING)).fetch_optional(&mut **link).await?;
             reader.give_back();
             Ok(())
         };
@@ -354,7 +376,8 @@ impl Store {
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         let read = async {
             let mut reader = self.readers.take().await?;
-            let counts = sqlx::query_as(reader.link.text(sql::COUNTS)).fetch_one(&mut *reader.link).await?;
+            let link = reader.link()?;
+            let counts = sqlx::query_as(link.text(sql::COUNTS)).fetch_one(&mut **link).await?;
             reader.give_back();
             Ok::<_, StoreError>(counts)
         };

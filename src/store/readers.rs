@@ -21,10 +21,10 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Link>>,
 }
 
-/// A reading connection in use. Unless it is given back it is closed: a failed or abandoned read leaves it in a
-/// state that nobody knows.
+/// A reading connection in use. Unless it is given back it is closed, since a failed or abandoned read leaves it in
+/// a state that nobody knows, and so are the idle ones: a server that was restarted ended them all.
 pub(super) struct Reader<'a> {
-    pub(super) link: Link,
+    link: Option<Link>,
     readers: &'a Readers,
     _permit: SemaphorePermit<'a>,
 }
@@ -42,7 +42,7 @@ impl Readers {
             Some(link) => link,
             None => self.address.connect_to_read().await?,
         };
-        Ok(Reader { link, readers: self, _permit: permit })
+        Ok(Reader { link: Some(link), readers: self, _permit: permit })
     }
 
     pub(super) async fn close(&self) {
@@ -60,10 +60,23 @@ impl Readers {
 }
 
 impl Reader<'_> {
+    pub(super) fn link(&mut self) -> Result<&mut Link, StoreError> {
+        self.link.as_mut().ok_or(StoreError::Closed)
+    }
+
     /// For the next read, after one that succeeded.
-    pub(super) fn give_back(self) {
+    pub(super) fn give_back(mut self) {
+        let link = self.link.take();
         if !self.readers.free.is_closed() {
-            self.readers.idle().push(self.link);
+            self.readers.idle().extend(link);
+        }
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if self.link.is_some() {
+            self.readers.idle().clear();
         }
     }
 }

@@ -9,7 +9,8 @@
 //! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED), so
 //! rows that are looked at before they are changed are locked first (`super::locks`), and what may be passed
 //! over is (`SKIP LOCKED`). A bounded choice of rows stands in `ARRAY(...)`, which is evaluated once; in a join
-//! the planner may evaluate it again and again.
+//! the planner may evaluate it again and again. `OFFSET 0` and `+ 0` keep it from an index that finds all keys of a
+//! batch where some are wanted, or the blocks of all pairs in the wanted order.
 
 use super::dialect::Sql;
 
@@ -47,6 +48,24 @@ macro_rules! sql {
         Sql { sqlite: $sqlite, postgres: $postgres }
     };
 }
+
+/// A copy's session may be silent while the other database works.
+pub(super) const PATIENT_SESSION: &str =
+    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+/// Other sessions of this role in this database: daemons, as far as can be told from outside.
+pub(super) const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()";
+/// Begins a transaction in which nobody else changes the tables.
+pub(super) const HOLD_SOURCE: Sql = sql!(
+    "BEGIN IMMEDIATE",
+    "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN SHARE MODE"
+);
+/// Begins a transaction in which nobody else sees the tables.
+pub(super) const HOLD_TARGET: Sql = sql!(
+    "BEGIN IMMEDIATE",
+    "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN ACCESS EXCLUSIVE MODE"
+);
+pub(super) const DATA_KEY_OF_BATCH: &str = "SELECT data_key_id FROM batches WHERE batch_id = $1";
 
 pub(super) const ROLLBACK: &str = "ROLLBACK";
 pub(super) const PING: Sql = Sql::same("SELECT 1 FROM batches LIMIT 1");
@@ -112,7 +131,11 @@ pub(super) const ERASE_KEYS: Sql = with_packed_ids!(
 pub(super) const VOIDABLE: Sql = with_packed_ids!(
     "SELECT k.key_id, CASE WHEN k.sealed IS NULL THEN 1 ELSE 0 END, \
      (SELECT count(*) FROM retrievals r WHERE r.key_id = k.key_id) \
-     FROM ids CROSS JOIN keys k WHERE k.key_id = ids.id AND k.batch_id = $2"
+     FROM ids CROSS JOIN keys k WHERE k.key_id = ids.id AND k.batch_id = $2",
+    "SELECT k.key_id, CASE WHEN k.sealed IS NULL THEN 1 ELSE 0 END, \
+     (SELECT count(*) FROM retrievals r WHERE r.key_id = k.key_id) \
+     FROM (SELECT key_id, batch_id, sealed FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) OFFSET 0) k \
+     WHERE k.batch_id = $2"
 );
 pub(super) const VOID_KEYS: Sql = with_packed_ids!(
     "UPDATE keys SET sealed = NULL WHERE key_id IN (SELECT id FROM ids)",
@@ -131,22 +154,28 @@ pub(super) const INSERT_READY: Sql = Sql::same(
      WHERE batch_id = $1 AND state = 'stored' ON CONFLICT (batch_id) DO NOTHING",
 );
 macro_rules! ready {
-    ($lock:literal) => {
+    ($order:literal, $lock:literal) => {
         concat!(
             "SELECT r.batch_id, r.key_ids, r.grade, r.usable_until_ms, b.created_at_ms, \
              b.expires_at_ms, b.data_key_id, b.entitled \
              FROM ready_blocks r JOIN batches b ON b.batch_id = r.batch_id \
              WHERE r.master_sae = $1 AND r.recipient = $2 AND r.usable_until_ms > $3 \
-             ORDER BY r.usable_until_ms, r.batch_id LIMIT $4",
+             ORDER BY ",
+            $order,
+            ", r.batch_id LIMIT $4",
             $lock
         )
     };
 }
 /// Blocks of a pair, those that end first in front, but none that another daemon is about to take.
-pub(super) const READY: Sql = sql!(ready!(""), ready!(" FOR UPDATE OF r SKIP LOCKED"));
+pub(super) const READY: Sql =
+    sql!(ready!("r.usable_until_ms", ""), ready!("r.usable_until_ms + 0", " FOR UPDATE OF r SKIP LOCKED"));
 pub(super) const READY_KEYS: Sql = with_packed_ids!(
     "SELECT k.key_id, k.sealed FROM ids CROSS JOIN keys k \
-     WHERE k.key_id = ids.id AND k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY ids.i"
+     WHERE k.key_id = ids.id AND k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY ids.i",
+    "SELECT k.key_id, k.sealed \
+     FROM (SELECT key_id, batch_id, sealed FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) OFFSET 0) k \
+     WHERE k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY k.key_id"
 );
 /// State of a batch, the length of its list of keys and of the list of those that are ready.
 pub(super) const READINESS: Sql = Sql::same(
@@ -216,6 +245,10 @@ pub(super) const COMMIT: &str = "COMMIT";
 pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 
 // Postgres alone.
+
+pub(super) const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
+/// Back to what the connection was made with.
+pub(super) const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
 
 /// The token in a writer's mark; `$2` when there is no mark. Waits for a transaction that is changing it.
 pub(super) const TAKE_MARK: &str = "INSERT INTO commit_marks (writer, token, marked_at_ms) VALUES ($1, $2, $3) \

@@ -44,7 +44,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 /// What a courtesy to the server may take: ROLLBACK, or taking leave.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
-/// A transaction that takes longer is told to the operator.
+/// A transaction that takes longer is told in the log.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// The state of a writing task.
@@ -130,7 +130,7 @@ impl Writer {
             self.meter.note(jobs.iter().map(Job::name), ended.outcome(), began.elapsed());
             let took = started.elapsed();
             if took > SLOW {
-                warn!(
+                info!(
                     jobs = jobs.len(),
                     run,
                     duration_ms = took.as_millis(),

@@ -94,6 +94,34 @@ impl Server {
         Self::open(private_folder(), data.to_owned(), false)
     }
 
+    /// A private server that follows this one until it is promoted.
+    pub(crate) fn standby(&self) -> Self {
+        let folder = private_folder();
+        make_folder(&folder);
+        let data = folder.join("data");
+        fs::create_dir_all(&data).unwrap();
+        own(&data, 0o700);
+        let user = lock_file(&folder.join("users.lock"));
+        user.lock_shared().unwrap();
+        let port = free_ports().find(|port| *port != self.port).unwrap();
+        let server = Self { folder, data, port, is_shared: false, _user: user };
+        server.watch();
+        let mut backup = as_server("pg_basebackup");
+        backup.arg("-h").arg(&self.data).args(["-p", &self.port.to_string(), "-U", Self::USER]);
+        run(backup.arg("-D").arg(&server.data).args(["-R", "-X", "stream", "-c", "fast"])).unwrap();
+        let file = server.data.join("postgresql.conf");
+        let place = format!("port = {port}\nunix_socket_directories = '{}'\n", server.data.display());
+        let copied = fs::read_to_string(&file).unwrap();
+        fs::write(&file, [copied, place].concat()).unwrap();
+        server.start().unwrap();
+        server
+    }
+
+    /// Makes a standby a server of its own.
+    pub(crate) fn promote(&self) {
+        self.control(&["promote", "-w", "-t", "60"]).unwrap();
+    }
+
     fn open(folder: PathBuf, data: PathBuf, is_shared: bool) -> Self {
         loop {
             make_folder(&folder);

@@ -3,8 +3,9 @@
 //!
 //! `DQKD_FAULTS_MINUTES=30` or `DQKD_FAULTS_SECONDS=90` say how long, `DQKD_FAULTS_SEED=n` repeats the faults
 //! and the choices of the applications (not the timing of threads and processes), `DQKD_BIN=FILE` takes another
-//! program than the one built with the tests, `DQKD_FAULTS_SITES=3` more sites. //! `DQKD_FAULTS_REPLICAS=2` has so many daemons at each site, behind HAProxy, and `DQKD_FAULTS_STORE=postgres` a
-//! Postgres for each site instead of a file of SQLite. The runs are ignored by default because they want the machine to themselves: `tests/run.sh` runs them.
+//! program than the one built with the tests, `DQKD_FAULTS_SITES=3` more sites. `DQKD_FAULTS_REPLICAS=2` has so many
+//! daemons at each site, behind HAProxy, and `DQKD_FAULTS_STORE=postgres` a Postgres for each site instead of a file
+//! of SQLite. The runs are ignored by default because they want the machine to themselves: `tests/run.sh` runs them.
 
 #![expect(
     clippy::unwrap_used,
@@ -143,6 +144,6 @@ fn a_killed_replica_costs_only_what_was_sent_to_it_and_clients_go_on_with_the_ot
 #[test]
 #[ignore = "takes the whole machine for half a minute; tests/run.sh runs it"]
 fn throughput_of_one_replica_and_of_all() {
-    let each = Duration::from_secs(setting("DQKD_THROUGHPUT_SECONDS").unwrap_or(3));
+    let each = Duration::from_secs(setting("DQKD_THROUGHPUT_SECONDS").unwrap_or(2));
     replicas::throughput(shape(TWO_REPLICAS), each);
 }

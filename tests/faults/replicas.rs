@@ -18,7 +18,7 @@ use crate::wire::Wire;
 const KEYS: &str = "min_stored_per_pair = 2048";
 const RESERVE: u64 = 2048;
 const CLIENTS: usize = 12;
-const KILLS: usize = 4;
+const KILLS: usize = 2;
 /// Under load before a kill, and after it.
 const LOAD: Duration = Duration::from_secs(2);
 /// The aim is a second on a machine of its own; the figure is printed.

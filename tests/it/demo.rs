@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::postgres::Server;
 use crate::support::{PATIENCE, dqkd, lines_of, output_of, run_to_end};
 
 #[test]
@@ -19,6 +20,23 @@ fn once_prints_the_same_key_from_both_sites_and_ends_with_0() {
     assert_eq!(key_of("site-a"), key_of("site-b"));
     assert_eq!(key_of("site-a").len(), 44);
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn with_a_postgres_each_site_has_a_schema_of_its_own_and_a_second_demo_replaces_them() {
+    let url = Server::shared().new_database();
+    for _ in 0..2 {
+        let dir = TempDir::new().unwrap();
+        let mut demo = dqkd();
+        demo.args(["demo", "--once", "--store", &url, "--dir"]).arg(dir.path().join("demo"));
+        let output = output_of(&mut demo);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let database = Server::database_of(&url);
+    for schema in ["dqkd_demo_site_a", "dqkd_demo_site_b"] {
+        let count = format!("SELECT count(*) > 0 FROM {schema}.batches");
+        assert_eq!(Server::shared().sql(database, &[&count]), "t");
+    }
 }
 
 #[test]

@@ -149,6 +149,44 @@ fn haproxy_accepts_its_configuration() {
     assert!(others.is_empty(), "{others:?}");
 }
 
+/// With files in the places of the secrets: judged as `serve` would judge it.
+#[test]
+fn the_daemon_accepts_its_configuration_and_drains_for_longer_than_the_load_balancer_needs() {
+    let dir = TempDir::new().unwrap();
+    let secrets = dir.path().join("secrets");
+    std::fs::copy(deploy().join("prepare.sh"), dir.path().join("prepare.sh")).unwrap();
+    assert!(Command::new("bash").arg(dir.path().join("prepare.sh")).status().unwrap().success());
+    let pki = secrets.display().to_string();
+    run_to_end(&["pki", "init", "--dir", &pki, "--trust-domain", "dqkd.example"]);
+    let dns = "site-a.example";
+    run_to_end(&["pki", "issue", "kme", "site-a", "--dir", &pki, "--name", "kme", "--dns", dns]);
+    let compose = compose();
+    let mut config = read("kme.toml");
+    for (name, secret) in compose["secrets"].as_object().unwrap() {
+        let file = dir.path().join(secret["file"].as_str().unwrap());
+        for end in ["\"", "&"] {
+            config =
+                config.replace(&format!("/run/secrets/{name}{end}"), &format!("{}{end}", file.display()));
+        }
+    }
+    assert!(!config.contains("/run/secrets"), "{config}");
+    let file = dir.path().join("kme.toml");
+    std::fs::write(&file, &config).unwrap();
+    run_to_end(&["check-config", &file.display().to_string()]);
+    let dqkd::config::ConfigFile::Kme(config) = dqkd::config::load(&file, []).unwrap() else {
+        panic!("kme.toml configures something else");
+    };
+    assert!(config.store.location.to_string().contains("postgres"), "{}", config.store.location);
+    // "inter 1s fall 2" and a check that was just under way.
+    assert!(read("haproxy.cfg").contains("default-server inter 1s fall 2"));
+    assert!(config.limits.drain_delay.as_secs() >= 4);
+    let stop = config.limits.drain_delay + config.limits.shutdown_grace;
+    let grace = compose["services"]["kme-1"]["stop_grace_period"].as_str().unwrap();
+    let grace: u64 = grace.strip_suffix('s').unwrap().parse().unwrap();
+    assert!(grace >= stop.as_secs() + 15, "15 s for closing the store");
+    assert!(read("dqkd.service").contains("TimeoutStopSec=45"));
+}
+
 /// Where Docker has its Compose plugin; elsewhere the tests above read the file themselves.
 #[test]
 fn docker_compose_accepts_the_file_where_it_is_installed() {

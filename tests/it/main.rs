@@ -1,4 +1,4 @@
-//! Integration tests: real processes, real TLS, real SQLite files, the real curl.
+//! Integration tests: real processes, real TLS, real databases, the real curl.
 //!
 //! One program, so that everything is linked once. `support` starts networks of daemons; every other module is
 //! a group of rules.
@@ -19,10 +19,11 @@ mod defects;
 mod demo;
 mod deploy;
 mod metrics;
+mod moving;
 mod network;
 mod openapi;
 #[path = "../../src/testing/postgres.rs"]
-#[expect(dead_code, reason = "the tests of the store use the rest")]
+#[expect(dead_code, reason = "the unit tests and the fault runs use the rest of it")]
 mod postgres;
 mod replicas;
 mod reserve;

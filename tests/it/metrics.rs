@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::{Curl, Network};
+use crate::support::{Curl, Network, dqkd, output_of};
 
 /// Names in the tables below one heading.
 fn documented(heading: &str) -> BTreeSet<String> {
@@ -113,6 +113,27 @@ fn every_documented_metric_is_served_every_served_one_is_documented_and_none_tel
     for word in secrets.chain(["alice", "bob"]) {
         assert!(![&a, &b, &pool].iter().any(|text| text.contains(word)), "{word} is shown");
     }
+}
+
+#[test]
+fn ready_tells_by_its_exit_code_whether_a_daemon_serves() {
+    let ready = |config: &Path| {
+        let output = output_of(dqkd().arg("ready").arg("--config").arg(config));
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let mut network = Network::start(2);
+    let (site, pool) = (network.site(0).config.clone(), network.pool(0).config.clone());
+    let (code, said) = ready(&site);
+    assert!(code == Some(0) && said.contains("ok       store\n"), "{said}");
+    assert_eq!(ready(&pool).0, Some(0));
+    network.kill_site(0);
+    let (code, said) = ready(&site);
+    assert!(code == Some(1) && said.contains("does not answer"), "{said}");
+    // An address that others reach demands an operator certificate; the command says so before it asks.
+    network.configure(0, "admin = \"127.0.0.1", "admin = \"0.0.0.0");
+    let (code, said) = ready(&site);
+    assert!(code == Some(1) && said.contains("operator certificate"), "{said}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +56,7 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
             saes.push(Sae { id: (*id).to_owned(), cert: issued.cert, key: issued.key, p12, p12_password });
         }
         let config = dir.join(format!("{}.toml", site.id));
-        fs::write(&config, kme_config(plan, site)).with_context(context)?;
+        write_private(&config, &kme_config(plan, site)).with_context(context)?;
         sites.push(Site {
             id: site.id.clone(),
             config,
@@ -74,6 +76,12 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     let manifest = Manifest { ca: pki.join("ca.pem"), dir, sites, pool_servers };
     manifest.write()?;
     Ok(manifest)
+}
+
+/// For its owner only: the URL of the store may hold a password.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// Removes an earlier demo, and nothing that is not one.
@@ -117,10 +125,14 @@ peer = "127.0.0.1:{}"
 admin = "127.0.0.1:{}"
 
 [store]
-url = "sqlite://{id}.db"
+url = {}
 kek_file = "{id}.kek"
 "#,
-        site.sae_port, site.peer_port, site.admin_port
+        site.sae_port,
+        site.peer_port,
+        site.admin_port,
+        // Quoted as TOML.
+        toml::Value::String(site.store_url.clone()),
     );
     for peer in plan.sites.iter().filter(|peer| peer.id != *id) {
         let _ =

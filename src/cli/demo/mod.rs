@@ -18,6 +18,7 @@ use super::daemon::told_to_stop;
 use super::{Outcome, block_on};
 use crate::app::{self, Daemon};
 use crate::config::{self, ConfigFile, LogConfig, LogLevel};
+use crate::store::Store;
 use crate::telemetry;
 pub(super) use manifest::Manifest;
 use plan::Plan;
@@ -33,6 +34,9 @@ pub(super) struct DemoArgs {
     /// How many sites
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=16))]
     sites: u8,
+    /// A Postgres database for all sites, each in a schema of its own (dqkd_demo_...), instead of SQLite files
+    #[arg(long, value_name = "postgres://...")]
+    store: Option<String>,
     /// Stop after the proof; fail when the keys differ
     #[arg(long, conflicts_with = "generate_only")]
     once: bool,
@@ -43,7 +47,10 @@ pub(super) struct DemoArgs {
 
 pub(super) fn run(args: DemoArgs) -> Outcome {
     telemetry::init(&LogConfig { level: LogLevel::Warn, ..LogConfig::default() });
-    let plan = Plan::new(args.sites.into(), args.base_port)?;
+    let mut plan = Plan::new(args.sites.into(), args.base_port)?;
+    if let Some(url) = &args.store {
+        block_on(use_postgres(&mut plan, url))??;
+    }
     let manifest = files::write(&args.dir, &plan)?;
     println!(
         "files         {}: CA, certificates, .p12 bundles, configurations, demo.json",
@@ -59,6 +66,14 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
             told = told_to_stop() => told.context("signals cannot be received"),
         }
     })??;
+    Ok(())
+}
+
+/// Gives each site a schema in the database at `url`.
+async fn use_postgres(plan: &mut Plan, url: &str) -> anyhow::Result<()> {
+    for site in &mut plan.sites {
+        site.store_url = Store::make_demo_schema(url, &site.id).await.context("--store")?;
+    }
     Ok(())
 }
 

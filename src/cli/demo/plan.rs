@@ -30,6 +30,7 @@ pub(super) struct SitePlan {
     pub(super) sae_port: u16,
     pub(super) peer_port: u16,
     pub(super) admin_port: u16,
+    pub(super) store_url: String,
 }
 
 pub(super) struct PoolPlan {
@@ -48,6 +49,7 @@ impl Plan {
         let letters = 'a'..='z';
         let site_plans = letters.zip(saes()).take(sites).map(|(letter, saes)| SitePlan {
             id: format!("site-{letter}"),
+            store_url: format!("sqlite://site-{letter}.db"),
             saes,
             sae_port: next(),
             peer_port: next(),

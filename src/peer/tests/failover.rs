@@ -147,6 +147,19 @@ async fn an_address_where_another_kme_answers_is_not_called() {
 }
 
 #[tokio::test]
+async fn metadata_that_a_silent_address_may_have_got_is_not_said_to_be_protected_by_what_answered() {
+    let settings = PeerClientSettings { timeout: Duration::from_secs(5), max_in_flight: 4 };
+    let (dead, alive) = (nobody().await, Peer::answering(200, STORED, settings).await);
+    let silent = Peer::answering(0, "", settings).await;
+    let at_once = client_at(&[&alive.url], settings).push(&metadata()).await.unwrap();
+    assert!(at_once.hybrid_tls);
+    let after_none = client_at(&[&dead, &alive.url], settings).push(&metadata()).await.unwrap();
+    assert!(after_none.hybrid_tls, "nothing was sent to the first");
+    let after_silence = client_at(&[&silent.url, &alive.url], settings).push(&metadata()).await.unwrap();
+    assert!(!after_silence.hybrid_tls);
+}
+
+#[tokio::test]
 async fn when_no_address_answers_calls_are_refused_without_asking() {
     let (one, two) = (nobody().await, nobody().await);
     let client = client_at(&[&one, &two], SETTINGS);

@@ -11,6 +11,7 @@ mod durability;
 #[path = "insert.rs"]
 mod insert;
 mod lossy;
+mod plans;
 #[path = "ready.rs"]
 mod ready;
 mod replicas;

@@ -250,6 +250,27 @@ async fn daemons_that_start_together_bring_the_schema_up_to_date_once() {
     Sample::to_bob(1).stored(&site.open().await).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_waits_for_another_that_changes_the_schema() {
+    let site = site();
+    Store::migrate_only(&site.url).await.unwrap();
+    let mut other = site.sql().await;
+    let change = "SET idle_in_transaction_session_timeout = 0; BEGIN; \
+                  LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(change).execute(&mut *other).await.unwrap();
+    let done = async {
+        // Longer than any lock of a request is waited for.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        sqlx::raw_sql("COMMIT").execute(&mut *other).await.unwrap();
+    };
+    let (store, ()) = tokio::join!(site.open(), done);
+    Sample::to_bob(1).stored(&store).await;
+    // And waits for nothing else that long.
+    let timeout = "DO $$ BEGIN ASSERT current_setting('lock_timeout') = '3s' \
+                   AND current_setting('statement_timeout') = '5s'; END $$";
+    store.on_writer(timeout).await.unwrap();
+}
+
 /// A turn that was let go is free a moment later.
 async fn gets_its_turn(store: &Store) -> RefillTurn {
     for _ in 0..500 {

@@ -287,6 +287,50 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
     Ask::by("bob").finally_gets(&store, &ids[..1]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_standby_is_passed_over_and_takes_over_every_answered_retrieval_when_it_is_promoted() {
+    let primary = Server::private();
+    let mut site = site_on(&primary);
+    let standby = primary.standby();
+    let synchronous = "ALTER SYSTEM SET synchronous_standby_names = '*'";
+    primary.sql("postgres", &[synchronous, "SELECT pg_reload_conf()"]);
+    let host = |url: &str| url.split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let (first, second) = (host(&standby.socket_url("d")), host(&site.url));
+    site.url = site.url.replace(&second, &format!("{first},{second}"));
+    let store = Arc::new(site.open().await);
+    let ids = Sample::to_bob(400).stored(&store).await.ids();
+    let mut tasks = JoinSet::new();
+    for ids in ids.chunks(50) {
+        let (store, ids) = (Arc::clone(&store), ids.to_vec());
+        tasks.spawn(async move {
+            for id in ids {
+                let mut may_be_gone = false;
+                loop {
+                    match Ask::by("bob").at(&store, &[id]).await {
+                        Ok(_) => break,
+                        Err(RetrieveError::NotFound) if may_be_gone => break,
+                        Err(RetrieveError::Store(StoreError::Uncertain(_))) => may_be_gone = true,
+                        Err(RetrieveError::Store(StoreError::Busy(_))) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ask::by("bob").finds_nothing_now_or_later(&store, id).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::task::block_in_place(|| {
+        primary.stop(Stop::Kill).unwrap();
+        standby.promote();
+    });
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    assert_eq!(store.counts().await.unwrap().keys, 0);
+    Sample::to_bob(1).stored(&store).await;
+}
+
 #[tokio::test]
 async fn the_server_has_to_prove_its_name_and_no_error_shows_the_password() {
     let server = Server::shared();
