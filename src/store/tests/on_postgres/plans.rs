@@ -68,7 +68,14 @@ fn statements() -> Vec<Statement> {
     let id = format!("'\\x{:032x}'", 77);
     vec![
         ("LOCK_KEYS", "keys_pkey", sql::LOCK_KEYS, "bytea", ids.clone()),
-        ("KEYS", "keys_pkey", sql::KEYS.postgres, "bytea, bigint", format!("{ids}, 0")),
+        ("KEYS", "keys_pkey", sql::KEYS.postgres, "bytea", ids.clone()),
+        (
+            "BATCHES",
+            "batches_pkey",
+            sql::BATCHES.postgres,
+            "bytea, bigint",
+            format!("decode(repeat('{:032x}', 64), 'hex'), 0", 77),
+        ),
         (
             "INSERT_RETRIEVALS",
             "retrievals_pkey",
