@@ -4,6 +4,7 @@
 //! distribution by physics. `ARCHITECTURE.md` shows the rooms of this house and which may import which.
 
 pub mod app;
+pub mod bench;
 pub mod blast;
 pub mod cli;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod delivery;
 pub mod http;
 pub mod identity;
 pub mod kme;
+pub mod metrics;
 pub mod peer;
 pub mod pki;
 pub mod pool;

@@ -9,18 +9,22 @@ use tokio::time::{interval, sleep};
 
 use super::health::{Common, KmeHealth};
 use super::map;
+use super::numbers::{self, KmePools};
 use super::reload::{self, DirectoryReload, Origin, Reload};
 use super::supervise::{Daemon, Supervisor, bind, name_of};
 use crate::config::{BaseUrl, KmeConfig};
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
-use crate::identity::Identity;
+use crate::http::RequestMeters;
+use crate::http::admin::{AdminParts, ReadinessMeter};
+use crate::identity::{Identity, IdentityError};
 use crate::kme::{Clock, Directory, OsRandom, Random, SystemClock};
-use crate::peer::{PeerClient, PeerClientSettings};
+use crate::metrics::{self, Registry};
+use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
 use crate::self_test;
 use crate::store::{Store, StoreSettings};
-use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyParts};
+use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyMeter, SupplyParts};
 use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 
 /// Calls to one peer at once.
@@ -43,8 +47,9 @@ const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let mut supervisor = Supervisor::new(&config.id);
-    let rooms = Rooms::open(config, &supervisor).await?;
-    if let Err(error) = rooms.listen(config, &mut supervisor).await {
+    let mut registry = metrics::registry();
+    let rooms = Rooms::open(config, &supervisor, &mut registry).await?;
+    if let Err(error) = rooms.listen(config, &mut supervisor, registry).await {
         rooms.store.close().await;
         return Err(error);
     }
@@ -75,28 +80,23 @@ struct Rooms {
 }
 
 impl Rooms {
-    async fn open(config: &KmeConfig, supervisor: &Supervisor) -> anyhow::Result<Self> {
+    async fn open(
+        config: &KmeConfig,
+        supervisor: &Supervisor,
+        registry: &mut Registry,
+    ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
         let tls = TlsStore::open(map::tls_files(&config.tls))?;
         let rules = map::strict_identity_rules(&config.trust_domain);
-        match tls.own_identity(&rules) {
-            Ok(Identity::Kme(own)) if *own.id() == config.id => {}
-            other => bail!(
-                "{} is no certificate of KME {} in trust domain {}: it names {}",
-                config.tls.cert.display(),
-                config.id,
-                config.trust_domain,
-                name_of(other)
-            ),
-        }
+        is_own(config, tls.own_identity(&rules))?;
         let keks = map::key_encryption_keys(&config.store.kek)?;
         let url = map::store_url(&config.store)?;
         let settings = StoreSettings { url, keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
         let store = Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?);
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
-        let peers = peers(config, &tls, &random)?;
+        let peers = peers(config, &tls, &random, &PeerMeters::register(registry))?;
         let pool_servers = pool_servers(config, &tls, &clock, &random)?;
         let source_sets = SourceSets::new(
             Arc::clone(&pool_servers),
@@ -106,6 +106,14 @@ impl Rooms {
         );
         let recipient_sets =
             RecipientSets::new(Arc::clone(&pool_servers), map::recipient_sets(config), Arc::clone(&clock));
+        store.register_metrics(registry);
+        let pools = KmePools {
+            servers: Arc::clone(&pool_servers),
+            own: Arc::clone(&source_sets),
+            of_peers: Arc::clone(&recipient_sets),
+        };
+        numbers::of_pools(registry, pools);
+        let meter = Arc::new(SupplyMeter::register(registry, peers.iter().map(|peer| peer.kme())));
         let parts = SupplyParts {
             local: config.id.clone(),
             peers: Arc::clone(&peers),
@@ -113,6 +121,7 @@ impl Rooms {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             random,
+            meter: Arc::clone(&meter),
             tasks: supervisor.work.clone(),
             stopping: supervisor.shutdown.clone(),
         };
@@ -123,6 +132,7 @@ impl Rooms {
             recipient_sets,
             Arc::clone(&store),
             Arc::clone(&clock),
+            meter,
         );
         let source: Arc<dyn KeySource> = Arc::clone(&supply) as _;
         let delivery =
@@ -132,35 +142,53 @@ impl Rooms {
     }
 
     /// Binds all listeners, then serves on all of them.
-    async fn listen(&self, config: &KmeConfig, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    async fn listen(
+        &self,
+        config: &KmeConfig,
+        supervisor: &mut Supervisor,
+        mut registry: Registry,
+    ) -> anyhow::Result<()> {
         let bind = |name, address| bind(&config.id, name, address);
         let (sae, peer, admin) = (
             bind("sae", config.listen.sae).await?,
             bind("peer", config.listen.peer).await?,
             bind("admin", config.listen.admin).await?,
         );
+        let requests = RequestMeters::register(&mut registry);
         let edge = map::edge_limits(config);
         let limits = map::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
         let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
         let strict = || map::strict_identity_rules(&config.trust_domain);
 
-        let router = http::sae::router(Arc::clone(&self.delivery), edge, supervisor.work.clone());
+        let router = http::sae::router(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
         let tls = mutual(map::sae_identity_rules(config), Versions::Compatible);
         supervisor.listener("sae", sae, tls, router, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
-        let router = http::peer::router(Arc::clone(&self.intake), edge, body_max, supervisor.work.clone());
+        let intake = Arc::clone(&self.intake);
+        let router = http::peer::router(intake, edge, body_max, supervisor.work.clone(), &requests);
         supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
 
         let is_plain = config.listen.admin_is_loopback();
+        let common = self.common(supervisor);
+        numbers::of_daemon(&mut registry, "kme", config.id.to_string(), &common);
+        numbers::of_peers(&mut registry, &self.peers);
+        numbers::of_reserve(&mut registry, &self.supply);
         let health = KmeHealth {
-            common: self.common(supervisor),
+            common,
             store: Arc::clone(&self.store),
             peers: Arc::clone(&self.peers),
             pool_servers: Arc::clone(&self.pool_servers),
         };
         let api = http::sae::description(config.key_limits()).context("the API cannot be described")?;
-        let router = http::admin::router(Arc::new(health), Some(api), !is_plain, supervisor.work.clone());
+        let parts = AdminParts {
+            health: Arc::new(health),
+            readiness: ReadinessMeter::register(&mut registry),
+            registry,
+            description: Some(api),
+            operators_only: !is_plain,
+        };
+        let router = http::admin::router(parts, supervisor.work.clone(), &requests);
         let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
         supervisor.admin(admin, tls, router, limits);
         Ok(())
@@ -203,14 +231,34 @@ impl Rooms {
     }
 }
 
-fn peers(config: &KmeConfig, tls: &Arc<TlsStore>, random: &Arc<dyn Random>) -> anyhow::Result<Arc<Peers>> {
+/// Refuses a certificate that names anybody but the KME of `config`.
+fn is_own(config: &KmeConfig, named: Result<Identity, IdentityError>) -> anyhow::Result<()> {
+    match named {
+        Ok(Identity::Kme(own)) if *own.id() == config.id => Ok(()),
+        other => bail!(
+            "{} is no certificate of KME {} in trust domain {}: it names {}",
+            config.tls.cert.display(),
+            config.id,
+            config.trust_domain,
+            name_of(other)
+        ),
+    }
+}
+
+fn peers(
+    config: &KmeConfig,
+    tls: &Arc<TlsStore>,
+    random: &Arc<dyn Random>,
+    meters: &PeerMeters,
+) -> anyhow::Result<Arc<Peers>> {
     let settings = PeerClientSettings { timeout: config.limits.peer_timeout, max_in_flight: PEER_CALLS_MAX };
     let mut clients = Vec::with_capacity(config.peers.len());
     for peer in &config.peers {
         let expected = ExpectedServer::Kme(peer.id.clone());
         let https = HttpsClient::new(Arc::clone(tls), expected, &config.trust_domain, HttpVersion::Http2)?;
         let urls: Vec<&str> = peer.urls.iter().map(BaseUrl::as_str).collect();
-        clients.push(PeerClient::new(peer.id.clone(), &urls, &https, settings, Arc::clone(random)));
+        let client = PeerClient::new(peer.id.clone(), &urls, &https, settings, Arc::clone(random));
+        clients.push(client.metered(meters));
     }
     Ok(Peers::new(clients))
 }

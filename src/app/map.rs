@@ -74,7 +74,11 @@ pub(super) fn pool_edge_limits(config: &PoolServerConfig) -> EdgeLimits {
     EdgeLimits { max_concurrent: config.limits.max_connections, timeout: POOL_REQUEST_TIMEOUT }
 }
 
-pub(super) fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekError> {
+/// The key-encryption keys that `source` names.
+///
+/// # Errors
+/// [`KekError`] names the place.
+pub fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekError> {
     match source {
         KekSource::File(path) => KeyEncryptionKeys::from_file(path),
         KekSource::Env(name) => KeyEncryptionKeys::from_env(name),

@@ -6,12 +6,13 @@
 mod health;
 mod kme;
 mod map;
+mod numbers;
 mod pool_server;
 mod reload;
 mod supervise;
 
 pub use kme::start_kme;
-pub use map::store_url;
+pub use map::{key_encryption_keys, store_url};
 pub use pool_server::start_pool_server;
 pub use reload::Origin;
 pub use supervise::{Daemon, Stopped};

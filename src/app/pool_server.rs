@@ -8,12 +8,16 @@ use tokio::time::interval;
 
 use super::health::{Common, PoolHealth};
 use super::map;
+use super::numbers;
 use super::reload::{self, Reload};
 use super::supervise::{Daemon, Supervisor, bind, name_of};
 use crate::config::PoolServerConfig;
 use crate::http;
+use crate::http::RequestMeters;
+use crate::http::admin::{AdminParts, ReadinessMeter};
 use crate::identity::Identity;
 use crate::kme::{Clock, OsRandom, SystemClock};
+use crate::metrics;
 use crate::pool::PoolVault;
 use crate::self_test;
 use crate::tls::{ListenerTls, TlsStore, Versions};
@@ -50,8 +54,10 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         rules: map::strict_identity_rules(&config.trust_domain),
         versions,
     };
+    let mut registry = metrics::registry();
+    let requests = RequestMeters::register(&mut registry);
     let edge = map::pool_edge_limits(config);
-    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone());
+    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone(), &requests);
     supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();
@@ -61,8 +67,16 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         stopping: supervisor.stopping.clone(),
         restarts: supervisor.restarts.clone(),
     };
-    let health = PoolHealth { common, vault: Arc::clone(&vault) };
-    let router = http::admin::router(Arc::new(health), None, !is_plain, supervisor.work.clone());
+    numbers::of_daemon(&mut registry, "pool", config.id.to_string(), &common);
+    numbers::of_vault(&mut registry, &vault);
+    let parts = AdminParts {
+        health: Arc::new(PoolHealth { common, vault: Arc::clone(&vault) }),
+        readiness: ReadinessMeter::register(&mut registry),
+        registry,
+        description: None,
+        operators_only: !is_plain,
+    };
+    let router = http::admin::router(parts, supervisor.work.clone(), &requests);
     let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
     supervisor.admin(admin, admin_tls, router, limits);
 

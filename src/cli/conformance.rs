@@ -284,11 +284,7 @@ struct DemoSae {
 impl Demo {
     /// A is the first SAE of the first site, B that of the second; C lives at the third site, else beside B.
     fn read(file: &Path) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let text = Zeroizing::new(text);
-        let manifest: Manifest =
-            serde_json::from_str(&text).with_context(|| format!("{} is no demo.json", file.display()))?;
+        let manifest = Manifest::read(file)?;
         let sae = |site: usize, index: usize| {
             let site = manifest.sites.get(site)?;
             let sae = site.saes.get(index)?;

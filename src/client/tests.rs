@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::delivery::testing::{TestSites, rules};
+use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
 use crate::pki::Role;
 use crate::testing::{self, TestAuthority};
@@ -48,7 +49,12 @@ impl Server {
 async fn kme() -> (TestSites, Server) {
     let sites = TestSites::new(rules()).await;
     let limits = EdgeLimits { max_concurrent: 10, timeout: PATIENCE };
-    let router = crate::http::sae::router(Arc::clone(&sites.a.delivery), limits, TaskTracker::new());
+    let router = crate::http::sae::router(
+        Arc::clone(&sites.a.delivery),
+        limits,
+        TaskTracker::new(),
+        &RequestMeters::default(),
+    );
     let server = Server::start(router).await;
     (sites, server)
 }

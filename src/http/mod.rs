@@ -7,7 +7,10 @@ pub mod admin;
 pub mod error;
 pub mod extract;
 pub mod json;
+mod meter;
 pub mod middleware;
 pub mod peer;
 pub mod pool;
 pub mod sae;
+
+pub use self::meter::RequestMeters;

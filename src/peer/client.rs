@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::breaker::{Breaker, BreakerState, jitter};
 use super::error::PeerError;
 use super::failover::{Pass, in_order};
+use super::meter::{PeerMeter, PeerMeters};
 use super::route::{Call, Route};
 use super::wire::{
     BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
@@ -59,6 +60,7 @@ pub struct PeerClient {
     settings: PeerClientSettings,
     turns: Semaphore,
     random: Arc<dyn Random>,
+    meter: PeerMeter,
 }
 
 impl PeerClient {
@@ -75,7 +77,13 @@ impl PeerClient {
         let route = |url: &&str| Route::new(kme.clone(), url, https.clone(), breaker());
         let routes = urls.iter().map(route).collect();
         let turns = Semaphore::new(settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
-        Self { kme, routes, turn: AtomicUsize::new(0), settings, turns, random }
+        let meter = PeerMeters::default().of(&kme);
+        Self { kme, routes, turn: AtomicUsize::new(0), settings, turns, random, meter }
+    }
+
+    /// The same client, whose calls `meters` count.
+    pub fn metered(self, meters: &PeerMeters) -> Self {
+        Self { meter: meters.of(&self.kme), ..self }
     }
 
     /// The peer's ID.
@@ -190,6 +198,17 @@ impl PeerClient {
         place: Option<usize>,
         call: &Call<'_, T>,
     ) -> Result<T, PeerError> {
+        let started = Instant::now();
+        let result = self.call_in_time(place, call).await;
+        self.meter.note(call.path, &result, started.elapsed());
+        result
+    }
+
+    async fn call_in_time<T: DeserializeOwned>(
+        &self,
+        place: Option<usize>,
+        call: &Call<'_, T>,
+    ) -> Result<T, PeerError> {
         let deadline = Instant::now() + self.settings.timeout;
         let slow = || PeerError::Slow(self.kme.clone());
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;
@@ -216,6 +235,7 @@ impl PeerClient {
                 return Err(error);
             }
             tracing::debug!(peer = %self.kme, error = &error as &dyn std::error::Error, "calling a peer again");
+            self.meter.note_repeat();
             sleep_until(again).await;
             pause *= 2;
             attempts += 1;

@@ -8,6 +8,7 @@ mod client;
 mod digest;
 mod error;
 mod failover;
+mod meter;
 mod route;
 pub mod wire;
 
@@ -18,3 +19,4 @@ pub use breaker::BreakerState;
 pub use client::{PeerClient, PeerClientSettings, Pushed};
 pub use digest::content_digest;
 pub use error::{PeerError, SET_UNAVAILABLE};
+pub use meter::{PeerMeter, PeerMeters};

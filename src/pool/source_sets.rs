@@ -199,6 +199,14 @@ impl SourceSets {
         }
     }
 
+    /// Sets that keys can be drawn from, of all groups.
+    pub fn count(&self) -> usize {
+        let state = self.lock();
+        let sets =
+            state.groups.values().map(|group| group.current.iter().count() + group.next.iter().count());
+        sets.sum()
+    }
+
     /// Bytes of all sets, including those just being made and those that batches still use.
     pub fn used_bytes(&self) -> u64 {
         self.memory.used_bytes()

@@ -51,6 +51,14 @@ impl Address {
         Ok(Link::new(connection, self.dialect()))
     }
 
+    /// A connection to a database that nobody else uses, as far as the database can tell: SQLite makes sure of it.
+    pub(super) async fn connect_alone(&self) -> Result<Link, StoreError> {
+        match self {
+            Self::Sqlite(file) => Ok(Link::new(file.connect_alone().await?, Dialect::Sqlite)),
+            Self::Postgres(_) => self.connect().await,
+        }
+    }
+
     /// A connection for single statements that change nothing.
     pub(super) async fn connect_to_read(&self) -> Result<Link, StoreError> {
         match self {

@@ -65,6 +65,22 @@ impl Done {
 }
 
 impl Job {
+    /// What the job is called in metrics.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Insert(..) => "insert",
+            Self::Retrieve(..) => "retrieve",
+            Self::Void(..) => "void",
+            Self::Withdraw(..) => "withdraw",
+            Self::Lease(..) => "lease",
+            Self::Return(..) => "return",
+            Self::Sweep(..) => "sweep",
+            Self::Stop(_) => "stop",
+            #[cfg(test)]
+            Self::Raw(..) => "raw",
+        }
+    }
+
     fn keys(&self) -> usize {
         match self {
             Self::Insert(job, _) => job.key_count(),

@@ -6,14 +6,17 @@
 
 mod commit;
 mod connect;
+mod copy;
 mod dialect;
 mod error;
 mod insert;
 mod jobs;
 mod kek;
 mod locks;
+mod meter;
 mod migrate;
 mod postgres;
+mod probe;
 mod readers;
 mod ready;
 mod refill;
@@ -40,15 +43,19 @@ use std::time::Duration;
 
 use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{Instrument, info_span, warn};
 
 use self::commit::Mark;
 use self::connect::Address;
+pub use self::copy::{Copied, CopyParts};
 use self::dialect::{Dialect, Link};
 pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
 use self::jobs::{Job, Queue};
 pub use self::kek::{KekError, KeyEncryptionKeys};
+use self::meter::Meter;
+pub use self::probe::{SealProbe, SealedBatch};
 use self::readers::Readers;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
 pub use self::refill::RefillTurn;
@@ -64,6 +71,7 @@ pub use self::types::{
 use self::void::VoidJob;
 use self::writer::{POSTGRES_WRITERS, Writer};
 use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
+use crate::metrics::Registry;
 
 /// Most keys of one batch.
 pub const MAX_KEYS_PER_BATCH: usize = 65_536;
@@ -102,6 +110,7 @@ pub struct Store {
     turns: Option<Turns>,
     sealer: Arc<Sealer>,
     clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
 }
 
 impl fmt::Debug for Store {
@@ -130,6 +139,7 @@ impl Store {
             check_data_keys(&mut link, &sealer).await?;
             let (queue, jobs) = Queue::new();
             let mut link = Some(link);
+            let meter = Arc::new(Meter::default());
             let writers = match address.dialect() {
                 Dialect::Sqlite => 1,
                 Dialect::Postgres => POSTGRES_WRITERS,
@@ -142,14 +152,20 @@ impl Store {
                     sealer: Arc::clone(&sealer),
                     clock: Arc::clone(&clock),
                     random: Arc::clone(&random),
+                    meter: Arc::clone(&meter),
                 };
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }
             let turns = (address.dialect() == Dialect::Postgres).then(|| Turns::start(Arc::clone(&address)));
-            Ok(Self { queue, readers: Readers::new(address), turns, sealer, clock })
+            Ok(Self { queue, readers: Readers::new(address), turns, sealer, clock, meter })
         }
         .instrument(span)
         .await
+    }
+
+    /// Shows what the store does in `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.meter.register(registry, self.queue.downgrade());
     }
 
     /// Creates the database at `url` if there is none and brings its schema up to date.
@@ -159,6 +175,15 @@ impl Store {
     pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
         let link = connect_and_prepare(&Address::parse(url)?, true).await?;
         Ok(link.into_inner().close().await?)
+    }
+
+    /// Copies the store at the URL `from` to the one at `to`, which must be empty and is made when there is none. No
+    /// daemon may use either of them meanwhile, or `from` ever after: its keys would be handed out twice.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the target has nothing. [`StoreError::Uncertain`]: it has everything or nothing.
+    pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
+        copy::copy(from, to, parts).await
     }
 
     /// Makes room for a site of a demo in the Postgres database at `url`: an empty schema of its own, in place of
@@ -380,6 +405,7 @@ impl Store {
         job: Box<RetrieveJob>,
         patience: Duration,
     ) -> Result<Vec<Key>, RetrieveError> {
+        let started = Instant::now();
         let caller = Caller(Arc::clone(&job.turn));
         let (reply, answer) = oneshot::channel();
         let exchange = async {
@@ -388,11 +414,13 @@ impl Store {
             answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
         };
         let mut exchange = pin!(exchange);
-        match tokio::time::timeout(patience, &mut exchange).await {
+        let result = match tokio::time::timeout(patience, &mut exchange).await {
             Ok(result) => result,
             Err(_) if caller.0.give_up() => Err(StoreError::Busy(None).into()),
             Err(_) => exchange.await,
-        }
+        };
+        self.meter.note_call("retrieve", started.elapsed());
+        result
     }
 
     async fn call<T, E: From<StoreError>>(
@@ -401,11 +429,14 @@ impl Store {
     ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
         let job = job(reply);
-        bounded(async {
+        let (name, started) = (job.name(), Instant::now());
+        let result = bounded(async {
             self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
             answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
         })
-        .await
+        .await;
+        self.meter.note_call(name, started.elapsed());
+        result
     }
 
     #[cfg(test)]

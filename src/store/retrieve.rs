@@ -4,7 +4,7 @@
 //! on them in memory (each seeing what the ones before it used up), write the changes. [`Rows::decide`] is the
 //! whole rule and does no I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,14 +168,10 @@ impl Rows {
         if key_ids.is_empty() {
             return Ok(rows);
         }
-        let mut batches: HashMap<BatchId, Arc<BatchFacts>> = HashMap::new();
-        let found = sqlx::query(link.text(sql::KEYS))
-            .bind(pack(&key_ids))
-            .bind(now.as_ms())
-            .fetch_all(&mut **link)
-            .await?;
+        let found = sqlx::query(link.text(sql::KEYS)).bind(pack(&key_ids)).fetch_all(&mut **link).await?;
+        let batches = batches_of(link, &found, now).await?;
         for row in found {
-            rows.add(&row, &mut batches)?;
+            rows.add(&row, &batches)?;
         }
         for batch in batches.values() {
             learn_data_key(link, sealer, batch.data_key_id).await?;
@@ -183,25 +179,15 @@ impl Rows {
         Ok(rows)
     }
 
-    fn add(
-        &mut self,
-        row: &AnyRow,
-        batches: &mut HashMap<BatchId, Arc<BatchFacts>>,
-    ) -> Result<(), StoreError> {
+    /// Adds a row, unless its batch is expired.
+    fn add(&mut self, row: &AnyRow, batches: &HashMap<BatchId, Arc<BatchFacts>>) -> Result<(), StoreError> {
         let key_id = KeyId::from_bytes(array(row.try_get("key_id")?, "keys")?);
-        let batch_id = BatchId::from_bytes(array(row.try_get("batch_id")?, "keys")?);
-        let batch = if let Some(batch) = batches.get(&batch_id) {
-            Arc::clone(batch)
-        } else {
-            let batch = Arc::new(batch_facts(batch_id, row)?);
-            batches.insert(batch_id, Arc::clone(&batch));
-            batch
-        };
+        let Some(batch) = batches.get(&batch_of(row, "keys")?) else { return Ok(()) };
         let erase_at: Option<i64> = row.try_get("erase_at_ms")?;
         let past_erasure = erase_at.is_some_and(|at| at <= self.now.as_ms());
         let sealed: Option<Vec<u8>> = row.try_get("sealed")?;
         let entry = self.keys.entry(key_id).or_insert_with(|| KeyRow {
-            batch,
+            batch: Arc::clone(batch),
             sealed: sealed.filter(|_| !past_erasure),
             uses: Vec::new(),
         });
@@ -307,6 +293,29 @@ pub(super) async fn learn_data_key(
     } else {
         Err(StoreError::corrupt("data_keys", hex::encode(id)))
     }
+}
+
+/// The batches of `keys` that are not expired.
+async fn batches_of(
+    link: &mut Link,
+    keys: &[AnyRow],
+    now: Timestamp,
+) -> Result<HashMap<BatchId, Arc<BatchFacts>>, StoreError> {
+    let ids: BTreeSet<BatchId> = keys.iter().map(|row| batch_of(row, "keys")).collect::<Result<_, _>>()?;
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let packed: Vec<u8> = ids.iter().flat_map(BatchId::as_bytes).copied().collect();
+    let found = sqlx::query(link.text(sql::BATCHES)).bind(packed).bind(now.as_ms()).fetch_all(&mut **link);
+    let facts = |row: &AnyRow| {
+        let batch_id = batch_of(row, "batches")?;
+        Ok((batch_id, Arc::new(batch_facts(batch_id, row)?)))
+    };
+    found.await?.iter().map(facts).collect()
+}
+
+fn batch_of(row: &AnyRow, table: &'static str) -> Result<BatchId, StoreError> {
+    Ok(BatchId::from_bytes(array(row.try_get("batch_id")?, table)?))
 }
 
 fn batch_facts(batch_id: BatchId, row: &AnyRow) -> Result<BatchFacts, StoreError> {

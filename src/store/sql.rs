@@ -49,6 +49,24 @@ macro_rules! sql {
     };
 }
 
+/// A copy's session may be silent while the other database works.
+pub(super) const PATIENT_SESSION: &str =
+    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+/// Other sessions of this role in this database: daemons, as far as can be told from outside.
+pub(super) const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()";
+/// Begins a transaction in which nobody else changes the tables.
+pub(super) const HOLD_SOURCE: Sql = sql!(
+    "BEGIN IMMEDIATE",
+    "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN SHARE MODE"
+);
+/// Begins a transaction in which nobody else sees the tables.
+pub(super) const HOLD_TARGET: Sql = sql!(
+    "BEGIN IMMEDIATE",
+    "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN ACCESS EXCLUSIVE MODE"
+);
+pub(super) const DATA_KEY_OF_BATCH: &str = "SELECT data_key_id FROM batches WHERE batch_id = $1";
+
 pub(super) const ROLLBACK: &str = "ROLLBACK";
 pub(super) const PING: Sql = Sql::same("SELECT 1 FROM batches LIMIT 1");
 
@@ -85,12 +103,16 @@ pub(super) const INSERT_KEYS: Sql = with_packed_ids!(
      SELECT id, $2, substr($3, CAST($4 AS INTEGER) * i + 1, CAST($4 AS INTEGER)) FROM ids"
 );
 
-/// One row for each key and retrieval of it; keys of expired batches (at `$2`) are left out.
+/// One row for each key and retrieval of it.
 pub(super) const KEYS: Sql = with_packed_ids!(
-    "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, b.source_kme, b.master_sae, b.recipients, \
-     b.entitled, b.data_key_id, r.party, r.retrieved_by, r.retrieved_at_ms \
-     FROM ids CROSS JOIN keys k JOIN batches b ON b.batch_id = k.batch_id \
-     LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id AND b.expires_at_ms > $2"
+    "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, r.party, r.retrieved_by, r.retrieved_at_ms \
+     FROM ids CROSS JOIN keys k LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id"
+);
+/// What the packed batches say of their keys; batches that are expired (at `$2`) are left out. Apart from
+/// [`KEYS`]: a batch's row is long, and SQLite would read all of it again for each of its keys.
+pub(super) const BATCHES: Sql = with_packed_ids!(
+    "SELECT b.batch_id, b.source_kme, b.master_sae, b.recipients, b.entitled, b.data_key_id \
+     FROM ids CROSS JOIN batches b WHERE b.batch_id = ids.id AND b.expires_at_ms > $2"
 );
 pub(super) const INSERT_RETRIEVALS: Sql = with_packed_ids!(
     "INSERT INTO retrievals (key_id, party, retrieved_by, retrieved_at_ms) SELECT id, $2, $3, $4 FROM ids \

@@ -20,6 +20,8 @@ const IN_URL: &AsciiSet =
 /// another process is waited for.
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
      PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF";
+/// For a connection that is the only one.
+const ALONE: &str = "PRAGMA busy_timeout = 1000; PRAGMA locking_mode = EXCLUSIVE";
 /// And then for a connection that may write, or may not.
 pub(super) const WRITE: &str = "PRAGMA query_only = OFF";
 pub(super) const READ: &str = "PRAGMA query_only = ON";
@@ -59,6 +61,20 @@ impl SqliteFile {
             "store.url: there is no database {}: run `dqkd migrate`",
             self.path.display()
         )))
+    }
+
+    /// A connection that keeps every other process out until it is closed.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when another process has the file open.
+    pub(super) async fn connect_alone(&self) -> Result<AnyConnection, StoreError> {
+        let mut connection = self.options.connect().await?;
+        // Before the file is touched: then the log has no shared index, and others that are there are found out.
+        sqlx::raw_sql(ALONE).execute(&mut connection).await?;
+        sqlx::raw_sql(PRAGMAS).execute(&mut connection).await?;
+        sqlx::raw_sql(ALONE).execute(&mut connection).await?;
+        sqlx::raw_sql("BEGIN EXCLUSIVE; COMMIT").execute(&mut connection).await?;
+        Ok(connection)
     }
 
     /// `then` is [`READ`] or [`WRITE`].

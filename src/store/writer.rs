@@ -23,6 +23,7 @@ use super::connect::Address;
 use super::dialect::{Dialect, Link};
 use super::error::StoreError;
 use super::jobs::{Done, Job, Queue};
+use super::meter::{Meter, Outcome};
 use super::retrieve::Rows;
 use super::seal::Sealer;
 use super::{locks, sql};
@@ -54,6 +55,7 @@ pub(super) struct Writer {
     pub(super) sealer: Arc<Sealer>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
+    pub(super) meter: Arc<Meter>,
 }
 
 /// What became of one transaction.
@@ -64,6 +66,16 @@ enum Ended {
     /// Not committed, and may go better when it is run again.
     Hindered(StoreError),
     Failed(StoreError),
+}
+
+impl Ended {
+    fn outcome(&self) -> Outcome<'_> {
+        match self {
+            Self::Committed(_) => Outcome::Committed,
+            Self::GivenUp => Outcome::RolledBack,
+            Self::Hindered(error) | Self::Failed(error) => Outcome::Failed(error),
+        }
+    }
 }
 
 impl Writer {
@@ -90,6 +102,7 @@ impl Writer {
             }
             return;
         }
+        self.meter.note_reruns(jobs.len());
         for job in jobs {
             if let Err((error, jobs)) = self.settle_together(vec![job]).await {
                 for job in jobs {
@@ -108,11 +121,13 @@ impl Writer {
             if jobs.is_empty() {
                 return Ok(());
             }
+            let began = Instant::now();
             let ended = AssertUnwindSafe(self.attempt(&jobs)).catch_unwind().await.unwrap_or_else(|_| {
                 error!("a panic in the store's writer; its transaction is rolled back");
                 self.link = None;
                 Ended::Failed(StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)))
             });
+            self.meter.note(jobs.iter().map(Job::name), ended.outcome(), began.elapsed());
             let took = started.elapsed();
             if took > SLOW {
                 info!(
@@ -133,6 +148,7 @@ impl Writer {
                     if run >= RUNS_MAX || took > RERUN_UNTIL {
                         return Err((error, jobs));
                     }
+                    self.meter.note_reruns(jobs.len());
                     debug!(%error, run, "a transaction is run again");
                 }
                 Ended::Failed(error) => {

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::meter::SupplyMeter;
 use super::recent::{NotTaken, Progress, Recent};
 use crate::blast::{self, BatchSeeds, EngineError};
 use crate::identity::AuthenticatedKme;
@@ -73,6 +75,7 @@ pub struct Intake {
     clock: Arc<dyn Clock>,
     recent: Recent,
     in_work: Semaphore,
+    meter: Arc<SupplyMeter>,
 }
 
 impl fmt::Debug for Intake {
@@ -89,9 +92,10 @@ impl Intake {
         sets: Arc<RecipientSets>,
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
+        meter: Arc<SupplyMeter>,
     ) -> Arc<Self> {
         let in_work = Semaphore::new(IN_WORK_MAX);
-        Arc::new(Self { directory, rules, sets, store, clock, recent: Recent::default(), in_work })
+        Arc::new(Self { directory, rules, sets, store, clock, recent: Recent::default(), in_work, meter })
     }
 
     /// Downloads an announced pool set.
@@ -119,20 +123,26 @@ impl Intake {
         batch: BatchMetadata,
     ) -> Result<BatchStored, IntakeError> {
         let source = self.peer(caller)?;
+        let result = self.take(&source, batch).await;
+        self.meter.received(&source, &result);
+        result
+    }
+
+    async fn take(&self, source: &KmeId, batch: BatchMetadata) -> Result<BatchStored, IntakeError> {
         let directory = self.directory.load_full();
-        let checked = Checked { rules: &self.rules, directory: &directory, source: &source, batch: &batch };
+        let checked = Checked { rules: &self.rules, directory: &directory, source, batch: &batch };
         let entitled = checked.entitled_here(self.clock.now())?;
         let content = content_digest(&batch);
         let stored = BatchStored { batch_id: batch.batch_id, keys: batch.key_ids.len() };
-        let arrival = self.recent.arrival(&source, batch.batch_id, content).map_err(|error| match error {
+        let arrival = self.recent.arrival(source, batch.batch_id, content).map_err(|error| match error {
             NotTaken::Conflict => IntakeError::Conflict,
             NotTaken::Full => IntakeError::Unavailable("too many batches at once".to_owned()),
         })?;
         // Whether it is stored, or voided since, is asked of the store each time: another replica may know better.
         let mut progress = arrival.lock().await;
-        let result = self.regenerate_and_store(&source, batch, &entitled, content, &mut progress).await;
+        let result = self.regenerate_and_store(source, batch, &entitled, content, &mut progress).await;
         if result.is_err() && !progress.is_spent {
-            self.recent.forget(&source, stored.batch_id);
+            self.recent.forget(source, stored.batch_id);
         }
         result.map(|()| stored)
     }
@@ -152,9 +162,15 @@ impl Intake {
             set.spend(bits).map_err(refused)?;
             progress.is_spent = true;
         }
+        let started = Instant::now();
         let made = regenerate(set, batch).await?;
+        self.meter.regenerate(started.elapsed());
         match self.insert(source, &made, entitled, content).await? {
-            Inserted::Stored | Inserted::AlreadyStored => Ok(()),
+            Inserted::Stored => {
+                self.meter.regenerated(source, made.keys.len());
+                Ok(())
+            }
+            Inserted::AlreadyStored => Ok(()),
             Inserted::Conflict => Err(IntakeError::Conflict),
             Inserted::Voided => Err(IntakeError::Voided),
         }
@@ -186,6 +202,7 @@ impl Intake {
             .void(&source, request.batch_id, &request.key_ids, until)
             .await
             .map_err(|error| unavailable(&error))?;
+        self.meter.voided(outcome.voided.len(), outcome.kept.len());
         Ok(VoidAnswer { voided: outcome.voided, kept: outcome.kept })
     }
 

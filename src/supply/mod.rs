@@ -8,6 +8,7 @@ mod announce;
 mod batch;
 mod error;
 mod intake;
+mod meter;
 mod order;
 mod peers;
 mod recent;
@@ -28,9 +29,11 @@ use tokio_util::task::TaskTracker;
 pub use announce::PeerAnnouncer;
 pub use error::SupplyError;
 pub use intake::{Intake, IntakeError, IntakeRules};
+pub use meter::SupplyMeter;
 pub use order::KeyOrder;
 pub use peers::Peers;
 
+pub use self::reserve::ReserveLevels;
 use self::reserve::{Bounds, Reserve, ReserveParts, ReserveSettings};
 use self::workshop::Workshop;
 use crate::kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
@@ -70,6 +73,8 @@ pub struct SupplyParts {
     pub clock: Arc<dyn Clock>,
     /// Key IDs and seeds.
     pub random: Arc<dyn Random>,
+    /// Counts what becomes of keys.
+    pub meter: Arc<SupplyMeter>,
     /// Holds the work that must end before the daemon does.
     pub tasks: TaskTracker,
     /// Says that the daemon stops: what nobody waits for is given up.
@@ -77,7 +82,7 @@ pub struct SupplyParts {
 }
 
 /// Pairs that have keys ready at once; others get theirs on demand.
-const PAIRS_MAX: usize = 4096;
+const PAIRS_MAX: usize = 16_384;
 /// Keys in memory at once, of all pairs, before leases become small.
 const LEASED_MAX: u64 = 65_536;
 
@@ -127,10 +132,18 @@ impl Supply {
             let take = self.reserve.take(order.master, recipient, order.number, order.demands);
             let taken = timeout(self.workshop.settings.order_timeout, take).await;
             if let Some(keys) = taken.unwrap_or(Err(SupplyError::Slow))? {
+                self.workshop.parts.meter.handed_out_ready(keys.len());
                 return Ok(keys);
             }
         }
-        order::fill(&self.workshop, order).await
+        let keys = order::fill(&self.workshop, order).await?;
+        self.workshop.parts.meter.handed_out_made(keys.len());
+        Ok(keys)
+    }
+
+    /// What the reserves of all pairs hold.
+    pub fn levels(&self) -> ReserveLevels {
+        self.reserve.levels()
     }
 
     /// How many keys of the default size are ready for the pair: stored, or leased and not handed out. Asking

@@ -9,6 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
+use super::meter::Cause;
 use super::reserve::Purpose;
 use super::retract::{self, Traces};
 use super::workshop::Workshop;
@@ -56,6 +57,7 @@ pub(super) async fn fill(
     }
     let work = Work::new(workshop, order);
     let made = bounded(workshop, work.make_all(&counts)).await;
+    workshop.parts.meter.made(Cause::Order, counts.len(), order.number, &made);
     work.settle(workshop, made)
 }
 
@@ -67,6 +69,11 @@ pub(super) async fn make_block(
 ) -> Result<Option<LeasedBlock>, SupplyError> {
     let work = Work::new(workshop, order);
     let made = bounded(workshop, work.make_one(purpose)).await;
+    let cause = match purpose {
+        Purpose::Ready => Cause::Refill,
+        Purpose::Leased => Cause::Waiting,
+    };
+    workshop.parts.meter.made(cause, 1, order.number, &made);
     work.settle(workshop, made)
 }
 
@@ -195,7 +202,9 @@ impl<'a> Work<'a> {
             seed: Seed::draw(&*parts.random).map_err(internal)?,
             mask_seed: Seed::draw(&*parts.random).map_err(internal)?,
         };
+        let started = Instant::now();
         let made = generate(Arc::clone(&set), seeds, order.key_bytes, key_ids).await?;
+        parts.meter.generate(started.elapsed());
         let metadata = BatchMetadata {
             batch_id,
             suite: blast::SUITE.to_owned(),
@@ -236,6 +245,7 @@ impl<'a> Work<'a> {
         self.lock().remote.insert(trace.clone());
         let started = Instant::now();
         let pushed = peer.push(metadata).await;
+        self.workshop.parts.meter.pushed(kme, &pushed);
         tracing::debug!(
             peer = %kme,
             batch = %metadata.batch_id,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::SupplyParts;
+use super::meter::Retracted;
 use super::workshop::Workshop;
 use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
 use crate::peer::PeerClient;
@@ -104,8 +105,9 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
         match peer.void(request).await {
-            Ok(answer) if answer.kept.is_empty() => return,
+            Ok(answer) if answer.kept.is_empty() => return parts.meter.retracted(Retracted::Voided),
             Ok(answer) => {
+                parts.meter.retracted(Retracted::Kept);
                 tracing::error!(
                     peer = %peer.kme(), batch = %batch_id, kept = answer.kept.len(),
                     "keys of an order that was given up had been retrieved"
@@ -122,11 +124,13 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
         tokio::select! {
             () = sleep(pause) => pause *= 2,
             () = parts.stopping.cancelled() => {
+                parts.meter.retracted(Retracted::LeftToExpire);
                 tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
                 return;
             }
         }
     }
+    parts.meter.retracted(Retracted::LeftToExpire);
     tracing::warn!(
         peer = %peer.kme(), batch = %batch_id,
         "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"

@@ -51,12 +51,20 @@ impl Dialer {
     /// # Errors
     /// The network's or the handshake's.
     pub async fn dial(&self, host: &str, port: u16, offer: Offer<'_>) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.config(offer).map_err(io::Error::other)?;
+        let connector = self.connector(offer).map_err(io::Error::other)?;
         let name =
             ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
         let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
         tcp.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+        connector.connect(name, tcp).await
+    }
+
+    /// What makes the handshakes of many connections with the same `offer`.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the certificates cannot be used for a client.
+    pub fn connector(&self, offer: Offer<'_>) -> Result<TlsConnector, TlsError> {
+        Ok(TlsConnector::from(Arc::new(self.config(offer)?)))
     }
 
     fn config(&self, offer: Offer<'_>) -> Result<ClientConfig, TlsError> {

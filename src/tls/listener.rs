@@ -21,7 +21,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -164,7 +163,7 @@ impl Listener {
         };
         // Subscribed before the handshake: a change during it ends the connection too.
         let changes = store.changes();
-        let acceptor = TlsAcceptor::from(store.server(*versions));
+        let acceptor = store.acceptor(*versions);
         let refused = |reason: String| {
             tracing::warn!(listener = self.name, client = %address, reason, "a connection was refused");
         };

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use rustls::SupportedProtocolVersion;
 use rustls::server::ServerConfig;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use super::TlsError;
 use super::material::{Material, TlsFiles, TlsParts};
@@ -110,6 +111,11 @@ impl TlsStore {
     pub fn own_identity(&self, rules: &IdentityRules) -> Result<Identity, IdentityError> {
         let material = self.current.load();
         material.identity.cert.first().map_or(Err(IdentityError::NoCertificate), |leaf| identify(leaf, rules))
+    }
+
+    /// What makes a server's handshakes with the certificates in force now.
+    pub fn acceptor(&self, versions: Versions) -> TlsAcceptor {
+        TlsAcceptor::from(self.server(versions))
     }
 
     pub(super) fn material(&self) -> Arc<Material> {

@@ -37,6 +37,7 @@ mod schedule;
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests in `it` use the rest")]
 mod support;
+mod wan;
 mod wire;
 mod workload;
 
@@ -126,6 +127,12 @@ fn whatever_fails_no_key_outlives_its_expiry_or_goes_before_it() {
         ttl: Duration::from_secs(4),
         is_expiring: true,
     });
+}
+
+#[test]
+#[ignore = "takes the whole machine for a minute and is there for its figures (docs/performance.md)"]
+fn keys_over_a_long_line_that_loses_packets_are_the_same_at_both_ends() {
+    wan::run();
 }
 
 #[test]

@@ -134,6 +134,7 @@ fn kind(fault: Fault) -> &'static str {
             Mode::Stall(_) => "stall",
             Mode::Truncate(_) => "truncate",
             Mode::Drip => "drip",
+            Mode::Far(_) => "far",
         },
     }
 }

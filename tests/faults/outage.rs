@@ -16,7 +16,7 @@ use crate::proxy::Mode;
 use crate::support::Network;
 use crate::wire::{Reply, Wire};
 
-const RESERVE: u64 = 4096;
+pub(crate) const RESERVE: u64 = 4096;
 const REQUESTS_EACH_SEC: u32 = 50;
 const CLIENTS: u32 = 5;
 /// Far longer than anything here should take; figures are printed, not judged.

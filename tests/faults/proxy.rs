@@ -1,13 +1,16 @@
 //! One link of the network, with faults: a TCP proxy that looks at no byte.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::random::Choices;
 
 /// From whoever connects to the server behind the proxy, or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +36,23 @@ pub(crate) enum Mode {
     Truncate(usize),
     /// A few bytes at a time.
     Drip,
+    /// A long line that loses packets: everything arrives this much later, as much as is sent. One segment in
+    /// [`LOST_OF`] is lost and comes two round trips later, and what follows it waits, as TCP has it.
+    Far(Duration),
 }
+
+/// One per cent.
+const LOST_OF: u64 = 100;
+const SEGMENT_BYTES: usize = 1448;
+/// Chunks on the line at once, in one direction.
+const FAR_CHUNKS: usize = 256;
 
 const CHUNK_BYTES: usize = 16 * 1024;
 const DRIP_BYTES: usize = 256;
 const DRIP_PAUSE: Duration = Duration::from_millis(20);
+
+/// Seeds of the losses, one for each direction of a connection.
+static NEXT_FAR: AtomicU64 = AtomicU64::new(1);
 
 /// A proxy in front of one server, for one client.
 pub(crate) struct Link {
@@ -107,6 +122,37 @@ async fn connection(client: TcpStream, to: SocketAddr, mut mode: watch::Receiver
     }
 }
 
+/// Carries bytes until an end or an error, through a queue that stands for the line.
+async fn pump_far(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, one_way: Duration) {
+    let (line, mut arriving) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(FAR_CHUNKS);
+    let send = async move {
+        let mut choices = Choices::new(1, NEXT_FAR.fetch_add(1, Ordering::Relaxed));
+        let mut arrives = Instant::now();
+        let mut buffer = vec![0; CHUNK_BYTES];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            arrives = arrives.max(Instant::now() + one_way);
+            for segment in buffer[..count].chunks(SEGMENT_BYTES) {
+                if choices.between(1, LOST_OF) == 1 {
+                    arrives += 4 * one_way;
+                }
+                if line.send((arrives, segment.to_vec())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let receive = async move {
+        while let Some((arrives, bytes)) = arriving.recv().await {
+            sleep_until(arrives).await;
+            if to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(send, receive);
+}
+
 /// Carries bytes until an end, an error or a fault ends it.
 async fn pump(
     mut from: OwnedReadHalf,
@@ -114,6 +160,11 @@ async fn pump(
     direction: Direction,
     mut mode: watch::Receiver<Mode>,
 ) {
+    // A connection that was opened on a far link stays on it.
+    let at_first = *mode.borrow();
+    if let Mode::Far(one_way) = at_first {
+        return pump_far(from, to, one_way).await;
+    }
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut is_lost = false;
     let mut since_truncation = 0;
@@ -143,7 +194,7 @@ async fn pump(
                     sleep(DRIP_PAUSE).await;
                 }
             }
-            Mode::Pass | Mode::Cut | Mode::Stall(_) | Mode::Blackhole(_) => {}
+            Mode::Pass | Mode::Cut | Mode::Far(_) | Mode::Stall(_) | Mode::Blackhole(_) => {}
         }
         if !is_lost && to.write_all(bytes).await.is_err() {
             break;

@@ -12,10 +12,14 @@
     reason = "a test fails by panicking, and waits for processes by the real clock"
 )]
 
+mod bench;
 mod commands;
 mod conformance;
 mod defects;
 mod demo;
+mod deploy;
+mod metrics;
+mod moving;
 mod network;
 mod openapi;
 #[path = "../../src/testing/postgres.rs"]

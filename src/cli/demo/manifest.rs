@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// The whole demo. Paths are absolute.
 #[derive(Debug, Serialize, Deserialize)]
@@ -13,13 +14,13 @@ pub(in crate::cli) struct Manifest {
     pub(super) dir: PathBuf,
     pub(in crate::cli) ca: PathBuf,
     pub(in crate::cli) sites: Vec<Site>,
-    pub(super) pool_servers: Vec<PoolServer>,
+    pub(in crate::cli) pool_servers: Vec<PoolServer>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::cli) struct Site {
     pub(in crate::cli) id: String,
-    pub(super) config: PathBuf,
+    pub(in crate::cli) config: PathBuf,
     pub(in crate::cli) sae_url: String,
     pub(super) peer_url: String,
     pub(super) admin_url: String,
@@ -39,7 +40,7 @@ pub(in crate::cli) struct Sae {
 pub(in crate::cli) struct PoolServer {
     pub(in crate::cli) id: String,
     pub(super) config: PathBuf,
-    pub(super) url: String,
+    pub(in crate::cli) url: String,
 }
 
 impl Manifest {
@@ -55,6 +56,14 @@ impl Manifest {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&path).with_context(context)?;
         file.write_all(text.as_bytes()).with_context(context)
+    }
+
+    /// Reads `file`, which some `dqkd demo` has written.
+    pub(in crate::cli) fn read(file: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = Zeroizing::new(text);
+        serde_json::from_str(&text).with_context(|| format!("{} is no demo.json", file.display()))
     }
 
     /// Whether a demo was written into `dir`.

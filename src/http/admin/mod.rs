@@ -1,9 +1,10 @@
-//! The operators' listener: `/healthz`, `/readyz`, and `/openapi.json` of a KME.
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and `/openapi.json` of a KME.
 //!
 //! Plain HTTP on a loopback address is open to everyone on the machine and tells nothing secret; any other
 //! address demands an operator certificate.
 
-use std::borrow::Cow;
+mod readiness;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,12 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, guard};
 use crate::identity::ClientIdentity;
+use crate::metrics::{CONTENT_TYPE, Registry, encode};
+
+pub use self::readiness::ReadinessMeter;
 
 /// How a part of the daemon is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,17 +76,29 @@ pub trait Health: Send + Sync {
 /// Few ask, and nobody for long.
 const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 32, timeout: Duration::from_secs(10) };
 
+/// Numbers in the text form of OpenMetrics.
+const METRICS: &str = "/metrics";
 /// The SAE API in OpenAPI.
 const DESCRIPTION: &str = "/openapi.json";
 
-/// The routes of the `admin` listener. With `operators_only` every request needs an operator certificate.
-/// `description` is served as `/openapi.json`. Requests are worked on in `tasks`.
-pub fn router(
-    health: Arc<dyn Health>,
-    description: Option<String>,
-    operators_only: bool,
-    tasks: TaskTracker,
-) -> Router {
+/// What an admin listener shows, and to whom.
+pub struct AdminParts {
+    /// Knows how the daemon is doing.
+    pub health: Arc<dyn Health>,
+    /// What `/metrics` shows.
+    pub registry: Registry,
+    /// Set whenever `/metrics` is asked for; of the same registry.
+    pub readiness: ReadinessMeter,
+    /// Served as `/openapi.json`.
+    pub description: Option<String>,
+    /// Whether every request needs an operator certificate.
+    pub operators_only: bool,
+}
+
+/// The routes of the `admin` listener. Requests are worked on in `tasks` and counted in `meters`.
+pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> Router {
+    let AdminParts { health, registry, readiness, description, operators_only } = parts;
+    let shown = Arc::new(Shown { health: Arc::clone(&health), registry, readiness });
     let router = match description.map(Bytes::from) {
         Some(json) => Router::new().route(DESCRIPTION, get(move || async move { described(json) })),
         None => Router::new(),
@@ -89,24 +106,43 @@ pub fn router(
     let router = router
         .route("/healthz", get(|| async { no_store(Json(serde_json::json!({"alive": true}))) }))
         .route("/readyz", get(ready))
+        .route(METRICS, get(move || metrics(Arc::clone(&shown))))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(health);
     let router = if operators_only { router.layer(axum::middleware::from_fn(operator)) } else { router };
-    let edge = Edge::new("admin", LIMITS, tasks, template);
+    let edge = Edge::new("admin", LIMITS, tasks, template, meters);
     router.layer(axum::middleware::from_fn_with_state(edge, guard))
 }
 
 /// For logs.
-fn template(request: &Request) -> Cow<'static, str> {
-    let known = ["/healthz", "/readyz", DESCRIPTION].into_iter().find(|path| *path == request.uri().path());
-    known.unwrap_or("(none)").into()
+fn template(request: &Request) -> &'static str {
+    let known =
+        ["/healthz", "/readyz", METRICS, DESCRIPTION].into_iter().find(|path| *path == request.uri().path());
+    known.unwrap_or("(none)")
 }
 
 async fn ready(State(health): State<Arc<dyn Health>>) -> Response {
     let readiness = health.look().await;
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, no_store(Json(readiness))).into_response()
+}
+
+/// What `/metrics` is made of.
+struct Shown {
+    health: Arc<dyn Health>,
+    registry: Registry,
+    readiness: ReadinessMeter,
+}
+
+async fn metrics(shown: Arc<Shown>) -> Result<Response, ApiError> {
+    shown.readiness.note(&shown.health.look().await);
+    let text = encode(&shown.registry).map_err(|_| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", "the metrics cannot be written")
+    })?;
+    let mut response = no_store(text);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    Ok(response)
 }
 
 fn described(json: Bytes) -> Response {
@@ -148,9 +184,36 @@ mod tests {
     }
 
     async fn status(parts: &[Condition], operators_only: bool, path: &str) -> StatusCode {
-        let health = Arc::new(Fixed(parts.to_vec()));
-        let router = router(health, Some("{}".to_owned()), operators_only, TaskTracker::new());
+        let router = shown(parts, operators_only);
         router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap().status()
+    }
+
+    fn shown(parts: &[Condition], operators_only: bool) -> Router {
+        let mut registry = crate::metrics::registry();
+        let parts = AdminParts {
+            health: Arc::new(Fixed(parts.to_vec())),
+            readiness: ReadinessMeter::register(&mut registry),
+            registry,
+            description: Some("{}".to_owned()),
+            operators_only,
+        };
+        router(parts, TaskTracker::new(), &RequestMeters::default())
+    }
+
+    #[tokio::test]
+    async fn metrics_say_what_readiness_says_in_their_own_type() {
+        let router = shown(&[Condition::Degraded], false);
+        let response = router.oneshot(Request::get("/metrics").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        for line in [
+            "dqkd_ready 1\n",
+            "dqkd_part_condition{part=\"x\",condition=\"degraded\"} 1\n",
+            "dqkd_part_condition{part=\"x\",condition=\"ok\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line}in {text}");
+        }
     }
 
     #[tokio::test]
@@ -163,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_operator_certificate_nothing_is_shown_where_one_is_needed() {
-        for path in ["/healthz", "/readyz", "/openapi.json", "/elsewhere"] {
+        for path in ["/healthz", "/readyz", "/metrics", "/openapi.json", "/elsewhere"] {
             assert_eq!(status(&[Condition::Ok], true, path).await, StatusCode::UNAUTHORIZED, "{path}");
         }
     }

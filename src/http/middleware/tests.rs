@@ -12,7 +12,7 @@ use super::*;
 const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 2, timeout: Duration::from_secs(30) };
 
 fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Router {
-    let edge = Edge::new("test", limits, tasks.clone(), |_| "/route".into());
+    let edge = Edge::new("test", limits, tasks.clone(), |_| "/route", &RequestMeters::default());
     router.layer(axum::middleware::from_fn_with_state(edge, guard))
 }
 
@@ -116,7 +116,7 @@ async fn a_request_that_ends_by_itself_is_waited_for() {
         tokio::time::sleep(2 * LIMITS.timeout).await;
         "the truth"
     };
-    let edge = Edge::new("test", LIMITS, tasks, |_| "/route".into())
+    let edge = Edge::new("test", LIMITS, tasks, |_| "/route", &RequestMeters::default())
         .without_timeout_for(|request| request.uri().path() == "/waits");
     let router = Router::new()
         .route("/waits", get(slow))

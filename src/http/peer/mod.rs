@@ -3,7 +3,6 @@
 //! Parses, asks the intake, encodes. Bodies are secret: they are read into buffers that are wiped, and no
 //! error repeats any of them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
 use super::json;
+use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, guard};
 use crate::identity::{AuthenticatedKme, ClientIdentity};
 use crate::peer::SET_UNAVAILABLE;
@@ -39,8 +39,14 @@ struct Peer {
 ///
 /// Needs [`ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are
 /// worked on in `tasks`; let a graceful stop wait for it.
-pub fn router(intake: Arc<Intake>, limits: EdgeLimits, body_max_bytes: usize, tasks: TaskTracker) -> Router {
-    let edge = Edge::new("peer", limits, tasks, template);
+pub fn router(
+    intake: Arc<Intake>,
+    limits: EdgeLimits,
+    body_max_bytes: usize,
+    tasks: TaskTracker,
+    meters: &RequestMeters,
+) -> Router {
+    let edge = Edge::new("peer", limits, tasks, template, meters);
     Router::new()
         .route(POOL_SETS_PATH, post(pool_sets))
         .route(BATCHES_PATH, post(batches))
@@ -52,9 +58,9 @@ pub fn router(intake: Arc<Intake>, limits: EdgeLimits, body_max_bytes: usize, ta
         .layer(axum::middleware::from_fn_with_state(edge, guard))
 }
 
-fn template(request: &Request) -> Cow<'static, str> {
+fn template(request: &Request) -> &'static str {
     let known = [POOL_SETS_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
-    known.into_iter().find(|path| *path == request.uri().path()).unwrap_or("(none)").into()
+    known.into_iter().find(|path| *path == request.uri().path()).unwrap_or("(none)")
 }
 
 async fn pool_sets(State(peer): State<Peer>, request: Request) -> Result<Response, ApiError> {

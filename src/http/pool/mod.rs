@@ -5,7 +5,6 @@
 
 mod stream;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use crate::pool::{PoolRequest, PoolVault, VaultError};
 
 use super::error::ApiError;
 use super::json;
+use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, guard};
 
 /// Longest body of a request.
@@ -50,8 +50,13 @@ struct Server {
 /// Needs [`ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are
 /// worked on in `tasks`; let a graceful stop wait for it. `limits.timeout` is for the head of an answer: a
 /// download has bounds of its own.
-pub fn router(vault: Arc<PoolVault>, limits: EdgeLimits, tasks: TaskTracker) -> Router {
-    let edge = Edge::new("pool", limits, tasks, template);
+pub fn router(
+    vault: Arc<PoolVault>,
+    limits: EdgeLimits,
+    tasks: TaskTracker,
+    meters: &RequestMeters,
+) -> Router {
+    let edge = Edge::new("pool", limits, tasks, template, meters);
     let one = format!("{POOLS_PATH}/{{id}}");
     let reads = format!("{POOLS_PATH}/{{id}}/reads");
     Router::new()
@@ -65,7 +70,7 @@ pub fn router(vault: Arc<PoolVault>, limits: EdgeLimits, tasks: TaskTracker) -> 
 }
 
 /// For logs: never the pool's ID, which is in the events that tell of it.
-fn template(request: &Request) -> Cow<'static, str> {
+fn template(request: &Request) -> &'static str {
     let rest = request.uri().path().strip_prefix(POOLS_PATH);
     match rest.map(|rest| rest.split('/').count()) {
         Some(1) => POOLS_PATH,
@@ -73,7 +78,6 @@ fn template(request: &Request) -> Cow<'static, str> {
         Some(3) => "/pool/v1/pools/{id}/reads",
         _ => "(none)",
     }
-    .into()
 }
 
 async fn create(State(server): State<Server>, request: Request) -> Result<Response, ApiError> {

@@ -139,7 +139,10 @@ pub(super) fn status(status: &Status) -> Result<Bytes, ApiError> {
 }
 
 /// A key container (Table 11) of keys that were handed out before.
-pub(super) fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
+///
+/// # Errors
+/// [`ApiError`] when it cannot be written; does not happen.
+pub fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
     let entries: Vec<Entry<'_>> = keys.iter().map(|key| Entry { key, extension: None }).collect();
     container(&entries)
 }

@@ -15,7 +15,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +27,11 @@ use http::{HeaderValue, Method, header};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+pub use self::dto::key_container;
 pub use self::openapi::description;
-use self::path::{Call, Route};
+pub use self::path::{Call, Route};
 use super::error::ApiError;
+use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, IgnoredParts, guard};
 use super::{extract, json};
 use crate::delivery::{Caller, Delivery};
@@ -52,9 +53,14 @@ struct Api {
 ///
 /// Needs [`crate::identity::ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are worked
 /// on in `tasks`; let a graceful stop wait for it.
-pub fn router(delivery: Arc<Delivery>, limits: EdgeLimits, tasks: TaskTracker) -> Router {
+pub fn router(
+    delivery: Arc<Delivery>,
+    limits: EdgeLimits,
+    tasks: TaskTracker,
+    meters: &RequestMeters,
+) -> Router {
     let body_max_bytes = body_max_bytes(delivery.limits());
-    let edge = Edge::new("sae", limits, tasks, template).without_timeout_for(is_retrieval);
+    let edge = Edge::new("sae", limits, tasks, template, meters).without_timeout_for(is_retrieval);
     Router::new()
         .fallback(serve)
         .with_state(Api { delivery, body_max_bytes, body_timeout: limits.body_timeout() })
@@ -70,8 +76,8 @@ fn body_max_bytes(limits: &KeyLimits) -> usize {
     BODY_SPARE_BYTES.saturating_add(key_ids.max(sae_ids))
 }
 
-fn template(request: &Request) -> Cow<'static, str> {
-    Route::parse(request.uri().path()).map_or("(none)", |route| route.call.template()).into()
+fn template(request: &Request) -> &'static str {
+    Route::parse(request.uri().path()).map_or("(none)", |route| route.call.template())
 }
 
 /// Whether the request uses something up: its body and its wait for the commit have bounds of their own.

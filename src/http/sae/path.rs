@@ -10,9 +10,12 @@ use crate::http::error::ApiError;
 
 /// The three calls of ETSI GS QKD 014, Table 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub enum Call {
+    /// Get status.
     Status,
+    /// Get key.
     EncKeys,
+    /// Get key with key IDs.
     DecKeys,
 }
 
@@ -41,14 +44,15 @@ impl Call {
 
 /// A path that names a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Route<'p> {
-    pub(super) call: Call,
+pub struct Route<'p> {
+    /// The call.
+    pub call: Call,
     raw_id: &'p str,
 }
 
 impl<'p> Route<'p> {
     /// Takes a raw path apart; one trailing slash is accepted. `None` for any other path.
-    pub(super) fn parse(raw_path: &'p str) -> Option<Self> {
+    pub fn parse(raw_path: &'p str) -> Option<Self> {
         let rest = raw_path.strip_prefix("/api/v1/keys/")?;
         let (raw_id, call) = rest.strip_suffix('/').unwrap_or(rest).split_once('/')?;
         let call = match call {
@@ -65,7 +69,7 @@ impl<'p> Route<'p> {
     ///
     /// # Errors
     /// 400 when it is not UTF-8.
-    pub(super) fn id(&self) -> Result<String, ApiError> {
+    pub fn id(&self) -> Result<String, ApiError> {
         match percent_decode_str(self.raw_id).decode_utf8() {
             Ok(id) => Ok(id.into_owned()),
             Err(_) => Err(ApiError::bad_request("invalid_peer", "the ID in the path is not UTF-8")),

@@ -23,6 +23,7 @@ use tower::ServiceExt as _;
 
 use crate::delivery::DeliveryRules;
 use crate::delivery::testing::{TestSite, TestSites, rules};
+use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
 use crate::identity::{AuthenticatedSae, ClientIdentity, Identity};
 
@@ -85,7 +86,9 @@ impl Net {
         let sites = TestSites::new(rules).await;
         let tasks = TaskTracker::new();
         let limits = EdgeLimits { max_concurrent, timeout: Duration::from_mins(1) };
-        let router = |site: &TestSite| super::router(Arc::clone(&site.delivery), limits, tasks.clone());
+        let router = |site: &TestSite| {
+            super::router(Arc::clone(&site.delivery), limits, tasks.clone(), &RequestMeters::default())
+        };
         Self { a: router(&sites.a), b: router(&sites.b), sites, tasks }
     }
 

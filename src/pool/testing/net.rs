@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Caller;
+use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
 use crate::pki::Role;
 use crate::pool::PoolVault;
@@ -39,7 +40,8 @@ pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &Cancellati
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
-    let router = crate::http::pool::router(Arc::clone(vault), edge, TaskTracker::new());
+    let router =
+        crate::http::pool::router(Arc::clone(vault), edge, TaskTracker::new(), &RequestMeters::default());
     tokio::spawn(listener::serve("pool", tcp, tls, router, ListenerLimits::default(), stop.clone()));
     address
 }

@@ -8,13 +8,13 @@
 
 mod demand;
 mod pair;
+mod pairs;
 mod refill;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::demand::Bounds;
-use self::pair::Pair;
+use self::pair::{Needs, Pair};
+use self::pairs::Pairs;
 use super::SupplyError;
 use crate::kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, SaeId, Timestamp};
 use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, StoreError};
@@ -72,6 +73,19 @@ pub(super) trait Maker: Send + Sync {
     fn now(&self) -> Timestamp;
 }
 
+/// What the reserves of all pairs hold at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReserveLevels {
+    /// Pairs that have a reserve.
+    pub pairs: u64,
+    /// Keys in this daemon's memory.
+    pub leased: u64,
+    /// Keys ready in the store, as far as this daemon knows.
+    pub stored: u64,
+    /// Keys that callers wait for.
+    pub waited_for: u64,
+}
+
 /// Bounds of the reserve.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReserveSettings {
@@ -101,7 +115,9 @@ pub(super) struct ReserveParts {
 pub(super) struct Reserve {
     parts: ReserveParts,
     settings: ReserveSettings,
-    pairs: Mutex<HashMap<(SaeId, Recipient), Arc<Pair>>>,
+    pairs: Pairs,
+    /// Keys in memory, of all pairs: as counted a moment ago, and what was leased since.
+    leased: AtomicU64,
     /// Rings when a pair may need a refill.
     wanted: Notify,
     is_closed: AtomicBool,
@@ -109,8 +125,9 @@ pub(super) struct Reserve {
 
 impl Reserve {
     pub(super) fn new(parts: ReserveParts, settings: ReserveSettings) -> Arc<Self> {
-        let (pairs, wanted) = (Mutex::default(), Notify::new());
-        Arc::new(Self { parts, settings, pairs, wanted, is_closed: AtomicBool::new(false) })
+        let (pairs, wanted) = (Pairs::default(), Notify::new());
+        let (leased, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { parts, settings, pairs, leased, wanted, is_closed })
     }
 
     /// Hands out `number` keys of the pair; `None` when the reserve has nothing to do with such an order: too
@@ -126,11 +143,10 @@ impl Reserve {
         demands: &Demands,
     ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
         let Some(pair) = self.pair(master, recipient) else { return Ok(None) };
-        pair.note_demand(number);
-        if pair.waited_for() == 0
-            && let Some(keys) = pair.pop(number, demands, self.parts.maker.now())
-        {
-            self.look_ahead(&pair);
+        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        let taken = pair.take(number, demands, bounds, block, self.parts.maker.now());
+        if let Some(keys) = taken.keys {
+            self.look_ahead(&pair, taken.needs);
             return Ok(Some(keys));
         }
         if *demands != Demands::default() {
@@ -140,7 +156,7 @@ impl Reserve {
         let _turn = pair.turn.lock().await;
         let keys = self.take_in_turn(&pair, number).await?;
         drop(waiting);
-        self.look_ahead(&pair);
+        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
         Ok(Some(keys))
     }
 
@@ -163,11 +179,22 @@ impl Reserve {
         self.count_now(&pair).await
     }
 
+    pub(super) fn levels(&self) -> ReserveLevels {
+        let now = self.parts.maker.now();
+        let pairs = self.pairs.all();
+        let mut levels = ReserveLevels { pairs: pairs.len() as u64, ..ReserveLevels::default() };
+        for pair in pairs {
+            levels.leased += pair.in_hand(now);
+            levels.stored += pair.stored();
+            levels.waited_for += pair.waited_for() as u64;
+        }
+        levels
+    }
+
     /// Gives back what was leased and not handed out. Nothing is handed out any more.
     pub(super) async fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
-        let pairs: Vec<Arc<Pair>> = self.lock().drain().map(|(_, pair)| pair).collect();
-        for pair in pairs {
+        for pair in self.pairs.close() {
             let _moving = pair.moving.lock().await;
             self.give_back(&pair).await;
         }
@@ -208,6 +235,7 @@ impl Reserve {
             let leased = leased.map_err(super::order::not_stored)?;
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
+            reserve.leased.fetch_add(keys, Ordering::Relaxed);
             pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
             pair.push(leased);
             Ok(count)
@@ -234,8 +262,8 @@ impl Reserve {
     }
 
     /// After keys were taken: leases before the hand is empty, refills before the store is.
-    fn look_ahead(self: &Arc<Self>, pair: &Arc<Pair>) {
-        if pair.is_low(self.parts.maker.now()) && !pair.is_leasing.swap(true, Ordering::SeqCst) {
+    fn look_ahead(self: &Arc<Self>, pair: &Arc<Pair>, needs: Needs) {
+        if needs.lease && !pair.is_leasing.swap(true, Ordering::SeqCst) {
             let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
             let blocks = self.lease_blocks(&pair, 1);
             self.parts.tasks.spawn(async move {
@@ -246,22 +274,25 @@ impl Reserve {
                 reserve.wanted.notify_one();
             });
         }
-        self.wanted.notify_one();
+        if needs.refill {
+            self.wanted.notify_one();
+        }
     }
 
     fn lease_blocks(&self, pair: &Pair, number: usize) -> u32 {
         let block = self.settings.block_keys;
         let least = u32::try_from(number.div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX).min(LEASE_BLOCKS_MAX);
-        if self.leased_keys() >= self.settings.leased_max {
+        if self.leased.load(Ordering::Relaxed) >= self.settings.leased_max {
             return least;
         }
         pair.lease_blocks(block as u64, LEASE_BLOCKS_MAX).max(least)
     }
 
-    /// Keys in memory, of all pairs.
-    fn leased_keys(&self) -> u64 {
+    /// Counts the keys in memory, of all pairs.
+    fn count_leased(&self, pairs: &[Arc<Pair>]) {
         let now = self.parts.maker.now();
-        self.lock().values().map(|pair| pair.in_hand(now)).sum()
+        let leased = pairs.iter().map(|pair| pair.in_hand(now)).sum();
+        self.leased.store(leased, Ordering::Relaxed);
     }
 
     async fn count_now(&self, pair: &Pair) -> u64 {
@@ -338,23 +369,6 @@ impl Reserve {
 
     /// The pair, known from here on; `None` when there are too many.
     fn pair(&self, master: &SaeId, recipient: &Recipient) -> Option<Arc<Pair>> {
-        let mut pairs = self.lock();
-        if self.is_closed.load(Ordering::SeqCst) {
-            return None;
-        }
-        let key = (master.clone(), recipient.clone());
-        if let Some(pair) = pairs.get(&key) {
-            return Some(Arc::clone(pair));
-        }
-        if pairs.len() >= self.settings.pairs_max {
-            return None;
-        }
-        let pair = Pair::new(master.clone(), recipient.clone());
-        pairs.insert(key, Arc::clone(&pair));
-        Some(pair)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(SaeId, Recipient), Arc<Pair>>> {
-        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pairs.find_or_add(master, recipient, self.settings.pairs_max)
     }
 }

@@ -64,6 +64,22 @@ struct Hand {
     pause_until: Option<Instant>,
 }
 
+/// What is to be done for a pair that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// The hand is so low that a lease should come before it is empty.
+    pub(super) lease: bool,
+    /// Keys should be made for the store.
+    pub(super) refill: bool,
+}
+
+/// What came of asking for keys.
+pub(super) struct Taken {
+    /// `None`: they are not in the hand, or others wait for what is.
+    pub(super) keys: Option<Vec<FreshKey>>,
+    pub(super) needs: Needs,
+}
+
 /// Keys that a caller waits for, while it does.
 pub(super) struct Waiting<'a> {
     pair: &'a Pair,
@@ -107,10 +123,26 @@ impl Pair {
         ReadyPair { master: &self.master, recipient: &self.recipient }
     }
 
-    pub(super) fn note_demand(&self, keys: usize) {
+    /// Notes that `number` keys are asked for; takes them when they are in the hand and nobody waits.
+    pub(super) fn take(
+        &self,
+        number: usize,
+        demands: &Demands,
+        bounds: Bounds,
+        block: u64,
+        now: Timestamp,
+    ) -> Taken {
+        let moment = Instant::now();
         let mut hand = self.lock();
-        hand.demand.note(keys as u64, Instant::now());
+        hand.demand.note(number as u64, moment);
         hand.is_used_since = true;
+        let keys = if self.waited_for() == 0 { hand.pop(number, demands, now) } else { None };
+        Taken { keys, needs: hand.needs(bounds, block, now, moment) }
+    }
+
+    /// What is to be done after keys were taken.
+    pub(super) fn needs(&self, bounds: Bounds, block: u64, now: Timestamp) -> Needs {
+        self.lock().needs(bounds, block, now, Instant::now())
     }
 
     /// Counts `keys` among those waited for, until dropped.
@@ -126,22 +158,7 @@ impl Pair {
 
     /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
-        let mut hand = self.lock();
-        hand.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
-        let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
-        let there: usize = hand.blocks.iter().filter(|block| fits(block)).map(|block| block.keys.len()).sum();
-        if there < number {
-            return None;
-        }
-        let mut popped = Vec::with_capacity(number);
-        for block in hand.blocks.iter_mut().filter(|block| fits(block)) {
-            while popped.len() < number
-                && let Some(key) = block.keys.pop()
-            {
-                popped.push(FreshKey { key, provenance: Arc::clone(&block.provenance) });
-            }
-        }
-        Some(popped)
+        self.lock().pop(number, demands, now)
     }
 
     /// Adds leased keys.
@@ -178,6 +195,11 @@ impl Pair {
         self.lock().stored.is_none()
     }
 
+    /// Keys that the store has, as far as this daemon knows.
+    pub(super) fn stored(&self) -> u64 {
+        self.lock().stored.unwrap_or(0)
+    }
+
     /// Notes what the store has.
     pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
         let mut hand = self.lock();
@@ -210,34 +232,10 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// Whether the hand is so low that a lease should come before it is empty.
-    pub(super) fn is_low(&self, now: Timestamp) -> bool {
-        let mut hand = self.lock();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let quarter_second = (hand.demand.rate(Instant::now()) / 4.0).clamp(16.0, 1e9) as u64;
-        hand.may_lease() && hand.in_hand(now) < quarter_second
-    }
-
     /// How many keys should be made for the store now, at most `block`; they count as in work from here on.
     pub(super) fn begin_refill(&self, bounds: Bounds, block: u64, now: Timestamp) -> Option<usize> {
         let mut hand = self.lock();
-        let moment = Instant::now();
-        if hand.pause_until.is_some_and(|until| moment < until) {
-            return None;
-        }
-        let target = hand.demand.target(bounds, moment);
-        let have = hand.have(now)?;
-        if have >= target {
-            hand.is_filling = false;
-            return None;
-        }
-        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
-            hand.is_filling = true;
-        }
-        if !hand.is_filling {
-            return None;
-        }
-        let keys = (target - have).min(block);
+        let keys = hand.missing(bounds, block, now, Instant::now())?.min(block);
         hand.in_work += keys;
         usize::try_from(keys).ok()
     }
@@ -305,6 +303,56 @@ impl Pair {
 }
 
 impl Hand {
+    fn pop(&mut self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
+        self.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
+        let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
+        let mut missing = number;
+        for block in self.blocks.iter().filter(|block| fits(block)) {
+            missing = missing.saturating_sub(block.keys.len());
+            if missing == 0 {
+                break;
+            }
+        }
+        if missing > 0 {
+            return None;
+        }
+        let mut popped = Vec::with_capacity(number);
+        for block in self.blocks.iter_mut().filter(|block| fits(block)) {
+            while popped.len() < number
+                && let Some(key) = block.keys.pop()
+            {
+                popped.push(FreshKey { key, provenance: Arc::clone(&block.provenance) });
+            }
+        }
+        Some(popped)
+    }
+
+    fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let quarter_second = (self.demand.rate(moment) / 4.0).clamp(16.0, 1e9) as u64;
+        Needs {
+            lease: self.may_lease() && self.in_hand(now) < quarter_second,
+            refill: self.stored.is_none() || self.missing(bounds, block, now, moment).is_some(),
+        }
+    }
+
+    /// How many keys should be made, when it is time to make any.
+    fn missing(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Option<u64> {
+        if self.pause_until.is_some_and(|until| moment < until) {
+            return None;
+        }
+        let target = self.demand.target(bounds, moment);
+        let have = self.have(now)?;
+        if have >= target {
+            self.is_filling = false;
+            return None;
+        }
+        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
+            self.is_filling = true;
+        }
+        self.is_filling.then(|| target - have)
+    }
+
     fn may_lease(&self) -> bool {
         self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
     }

@@ -33,14 +33,17 @@ impl Reserve {
             tokio::select! {
                 () = self.wanted.notified() => {}
                 _ = shrink.tick() => self.shrink().await,
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(TICK) => self.count_leased(&self.pairs.all()),
             }
         }
     }
 
     /// Starts what there is room for, from the pair after the last one served.
     async fn start_refills(self: &Arc<Self>, room: &Arc<Semaphore>, next: &mut usize) {
-        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        if room.available_permits() == 0 {
+            return;
+        }
+        let pairs = self.pairs.all();
         let mut idle_in_a_row = 0;
         while idle_in_a_row < pairs.len() {
             // Whoever ends rings again.
@@ -125,7 +128,8 @@ impl Reserve {
 
     /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
     pub(super) async fn shrink(self: &Arc<Self>) {
-        let pairs: Vec<Arc<Pair>> = self.lock().values().cloned().collect();
+        let pairs = self.pairs.all();
+        self.count_leased(&pairs);
         for pair in pairs {
             // What the store has ends and may be taken by others, so the count is taken anew now and then.
             self.count_now(&pair).await;
@@ -136,7 +140,7 @@ impl Reserve {
             }
             if pair.is_idle() {
                 let _moving = pair.moving.lock().await;
-                self.lock().remove(&(pair.master.clone(), pair.recipient.clone()));
+                self.pairs.remove(&pair);
                 self.give_back(&pair).await;
             }
         }

@@ -3,6 +3,7 @@
 mod replicas;
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;

@@ -66,9 +66,11 @@ type Statement = (&'static str, &'static str, &'static str, &'static str, String
 fn statements() -> Vec<Statement> {
     let ids = format!("decode(repeat('{:032x}', 64), 'hex')", 77 * KEYS);
     let id = format!("'\\x{:032x}'", 77);
+    let batches = format!("decode(repeat('{:032x}', 64), 'hex'), 0", 77);
     vec![
         ("LOCK_KEYS", "keys_pkey", sql::LOCK_KEYS, "bytea", ids.clone()),
-        ("KEYS", "keys_pkey", sql::KEYS.postgres, "bytea, bigint", format!("{ids}, 0")),
+        ("KEYS", "keys_pkey", sql::KEYS.postgres, "bytea", ids.clone()),
+        ("BATCHES", "batches_pkey", sql::BATCHES.postgres, "bytea, bigint", batches),
         (
             "INSERT_RETRIEVALS",
             "retrievals_pkey",

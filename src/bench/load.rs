@@ -1,0 +1,117 @@
+//! One measurement: all workers connect, the clock runs, everything is counted.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::Barrier;
+use tokio::time::sleep_until;
+
+use super::BenchError;
+use super::link::Target;
+use super::pace::{Clock, Pacer};
+use super::processes::{Processes, Used};
+use super::setup::{End, Load};
+use super::stock::Stock;
+use super::tally::Tally;
+use super::worker::{Job, Links, Worker};
+
+/// What was counted, and in how long.
+pub(super) struct Measured {
+    pub(super) tally: Tally,
+    pub(super) counted: Duration,
+    /// Of the processor, while it was counted.
+    pub(super) used: Used,
+}
+
+/// Puts `load` on A and B.
+pub(super) async fn run(
+    load: &Load,
+    ends: (&End, &End),
+    stock: Option<Arc<Stock>>,
+    answers_max: usize,
+    processes: &Processes,
+) -> Result<Measured, BenchError> {
+    let streams = load.http.streams();
+    let workers = load.connections * streams;
+    let clock = Arc::new(Clock::new(load.warmup, load.duration));
+    let job = Arc::new(Job {
+        target_a: Target::new(ends.0, load.http, load.timeout)?,
+        target_b: Target::new(ends.1, load.http, load.timeout)?,
+        a: ends.0.clone(),
+        b: ends.1.clone(),
+        clock: Arc::clone(&clock),
+        pacer: OnceLock::new(),
+        stock,
+        connected: Barrier::new(load.connections + 1),
+        failed: OnceLock::new(),
+        load: load.clone(),
+    });
+    let threads = load.threads.clamp(1, load.connections);
+    let mut running = Vec::with_capacity(threads);
+    for thread in 0..threads {
+        let connections = (thread..load.connections).step_by(threads).count();
+        let tally = Tally::new(answers_max * connections * streams / workers)?;
+        let job = Arc::clone(&job);
+        running.push(tokio::task::spawn_blocking(move || work(job, connections, tally)));
+    }
+    job.connected.wait().await;
+    if job.failed.get().is_none() {
+        sleep_until(clock.counting()).await;
+    }
+    let before = processes.used();
+    let mut all = Tally::new(0)?;
+    for thread in running {
+        let tally =
+            thread.await.map_err(|_| BenchError("a thread of the client broke down".to_owned()))??;
+        all.append(tally)?;
+    }
+    let used = processes.used().since(&before);
+    if let Some(reason) = job.failed.get() {
+        return Err(BenchError(reason.clone()));
+    }
+    let counted = clock.counted();
+    if counted.is_zero() {
+        return Err(BenchError("the keys that were fetched before did not outlast the warm-up".to_owned()));
+    }
+    Ok(Measured { tally: all, counted, used })
+}
+
+/// One thread: the workers of so many connections, on a runtime of their own.
+fn work(job: Arc<Job>, connections: usize, tally: Tally) -> Result<Tally, BenchError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| BenchError(format!("no runtime: {error}")))?;
+    let tally = Arc::new(Mutex::new(tally));
+    runtime.block_on(async {
+        let workers: Vec<_> = (0..connections)
+            .map(|_| tokio::spawn(connection(Arc::clone(&job), Arc::clone(&tally))))
+            .collect();
+        for worker in workers {
+            worker.await.map_err(|_| BenchError("a worker of the client broke down".to_owned()))?;
+        }
+        Ok::<_, BenchError>(())
+    })?;
+    drop(runtime);
+    let tally = Arc::into_inner(tally).ok_or_else(|| BenchError("a worker is still there".to_owned()))?;
+    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The workers of one connection.
+async fn connection(job: Arc<Job>, tally: Arc<Mutex<Tally>>) {
+    let links = Links::open(&job).await;
+    if let Err(error) = &links {
+        let _ = job.failed.set(format!("no connection: {error}"));
+    }
+    job.connected.wait().await;
+    let (None, Ok(links)) = (job.failed.get(), links) else { return };
+    if let Some(rate) = job.load.rate {
+        job.pacer.get_or_init(|| Pacer::start(Arc::clone(&job.clock), rate));
+    }
+    let mut all_links: Vec<Links> = (1..job.load.http.streams()).map(|_| links.share()).collect();
+    all_links.push(links);
+    let work = |links| tokio::spawn(Worker::new(Arc::clone(&job), links, Arc::clone(&tally)).work());
+    let workers: Vec<_> = all_links.into_iter().map(work).collect();
+    for worker in workers {
+        let _ = worker.await;
+    }
+}

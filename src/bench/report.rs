@@ -1,0 +1,332 @@
+//! What a measurement found, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::load::Measured;
+use super::processes::ServerUse;
+use super::setup::Load;
+use super::twins::Twins;
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Times {
+    /// Half are shorter.
+    pub p50: f64,
+    /// Nine in ten are.
+    pub p90: f64,
+    /// 99 in a hundred.
+    pub p99: f64,
+    /// 999 in a thousand.
+    #[serde(rename = "p99.9")]
+    pub p99_9: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl Times {
+    fn of(times: &Histogram<u64>) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of at most ten minutes")]
+        let ms = |nanos: u64| nanos as f64 / 1e6;
+        let at = |quantile| ms(times.value_at_quantile(quantile));
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p99_9: at(0.999), max: ms(times.max()) }
+    }
+}
+
+/// One measurement of one server or pair.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Run {
+    /// Operations that succeeded.
+    pub operations: u64,
+    /// How long was counted.
+    pub seconds: f64,
+    /// Operations a second.
+    pub operations_per_s: f64,
+    /// Answered requests a second, whatever their status.
+    pub requests_per_s: f64,
+    /// Keys a second.
+    pub keys_per_s: f64,
+    /// Of whole operations; in an open loop from the moment at which each was due.
+    pub latency_ms: Times,
+    /// Of the parts of `pair`.
+    pub enc_latency_ms: Option<Times>,
+    /// Of the parts of `pair`.
+    pub dec_latency_ms: Option<Times>,
+    /// Answers by status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Requests without an answer, by reason.
+    pub troubles: BTreeMap<&'static str, u64>,
+    /// Seconds of the processor that the client used.
+    pub client_cpu_s: f64,
+    /// The same of servers on this machine.
+    pub servers: Vec<ServerUse>,
+    /// The same of everything else on this machine.
+    pub others_cpu_s: f64,
+    /// Seconds that the host took from this machine.
+    pub stolen_cpu_s: f64,
+    /// Of all servers on this machine together, for one operation.
+    pub server_cpu_us_per_operation: Option<f64>,
+    /// Ready keys before and after, by the status of the first KME.
+    pub ready_before: Option<u64>,
+    /// After.
+    pub ready_after: Option<u64>,
+    /// What the comparison of keys found.
+    pub twins: Option<Twins>,
+}
+
+impl Run {
+    pub(super) fn new(measured: &Measured, load: &Load) -> Self {
+        let tally = &measured.tally;
+        let (operations, seconds) = (tally.times.len(), measured.counted.as_secs_f64());
+        let per_s = |count: u64| if seconds > 0.0 { float(count) / seconds } else { 0.0 };
+        let of_servers: f64 = measured.used.servers.iter().map(|server| server.cpu_s).sum();
+        let others = measured.used.machine - measured.used.client - of_servers;
+        let has_servers = !measured.used.servers.is_empty() && operations > 0;
+        let part = |times: &Histogram<u64>| (!times.is_empty()).then(|| Times::of(times));
+        Self {
+            operations,
+            seconds,
+            operations_per_s: per_s(operations),
+            requests_per_s: per_s(tally.statuses.values().sum()),
+            keys_per_s: per_s(operations) * f64::from(load.number),
+            latency_ms: Times::of(&tally.times),
+            enc_latency_ms: part(&tally.enc_times),
+            dec_latency_ms: part(&tally.dec_times),
+            statuses: tally.statuses.clone(),
+            troubles: tally.troubles.clone(),
+            client_cpu_s: measured.used.client,
+            servers: measured.used.servers.clone(),
+            others_cpu_s: others.max(0.0),
+            stolen_cpu_s: measured.used.stolen,
+            server_cpu_us_per_operation: has_servers.then(|| of_servers * 1e6 / float(operations)),
+            ready_before: None,
+            ready_after: None,
+            twins: None,
+        }
+    }
+
+    fn has_errors(&self) -> bool {
+        !self.troubles.is_empty() || self.statuses.keys().any(|status| *status != 200)
+    }
+}
+
+fn float(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    let float = count as f64;
+    float
+}
+
+/// The yardstick, then the KMEs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Round {
+    /// The yardstick.
+    pub hello: Option<Run>,
+    /// The KMEs.
+    pub kme: Run,
+}
+
+/// Medians over rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// Operations a second.
+    pub operations_per_s: f64,
+    /// Keys a second.
+    pub keys_per_s: f64,
+    /// Of operations.
+    pub p50_ms: f64,
+    /// Of operations.
+    pub p99_ms: f64,
+    /// Of all servers together, for one operation.
+    pub server_cpu_us_per_operation: Option<f64>,
+}
+
+impl Figures {
+    fn of<'a>(runs: impl Iterator<Item = &'a Run> + Clone) -> Option<Self> {
+        let middle = |value: fn(&Run) -> f64| median(runs.clone().map(value).collect());
+        let cpu = runs.clone().filter_map(|run| run.server_cpu_us_per_operation).collect();
+        Some(Self {
+            operations_per_s: middle(|run| run.operations_per_s)?,
+            keys_per_s: middle(|run| run.keys_per_s)?,
+            p50_ms: middle(|run| run.latency_ms.p50)?,
+            p99_ms: middle(|run| run.latency_ms.p99)?,
+            server_cpu_us_per_operation: median(cpu),
+        })
+    }
+}
+
+/// The middle of `values`; between the two middle ones of an even number.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2)?;
+    let lower = values.get(values.len().saturating_sub(1) / 2)?;
+    Some(f64::midpoint(*lower, *upper))
+}
+
+/// KMEs against the yardstick, round by round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ratio {
+    /// The middle.
+    pub median: f64,
+    /// The least of any round.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// `enc`, `dec`, `pair` or `handshake`.
+    pub operation: &'static str,
+    /// Version of HTTP.
+    pub http: u8,
+    /// Connections at once.
+    pub connections: usize,
+    /// Requests at a time on each.
+    pub streams: usize,
+    /// Threads of the client.
+    pub client_threads: usize,
+    /// Processors of this machine.
+    pub processors: usize,
+    /// Keys of one request.
+    pub number: u32,
+    /// Bits of a key.
+    pub key_bits: u32,
+    /// Operations that were due in a second; `None`: as many as possible.
+    pub rate: Option<f64>,
+    /// Operations a second of the KMEs divided by those of the yardstick: the median of the rounds' ratios.
+    pub ratio: Option<f64>,
+    /// With its bounds.
+    pub ratio_of_operations_per_s: Option<Ratio>,
+    /// The same of the 99th percentile: above 1 the KMEs are slower.
+    pub ratio_of_p99: Option<Ratio>,
+    /// Processor time of the yardstick for one operation divided by that of the KMEs.
+    pub ratio_of_cpu: Option<Ratio>,
+    /// Medians of the yardstick.
+    pub hello: Option<Figures>,
+    /// Medians of the KMEs.
+    pub kme: Option<Figures>,
+    /// Of all rounds together.
+    pub twins: Twins,
+    /// Each.
+    pub rounds: Vec<Round>,
+}
+
+impl Report {
+    pub(super) fn new(load: &Load, key_bits: u32, rounds: Vec<Round>) -> Self {
+        let pairs = || rounds.iter().filter_map(|round| Some((round.hello.as_ref()?, &round.kme)));
+        let ratio = |value: fn(&Run, &Run) -> Option<f64>| {
+            let mut ratios: Vec<f64> = pairs().filter_map(|(hello, kme)| value(hello, kme)).collect();
+            ratios.sort_by(f64::total_cmp);
+            Some(Ratio { min: *ratios.first()?, max: *ratios.last()?, median: median(ratios)? })
+        };
+        let of_operations = ratio(|hello, kme| over(kme.operations_per_s, hello.operations_per_s));
+        let twins = rounds.iter().filter_map(|round| round.kme.twins).fold(Twins::default(), Twins::and);
+        Self {
+            operation: load.operation.name(),
+            http: load.http.number(),
+            connections: load.connections,
+            streams: load.http.streams(),
+            client_threads: load.threads,
+            processors: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+            number: load.number,
+            key_bits,
+            rate: load.rate,
+            ratio: of_operations.map(|ratio| ratio.median),
+            ratio_of_operations_per_s: of_operations,
+            ratio_of_p99: ratio(|hello, kme| over(kme.latency_ms.p99, hello.latency_ms.p99)),
+            ratio_of_cpu: ratio(|hello, kme| {
+                over(hello.server_cpu_us_per_operation?, kme.server_cpu_us_per_operation?)
+            }),
+            hello: Figures::of(rounds.iter().filter_map(|round| round.hello.as_ref())),
+            kme: Figures::of(rounds.iter().map(|round| &round.kme)),
+            twins,
+            rounds,
+        }
+    }
+
+    /// Whether any request failed.
+    pub fn has_errors(&self) -> bool {
+        self.rounds.iter().any(|round| round.kme.has_errors())
+    }
+
+    /// For people.
+    pub fn to_table(&self) -> String {
+        let mut text = String::new();
+        let load = match self.rate {
+            Some(rate) => format!("{rate} operations due a second"),
+            None => "as fast as possible".to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "{}: HTTP/{}, {} connections x {} at a time, {} key(s) of {} bits a request, {load}",
+            self.operation, self.http, self.connections, self.streams, self.number, self.key_bits
+        );
+        let _ = writeln!(
+            text,
+            "{:<8} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>11} {:>8}",
+            "", "ops/s", "keys/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "server us", "others"
+        );
+        for round in &self.rounds {
+            for (name, run) in [("hello", round.hello.as_ref()), ("kme", Some(&round.kme))] {
+                if let Some(run) = run {
+                    text.push_str(&row(name, run));
+                }
+            }
+        }
+        for (name, ratio) in [
+            ("ops/s, KMEs / hello", self.ratio_of_operations_per_s),
+            ("p99, KMEs / hello", self.ratio_of_p99),
+            ("server time, hello / KMEs", self.ratio_of_cpu),
+        ] {
+            if let Some(Ratio { median, min, max }) = ratio {
+                let _ = writeln!(text, "{name:<27} {median:.3} [{min:.3}, {max:.3}]");
+            }
+        }
+        let Twins { compared, different, missing, repeated, malformed } = self.twins;
+        let _ = writeln!(
+            text,
+            "{compared} keys compared with their twins: {different} different, {missing} missing, {repeated} \
+             repeated, {malformed} answers malformed"
+        );
+        text
+    }
+}
+
+fn over(above: f64, below: f64) -> Option<f64> {
+    (below > 0.0).then(|| above / below)
+}
+
+fn row(name: &str, run: &Run) -> String {
+    let Times { p50, p90, p99, p99_9, .. } = run.latency_ms;
+    let cpu = run.server_cpu_us_per_operation.map_or("-".to_owned(), |us| format!("{us:.1}"));
+    let mut text = format!(
+        "{name:<8} {:>10.0} {:>10.0} {p50:>9.3} {p90:>9.3} {p99:>9.3} {p99_9:>9.3} {cpu:>11} {:>7.0}%",
+        run.operations_per_s,
+        run.keys_per_s,
+        100.0 * run.others_cpu_s / run.seconds.max(1e-9),
+    );
+    if let (Some(before), Some(after)) = (run.ready_before, run.ready_after) {
+        let _ = write!(text, "  ready {before} -> {after}");
+    }
+    if run.has_errors() {
+        let _ = write!(text, "  answers {:?} {:?}", run.statuses, run.troubles);
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_middle_two() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

@@ -1,0 +1,123 @@
+//! One round after the other: the yardstick, then the KMEs, each under the same load.
+
+use std::sync::Arc;
+
+use super::BenchError;
+use super::answers::Answers;
+use super::hello::Yardstick;
+use super::load;
+use super::processes::Processes;
+use super::report::{Report, Round, Run};
+use super::setup::{Baseline, End, Load, Operation, Setup};
+use super::stock::{self, Limits, Stock};
+use super::twins::{Comparison, Twins};
+use crate::client::Etsi014Client;
+
+/// Keys that are fetched for each second of `dec_keys`: more than any server here retrieves in it.
+const STOCK_PER_S: f64 = 30_000.0;
+
+/// Measures everything in `setup`; tells `progress` what is being done.
+///
+/// # Errors
+/// [`BenchError`] when there is nothing to measure; a server that fails under load is a finding instead.
+pub async fn run(setup: &Setup, progress: impl Fn(&str)) -> Result<Report, BenchError> {
+    let bench = Bench::open(setup).await?;
+    let mut rounds = Vec::with_capacity(setup.rounds);
+    for round in 1..=setup.rounds {
+        let hello = match &setup.baseline {
+            None => None,
+            Some(baseline) => {
+                progress(&format!("round {round} of {}: hello", setup.rounds));
+                Some(bench.hello(baseline).await?)
+            }
+        };
+        progress(&format!("round {round} of {}: making ready", setup.rounds));
+        let stock = bench.prepare().await?;
+        progress(&format!("round {round} of {}: {}", setup.rounds, setup.load.operation.name()));
+        rounds.push(Round { hello, kme: bench.kmes(stock).await? });
+    }
+    Ok(Report::new(&setup.load, bench.key_bits(), rounds))
+}
+
+struct Bench<'a> {
+    setup: &'a Setup,
+    /// Outside the measured time.
+    client_a: Etsi014Client,
+    client_b: Etsi014Client,
+    limits: Limits,
+}
+
+impl<'a> Bench<'a> {
+    async fn open(setup: &'a Setup) -> Result<Self, BenchError> {
+        let (client_a, client_b) = (stock::client(&setup.a)?, stock::client(&setup.b)?);
+        let limits = stock::limits(&client_a, &setup.b.name).await?;
+        if setup.load.number > limits.max_per_request {
+            let text = format!(
+                "--number {} is more than the KME allows: {}",
+                setup.load.number, limits.max_per_request
+            );
+            return Err(BenchError(text));
+        }
+        Ok(Self { setup, client_a, client_b, limits })
+    }
+
+    fn key_bits(&self) -> u32 {
+        self.setup.load.size_bits.unwrap_or(self.limits.key_bits)
+    }
+
+    /// Measures a new yardstick. `dec` and `pair` send what they send to a KME: it answers anything.
+    async fn hello(&self, baseline: &Baseline) -> Result<Run, BenchError> {
+        let key_bytes = usize::try_from(self.key_bits() / 8).unwrap_or_default();
+        let yardstick = Yardstick::start(baseline, self.setup.load.number, key_bytes)?;
+        let end = |end: &End| End { url: yardstick.url.clone(), ..end.clone() };
+        let (a, b) = (end(&self.setup.a), end(&self.setup.b));
+        let processes = Processes::find(&[("hello".to_owned(), yardstick.url.clone())]);
+        let load = &self.setup.load;
+        let stock = Arc::new(Stock::of_yardstick(load.number)?);
+        let measured = load::run(load, (&a, &b), Some(stock), 0, &processes).await?;
+        Ok(Run::new(&measured, load))
+    }
+
+    /// What has to be there before the clock runs.
+    async fn prepare(&self) -> Result<Option<Arc<Stock>>, BenchError> {
+        let Setup { load, b, stock, .. } = self.setup;
+        if load.operation != Operation::Dec {
+            stock::wait_until_ready(&self.client_a, &b.name, stock.unwrap_or_default()).await?;
+            return Ok(None);
+        }
+        let count = stock.unwrap_or_else(|| usual_stock(load));
+        let stock = Stock::fetch(&self.client_a, &b.name, load, self.limits, count).await?;
+        Ok(Some(Arc::new(stock)))
+    }
+
+    async fn kmes(&self, stock: Option<Arc<Stock>>) -> Result<Run, BenchError> {
+        let Setup { a, b, load, compared_max, servers, .. } = self.setup;
+        let processes = Processes::find(servers);
+        let ready_before = stock::ready(&self.client_a, &b.name).await;
+        let measured = load::run(load, (a, b), stock.clone(), *compared_max, &processes).await?;
+        let ready_after = stock::ready(&self.client_a, &b.name).await;
+        let run = Run::new(&measured, load);
+        let twins = self.twins(&measured.tally.answers, stock.as_deref()).await;
+        Ok(Run { ready_before, ready_after, twins: Some(twins), ..run })
+    }
+
+    async fn twins(&self, answers: &Answers, stock: Option<&Stock>) -> Twins {
+        let Setup { a, load, .. } = self.setup;
+        let comparison = Comparison::new(answers, load.number);
+        match load.operation {
+            Operation::Enc | Operation::Handshake => {
+                comparison.by_fetching(&self.client_b, &a.name, self.limits).await
+            }
+            Operation::Dec | Operation::Pair => comparison.with_answers(answers, stock, load.number),
+        }
+    }
+}
+
+/// Enough for the whole time.
+fn usual_stock(load: &Load) -> u64 {
+    let secs = (load.warmup + load.duration).as_secs_f64();
+    let operations = load.rate.map_or(STOCK_PER_S, |rate| rate.min(STOCK_PER_S)) * secs * 1.1;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    let operations = operations.ceil().clamp(1.0, 1e9) as u64;
+    operations * u64::from(load.number)
+}

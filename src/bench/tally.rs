@@ -1,0 +1,79 @@
+//! What one thread of the client has counted.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::BenchError;
+use super::answers::Answers;
+
+/// Times from 1 us to 10 minutes, to a thousandth, in nanoseconds.
+const SHORTEST_NS: u64 = 1_000;
+const LONGEST_NS: u64 = 600_000_000_000;
+const DIGITS: u8 = 3;
+
+/// Counts of operations that ended while the clock ran.
+pub(super) struct Tally {
+    /// Times of whole operations that succeeded.
+    pub(super) times: Histogram<u64>,
+    /// Of their parts, for `pair`.
+    pub(super) enc_times: Histogram<u64>,
+    pub(super) dec_times: Histogram<u64>,
+    /// Requests that were answered, by status.
+    pub(super) statuses: BTreeMap<u16, u64>,
+    /// Requests that were not, by reason.
+    pub(super) troubles: BTreeMap<&'static str, u64>,
+    /// Of operations that succeeded, warm-up included.
+    pub(super) answers: Answers,
+}
+
+impl Tally {
+    pub(super) fn new(answers_max: usize) -> Result<Self, BenchError> {
+        let histogram = || {
+            Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS)
+                .map_err(|error| BenchError(format!("no histogram: {error}")))
+        };
+        Ok(Self {
+            times: histogram()?,
+            enc_times: histogram()?,
+            dec_times: histogram()?,
+            statuses: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            answers: Answers::with_room_for(answers_max),
+        })
+    }
+
+    pub(super) fn status(&mut self, status: u16) {
+        *self.statuses.entry(status).or_default() += 1;
+    }
+
+    pub(super) fn trouble(&mut self, what: &'static str) {
+        *self.troubles.entry(what).or_default() += 1;
+    }
+
+    /// Adds what another thread has counted.
+    pub(super) fn append(&mut self, other: Self) -> Result<(), BenchError> {
+        let histograms = [
+            (&mut self.times, other.times),
+            (&mut self.enc_times, other.enc_times),
+            (&mut self.dec_times, other.dec_times),
+        ];
+        for (mine, others) in histograms {
+            mine.add(&others).map_err(|error| BenchError(format!("no sum of histograms: {error}")))?;
+        }
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (what, count) in other.troubles {
+            *self.troubles.entry(what).or_default() += count;
+        }
+        self.answers.append(other.answers);
+        Ok(())
+    }
+}
+
+/// Notes a time; one that is out of range counts as the longest.
+pub(super) fn note(times: &mut Histogram<u64>, time: Duration) {
+    times.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}

@@ -1,0 +1,109 @@
+//! Numbers for operators: what is counted and timed, in the text form of OpenMetrics.
+//!
+//! Each daemon has a registry of its own, so several in one process do not mix. Rooms register their families
+//! here and keep the handles that the path of a request needs, so that counting is an atomic addition. Labels
+//! are names that the configuration or the program bounds: never an ID of a key or of an SAE, never a path.
+
+mod histogram;
+mod reading;
+
+use std::borrow::Cow;
+use std::fmt;
+
+pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::family::Family;
+pub use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::registry::Registry;
+
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+
+pub use self::histogram::{Counts, Histogram, Seconds};
+pub use self::reading::Reading;
+
+/// The type of what [`encode`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Names and values that tell the series of a family apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Labels(Vec<(&'static str, Cow<'static, str>)>);
+
+impl Labels {
+    /// Labels in their order. Every family has the same names in all of its series.
+    pub fn new<V: Into<Cow<'static, str>>>(labels: impl IntoIterator<Item = (&'static str, V)>) -> Self {
+        Self(labels.into_iter().map(|(name, value)| (name, value.into())).collect())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These and one more.
+    pub fn and(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.0.push((name, value.into()));
+        self
+    }
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+}
+
+/// Counters by labels.
+pub type Counters = Family<Labels, Counter>;
+/// Histograms of durations by labels.
+pub type Timings = Family<Labels, Histogram<Seconds>>;
+
+/// An empty registry.
+pub fn registry() -> Registry {
+    Registry::default()
+}
+
+/// The counter of `labels`; it is there from now on, at 0 until something happens.
+pub fn counter(family: &Counters, labels: Labels) -> Counter {
+    family.get_or_create_owned(&labels)
+}
+
+/// The histogram of `labels`, likewise.
+pub fn timing(family: &Timings, labels: Labels) -> Histogram<Seconds> {
+    family.get_or_create_owned(&labels)
+}
+
+/// Everything registered, as text.
+///
+/// # Errors
+/// None that a string can cause.
+pub fn encode(registry: &Registry) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_labels_are_escaped_and_families_show_their_series() {
+        let mut registry = registry();
+        let family = Counters::default();
+        registry.register("dqkd_calls", "Calls", family.clone());
+        counter(&family, Labels::new([("peer", "a\"b\\c\nd")])).inc_by(3);
+        let text = encode(&registry).unwrap();
+        assert!(text.contains(r#"dqkd_calls_total{peer="a\"b\\c\nd"} 3"#), "{text}");
+        assert!(text.contains("# TYPE dqkd_calls counter\n") && text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn two_registries_share_nothing() {
+        let (mut one, mut other) = (registry(), registry());
+        let (first, second) = (Counter::<u64>::default(), Counter::<u64>::default());
+        one.register("x", "x", first.clone());
+        other.register("x", "x", second);
+        first.inc();
+        assert!(encode(&one).unwrap().contains("x_total 1"));
+        assert!(encode(&other).unwrap().contains("x_total 0"));
+    }
+}

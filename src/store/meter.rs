@@ -1,0 +1,173 @@
+//! Counts and times of the store's transactions, and of the calls that wait for them.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::WeakSender;
+
+use super::error::StoreError;
+use crate::metrics::{
+    Counter, Counters, Counts, Histogram, Labels, Reading, Registry, Seconds, Timings, counter, timing,
+};
+
+/// What jobs are called; a transaction has the name of its jobs, or [`MIXED`].
+const JOBS: [&str; 7] = ["insert", "retrieve", "void", "withdraw", "lease", "return", "sweep"];
+/// The name of a transaction of several kinds of jobs.
+const MIXED: &str = "mixed";
+const COMMITTED: &str = "committed";
+const ROLLED_BACK: &str = "rolled_back";
+const FAILED: &str = "failed";
+const OUTCOMES: [&str; 3] = [COMMITTED, ROLLED_BACK, FAILED];
+const ERRORS: [&str; 11] = [
+    "full",
+    "busy",
+    "uncertain",
+    "read_only",
+    "corrupt",
+    "schema",
+    "seal",
+    "settings",
+    "misuse",
+    "closed",
+    "other",
+];
+
+/// The meter of one store; shared by its callers and its writers.
+#[derive(Debug)]
+pub(super) struct Meter {
+    calls: Timings,
+    transactions: Counters,
+    durations: Timings,
+    errors: Counters,
+    jobs: Histogram<Counts>,
+    reruns: Counter,
+    by_name: Vec<ByName>,
+    by_error: Vec<(&'static str, Counter)>,
+}
+
+#[derive(Debug)]
+struct ByName {
+    name: &'static str,
+    call: Histogram<Seconds>,
+    outcomes: [(&'static str, Counter); OUTCOMES.len()],
+    duration: Histogram<Seconds>,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome<'a> {
+    Committed,
+    /// Without a failure: a caller had given up, or there was nothing to change.
+    RolledBack,
+    Failed(&'a StoreError),
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let (calls, transactions, durations, errors) =
+            (Timings::default(), Counters::default(), Timings::default(), Counters::default());
+        let name = |name: &'static str| {
+            let label = || Labels::new([("name", name)]);
+            let outcome = |outcome| (outcome, counter(&transactions, label().and("outcome", outcome)));
+            ByName {
+                name,
+                call: if name == MIXED { Histogram::default() } else { timing(&calls, label()) },
+                outcomes: OUTCOMES.map(outcome),
+                duration: timing(&durations, label()),
+            }
+        };
+        let by_name = JOBS.into_iter().chain([MIXED]).map(name).collect();
+        let error = |kind| (kind, counter(&errors, Labels::new([("kind", kind)])));
+        let by_error = ERRORS.into_iter().map(error).collect();
+        let (jobs, reruns) = (Histogram::default(), Counter::default());
+        Self { calls, transactions, durations, errors, jobs, reruns, by_name, by_error }
+    }
+}
+
+impl Meter {
+    /// Shows the meter, and how many jobs wait in `queue`, in `registry`.
+    pub(super) fn register<J: Send + 'static>(&self, registry: &mut Registry, queue: WeakSender<J>) {
+        let help = "Calls to the store, their waits included";
+        registry.register("dqkd_store_call_duration_seconds", help, self.calls.clone());
+        let help = "Transactions by the kind of their jobs and their outcome";
+        registry.register("dqkd_store_transactions", help, self.transactions.clone());
+        let help = "Transactions from their first statement to their end";
+        registry.register("dqkd_store_transaction_duration_seconds", help, self.durations.clone());
+        registry.register("dqkd_store_jobs_per_commit", "Jobs that shared a commit", self.jobs.clone());
+        let help = "Jobs run again, alone or in a new transaction, after the failure of a shared one";
+        registry.register("dqkd_store_job_reruns", help, self.reruns.clone());
+        registry.register("dqkd_store_errors", "Failed transactions by their reason", self.errors.clone());
+        let waiting = move || {
+            let queue = queue.upgrade();
+            queue.map_or(0, |queue| queue.max_capacity().saturating_sub(queue.capacity()) as u64)
+        };
+        let waiting = Reading::gauge(move || vec![(Labels::default(), waiting())]);
+        registry.register("dqkd_store_queue_jobs", "Jobs that wait for a writer", waiting);
+    }
+
+    /// Notes how long a caller waited for a job.
+    pub(super) fn note_call(&self, name: &str, duration: Duration) {
+        if let Some(named) = self.named(name) {
+            named.call.observe(duration);
+        }
+    }
+
+    /// Notes the end of a transaction of jobs with these names.
+    pub(super) fn note(
+        &self,
+        names: impl Iterator<Item = &'static str>,
+        outcome: Outcome<'_>,
+        duration: Duration,
+    ) {
+        let (mut name, mut jobs) = (MIXED, 0);
+        for of_job in names {
+            name = if jobs == 0 || name == of_job { of_job } else { MIXED };
+            jobs += 1;
+        }
+        let outcome_name = match outcome {
+            Outcome::Committed => COMMITTED,
+            Outcome::RolledBack => ROLLED_BACK,
+            Outcome::Failed(_) => FAILED,
+        };
+        let Some(named) = self.named(name) else { return };
+        if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome_name) {
+            count.inc();
+        }
+        named.duration.observe(duration);
+        match outcome {
+            Outcome::Committed => self.jobs.observe(jobs),
+            Outcome::RolledBack => {}
+            Outcome::Failed(error) => self.note_error(kind_of(error)),
+        }
+    }
+
+    fn note_error(&self, kind: &str) {
+        if let Some((_, count)) = self.by_error.iter().find(|(known, _)| *known == kind) {
+            count.inc();
+        }
+    }
+
+    /// Notes that jobs get another transaction.
+    pub(super) fn note_reruns(&self, jobs: usize) {
+        self.reruns.inc_by(jobs as u64);
+    }
+
+    fn named(&self, name: &str) -> Option<&ByName> {
+        self.by_name.iter().find(|named| named.name == name)
+    }
+}
+
+fn kind_of(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Full(_) => "full",
+        StoreError::Busy(_) => "busy",
+        StoreError::Uncertain(_) => "uncertain",
+        StoreError::ReadOnly(_) => "read_only",
+        StoreError::Corrupt { .. } => "corrupt",
+        StoreError::Schema(_) => "schema",
+        StoreError::Seal(_) => "seal",
+        StoreError::Settings(_) => "settings",
+        StoreError::Misuse(_) => "misuse",
+        StoreError::Closed => "closed",
+        StoreError::Other(_) => "other",
+    }
+}

@@ -1,0 +1,81 @@
+//! All pairs of a reserve. Finding one that is known copies no name and waits for nobody but a newcomer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::pair::Pair;
+use crate::kme::{Recipient, SaeId};
+
+type Recipients = HashMap<Recipient, Arc<Pair>>;
+
+/// Pairs by their master and recipient.
+#[derive(Default)]
+pub(super) struct Pairs(RwLock<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    of_master: HashMap<SaeId, Recipients>,
+    is_closed: bool,
+}
+
+impl Pairs {
+    /// The pair, known from here on; `None` when there are `most` of others, or no more are taken.
+    pub(super) fn find_or_add(
+        &self,
+        master: &SaeId,
+        recipient: &Recipient,
+        most: usize,
+    ) -> Option<Arc<Pair>> {
+        if let Some(pair) = self.read().find(master, recipient) {
+            return Some(pair);
+        }
+        let mut pairs = self.write();
+        if let Some(pair) = pairs.find(master, recipient) {
+            return Some(pair);
+        }
+        if pairs.is_closed || pairs.of_master.values().map(HashMap::len).sum::<usize>() >= most {
+            return None;
+        }
+        let pair = Pair::new(master.clone(), recipient.clone());
+        let of_master = pairs.of_master.entry(master.clone()).or_default();
+        of_master.insert(recipient.clone(), Arc::clone(&pair));
+        Some(pair)
+    }
+
+    /// All pairs.
+    pub(super) fn all(&self) -> Vec<Arc<Pair>> {
+        self.read().of_master.values().flat_map(HashMap::values).cloned().collect()
+    }
+
+    /// Forgets a pair.
+    pub(super) fn remove(&self, pair: &Pair) {
+        let mut pairs = self.write();
+        if let Some(of_master) = pairs.of_master.get_mut(&pair.master) {
+            of_master.remove(&pair.recipient);
+            if of_master.is_empty() {
+                pairs.of_master.remove(&pair.master);
+            }
+        }
+    }
+
+    /// Forgets all pairs and takes no more.
+    pub(super) fn close(&self) -> Vec<Arc<Pair>> {
+        let mut pairs = self.write();
+        pairs.is_closed = true;
+        pairs.of_master.drain().flat_map(|(_, of_master)| of_master.into_values()).collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn find(&self, master: &SaeId, recipient: &Recipient) -> Option<Arc<Pair>> {
+        self.of_master.get(master)?.get(recipient).cloned()
+    }
+}
