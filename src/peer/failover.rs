@@ -31,13 +31,13 @@ struct Asked<'a> {
 }
 
 /// The addresses to be asked for a call, best first, from the `turn`-th on: those that answer, and among them
-/// those that have the pools. Addresses that are left alone come only when there are no others.
+/// those that have the pools. Addresses that did not answer of late come last: one of them may be back.
 pub(super) fn in_order<'a, T>(routes: &'a [Route], turn: usize, call: &Call<'_, T>) -> Vec<&'a Route> {
     let from = turn % routes.len().max(1);
-    let rotated = || routes.iter().cycle().skip(from).take(routes.len());
-    let answering: Vec<&Route> = rotated().filter(|route| route.state() == BreakerState::Closed).collect();
-    let mut order = if answering.is_empty() { rotated().collect() } else { answering };
-    order.sort_by_key(|route| call.set.is_some_and(|set| route.lacks(set)));
+    let mut order: Vec<&Route> = routes.iter().cycle().skip(from).take(routes.len()).collect();
+    order.sort_by_key(|route| {
+        (route.state() != BreakerState::Closed, call.set.is_some_and(|set| route.lacks(set)))
+    });
     order
 }
 
@@ -45,21 +45,21 @@ impl<'a> Pass<'a> {
     /// The first good answer, or the refusal that tells most. Calls are safe to repeat, so more than one address
     /// may have acted on it.
     pub(super) async fn run<T: DeserializeOwned>(&self, call: &Call<'_, T>) -> Result<T, PeerError> {
-        let mut waiting = self.routes.iter().copied().enumerate();
+        let mut unasked: Vec<(usize, &'a Route)> = self.routes.iter().copied().enumerate().collect();
         let mut running = FuturesUnordered::new();
         let mut asked: Vec<Asked<'a>> = Vec::new();
         let mut failure = PeerError::Paused(self.kme.clone());
-        let mut more = true;
         loop {
             // One that is asked at the deadline would seem silent.
-            let next = (Instant::now() < self.deadline)
-                .then(|| waiting.find_map(|(place, route)| Some((place, route, route.enter()?))))
-                .flatten();
-            more = more && next.is_some();
-            if let Some((place, route, leave)) = next {
+            let is_time_left = Instant::now() < self.deadline;
+            // Whoever is left alone now may be asked later, while the others are silent.
+            let mut next = unasked.iter().enumerate().filter(|_| is_time_left);
+            if let Some((at, leave)) = next.find_map(|(at, (_, route))| Some((at, route.enter()?))) {
+                let (place, route) = unasked.remove(at);
                 asked.push(Asked { place, at: Instant::now(), leave });
                 running.push(async move { (place, route, route.exchange(call, self.deadline).await) });
             }
+            let more = is_time_left && !unasked.is_empty();
             let (place, route, result) = match self.wait(&mut running, more).await {
                 Some(Some(answer)) => answer,
                 Some(None) => return Err(failure),

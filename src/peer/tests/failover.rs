@@ -72,6 +72,18 @@ async fn a_silent_address_does_not_use_up_the_deadline_and_is_left_alone_soon() 
 }
 
 #[tokio::test]
+async fn an_address_that_was_left_alone_is_asked_when_the_one_that_answered_falls_silent() {
+    let settings = PeerClientSettings { timeout: Duration::from_secs(5), max_in_flight: 4 };
+    let replicas = Replicas::answering(&[(0, ""), (200, STORED)], settings).await;
+    for _ in 0..3 {
+        // The second has no such answer.
+        assert!(matches!(replicas.client.info_at(1).await, Err(PeerError::Garbled { .. })));
+    }
+    assert_eq!(replicas.states(), [BreakerState::Closed, BreakerState::Open]);
+    replicas.client.push(&metadata()).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_address_without_room_gives_way_and_only_a_peer_without_room_is_busy() {
     let one = Replicas::answering(&[(503, BECAUSE), (200, STORED)], SETTINGS).await;
     for _ in 0..4 {
