@@ -125,7 +125,7 @@ impl InsertJob {
             .execute(&mut **link)
             .await?;
         if let Some(ready) = &self.ready {
-            ready.write(link, self.batch_id, &self.keys.key_ids).await?;
+            ready.write(link, self.batch_id, &self.keys.key_ids, Some(&self.keys.sealed)).await?;
         }
         Ok(())
     }

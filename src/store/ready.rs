@@ -67,12 +67,14 @@ impl ReadyRow {
         Ok(Self { pair: PairText::of(pair)?, grade, usable_until })
     }
 
-    /// Lists `key_ids` of a stored batch as ready. Does nothing for a batch that was voided meanwhile.
+    /// Lists `key_ids` of a stored batch as ready, with all of them `sealed` or without. Does nothing for a batch that
+    /// was voided meanwhile.
     pub(super) async fn write(
         &self,
         link: &mut Link,
         batch_id: BatchId,
         key_ids: &[u8],
+        sealed: Option<&[u8]>,
     ) -> Result<(), StoreError> {
         sqlx::query(link.text(sql::INSERT_READY))
             .bind(batch_id.as_bytes().as_slice())
@@ -81,6 +83,7 @@ impl ReadyRow {
             .bind(key_ids)
             .bind(self.grade.as_str())
             .bind(self.usable_until.as_ms())
+            .bind(sealed)
             .execute(&mut **link)
             .await?;
         Ok(())
@@ -117,12 +120,13 @@ impl LeaseJob {
             .fetch_all(&mut **link)
             .await?;
         let mut leased = Leased { blocks: Vec::with_capacity(rows.len()), took_any: !rows.is_empty() };
-        for row in rows {
-            let block = Block::read(&row)?;
-            sqlx::query(link.text(sql::DELETE_READY))
-                .bind(block.batch_id.as_bytes().as_slice())
-                .execute(&mut **link)
-                .await?;
+        if rows.is_empty() {
+            return Ok(leased);
+        }
+        let blocks = rows.iter().map(Block::read).collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<u8> = blocks.iter().flat_map(|block| *block.batch_id.as_bytes()).collect();
+        sqlx::query(link.text(sql::DELETE_READY)).bind(ids).execute(&mut **link).await?;
+        for block in blocks {
             match block.open(link, sealer).await {
                 Ok(keys) => leased.blocks.push(block.leased(keys)),
                 Err(error) if error.is_damage_of_rows() => {
@@ -139,6 +143,8 @@ impl LeaseJob {
 struct Block {
     batch_id: BatchId,
     key_ids: Vec<KeyId>,
+    /// All of them one after the other, unless they have to be looked up one by one.
+    sealed: Option<Vec<u8>>,
     grade: SourceGrade,
     usable_until: Timestamp,
     created_at: Timestamp,
@@ -156,6 +162,7 @@ impl Block {
         Ok(Self {
             batch_id,
             key_ids: unpack(row.try_get("key_ids")?),
+            sealed: row.try_get("sealed")?,
             grade: serde_json::from_str(&grade).map_err(|_| StoreError::corrupt("ready_blocks", batch_id))?,
             usable_until: time("usable_until_ms")?,
             created_at: time("created_at_ms")?,
@@ -168,9 +175,34 @@ impl Block {
     /// The keys of the block; erased here when nobody may retrieve them at this site.
     async fn open(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
         learn_data_key(link, sealer, self.data_key_id).await?;
-        let packed = pack(&self.key_ids);
+        let keys = match &self.sealed {
+            Some(sealed) => self.open_all(sealer, sealed)?,
+            None => self.look_up(link, sealer).await?,
+        };
+        if !self.is_retrievable {
+            sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.key_ids)).execute(&mut **link).await?;
+        }
+        Ok(keys)
+    }
+
+    /// The keys as they stand in the block.
+    fn open_all(&self, sealer: &Sealer, sealed: &[u8]) -> Result<Vec<Key>, StoreError> {
+        let damaged = || StoreError::corrupt("ready_blocks", self.batch_id);
+        let row_bytes = sealed.len().checked_div(self.key_ids.len()).filter(|bytes| *bytes > 0);
+        let rows = sealed.chunks_exact(row_bytes.ok_or_else(damaged)?);
+        if rows.len() != self.key_ids.len() || !rows.remainder().is_empty() {
+            return Err(damaged());
+        }
+        let open = |(id, row): (&KeyId, &[u8])| {
+            sealer.open(&self.data_key_id, *id, self.batch_id, row)?.ok_or_else(damaged)
+        };
+        self.key_ids.iter().zip(rows).map(open).collect()
+    }
+
+    /// Those keys of the block that are not voided.
+    async fn look_up(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(link.text(sql::READY_KEYS))
-            .bind(packed.as_slice())
+            .bind(pack(&self.key_ids))
             .bind(self.batch_id.as_bytes().as_slice())
             .fetch_all(&mut **link)
             .await?;
@@ -179,9 +211,6 @@ impl Block {
             let id = KeyId::from_bytes(array(&id, "keys")?);
             let key = sealer.open(&self.data_key_id, id, self.batch_id, &sealed)?;
             keys.push(key.ok_or_else(|| StoreError::corrupt("keys", id))?);
-        }
-        if !self.is_retrievable {
-            sqlx::query(link.text(sql::ERASE_KEYS)).bind(packed.as_slice()).execute(&mut **link).await?;
         }
         Ok(keys)
     }
@@ -207,6 +236,6 @@ pub(super) struct ReturnJob {
 
 impl ReturnJob {
     pub(super) async fn run(&self, link: &mut Link) -> Result<(), StoreError> {
-        self.row.write(link, self.batch_id, &self.key_ids).await
+        self.row.write(link, self.batch_id, &self.key_ids, None).await
     }
 }

@@ -146,6 +146,8 @@ pub(super) struct Rows {
     erase_later: BTreeMap<Timestamp, Vec<KeyId>>,
     /// New uses by (party, caller).
     used: BTreeMap<(String, String), Vec<KeyId>>,
+    /// Batches of this site with new uses: what may still be ready of them must not be leased unseen.
+    own: BTreeSet<BatchId>,
 }
 
 impl Rows {
@@ -164,6 +166,7 @@ impl Rows {
             erased: Vec::new(),
             erase_later: BTreeMap::new(),
             used: BTreeMap::new(),
+            own: BTreeSet::new(),
         };
         if key_ids.is_empty() {
             return Ok(rows);
@@ -235,6 +238,9 @@ impl Rows {
     fn take(&mut self, id: KeyId, party: String, job: &RetrieveJob) {
         let Some(row) = self.keys.get_mut(&id) else { return };
         row.uses.push(Use { party: party.clone(), by: job.caller.to_string(), at: self.now });
+        if row.batch.source == job.local {
+            self.own.insert(row.batch.batch_id);
+        }
         match life::erasure(row.all_used(), job.terms(), self.now) {
             Erasure::Now => {
                 row.sealed = None;
@@ -272,6 +278,10 @@ impl Rows {
         }
         if !self.erased.is_empty() {
             sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.erased)).execute(&mut **link).await?;
+        }
+        if !self.own.is_empty() {
+            let packed: Vec<u8> = self.own.iter().flat_map(BatchId::as_bytes).copied().collect();
+            sqlx::query(link.text(sql::DISTRUST_READY)).bind(packed).execute(&mut **link).await?;
         }
         Ok(())
     }

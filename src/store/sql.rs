@@ -150,13 +150,13 @@ pub(super) const INSERT_TOMBSTONE: Sql = Sql::same(
 /// Only for a batch that is stored: one that was voided meanwhile stays out.
 pub(super) const INSERT_READY: Sql = Sql::same(
     "INSERT INTO ready_blocks (batch_id, master_sae, recipient, key_ids, \
-     grade, usable_until_ms) SELECT batch_id, $2, $3, $4, $5, $6 FROM batches \
+     grade, usable_until_ms, sealed) SELECT batch_id, $2, $3, $4, $5, $6, $7 FROM batches \
      WHERE batch_id = $1 AND state = 'stored' ON CONFLICT (batch_id) DO NOTHING",
 );
 macro_rules! ready {
     ($order:literal, $lock:literal) => {
         concat!(
-            "SELECT r.batch_id, r.key_ids, r.grade, r.usable_until_ms, b.created_at_ms, \
+            "SELECT r.batch_id, r.key_ids, r.sealed, r.grade, r.usable_until_ms, b.created_at_ms, \
              b.expires_at_ms, b.data_key_id, b.entitled \
              FROM ready_blocks r JOIN batches b ON b.batch_id = r.batch_id \
              WHERE r.master_sae = $1 AND r.recipient = $2 AND r.usable_until_ms > $3 \
@@ -183,7 +183,16 @@ pub(super) const READINESS: Sql = Sql::same(
      (SELECT length(r.key_ids) FROM ready_blocks r WHERE r.batch_id = b.batch_id) \
      FROM batches b WHERE b.batch_id = $1",
 );
-pub(super) const DELETE_READY: Sql = Sql::same("DELETE FROM ready_blocks WHERE batch_id = $1");
+/// Of the packed batches.
+pub(super) const DELETE_READY: Sql = with_packed_ids!(
+    "DELETE FROM ready_blocks WHERE batch_id IN (SELECT id FROM ids)",
+    "DELETE FROM ready_blocks WHERE batch_id = ANY(ARRAY(SELECT id FROM ids))"
+);
+/// What is listed of the packed batches is then looked up key by key when it is leased.
+pub(super) const DISTRUST_READY: Sql = with_packed_ids!(
+    "UPDATE ready_blocks SET sealed = NULL WHERE batch_id IN (SELECT id FROM ids) AND sealed IS NOT NULL",
+    "UPDATE ready_blocks SET sealed = NULL WHERE batch_id = ANY(ARRAY(SELECT id FROM ids)) AND sealed IS NOT NULL"
+);
 pub(super) const COUNT_READY: Sql = Sql::same(
     "SELECT coalesce(sum(length(key_ids) / 16), 0) FROM ready_blocks \
      WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3",

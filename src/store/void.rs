@@ -100,6 +100,10 @@ impl VoidJob {
         }
         if !to_erase.is_empty() {
             sqlx::query(link.text(sql::VOID_KEYS)).bind(pack(&to_erase)).execute(&mut **link).await?;
+            sqlx::query(link.text(sql::DISTRUST_READY))
+                .bind(self.batch_id.as_bytes().as_slice())
+                .execute(&mut **link)
+                .await?;
         }
         Ok(outcome)
     }

@@ -114,6 +114,7 @@ pub(super) const TABLES: &[Table] = &[
             ("key_ids", Kind::Bytes),
             ("grade", Kind::Text),
             ("usable_until_ms", Kind::Number),
+            ("sealed", Kind::Bytes),
         ],
         key: 1,
         live: BATCH_IS_LIVE,

@@ -76,8 +76,12 @@ impl Site {
             Dialect::Sqlite => "zeroblob(length(sealed))",
             Dialect::Postgres => "decode(repeat('00', length(sealed)), 'hex')",
         };
-        let text = format!("UPDATE keys SET sealed = {zeros} WHERE {condition}");
-        sqlx::query(sqlx::AssertSqlSafe(text)).bind(id.as_slice()).execute(&mut *link).await.unwrap();
+        for table in ["keys", "ready_blocks"] {
+            if table == "keys" || condition.starts_with("batch_id") {
+                let text = format!("UPDATE {table} SET sealed = {zeros} WHERE {condition}");
+                sqlx::query(sqlx::AssertSqlSafe(text)).bind(id.as_slice()).execute(&mut *link).await.unwrap();
+            }
+        }
     }
 }
 

@@ -79,6 +79,31 @@ async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_voided_or_retrieved_while_it_was_ready_is_not_leased() {
+    let site = site();
+    let store = site.open().await;
+    let end = START.plus(HOUR);
+    let sample = Sample::to_bob(5).ready(&store, true).await;
+    let other = Sample::to_bob(3).ready(&store, true).await;
+    let (voided, retrieved) = (sample.ids()[1], sample.ids()[3]);
+    store.void(&sample.source, sample.batch_id, &[voided], end).await.unwrap();
+    let by_alice = Retrieval {
+        caller: &sae("alice"),
+        local: &sample.source,
+        path: &to_sae("bob"),
+        key_ids: &[retrieved],
+        mode: RetrievalMode::Once,
+        replay_window: Duration::ZERO,
+        patience: HOUR,
+    };
+    assert_eq!(store.retrieve(&by_alice).await.unwrap().len(), 1);
+    let left: HashSet<KeyId> =
+        sample.ids().into_iter().filter(|id| ![voided, retrieved].contains(id)).collect();
+    let leased: HashSet<KeyId> = lease(&store, 2).await.iter().flat_map(ids_of).collect();
+    assert_eq!(leased, left.union(&set_of(&other.ids())).copied().collect());
+}
+
+#[tokio::test]
 async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() {
     let site = site();
     let store = site.open().await;

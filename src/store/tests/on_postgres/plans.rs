@@ -92,6 +92,8 @@ fn statements() -> Vec<Statement> {
             "text, text, bigint, bigint",
             "'alice', 'sae-7', 0, 2".to_owned(),
         ),
+        ("DELETE_READY", "ready_blocks_pkey", sql::DELETE_READY.postgres, "bytea", ids.clone()),
+        ("DISTRUST_READY", "ready_blocks_pkey", sql::DISTRUST_READY.postgres, "bytea", ids.clone()),
         ("READY_KEYS", "keys_pkey", sql::READY_KEYS.postgres, "bytea, bytea", format!("{ids}, {id}")),
         (
             "COUNT_READY",
