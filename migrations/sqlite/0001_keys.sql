@@ -1,5 +1,6 @@
 -- Keys at rest. docs/data-model.md explains every column and state.
 -- Times are milliseconds since the Unix epoch; IDs are the 16 bytes of a UUID; parties and lists are text.
+-- Long rows have a rowid, their long columns last: in a tree of whole rows every comparison would read all of a long row.
 
 CREATE TABLE data_keys (
     data_key_id   BLOB    NOT NULL PRIMARY KEY CHECK (length(data_key_id) = 16),
@@ -15,13 +16,13 @@ CREATE TABLE batches (
     recipients     TEXT    NOT NULL,
     entitled       TEXT    NOT NULL,
     key_bytes      INTEGER NOT NULL CHECK (key_bytes > 0),
-    key_ids        BLOB    NOT NULL CHECK (length(key_ids) > 0 AND length(key_ids) % 16 = 0),
     data_key_id    BLOB    NOT NULL REFERENCES data_keys (data_key_id),
     content_digest BLOB    NOT NULL CHECK (length(content_digest) = 32),
     state          TEXT    NOT NULL CHECK (state IN ('stored', 'voided')),
     created_at_ms  INTEGER NOT NULL,
-    expires_at_ms  INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+    expires_at_ms  INTEGER NOT NULL,
+    key_ids        BLOB    NOT NULL CHECK (length(key_ids) > 0 AND length(key_ids) % 16 = 0)
+) STRICT;
 CREATE INDEX batches_by_expiry ON batches (expires_at_ms);
 CREATE INDEX batches_by_data_key ON batches (data_key_id);
 

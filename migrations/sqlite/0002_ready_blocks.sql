@@ -1,13 +1,15 @@
 -- Keys made ahead of demand that no daemon has taken yet: one row for each block of keys of one batch.
 -- Deleting the row is the lease: what it listed is in one daemon's memory from then on, and nowhere else.
+-- sealed has the keys as keys.sealed has them, one after the other, so that a lease reads one row. NULL: it reads keys.
 
 CREATE TABLE ready_blocks (
     batch_id        BLOB    NOT NULL PRIMARY KEY REFERENCES batches (batch_id),
     master_sae      TEXT    NOT NULL,
     recipient       TEXT    NOT NULL,
-    key_ids         BLOB    NOT NULL CHECK (length(key_ids) > 0 AND length(key_ids) % 16 = 0),
     grade           TEXT    NOT NULL,
-    usable_until_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+    usable_until_ms INTEGER NOT NULL,
+    key_ids         BLOB    NOT NULL CHECK (length(key_ids) > 0 AND length(key_ids) % 16 = 0),
+    sealed          BLOB
+) STRICT;
 CREATE INDEX ready_blocks_by_pair ON ready_blocks (master_sae, recipient, usable_until_ms);
 CREATE INDEX ready_blocks_by_end ON ready_blocks (usable_until_ms);

@@ -27,11 +27,8 @@ macro_rules! version {
 }
 
 /// Oldest first.
-const VERSIONS: &[Version] = &[
-    version!(1, "keys", "0001_keys.sql"),
-    version!(2, "ready_blocks", "0002_ready_blocks.sql"),
-    version!(3, "ready_sealed", "0003_ready_sealed.sql"),
-];
+const VERSIONS: &[Version] =
+    &[version!(1, "keys", "0001_keys.sql"), version!(2, "ready_blocks", "0002_ready_blocks.sql")];
 
 /// Refuses a schema that this program does not know; brings an old one up to date when `migrate`.
 pub(super) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(), StoreError> {

@@ -285,6 +285,11 @@ impl Store {
         bounded(asked).instrument(info_span!("db.try_refill", sae.id = %pair.master)).await
     }
 
+    /// Whether other daemons may use the same database.
+    pub fn is_shared(&self) -> bool {
+        self.turns.is_some()
+    }
+
     async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
         check_batch(batch)?;
         let span = info_span!("db.insert_batch", batch.id = %batch.batch_id, keys = batch.keys.len());

@@ -162,11 +162,12 @@ macro_rules! ready {
              WHERE r.master_sae = $1 AND r.recipient = $2 AND r.usable_until_ms > $3 \
              ORDER BY ",
             $order,
-            ", r.batch_id LIMIT $4",
+            ", r.batch_id LIMIT $4 + 0",
             $lock
         )
     };
 }
+/// (`$4 + 0`: SQLite would prepare a statement anew for each value of a bare parameter after LIMIT.)
 /// Blocks of a pair, those that end first in front, but none that another daemon is about to take.
 pub(super) const READY: Sql =
     sql!(ready!("r.usable_until_ms", ""), ready!("r.usable_until_ms + 0", " FOR UPDATE OF r SKIP LOCKED"));

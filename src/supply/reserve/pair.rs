@@ -184,10 +184,10 @@ impl Pair {
     }
 
     /// Whether the store's share should be counted before a refill is judged: it was not yet, or the pair is in
-    /// use and others may have taken from it.
-    pub(super) fn should_count(&self) -> bool {
+    /// use and others may have taken from it, because they share the store.
+    pub(super) fn should_count(&self, is_shared: bool) -> bool {
         let hand = self.lock();
-        hand.stored.is_none() || hand.is_used_since && hand.learnt_at.elapsed() >= FRESH
+        hand.stored.is_none() || is_shared && hand.is_used_since && hand.learnt_at.elapsed() >= FRESH
     }
 
     /// Whether the store's share is not known yet.

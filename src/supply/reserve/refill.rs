@@ -62,7 +62,7 @@ impl Reserve {
         if !self.parts.maker.is_reachable(&pair.recipient) {
             return false;
         }
-        if pair.should_count() {
+        if pair.should_count(self.parts.store.is_shared()) {
             self.count_now(pair).await;
         }
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
@@ -122,7 +122,9 @@ impl Reserve {
         let Some(turn) = self.parts.store.try_refill(pair.as_ready()).await? else { return Ok(None) };
         let turn = Arc::new(turn);
         *refilling = Arc::downgrade(&turn);
-        self.count_now(pair).await;
+        if self.parts.store.is_shared() {
+            self.count_now(pair).await;
+        }
         Ok(Some(turn))
     }
 
