@@ -1,7 +1,10 @@
 //! Storing a batch, within the writer's transaction.
 
+use std::sync::Arc;
+
 use super::dialect::Link;
 use super::error::StoreError;
+use super::known::BatchFacts;
 use super::ready::ReadyRow;
 use super::seal::SealedKeys;
 use super::sql;
@@ -22,6 +25,7 @@ pub(super) struct InsertJob {
     expires_at: Timestamp,
     keys: SealedKeys,
     ready: Option<ReadyRow>,
+    facts: Arc<BatchFacts>,
 }
 
 impl InsertJob {
@@ -44,6 +48,15 @@ impl InsertJob {
             content: batch.content.0,
             created_at: batch.created_at,
             expires_at: batch.expires_at,
+            facts: Arc::new(BatchFacts {
+                batch_id: batch.batch_id,
+                source: batch.source.clone(),
+                master: batch.master.clone(),
+                recipients: batch.recipients.to_vec(),
+                entitled: batch.entitled.to_vec(),
+                data_key_id: keys.data_key.id,
+                expires_at: batch.expires_at,
+            }),
             keys,
             ready,
         })
@@ -51,6 +64,11 @@ impl InsertJob {
 
     pub(super) fn batch_id(&self) -> BatchId {
         self.batch_id
+    }
+
+    /// What the batch says of its keys, should it be stored.
+    pub(super) fn facts(&self) -> Arc<BatchFacts> {
+        Arc::clone(&self.facts)
     }
 
     /// Keys in this batch.

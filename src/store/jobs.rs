@@ -81,6 +81,14 @@ impl Job {
         }
     }
 
+    /// Whether it is a retrieval, and of the kind that [`super::retrieve::Rows::take_fresh`] may serve.
+    pub(super) fn takes_for_good(&self) -> Option<bool> {
+        match self {
+            Self::Retrieve(job, _) => Some(job.is_once_for_all()),
+            _ => None,
+        }
+    }
+
     fn keys(&self) -> usize {
         match self {
             Self::Insert(job, _) => job.key_count(),

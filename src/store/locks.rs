@@ -29,12 +29,14 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(jobs: &[Job]) -> Self {
+    /// With `taking`, retrievals lock their keys by themselves.
+    fn of(jobs: &[Job], taking: bool) -> Self {
         let mut needs = Self::default();
         for job in jobs {
             match job {
                 Job::Insert(job, _) => needs.batch(job.batch_id()),
                 Job::Return(jobs, _) => jobs.iter().for_each(|job| needs.batch(job.batch_id)),
+                Job::Retrieve(..) if taking => {}
                 Job::Retrieve(job, _) => needs.key_ids.extend_from_slice(&job.key_ids),
                 Job::Void(job, _) | Job::Withdraw(job, _) => {
                     needs.batch(job.batch_id);
@@ -55,12 +57,12 @@ impl Needs {
     }
 }
 
-/// Takes the locks that `jobs` need, until the end of the transaction.
-pub(super) async fn take(link: &mut Link, jobs: &[Job]) -> Result<(), StoreError> {
+/// Takes the locks that `jobs` need, until the end of the transaction. With `taking`, without those of retrievals.
+pub(super) async fn take(link: &mut Link, jobs: &[Job], taking: bool) -> Result<(), StoreError> {
     if link.dialect() == Dialect::Sqlite {
         return Ok(());
     }
-    let needs = Needs::of(jobs);
+    let needs = Needs::of(jobs, taking);
     if !needs.batches.is_empty() {
         sqlx::query(sql::LOCK_BATCHES).bind(needs.batches.as_slice()).execute(&mut **link).await?;
     }

@@ -12,6 +12,7 @@ mod error;
 mod insert;
 mod jobs;
 mod kek;
+mod known;
 mod locks;
 mod meter;
 mod migrate;
@@ -54,6 +55,7 @@ pub use self::error::{RetrieveError, StoreError};
 use self::insert::InsertJob;
 use self::jobs::{Job, Queue};
 pub use self::kek::{KekError, KeyEncryptionKeys};
+use self::known::KnownBatches;
 use self::meter::Meter;
 pub use self::probe::{SealProbe, SealedBatch};
 use self::readers::Readers;
@@ -69,7 +71,7 @@ pub use self::types::{
     ReturnedBlock, Role, Swept, VoidOutcome, Withdrawn,
 };
 use self::void::VoidJob;
-use self::writer::{POSTGRES_WRITERS, Writer};
+use self::writer::{POSTGRES_WRITERS, Shortcut, Writer};
 use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
 use crate::metrics::Registry;
 
@@ -153,6 +155,8 @@ impl Store {
                     clock: Arc::clone(&clock),
                     random: Arc::clone(&random),
                     meter: Arc::clone(&meter),
+                    known: KnownBatches::default(),
+                    shortcut: Shortcut::default(),
                 };
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }

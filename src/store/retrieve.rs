@@ -3,6 +3,10 @@
 //! All retrievals of one commit share three steps: load the rows of every requested ID, decide each request
 //! on them in memory (each seeing what the ones before it used up), write the changes. [`Rows::decide`] is the
 //! whole rule and does no I/O.
+//!
+//! Most retrievals use up fresh keys that one party holds. For a group of such, [`Rows::take_fresh`] erases the rows and
+//! reads them in one statement; when the decisions come to anything else, the transaction is rolled back and the group
+//! goes the long way.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,12 +17,13 @@ use sqlx::any::AnyRow;
 
 use super::dialect::Link;
 use super::error::{RetrieveError, StoreError};
+use super::known::{BatchFacts, KnownBatches};
 use super::seal::{DataKeyId, Sealer};
 use super::turn::Turn;
-use super::types::{Entitlement, Retrieval, RetrievalMode, Role};
+use super::types::{Retrieval, RetrievalMode};
 use super::{pack, sql};
 use crate::kme::life::{self, Claim, EarlierUse, Erasure, Terms};
-use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Recipient, SaeId, Timestamp};
+use crate::kme::{BatchId, Key, KeyId, KmeId, Party, SaeId, Timestamp};
 
 /// A request, owned by the writer's queue.
 pub(super) struct RetrieveJob {
@@ -46,20 +51,15 @@ impl From<&Retrieval<'_>> for RetrieveJob {
 }
 
 impl RetrieveJob {
+    /// Whether it uses up for good what it takes.
+    pub(super) fn is_once_for_all(&self) -> bool {
+        self.mode == RetrievalMode::Once && self.replay_window.is_zero()
+    }
+
     fn terms(&self) -> Terms {
         let until_expiry = self.mode == RetrievalMode::UntilExpiry;
         Terms { until_expiry, replay_window: self.replay_window }
     }
-}
-
-/// What a batch says of all its keys.
-struct BatchFacts {
-    batch_id: BatchId,
-    source: KmeId,
-    master: SaeId,
-    recipients: Vec<Recipient>,
-    entitled: Vec<Entitlement>,
-    data_key_id: DataKeyId,
 }
 
 /// A retrieval that took place.
@@ -124,23 +124,12 @@ impl KeyRow {
     }
 }
 
-impl BatchFacts {
-    /// Whether a path names the peer of somebody who plays `role` for these keys.
-    fn path_fits(&self, role: Role, path: &Party) -> bool {
-        match (role, path) {
-            (Role::Slave, Party::Sae(sae)) => *sae == self.master,
-            (Role::Slave, Party::Kme(kme)) => *kme == self.source,
-            (Role::Master, path) => self.recipients.iter().any(|recipient| {
-                recipient.party == *path || matches!(path, Party::Kme(kme) if *kme == recipient.kme)
-            }),
-        }
-    }
-}
-
 /// The requested keys that exist and are not expired, and what changed on them.
 pub(super) struct Rows {
     keys: HashMap<KeyId, KeyRow>,
     now: Timestamp,
+    /// How many rows [`Self::take_fresh`] has erased.
+    taken: Option<usize>,
     erased: Vec<KeyId>,
     /// Keys to be erased by the sweeper, by the moment from which it may.
     erase_later: BTreeMap<Timestamp, Vec<KeyId>>,
@@ -158,34 +147,81 @@ impl Rows {
         mut key_ids: Vec<KeyId>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
+        let mut rows = Self::none(now);
         key_ids.sort_unstable();
         key_ids.dedup();
-        let mut rows = Self {
-            keys: HashMap::new(),
-            now,
-            erased: Vec::new(),
-            erase_later: BTreeMap::new(),
-            used: BTreeMap::new(),
-            own: BTreeSet::new(),
-        };
         if key_ids.is_empty() {
             return Ok(rows);
         }
         let found = sqlx::query(link.text(sql::KEYS)).bind(pack(&key_ids)).fetch_all(&mut **link).await?;
-        let batches = batches_of(link, &found, now).await?;
-        for row in found {
-            rows.add(&row, &batches)?;
+        let ids = found.iter().map(|row| batch_of(row, "keys")).collect::<Result<_, _>>()?;
+        let mut batches = HashMap::new();
+        for facts in batches_of(link, sealer, ids).await? {
+            batches.insert(facts.batch_id, facts);
         }
-        for batch in batches.values() {
-            learn_data_key(link, sealer, batch.data_key_id).await?;
+        for row in found {
+            if let Some(batch) = batches.get(&batch_of(&row, "keys")?) {
+                rows.add(&row, batch)?;
+            }
         }
         Ok(rows)
     }
 
+    /// Erases those of `key_ids` that nobody has touched, and has what they were. Whatever is decided on these rows
+    /// may be committed only if it [`Self::is_what_was_taken`].
+    pub(super) async fn take_fresh(
+        link: &mut Link,
+        sealer: &Sealer,
+        known: &mut KnownBatches,
+        mut key_ids: Vec<KeyId>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let mut rows = Self::none(now);
+        key_ids.sort_unstable();
+        key_ids.dedup();
+        let taken: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> =
+            sqlx::query_as(link.text(sql::TAKE_FRESH)).bind(pack(&key_ids)).fetch_all(&mut **link).await?;
+        rows.taken = Some(taken.len());
+        let mut fresh = Vec::with_capacity(taken.len());
+        let mut unknown = BTreeSet::new();
+        for (key_id, batch_id, sealed) in taken {
+            let batch_id = BatchId::from_bytes(array(&batch_id, "keys")?);
+            let facts = known.get(batch_id);
+            if facts.is_none() {
+                unknown.insert(batch_id);
+            }
+            fresh.push((KeyId::from_bytes(array(&key_id, "keys")?), batch_id, facts, sealed));
+        }
+        for facts in batches_of(link, sealer, unknown).await? {
+            known.add(facts);
+        }
+        for (key_id, batch_id, facts, sealed) in fresh {
+            let Some(batch) = facts.or_else(|| known.get(batch_id)) else { continue };
+            if life::is_live(batch.expires_at, now) {
+                rows.keys.insert(key_id, KeyRow { batch, sealed: Some(sealed), uses: Vec::new() });
+            }
+        }
+        Ok(rows)
+    }
+
+    fn none(now: Timestamp) -> Self {
+        Self {
+            keys: HashMap::new(),
+            now,
+            taken: None,
+            erased: Vec::new(),
+            erase_later: BTreeMap::new(),
+            used: BTreeMap::new(),
+            own: BTreeSet::new(),
+        }
+    }
+
     /// Adds a row, unless its batch is expired.
-    fn add(&mut self, row: &AnyRow, batches: &HashMap<BatchId, Arc<BatchFacts>>) -> Result<(), StoreError> {
+    fn add(&mut self, row: &AnyRow, batch: &Arc<BatchFacts>) -> Result<(), StoreError> {
+        if !life::is_live(batch.expires_at, self.now) {
+            return Ok(());
+        }
         let key_id = KeyId::from_bytes(array(row.try_get("key_id")?, "keys")?);
-        let Some(batch) = batches.get(&batch_of(row, "keys")?) else { return Ok(()) };
         let erase_at: Option<i64> = row.try_get("erase_at_ms")?;
         let past_erasure = erase_at.is_some_and(|at| at <= self.now.as_ms());
         let sealed: Option<Vec<u8>> = row.try_get("sealed")?;
@@ -253,6 +289,11 @@ impl Rows {
         self.used.entry((party, job.caller.to_string())).or_default().push(id);
     }
 
+    /// Whether the decisions use up exactly the keys that [`Self::take_fresh`] has erased.
+    pub(super) fn is_what_was_taken(&self) -> bool {
+        self.taken == Some(self.erased.len()) && self.used.is_empty() && self.erase_later.is_empty()
+    }
+
     /// Whether the decisions changed anything.
     pub(super) fn is_changed(&self) -> bool {
         !self.used.is_empty() || !self.erased.is_empty()
@@ -276,7 +317,7 @@ impl Rows {
                 .execute(&mut **link)
                 .await?;
         }
-        if !self.erased.is_empty() {
+        if self.taken.is_none() && !self.erased.is_empty() {
             sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.erased)).execute(&mut **link).await?;
         }
         if !self.own.is_empty() {
@@ -305,30 +346,30 @@ pub(super) async fn learn_data_key(
     }
 }
 
-/// The batches of `keys` that are not expired.
+/// What is to be known of batches, and the data keys to open their keys with.
 async fn batches_of(
     link: &mut Link,
-    keys: &[AnyRow],
-    now: Timestamp,
-) -> Result<HashMap<BatchId, Arc<BatchFacts>>, StoreError> {
-    let ids: BTreeSet<BatchId> = keys.iter().map(|row| batch_of(row, "keys")).collect::<Result<_, _>>()?;
+    sealer: &Sealer,
+    ids: BTreeSet<BatchId>,
+) -> Result<Vec<Arc<BatchFacts>>, StoreError> {
     if ids.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(Vec::new());
     }
     let packed: Vec<u8> = ids.iter().flat_map(BatchId::as_bytes).copied().collect();
-    let found = sqlx::query(link.text(sql::BATCHES)).bind(packed).bind(now.as_ms()).fetch_all(&mut **link);
-    let facts = |row: &AnyRow| {
-        let batch_id = batch_of(row, "batches")?;
-        Ok((batch_id, Arc::new(batch_facts(batch_id, row)?)))
-    };
-    found.await?.iter().map(facts).collect()
+    let rows = sqlx::query(link.text(sql::BATCHES)).bind(packed).fetch_all(&mut **link).await?;
+    let facts = rows.iter().map(|row| batch_facts(row).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+    for batch in &facts {
+        learn_data_key(link, sealer, batch.data_key_id).await?;
+    }
+    Ok(facts)
 }
 
 fn batch_of(row: &AnyRow, table: &'static str) -> Result<BatchId, StoreError> {
     Ok(BatchId::from_bytes(array(row.try_get("batch_id")?, table)?))
 }
 
-fn batch_facts(batch_id: BatchId, row: &AnyRow) -> Result<BatchFacts, StoreError> {
+fn batch_facts(row: &AnyRow) -> Result<BatchFacts, StoreError> {
+    let batch_id = batch_of(row, "batches")?;
     let damaged = || StoreError::corrupt("batches", batch_id);
     let text = |column: &str| row.try_get::<String, _>(column);
     Ok(BatchFacts {
@@ -338,6 +379,7 @@ fn batch_facts(batch_id: BatchId, row: &AnyRow) -> Result<BatchFacts, StoreError
         recipients: serde_json::from_str(&text("recipients")?).map_err(|_| damaged())?,
         entitled: serde_json::from_str(&text("entitled")?).map_err(|_| damaged())?,
         data_key_id: array(row.try_get("data_key_id")?, "batches")?,
+        expires_at: Timestamp::from_ms(row.try_get("expires_at_ms")?),
     })
 }
 

@@ -108,11 +108,23 @@ pub(super) const KEYS: Sql = with_packed_ids!(
     "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, r.party, r.retrieved_by, r.retrieved_at_ms \
      FROM ids CROSS JOIN keys k LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id"
 );
-/// What the packed batches say of their keys; batches that are expired (at `$2`) are left out. Apart from
-/// [`KEYS`]: a batch's row is long, and SQLite would read all of it again for each of its keys.
+/// What the packed batches say of their keys. Apart from [`KEYS`]: a batch's row is long, and SQLite would read all
+/// of it again for each of its keys.
 pub(super) const BATCHES: Sql = with_packed_ids!(
-    "SELECT b.batch_id, b.source_kme, b.master_sae, b.recipients, b.entitled, b.data_key_id \
-     FROM ids CROSS JOIN batches b WHERE b.batch_id = ids.id AND b.expires_at_ms > $2"
+    "SELECT b.batch_id, b.source_kme, b.master_sae, b.recipients, b.entitled, b.data_key_id, b.expires_at_ms \
+     FROM ids CROSS JOIN batches b WHERE b.batch_id = ids.id"
+);
+/// Erases those of the packed keys that nobody has touched, and returns what they were.
+pub(super) const TAKE_FRESH: Sql = with_packed_ids!(
+    "DELETE FROM keys WHERE key_id IN (SELECT id FROM ids) AND sealed IS NOT NULL AND erase_at_ms IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM retrievals r WHERE r.key_id = keys.key_id) \
+     RETURNING key_id, batch_id, sealed",
+    ", locked AS (SELECT key_id FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) \
+     AND sealed IS NOT NULL AND erase_at_ms IS NULL ORDER BY key_id FOR UPDATE) \
+     DELETE FROM keys k WHERE k.key_id = ANY(ARRAY(SELECT key_id FROM locked)) \
+     AND k.sealed IS NOT NULL AND k.erase_at_ms IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM retrievals r WHERE r.key_id = k.key_id) \
+     RETURNING k.key_id, k.batch_id, k.sealed"
 );
 pub(super) const INSERT_RETRIEVALS: Sql = with_packed_ids!(
     "INSERT INTO retrievals (key_id, party, retrieved_by, retrieved_at_ms) SELECT id, $2, $3, $4 FROM ids \

@@ -23,9 +23,11 @@ use super::connect::Address;
 use super::dialect::{Dialect, Link};
 use super::error::StoreError;
 use super::jobs::{Done, Job, Queue};
+use super::known::KnownBatches;
 use super::meter::{Meter, Outcome};
 use super::retrieve::Rows;
 use super::seal::Sealer;
+use super::types::Inserted;
 use super::{locks, sql};
 use crate::kme::{Clock, Random, Timestamp};
 
@@ -44,6 +46,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 /// What a courtesy to the server may take: ROLLBACK, or taking leave.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most groups that go the long way after one that did not suit the short one.
+const LONG_WAYS_MAX: u32 = 64;
 /// A transaction that takes longer is told in the log.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -56,6 +60,38 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
     pub(super) meter: Arc<Meter>,
+    pub(super) known: KnownBatches,
+    pub(super) shortcut: Shortcut,
+}
+
+/// Whether retrievals are tried the short way (`super::retrieve`). Whoever asks for keys that it does not suit costs
+/// one transaction more at first, and fewer and fewer.
+#[derive(Default)]
+pub(super) struct Shortcut {
+    /// Groups that still go the long way.
+    left: u32,
+    /// How many will, next time.
+    penalty: u32,
+}
+
+impl Shortcut {
+    fn is_open_for(&mut self, jobs: &[Job]) -> bool {
+        let mut retrievals = jobs.iter().filter_map(Job::takes_for_good).peekable();
+        if retrievals.peek().is_none() || !retrievals.all(|for_good| for_good) {
+            return false;
+        }
+        let is_open = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        is_open
+    }
+
+    fn did_suit(&mut self, did: bool) {
+        self.penalty = if did { self.penalty / 2 } else { (2 * self.penalty + 1).min(LONG_WAYS_MAX) };
+        if !did {
+            // The group itself comes again.
+            self.left = self.penalty;
+        }
+    }
 }
 
 /// What became of one transaction.
@@ -63,6 +99,8 @@ enum Ended {
     Committed(Vec<Done>),
     /// Not committed, because the caller of a retrieval has given up.
     GivenUp,
+    /// Not committed, because the short way did not suit these retrievals.
+    Unsuited,
     /// Not committed, and may go better when it is run again.
     Hindered(StoreError),
     Failed(StoreError),
@@ -72,7 +110,7 @@ impl Ended {
     fn outcome(&self) -> Outcome<'_> {
         match self {
             Self::Committed(_) => Outcome::Committed,
-            Self::GivenUp => Outcome::RolledBack,
+            Self::GivenUp | Self::Unsuited => Outcome::RolledBack,
             Self::Hindered(error) | Self::Failed(error) => Outcome::Failed(error),
         }
     }
@@ -139,10 +177,15 @@ impl Writer {
             }
             match ended {
                 Ended::Committed(done) => {
+                    for (job, done) in jobs.iter().zip(&done) {
+                        if let (Job::Insert(job, _), Done::Insert(Inserted::Stored)) = (job, done) {
+                            self.known.add(job.facts());
+                        }
+                    }
                     jobs.into_iter().zip(done).for_each(|(job, done)| job.succeed(done));
                     return Ok(());
                 }
-                Ended::GivenUp => self.roll_back().await,
+                Ended::GivenUp | Ended::Unsuited => self.roll_back().await,
                 Ended::Hindered(error) => {
                     self.roll_back().await;
                     if run >= RUNS_MAX || took > RERUN_UNTIL {
@@ -181,10 +224,20 @@ impl Writer {
             self.link = None;
             return Ended::Hindered(error);
         }
-        let work = match limited(dialect, WORK_TIMEOUT, carry_out(link, &self.sealer, jobs, now)).await {
-            Ok(work) => work,
+        let known = self.shortcut.is_open_for(jobs).then_some(&mut self.known);
+        let is_short = known.is_some();
+        let work = carry_out(link, &self.sealer, known, jobs, now);
+        let work = match limited(dialect, WORK_TIMEOUT, work).await {
+            Ok(Some(work)) => work,
+            Ok(None) => {
+                self.shortcut.did_suit(false);
+                return Ended::Unsuited;
+            }
             Err(error) => return self.not_committed(error).await,
         };
+        if is_short {
+            self.shortcut.did_suit(true);
+        }
         if !work.changed {
             // Nothing to keep, so nothing to wait for the disk for.
             self.roll_back().await;
@@ -299,14 +352,17 @@ struct Work {
     changed: bool,
 }
 
-/// Carries out `jobs` inside a transaction: retrievals last and all at once.
+/// Carries out `jobs` inside a transaction: retrievals last and all at once. With `known` they go the short way;
+/// `None` when it did not suit them, and the transaction is to be rolled back.
 async fn carry_out(
     link: &mut Link,
     sealer: &Sealer,
+    known: Option<&mut KnownBatches>,
     jobs: &[Job],
     now: Timestamp,
-) -> Result<Work, StoreError> {
-    locks::take(link, jobs).await?;
+) -> Result<Option<Work>, StoreError> {
+    let is_short = known.is_some();
+    locks::take(link, jobs, is_short).await?;
     let mut done = Vec::with_capacity(jobs.len());
     let mut wanted = Vec::new();
     for job in jobs {
@@ -317,16 +373,25 @@ async fn carry_out(
     }
     let mut changed = done.iter().any(Done::is_change);
     if !wanted.is_empty() {
-        let mut rows = Rows::load(link, sealer, wanted, now).await?;
+        let mut rows = match known {
+            Some(known) => Rows::take_fresh(link, sealer, known, wanted, now).await?,
+            None => Rows::load(link, sealer, wanted, now).await?,
+        };
+        let mut are_served = true;
         for (job, done) in jobs.iter().zip(&mut done) {
             if let Job::Retrieve(job, _) = job {
-                *done = Done::Retrieve(rows.decide(job, sealer));
+                let keys = rows.decide(job, sealer);
+                are_served &= keys.is_ok();
+                *done = Done::Retrieve(keys);
             }
+        }
+        if is_short && !(are_served && rows.is_what_was_taken()) {
+            return Ok(None);
         }
         rows.write(link).await?;
         changed |= rows.is_changed();
     }
-    Ok(Work { done, changed })
+    Ok(Some(Work { done, changed }))
 }
 
 /// `work` within `limit` where a server is waited for. When it takes longer, the connection it used is to be

@@ -40,6 +40,54 @@ async fn one_foreign_key_among_own_ones_refuses_all_and_uses_up_none() {
 }
 
 #[tokio::test]
+async fn keys_that_were_touched_under_other_rules_are_not_fresh() {
+    let site = site();
+    let store = site.open().await;
+    let sample = Sample::to_bob(4).stored(&store).await;
+    let ids = sample.ids();
+    Ask::by("bob").replay(HOUR).gets(&store, &ids[..1]).await;
+    Ask::by("bob").until_expiry().gets(&store, &ids[1..2]).await;
+    store.void(&sample.source, sample.batch_id, &ids[2..3], START.plus(HOUR)).await.unwrap();
+    Ask::by("bob").gets(&store, &ids[3..]).await;
+    for id in ids {
+        Ask::by("bob").finds_nothing(&store, &[id]).await;
+    }
+    let again =
+        store.void(&sample.source, sample.batch_id, &sample.ids()[2..3], START.plus(HOUR)).await.unwrap();
+    assert_eq!(again.voided, sample.ids()[2..3], "the void is remembered");
+}
+
+#[tokio::test]
+async fn a_refused_retrieval_costs_those_that_share_its_commit_nothing() {
+    let site = site();
+    let store = Arc::new(site.open().await);
+    let ids = Sample::to_bob(60).stored(&store).await.ids();
+    let mut asked = tokio::task::JoinSet::new();
+    for (index, id) in ids.iter().copied().enumerate() {
+        let store = Arc::clone(&store);
+        asked.spawn(async move {
+            match index % 5 {
+                0 => Ask::by("eve").is_not_entitled(&store, &[id]).await,
+                1 => Ask::by("bob").finds_nothing(&store, &[id, KeyId::draw(&OsRandom).unwrap()]).await,
+                _ => Ask::by("bob").gets(&store, &[id]).await,
+            }
+        });
+    }
+    while let Some(result) = asked.join_next().await {
+        result.unwrap();
+    }
+    let refused = |index: &usize| index % 5 < 2;
+    for (index, id) in ids.into_iter().enumerate() {
+        if refused(&index) {
+            Ask::by("bob").gets(&store, &[id]).await;
+        } else {
+            Ask::by("bob").finds_nothing(&store, &[id]).await;
+        }
+    }
+    assert_eq!(store.counts().await.unwrap().keys, 0);
+}
+
+#[tokio::test]
 async fn each_slave_of_a_multicast_key_retrieves_it_once_and_the_last_erases_it() {
     let site = site();
     let store = site.open().await;

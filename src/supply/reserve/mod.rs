@@ -31,7 +31,7 @@ use crate::kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, Sa
 use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, StoreError};
 
 /// Blocks that one lease takes at most.
-const LEASE_BLOCKS_MAX: u32 = 16;
+const LEASE_BLOCKS_MAX: u32 = 32;
 /// Pause of a pair after its first failed refill; doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest such pause, so that a reserve fills soon after the cause has gone.

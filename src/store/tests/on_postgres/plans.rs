@@ -66,11 +66,12 @@ type Statement = (&'static str, &'static str, &'static str, &'static str, String
 fn statements() -> Vec<Statement> {
     let ids = format!("decode(repeat('{:032x}', 64), 'hex')", 77 * KEYS);
     let id = format!("'\\x{:032x}'", 77);
-    let batches = format!("decode(repeat('{:032x}', 64), 'hex'), 0", 77);
+    let batches = format!("decode(repeat('{:032x}', 64), 'hex')", 77);
     vec![
         ("LOCK_KEYS", "keys_pkey", sql::LOCK_KEYS, "bytea", ids.clone()),
         ("KEYS", "keys_pkey", sql::KEYS.postgres, "bytea", ids.clone()),
-        ("BATCHES", "batches_pkey", sql::BATCHES.postgres, "bytea, bigint", batches),
+        ("BATCHES", "batches_pkey", sql::BATCHES.postgres, "bytea", batches),
+        ("TAKE_FRESH", "keys_pkey", sql::TAKE_FRESH.postgres, "bytea", ids.clone()),
         (
             "INSERT_RETRIEVALS",
             "retrievals_pkey",

@@ -25,7 +25,6 @@ macro_rules! on_both {
 on_both! {
     a_replica_that_needs_little_leaves_another_what_it_goes_on_using,
     what_one_replica_made_another_hands_out_and_no_key_goes_out_twice,
-    a_replica_refills_what_another_took,
 }
 
 async fn a_replica_that_needs_little_leaves_another_what_it_goes_on_using(site: Site) {
@@ -81,7 +80,9 @@ async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site:
     assert!(seen.len() >= 256 - 2 * 7, "{}", seen.len());
 }
 
-async fn a_replica_refills_what_another_took(site: Site) {
+#[tokio::test]
+async fn a_replica_refills_what_another_took() {
+    let site = on_postgres();
     let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
     let _filling = one.fill();
     one.is_filled_to(256).await;

@@ -1,0 +1,63 @@
+//! What batches say of all their keys, and the batches of late, remembered: that part of a batch never changes while
+//! the batch is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::seal::DataKeyId;
+use super::types::{Entitlement, Role};
+use crate::kme::{BatchId, KmeId, Party, Recipient, SaeId, Timestamp};
+
+/// Batches of one generation. There are two, so memory has a bound and whatever is in use stays.
+const GENERATION: usize = 4096;
+
+/// What a batch says of all its keys.
+#[derive(Debug)]
+pub(super) struct BatchFacts {
+    pub(super) batch_id: BatchId,
+    pub(super) source: KmeId,
+    pub(super) master: SaeId,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) entitled: Vec<Entitlement>,
+    pub(super) data_key_id: DataKeyId,
+    pub(super) expires_at: Timestamp,
+}
+
+impl BatchFacts {
+    /// Whether a path names the peer of somebody who plays `role` for these keys.
+    pub(super) fn path_fits(&self, role: Role, path: &Party) -> bool {
+        match (role, path) {
+            (Role::Slave, Party::Sae(sae)) => *sae == self.master,
+            (Role::Slave, Party::Kme(kme)) => *kme == self.source,
+            (Role::Master, path) => self.recipients.iter().any(|recipient| {
+                recipient.party == *path || matches!(path, Party::Kme(kme) if *kme == recipient.kme)
+            }),
+        }
+    }
+}
+
+/// Batches that one writer has met.
+#[derive(Default)]
+pub(super) struct KnownBatches {
+    young: HashMap<BatchId, Arc<BatchFacts>>,
+    old: HashMap<BatchId, Arc<BatchFacts>>,
+}
+
+impl KnownBatches {
+    /// Only for a batch that is committed.
+    pub(super) fn add(&mut self, facts: Arc<BatchFacts>) {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(facts.batch_id, facts);
+    }
+
+    pub(super) fn get(&mut self, id: BatchId) -> Option<Arc<BatchFacts>> {
+        if let Some(facts) = self.young.get(&id) {
+            return Some(Arc::clone(facts));
+        }
+        let facts = self.old.remove(&id)?;
+        self.add(Arc::clone(&facts));
+        Some(facts)
+    }
+}
