@@ -27,9 +27,10 @@ STARTUP_S = 60
 class Network:
     """Files of `dqkd demo`, each daemon a process."""
 
-    def __init__(self, dqkd, dir):
+    def __init__(self, dqkd, dir, store=None):
         self.dqkd, self.dir, self.running = dqkd, dir, {}
-        subprocess.run([dqkd, "demo", "--generate-only", "--dir", dir / "demo"], check=True, stdout=subprocess.DEVNULL)
+        command = [dqkd, "demo", "--generate-only", "--dir", dir / "demo", *(["--store", store] if store else [])]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.manifest_path = dir / "demo" / "demo.json"
         self.manifest = json.loads(self.manifest_path.read_text())
         self.plain = {site["id"]: pathlib.Path(site["config"]).read_text() for site in self.manifest["sites"]}
@@ -186,6 +187,7 @@ def main():
     parser.add_argument("--dqkd", type=pathlib.Path, default=ROOT / "target" / "release" / "dqkd")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "speed")
     parser.add_argument("--dir", type=pathlib.Path, help="for files of the sites, kept; a temporary folder unless given")
+    parser.add_argument("--store", help="postgres://...: a database for all sites, instead of SQLite files")
     parser.add_argument("--only", help="names of measurements, with commas between")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--duration", type=float, default=3.0, help="measured seconds of each round")
@@ -193,7 +195,7 @@ def main():
     args = parser.parse_args()
     speed = Speed(args)
     with tempfile.TemporaryDirectory() as temporary:
-        network = Network(args.dqkd.resolve(), (args.dir or pathlib.Path(temporary)).resolve())
+        network = Network(args.dqkd.resolve(), (args.dir or pathlib.Path(temporary)).resolve(), args.store)
         try:
             measure(speed, network)
         finally:

@@ -22,8 +22,9 @@ const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PR
      PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF";
 /// For a connection that is the only one.
 const ALONE: &str = "PRAGMA busy_timeout = 1000; PRAGMA locking_mode = EXCLUSIVE";
-/// And then for a connection that may write, with room for the pages of some hundred thousand keys, or may not.
-pub(super) const WRITE: &str = "PRAGMA query_only = OFF; PRAGMA cache_size = -32768";
+/// And then for a connection that may write, with room for the pages of some ten thousand keys (each commit
+/// walks the cache, so more costs more), or may not.
+pub(super) const WRITE: &str = "PRAGMA query_only = OFF; PRAGMA cache_size = -8192";
 pub(super) const READ: &str = "PRAGMA query_only = ON";
 
 /// A database file.
