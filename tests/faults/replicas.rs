@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use serde_json::json;
+use serde_json::Value;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, Shape};
 use crate::outage::{Handed, ask, check, filled, keys};
+use crate::support::{dqkd, output_of};
 use crate::wire::Wire;
 
-const KEYS: &str = "min_stored_per_pair = 2048";
-const RESERVE: u64 = 2048;
+const KEYS: &str = "min_stored_per_pair = 4096";
+const RESERVE: u64 = 4096;
 const CLIENTS: usize = 12;
 const KILLS: usize = 2;
 /// Under load before a kill, and after it.
@@ -114,7 +115,6 @@ pub(crate) fn throughput(shape: Shape, each: Duration) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let cluster = Cluster::start(shape, KEYS);
-        filled(&cluster.network, RESERVE).await;
         let (mut one, mut all) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             all.push(pairs_each_sec(&cluster, each).await);
@@ -143,38 +143,40 @@ pub(crate) fn throughput(shape: Shape, each: Duration) {
     });
 }
 
+/// What `dqkd bench` hands out and retrieves through the load balancers, from a full reserve on.
 async fn pairs_each_sec(cluster: &Cluster, lasts: Duration) -> f64 {
-    // Load balancers notice.
+    // Load balancers notice who is there.
     sleep(Duration::from_secs(1)).await;
-    let started = Instant::now();
-    let mut clients = JoinSet::new();
-    for _ in 0..CLIENTS {
-        let mut alice = Wire::new(&cluster.network, "alice", true);
-        let mut bob = Wire::new(&cluster.network, "bob", true);
-        clients.spawn(async move {
-            let mut count = 0_u32;
-            while started.elapsed() < lasts {
-                let (status, body) = ask(&mut alice, Method::GET, "/api/v1/keys/bob/enc_keys", None).await;
-                if status != 200 {
-                    sleep(RETRY_PAUSE).await;
-                    continue;
-                }
-                let handed = keys(&body);
-                let body = json!({ "key_IDs": [{ "key_ID": handed[0].0 }] }).to_string();
-                let dec = "/api/v1/keys/alice/dec_keys";
-                let (status, body) = ask(&mut bob, Method::POST, dec, Some(body)).await;
-                assert_eq!(status, 200, "{}", body["message"]);
-                assert_eq!(keys(&body), handed);
-                count += 1;
-            }
-            count
-        });
+    filled(&cluster.network, RESERVE).await;
+    let ((site_a, alice), (site_b, bob)) = (cluster.network.sae("alice"), cluster.network.sae("bob"));
+    let mut bench = dqkd();
+    bench.args([
+        "bench",
+        "--json",
+        "--op",
+        "pair",
+        "--sae-a",
+        "alice",
+        "--sae-b",
+        "bob",
+        "--url-a",
+        &site_a.sae_url,
+    ]);
+    bench.args(["--url-b", &site_b.sae_url, "--connections", &CLIENTS.to_string()]);
+    bench.args(["--duration", &lasts.as_secs().to_string()]).arg("--ca").arg(cluster.network.ca());
+    for (name, file) in
+        [("--cert-a", &alice.cert), ("--key-a", &alice.key), ("--cert-b", &bob.cert), ("--key-b", &bob.key)]
+    {
+        bench.arg(name).arg(file);
     }
-    let mut count = 0;
-    while let Some(ended) = clients.join_next().await {
-        count += ended.unwrap();
+    let output = spawn_blocking(move || output_of(&mut bench)).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let run = &report["rounds"][0]["kme"];
+    for wrong in ["different", "repeated", "malformed"] {
+        assert_eq!(run["twins"][wrong], 0, "{run:#}");
     }
-    f64::from(count) / started.elapsed().as_secs_f64()
+    run["keys_per_s"].as_f64().unwrap()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
