@@ -18,6 +18,8 @@ use crate::wire::Wire;
 
 const KEYS: &str = "min_stored_per_pair = 4096";
 const RESERVE: u64 = 4096;
+/// A reserve is refilled when a whole block is missing.
+const FULL: u64 = RESERVE - 63;
 const CLIENTS: usize = 12;
 const KILLS: usize = 2;
 /// Under load before a kill, and after it.
@@ -147,7 +149,7 @@ pub(crate) fn throughput(shape: Shape, each: Duration) {
 async fn pairs_each_sec(cluster: &Cluster, lasts: Duration) -> f64 {
     // Load balancers notice who is there.
     sleep(Duration::from_secs(1)).await;
-    filled(&cluster.network, RESERVE).await;
+    filled(&cluster.network, FULL).await;
     let ((site_a, alice), (site_b, bob)) = (cluster.network.sae("alice"), cluster.network.sae("bob"));
     let mut bench = dqkd();
     bench.args([
