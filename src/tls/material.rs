@@ -15,6 +15,7 @@ use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use super::TlsError;
+use super::remember::{ClientVerifier, remembering};
 use super::store::Versions;
 use crate::kme::Timestamp;
 
@@ -181,12 +182,15 @@ fn server_config(
     identity: &Arc<CertifiedKey>,
     versions: Versions,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+    let provider = provider();
+    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), remembering(&provider))
         .with_crls(crls.iter().cloned())
         .build()
         .map_err(|error| unfit(rustls::Error::General(error.to_string())))?;
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(ClientVerifier { chain, algorithms });
     let resolver = rustls::sign::SingleCertAndKey::from(Arc::clone(identity));
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions.list())
         .map_err(unfit)?
         .with_client_cert_verifier(verifier)

@@ -10,6 +10,7 @@ mod dialer;
 mod error;
 pub mod listener;
 mod material;
+mod remember;
 mod store;
 #[cfg(test)]
 mod tests;
