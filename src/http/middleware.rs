@@ -10,13 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{Method, StatusCode};
+use futures_util::future::BoxFuture;
+use http::Method;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, error, info_span, warn};
@@ -54,7 +55,7 @@ struct Parts {
     listener: &'static str,
     max_concurrent: usize,
     /// Requests in work. Only ever counted, so nothing has to be locked when one ends.
-    in_work: Arc<AtomicUsize>,
+    in_work: AtomicUsize,
     timeout: Duration,
     tasks: TaskTracker,
     meter: ListenerMeter,
@@ -93,7 +94,7 @@ impl Edge {
         Self(Arc::new(Parts {
             listener,
             max_concurrent: limits.max_concurrent.max(1),
-            in_work: Arc::default(),
+            in_work: AtomicUsize::new(0),
             timeout: limits.timeout,
             tasks,
             meter: meters.of(listener),
@@ -101,59 +102,97 @@ impl Edge {
         }))
     }
 
-    /// Serves one request: begins it here and now, and if it waits lets it go on in a task of its own.
-    pub(super) async fn serve<W: Future<Output = Response> + Send + 'static>(
+    /// Serves one request: begins it here and now; if it waits, it goes on in a task of its own.
+    pub(super) fn serve<W: Future<Output = Response> + Send + 'static>(
         &self,
         about: About<'_>,
         begin: impl FnOnce() -> Begun<W>,
-    ) -> Response {
-        let ends_by_itself = about.ends_by_itself;
-        let mut line =
-            RequestLine { edge: &self.0, about, started: Instant::now(), answer: None, ignored: None };
-        let response = self.0.run(ends_by_itself, begin).await;
-        let code = response.extensions().get::<ErrorCode>().map(|code| code.0);
-        line.answer = Some((response.status(), code));
-        line.ignored = response.extensions().get::<IgnoredParts>().map(|ignored| ignored.0);
-        response
+    ) -> Serving {
+        let started = Instant::now();
+        let (work, here) = match self.0.begin(begin) {
+            Begun::Answered(response) => {
+                self.0.note(&about, started, Some(&response));
+                return Serving::Answered(response);
+            }
+            Begun::Waits(begun) => begun,
+        };
+        // The place goes into the task: work whose client is gone still counts.
+        let place = Place(Arc::clone(&self.0));
+        std::mem::forget(here);
+        let work = async move {
+            let response = work.await;
+            drop(place);
+            response
+        };
+        let work = Box::pin(work.instrument(self.0.span.clone()));
+        let (edge, caller) = (Arc::clone(&self.0), about.caller.cloned());
+        Serving::Waits(Box::pin(async move {
+            let about = About { caller: caller.as_ref(), ..about };
+            let ends_by_itself = about.ends_by_itself;
+            let mut line = RequestLine { edge: &edge, about, started, is_written: false };
+            let response = edge.wait(ends_by_itself, work).await;
+            line.write(Some(&response));
+            response
+        }))
+    }
+}
+
+/// An answer that is there, or one that is waited for.
+#[derive(Default)]
+pub enum Serving {
+    /// It is there.
+    Answered(Response),
+    /// It will be.
+    Waits(BoxFuture<'static, Response>),
+    /// It was given.
+    #[default]
+    Over,
+}
+
+impl Future for Serving {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        if let Self::Waits(waits) = &mut *self {
+            return waits.as_mut().poll(context);
+        }
+        match std::mem::take(&mut *self) {
+            Self::Answered(response) => Poll::Ready(response),
+            _ => Poll::Pending,
+        }
     }
 }
 
 /// One of the requests that may be in work at once.
-struct Place<C: Deref<Target = AtomicUsize>>(C);
+struct Place<E: Deref<Target = Parts>>(E);
 
-impl<C: Deref<Target = AtomicUsize>> Drop for Place<C> {
+impl<E: Deref<Target = Parts>> Place<E> {
+    /// One more, and how many there were.
+    fn take(edge: E) -> (Self, usize) {
+        let before = edge.in_work.fetch_add(1, Ordering::Relaxed);
+        (Self(edge), before)
+    }
+}
+
+impl<E: Deref<Target = Parts>> Drop for Place<E> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Parts {
-    async fn run<W: Future<Output = Response> + Send + 'static>(
-        &self,
-        ends_by_itself: bool,
-        begin: impl FnOnce() -> Begun<W>,
-    ) -> Response {
-        let before = self.in_work.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&*self.in_work);
+    /// Begins a request, if there is a place for it.
+    fn begin<W>(&self, begin: impl FnOnce() -> Begun<W>) -> Begun<(W, Place<&Self>)> {
+        let (place, before) = Place::take(self);
         if before >= self.max_concurrent {
-            return ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS)
-                .into_response();
+            let refused = ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS);
+            return Begun::Answered(refused.into_response());
         }
-        let begun = catch_unwind(AssertUnwindSafe(|| self.span.in_scope(begin)));
-        let waits = match begun {
-            Ok(Begun::Answered(response)) => return response,
-            Ok(Begun::Waits(waits)) => waits,
-            Err(_) => return self.panicked(),
-        };
-        // The place goes into the task: work whose client is gone still counts.
-        std::mem::forget(place);
-        let place = Place(Arc::clone(&self.in_work));
-        let work = async move {
-            let response = waits.await;
-            drop(place);
-            response
-        };
-        self.wait(ends_by_itself, Box::pin(work.instrument(self.span.clone()))).await
+        match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(begin))) {
+            Ok(Begun::Answered(response)) => Begun::Answered(response),
+            Ok(Begun::Waits(work)) => Begun::Waits((work, place)),
+            Err(_) => Begun::Answered(self.panicked()),
+        }
     }
 
     /// Work that is begun here, too, and moves into a task only when it really waits.
@@ -171,9 +210,10 @@ impl Parts {
             Ok(Poll::Pending) => self.tasks.spawn(work),
             Err(()) => return self.panicked(),
         };
-        let ended = match ends_by_itself {
-            false => tokio::time::timeout(self.timeout, waiting).await,
-            true => Ok(waiting.await),
+        let ended = if ends_by_itself {
+            Ok(waiting.await)
+        } else {
+            tokio::time::timeout(self.timeout, waiting).await
         };
         match ended {
             Ok(Ok(response)) => response,
@@ -222,43 +262,60 @@ pub async fn guard(
 /// Code of a request whose client did not wait for the answer.
 const CLIENT_GONE: &str = "client_gone";
 
-/// The log line of one request, written and counted when it is dropped: also when the client did not wait.
+/// The end of one request that waits, noted once: also when the client did not wait for it.
 struct RequestLine<'a> {
     edge: &'a Parts,
     about: About<'a>,
     started: Instant,
-    answer: Option<(StatusCode, Option<&'static str>)>,
-    ignored: Option<usize>,
+    is_written: bool,
+}
+
+impl RequestLine<'_> {
+    fn write(&mut self, answer: Option<&Response>) {
+        if !std::mem::replace(&mut self.is_written, true) {
+            self.edge.note(&self.about, self.started, answer);
+        }
+    }
 }
 
 impl Drop for RequestLine<'_> {
     fn drop(&mut self) {
-        let duration = self.started.elapsed();
-        let gone = (None, Some(CLIENT_GONE));
-        let (status, code) = self.answer.map_or(gone, |(status, code)| (Some(status), code));
-        let About { method, route, caller, .. } = &self.about;
-        self.edge.meter.note(method, route, status, code, duration);
+        self.write(None);
+    }
+}
+
+impl Parts {
+    /// The log line of one request, and its count. No answer: its client did not wait.
+    fn note(&self, about: &About<'_>, started: Instant, answer: Option<&Response>) {
+        let duration = started.elapsed();
+        let About { method, route, caller, .. } = about;
+        let code = answer.and_then(|answer| answer.extensions().get::<ErrorCode>()).map(|code| code.0);
+        let code = if answer.is_none() { Some(CLIENT_GONE) } else { code };
+        let ignored =
+            answer.and_then(|answer| answer.extensions().get::<IgnoredParts>()).map(|parts| parts.0);
+        let status = answer.map(Response::status);
+        self.meter.note(method, route, status, code, duration);
         macro_rules! line {
-            ($level:ident, $status:expr, $code:expr, $text:literal) => {
+            ($level:ident, $text:literal) => {
                 $level!(
-                    listener = self.edge.listener,
+                    listener = self.listener,
                     http.method = %method,
                     http.route = route,
-                    http.status = $status,
-                    error.code = $code,
-                    http.ignored = self.ignored,
+                    http.status = status.map(|status| status.as_u16()),
+                    error.code = code,
+                    http.ignored = ignored,
                     caller = caller.and_then(ClientIdentity::name),
                     duration_ms = duration.as_secs_f64() * 1e3,
                     $text
                 )
             };
         }
-        match self.answer {
-            None => line!(warn, None::<u16>, CLIENT_GONE, "the client did not wait for the answer"),
-            Some((status, code)) if status.is_client_error() || status.is_server_error() => {
-                line!(warn, status.as_u16(), code, "request failed");
+        match status {
+            None => line!(warn, "the client did not wait for the answer"),
+            Some(status) if status.is_client_error() || status.is_server_error() => {
+                line!(warn, "request failed");
             }
-            Some((status, code)) => line!(debug, status.as_u16(), code, "request served"),
+            Some(_) => line!(debug, "request served"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
+use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt as _;
@@ -146,12 +147,12 @@ async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
     }
     let signal = Arc::new(Notify::new());
     let waits = {
-        let (edge, signal) = (edge.clone(), Arc::clone(&signal));
+        let signal = Arc::clone(&signal);
         let work = async move {
             signal.notified().await;
             StatusCode::OK.into_response()
         };
-        tokio::spawn(async move { edge.serve(about(), || Begun::Waits(work)).await })
+        tokio::spawn(edge.serve(about(), || Begun::Waits(work)))
     };
     tokio::task::yield_now().await;
     assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::SERVICE_UNAVAILABLE);

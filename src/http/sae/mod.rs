@@ -85,22 +85,19 @@ struct Served {
 impl SaeDesk {
     /// Answers one request.
     pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
-        let served = Arc::clone(&self.0);
-        async move {
-            let call = Route::parse(request.uri().path()).map(|route| route.call);
-            let about = About {
-                method: request.method().clone(),
-                route: call.map_or("(none)", Call::template),
-                caller: Some(&served.client),
-                // It uses something up: its body and its wait for the commit have bounds of their own.
-                ends_by_itself: call == Some(Call::DecKeys),
-            };
-            let begin = || match served.answer_at_once(&request) {
-                Some(answer) => Begun::Answered(response(answer)),
-                None => Begun::Waits(Arc::clone(&served).work(request)),
-            };
-            served.api.edge.serve(about, begin).await
-        }
+        let served = &self.0;
+        let call = Route::parse(request.uri().path()).map(|route| route.call);
+        let about = About {
+            method: request.method().clone(),
+            route: call.map_or("(none)", Call::template),
+            caller: Some(&served.client),
+            // It uses something up: its body and its wait for the commit have bounds of their own.
+            ends_by_itself: call == Some(Call::DecKeys),
+        };
+        served.api.edge.serve(about, || match served.answer_at_once(&request) {
+            Some(answer) => Begun::Answered(response(answer)),
+            None => Begun::Waits(Arc::clone(served).work(request)),
+        })
     }
 }
 
