@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::time::{interval, sleep};
 
+use super::front::SaeFront;
 use super::health::{Common, KmeHealth};
 use super::map;
 use super::numbers::{self, KmePools};
@@ -160,9 +161,9 @@ impl Rooms {
         let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
         let strict = || map::strict_identity_rules(&config.trust_domain);
 
-        let router = http::sae::router(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
+        let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
         let tls = mutual(map::sae_identity_rules(config), Versions::Compatible);
-        supervisor.listener("sae", sae, tls, router, limits);
+        supervisor.listener("sae", sae, tls, SaeFront(api), limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);

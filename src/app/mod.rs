@@ -3,6 +3,7 @@
 //! The only room that knows all others. Owns start order, background tasks, readiness, reload and the
 //! graceful stop; decides nothing about keys.
 
+mod front;
 mod health;
 mod kme;
 mod map;
@@ -11,6 +12,8 @@ mod pool_server;
 mod reload;
 mod supervise;
 
+#[cfg(test)]
+pub(crate) use front::SaeFront;
 pub use kme::start_kme;
 pub use map::{key_encryption_keys, store_url};
 pub use pool_server::start_pool_server;

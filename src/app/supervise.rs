@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::{Identity, IdentityError};
-use crate::tls::{ListenerLimits, ListenerTls, listener};
+use crate::tls::{Front, ListenerLimits, ListenerTls, listener};
 
 /// First pause before an ended task is started again; doubles each time.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -133,17 +133,17 @@ impl Supervisor {
         }
     }
 
-    /// Serves `router` on a bound listener.
+    /// Serves `front` on a bound listener.
     pub(super) fn listener(
         &mut self,
         name: &'static str,
         bound: Bound,
         tls: ListenerTls,
-        router: Router,
+        front: impl Front,
         limits: ListenerLimits,
     ) {
         let shutdown = self.shutdown.clone();
-        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, router, limits, shutdown));
+        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, front, limits, shutdown));
     }
 
     /// Serves the admin `router` on a bound listener, until the others have ended.

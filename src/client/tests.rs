@@ -8,12 +8,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::app::SaeFront;
 use crate::delivery::testing::{TestSites, rules};
 use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
 use crate::pki::Role;
 use crate::testing::{self, TestAuthority};
-use crate::tls::{HttpsError, ListenerLimits, ListenerTls, Versions, listener};
+use crate::tls::{Front, HttpsError, ListenerLimits, ListenerTls, Versions, listener};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,7 +25,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(router: Router) -> Self {
+    async fn start(front: impl Front) -> Self {
         let tcp = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let SocketAddr::V4(address) = tcp.local_addr().unwrap() else { panic!("IPv4 was asked for") };
         let tls = ListenerTls::Mutual {
@@ -33,7 +34,7 @@ impl Server {
             versions: Versions::Compatible,
         };
         let stop = CancellationToken::new();
-        tokio::spawn(listener::serve("sae", tcp, tls, router, ListenerLimits::default(), stop.clone()));
+        tokio::spawn(listener::serve("sae", tcp, tls, front, ListenerLimits::default(), stop.clone()));
         Self { port: address.port(), _stop: stop.drop_guard() }
     }
 
@@ -49,13 +50,13 @@ impl Server {
 async fn kme() -> (TestSites, Server) {
     let sites = TestSites::new(rules()).await;
     let limits = EdgeLimits { max_concurrent: 10, timeout: PATIENCE };
-    let router = crate::http::sae::router(
+    let api = crate::http::sae::api(
         Arc::clone(&sites.a.delivery),
         limits,
         TaskTracker::new(),
         &RequestMeters::default(),
     );
-    let server = Server::start(router).await;
+    let server = Server::start(SaeFront(api)).await;
     (sites, server)
 }
 

@@ -1,6 +1,9 @@
 //! Who is served, and what the ID in a path means to them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use arc_swap::Guard;
 
 use super::{Delivery, DeliveryError, Refusal};
 use crate::identity::AuthenticatedSae;
@@ -16,10 +19,10 @@ pub enum Admission {
 }
 
 /// An admitted SAE, with the directory as it was on admission. Made by [`Delivery::admit`] only.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Caller {
-    sae: SaeId,
-    directory: Arc<Directory>,
+    sae: AuthenticatedSae,
+    directory: Guard<Arc<Directory>>,
     /// Whether a path may name a KME.
     kme_paths: bool,
 }
@@ -30,15 +33,15 @@ impl Delivery {
     /// # Errors
     /// [`DeliveryError::NotAdmitted`].
     pub fn admit(&self, sae: &AuthenticatedSae) -> Result<Caller, DeliveryError> {
-        let directory = self.directory.load_full();
+        let directory = self.directory.load();
         let admitted = match directory.resolve(sae.id().as_str()) {
-            Some(Recipient { party: Party::Sae(_), kme }) => kme == *directory.local(),
+            Some(Recipient { party: Party::Sae(_), kme }) => kme == directory.local(),
             // An SAE that calls itself like a KME could not be told from that KME in paths.
             Some(Recipient { party: Party::Kme(_), .. }) => false,
             None => self.rules.admission == Admission::Chain,
         };
         if admitted {
-            Ok(Caller { sae: sae.id().clone(), directory, kme_paths: !self.rules.strict })
+            Ok(Caller { sae: sae.clone(), directory, kme_paths: !self.rules.strict })
         } else {
             Err(DeliveryError::NotAdmitted)
         }
@@ -48,7 +51,7 @@ impl Delivery {
 impl Caller {
     /// The SAE that asks: the master of `enc_keys` and `status`, a party of the key in `dec_keys`.
     pub fn sae(&self) -> &SaeId {
-        &self.sae
+        self.sae.id()
     }
 
     pub(super) fn directory(&self) -> &Directory {
@@ -56,25 +59,28 @@ impl Caller {
     }
 
     /// Whom the path of `enc_keys` or `status` names: a listed SAE first, then a KME.
-    pub(super) fn recipient(&self, path_id: &str) -> Result<Recipient, Refusal> {
-        self.other_party(path_id)?;
+    pub(super) fn recipient(&self, path_id: &str) -> Result<&Recipient, Refusal> {
+        self.check_other_party(path_id)?;
         self.resolve(path_id).ok_or(Refusal::UnknownPeer)
     }
 
     /// Whom the path of `dec_keys` names. Where every SAE of the chain is admitted, a master need not be listed
     /// here; no key is found under a name that nobody bears.
-    pub(super) fn peer(&self, path_id: &str) -> Result<Party, Refusal> {
-        let sae = self.other_party(path_id)?;
-        Ok(self.resolve(path_id).map_or(Party::Sae(sae), |recipient| recipient.party))
+    pub(super) fn peer(&self, path_id: &str) -> Result<Cow<'_, Party>, Refusal> {
+        self.check_other_party(path_id)?;
+        match self.resolve(path_id) {
+            Some(recipient) => Ok(Cow::Borrowed(&recipient.party)),
+            None => path_id.parse().map(Party::Sae).map(Cow::Owned).map_err(Refusal::InvalidPeer),
+        }
     }
 
-    fn resolve(&self, path_id: &str) -> Option<Recipient> {
+    fn resolve(&self, path_id: &str) -> Option<&Recipient> {
         let named = self.directory.resolve(path_id);
         named.filter(|recipient| self.kme_paths || matches!(recipient.party, Party::Sae(_)))
     }
 
-    fn other_party(&self, path_id: &str) -> Result<SaeId, Refusal> {
-        let id: SaeId = path_id.parse().map_err(Refusal::InvalidPeer)?;
-        if id == self.sae { Err(Refusal::PeerIsCaller) } else { Ok(id) }
+    fn check_other_party(&self, path_id: &str) -> Result<(), Refusal> {
+        SaeId::check(path_id).map_err(Refusal::InvalidPeer)?;
+        if path_id == self.sae().as_str() { Err(Refusal::PeerIsCaller) } else { Ok(()) }
     }
 }

@@ -1,5 +1,7 @@
 //! Get key: ETSI GS QKD 014, clauses 5.3 and 6.2.
 
+use std::borrow::Cow;
+
 use super::{Caller, Delivery, DeliveryError, Refusal};
 use crate::kme::{Demands, FreshKey, KeyLimits, Party, Recipient, SaeId};
 use crate::supply::{KeyOrder, SupplyError};
@@ -31,6 +33,31 @@ impl Default for KeyRequest {
     }
 }
 
+/// A request that breaks no rule.
+struct Checked<'a> {
+    recipients: Cow<'a, [Recipient]>,
+    number: usize,
+    key_bytes: usize,
+    demands: &'a Demands,
+}
+
+impl Checked<'_> {
+    fn order<'a>(&'a self, master: &'a SaeId) -> KeyOrder<'a> {
+        let Self { recipients, number, key_bytes, demands } = self;
+        KeyOrder { master, recipients, number: *number, key_bytes: *key_bytes, demands }
+    }
+
+    /// The advertised length and number are promises to two sites; never deliver anything else.
+    fn accept(&self, keys: Vec<FreshKey>) -> Result<Vec<FreshKey>, DeliveryError> {
+        let is_right = |fresh: &FreshKey| fresh.key.material.len_bytes() == self.key_bytes;
+        if keys.len() == self.number && keys.iter().all(is_right) {
+            return Ok(keys);
+        }
+        tracing::error!(asked = self.number, made = keys.len(), "the key source broke its contract");
+        Err(SupplyError::Internal.into())
+    }
+}
+
 impl Delivery {
     /// Hands out fresh keys that the caller shares with whom `path_id` names, and with every additional slave.
     /// All or none; a refused request makes and uses up nothing.
@@ -43,31 +70,49 @@ impl Delivery {
         path_id: &str,
         request: &KeyRequest,
     ) -> Result<Vec<FreshKey>, DeliveryError> {
+        let checked = self.check(caller, path_id, request)?;
+        let keys = self.source.make(checked.order(caller.sae())).await.map_err(|error| match error {
+            SupplyError::DemandsNotMet => Refusal::ExtensionsNotMet.into(),
+            error => DeliveryError::from(error),
+        })?;
+        checked.accept(keys)
+    }
+
+    /// The same, if it can be done without waiting for anything; `None` when it cannot, and then nothing happened.
+    ///
+    /// # Errors
+    /// As those of [`Self::get_key`].
+    pub fn get_key_at_once(
+        &self,
+        caller: &Caller,
+        path_id: &str,
+        request: &KeyRequest,
+    ) -> Result<Option<Vec<FreshKey>>, DeliveryError> {
+        let checked = self.check(caller, path_id, request)?;
+        let keys = self.source.take_ready(checked.order(caller.sae()));
+        keys.map(|keys| checked.accept(keys)).transpose()
+    }
+
+    fn check<'a>(
+        &self,
+        caller: &'a Caller,
+        path_id: &str,
+        request: &'a KeyRequest,
+    ) -> Result<Checked<'a>, Refusal> {
         let slave = caller.recipient(path_id)?;
         let limits = &self.rules.limits;
         let key_bytes = key_bytes(request.size_bits, limits)?;
         let number = number(request.number, limits)?;
         let additional = request.additional_slaves.as_deref();
         if self.rules.strict && additional.is_some_and(<[_]>::is_empty) {
-            return Err(Refusal::NoAdditionalSlaves.into());
+            return Err(Refusal::NoAdditionalSlaves);
         }
         let recipients = recipients(caller, slave, additional.unwrap_or_default(), limits)?;
         if !request.unsupported_extensions.is_empty() {
-            let names = request.unsupported_extensions.clone();
-            return Err(Refusal::UnsupportedExtensions { names }.into());
+            return Err(Refusal::UnsupportedExtensions { names: request.unsupported_extensions.clone() });
         }
         let demands = request.demands.as_ref().ok_or(Refusal::ExtensionsNotMet)?;
-        let order = KeyOrder { master: caller.sae(), recipients: &recipients, number, key_bytes, demands };
-        let keys = self.source.make(order).await.map_err(|error| match error {
-            SupplyError::DemandsNotMet => Refusal::ExtensionsNotMet.into(),
-            error => DeliveryError::from(error),
-        })?;
-        // The advertised length and number are promises to two sites; never deliver anything else.
-        if keys.len() != number || keys.iter().any(|fresh| fresh.key.material.len_bytes() != key_bytes) {
-            tracing::error!(asked = number, made = keys.len(), "the key source broke its contract");
-            return Err(SupplyError::Internal.into());
-        }
-        Ok(keys)
+        Ok(Checked { recipients, number, key_bytes, demands })
     }
 }
 
@@ -93,17 +138,20 @@ fn number(number: Option<i128>, limits: &KeyLimits) -> Result<usize, Refusal> {
         .ok_or(Refusal::NumberOutOfRange { max })
 }
 
-fn recipients(
+fn recipients<'a>(
     caller: &Caller,
-    slave: Recipient,
+    slave: &'a Recipient,
     additional: &[String],
     limits: &KeyLimits,
-) -> Result<Vec<Recipient>, Refusal> {
+) -> Result<Cow<'a, [Recipient]>, Refusal> {
     let max = limits.max_additional_saes;
     if u32::try_from(additional.len()).map_or(true, |count| count > max) {
         return Err(Refusal::TooManyAdditionalSlaves { max });
     }
-    let mut recipients = vec![slave];
+    if additional.is_empty() {
+        return Ok(Cow::Borrowed(std::slice::from_ref(slave)));
+    }
+    let mut recipients = vec![slave.clone()];
     for id in additional {
         let sae: SaeId = id.parse().map_err(Refusal::InvalidAdditionalSlave)?;
         if sae == *caller.sae() {
@@ -117,5 +165,5 @@ fn recipients(
             Some(_) => return Err(Refusal::DuplicateAdditionalSlave),
         }
     }
-    Ok(recipients)
+    Ok(Cow::Owned(recipients))
 }

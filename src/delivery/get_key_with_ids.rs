@@ -23,7 +23,7 @@ impl Delivery {
         let asked = Retrieval {
             caller: caller.sae(),
             local: caller.directory().local(),
-            path: &path,
+            path: path.as_ref(),
             key_ids: &key_ids,
             mode: self.rules.retrieval.mode,
             replay_window: self.rules.retrieval.replay_window,

@@ -14,6 +14,10 @@ pub trait KeySource: Send + Sync {
     /// [`SupplyError`]; then no key was handed out.
     fn make<'a>(&'a self, order: KeyOrder<'a>) -> BoxFuture<'a, Result<Vec<FreshKey>, SupplyError>>;
 
+    /// The same, if the keys are in memory and nothing has to be waited for; `None` when not, and then nothing
+    /// happened.
+    fn take_ready(&self, order: KeyOrder<'_>) -> Option<Vec<FreshKey>>;
+
     /// How many keys of the default size are ready to be handed out to `master`, shared with `recipient`.
     fn ready<'a>(&'a self, master: &'a SaeId, recipient: &'a Recipient) -> BoxFuture<'a, u32>;
 }
@@ -21,6 +25,10 @@ pub trait KeySource: Send + Sync {
 impl KeySource for Supply {
     fn make<'a>(&'a self, order: KeyOrder<'a>) -> BoxFuture<'a, Result<Vec<FreshKey>, SupplyError>> {
         Box::pin(self.make(order))
+    }
+
+    fn take_ready(&self, order: KeyOrder<'_>) -> Option<Vec<FreshKey>> {
+        self.take_ready(&order)
     }
 
     fn ready<'a>(&'a self, master: &'a SaeId, recipient: &'a Recipient) -> BoxFuture<'a, u32> {

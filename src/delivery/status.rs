@@ -27,12 +27,12 @@ impl Delivery {
     /// [`DeliveryError::Refused`] for a path that names nobody, or the caller.
     pub async fn status(&self, caller: &Caller, path_id: &str) -> Result<Status, DeliveryError> {
         let recipient = caller.recipient(path_id)?;
-        let stored = self.source.ready(caller.sae(), &recipient).await;
+        let stored = self.source.ready(caller.sae(), recipient).await;
         Ok(Status {
             source: caller.directory().local().clone(),
-            target: recipient.kme,
+            target: recipient.kme.clone(),
             master: caller.sae().clone(),
-            slave: recipient.party,
+            slave: recipient.party.clone(),
             stored: stored.min(self.rules.limits.max_stored_per_pair),
             limits: self.rules.limits.clone(),
         })

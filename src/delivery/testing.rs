@@ -172,6 +172,11 @@ impl KeySource for TestSource {
         })
     }
 
+    /// Everything is made: the moods are those of a source that one has to wait for.
+    fn take_ready(&self, _order: KeyOrder<'_>) -> Option<Vec<FreshKey>> {
+        None
+    }
+
     fn ready<'a>(&'a self, _master: &'a SaeId, _recipient: &'a Recipient) -> BoxFuture<'a, u32> {
         Box::pin(async { self.deliverable.load(Ordering::SeqCst) })
     }

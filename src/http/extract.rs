@@ -2,22 +2,10 @@
 
 use std::borrow::Cow;
 
-use http::{Extensions, HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use percent_encoding::percent_decode;
 
 use super::error::ApiError;
-use crate::identity::{AuthenticatedSae, ClientIdentity};
-
-/// The SAE at the other end of the connection, which the listener took from its certificate.
-///
-/// # Errors
-/// 401 when there is none, or the certificate is of another kind.
-pub fn sae(extensions: &Extensions) -> Result<&AuthenticatedSae, ApiError> {
-    extensions
-        .get::<ClientIdentity>()
-        .and_then(ClientIdentity::sae)
-        .ok_or_else(|| ApiError::unauthorized("not_an_sae"))
-}
 
 /// The value of `name` in a query string; other names are not looked at.
 ///

@@ -5,20 +5,22 @@
 //! memory) is done at once, where the request came in, which nothing can interrupt either.
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{Method, StatusCode};
-use tokio::sync::Semaphore;
+use futures_util::future::BoxFuture;
+use http::Method;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info_span, warn};
 
 use super::error::{ApiError, ErrorCode};
 use super::meter::{ListenerMeter, RequestMeters};
@@ -51,55 +53,154 @@ pub struct Edge(Arc<Parts>);
 
 struct Parts {
     listener: &'static str,
-    permits: Arc<Semaphore>,
+    max_concurrent: usize,
+    /// Requests in work. Only ever counted, so nothing has to be locked when one ends.
+    in_work: AtomicUsize,
     timeout: Duration,
     tasks: TaskTracker,
-    route: fn(&Request) -> &'static str,
     meter: ListenerMeter,
-    ends_by_itself: fn(&Request) -> bool,
+    /// What is logged in the course of a request stands in it. One for all requests: it says nothing of any one.
+    span: Span,
+}
+
+/// A request before anything is done for it.
+pub(super) struct About<'a> {
+    pub(super) method: Method,
+    /// Its route template, which is logged and counted instead of the path.
+    pub(super) route: &'static str,
+    pub(super) caller: Option<&'a ClientIdentity>,
+    /// It bounds its own time, and only its own answer is true: a 503 in its place could say that nothing was used up
+    /// when it was.
+    pub(super) ends_by_itself: bool,
+}
+
+/// How far a request comes without waiting for anything.
+pub(super) enum Begun<W> {
+    /// To its end.
+    Answered(Response),
+    /// Not far: there may be something to wait for.
+    Waits(W),
 }
 
 impl Edge {
-    /// `listener` names it in logs. Work runs in `tasks`, which a graceful stop waits for. `route` turns a
-    /// request into its route template, which is logged and counted in `meters` instead of the path.
+    /// `listener` names it in logs. Work runs in `tasks`, which a graceful stop waits for. Requests are counted in
+    /// `meters`.
     pub fn new(
         listener: &'static str,
         limits: EdgeLimits,
         tasks: TaskTracker,
-        route: fn(&Request) -> &'static str,
         meters: &RequestMeters,
     ) -> Self {
-        let permits = limits.max_concurrent.clamp(1, Semaphore::MAX_PERMITS);
-        let permits = Arc::new(Semaphore::new(permits));
-        let (timeout, meter) = (limits.timeout, meters.of(listener));
-        Self(Arc::new(Parts { listener, permits, timeout, tasks, route, meter, ends_by_itself: |_| false }))
+        Self(Arc::new(Parts {
+            listener,
+            max_concurrent: limits.max_concurrent.max(1),
+            in_work: AtomicUsize::new(0),
+            timeout: limits.timeout,
+            tasks,
+            meter: meters.of(listener),
+            span: info_span!("http.request", listener),
+        }))
     }
 
-    /// Requests that `ends_by_itself` names bound their own time, and only their own answer is true: a 503 in
-    /// their place could say that nothing was used up when it was.
-    pub fn without_timeout_for(self, ends_by_itself: fn(&Request) -> bool) -> Self {
-        let Parts { listener, permits, timeout, tasks, route, meter, .. } = &*self.0;
-        let (listener, timeout, route) = (*listener, *timeout, *route);
-        let (permits, tasks, meter) = (Arc::clone(permits), tasks.clone(), meter.clone());
-        Self(Arc::new(Parts { listener, permits, timeout, tasks, route, meter, ends_by_itself }))
+    /// Serves one request: begins it here and now; if it waits, it goes on in a task of its own.
+    pub(super) fn serve<W: Future<Output = Response> + Send + 'static>(
+        &self,
+        about: About<'_>,
+        begin: impl FnOnce() -> Begun<W>,
+    ) -> Serving {
+        let started = Instant::now();
+        let (work, here) = match self.0.begin(begin) {
+            Begun::Answered(response) => {
+                self.0.note(&about, started, Some(&response));
+                return Serving::Answered(response);
+            }
+            Begun::Waits(begun) => begun,
+        };
+        // The place goes into the task: work whose client is gone still counts.
+        let place = Place(Arc::clone(&self.0));
+        std::mem::forget(here);
+        let work = async move {
+            let response = work.await;
+            drop(place);
+            response
+        };
+        let work = Box::pin(work.instrument(self.0.span.clone()));
+        let (edge, caller) = (Arc::clone(&self.0), about.caller.cloned());
+        Serving::Waits(Box::pin(async move {
+            let about = About { caller: caller.as_ref(), ..about };
+            let ends_by_itself = about.ends_by_itself;
+            let mut line = RequestLine { edge: &edge, about, started, is_written: false };
+            let response = edge.wait(ends_by_itself, work).await;
+            line.write(Some(&response));
+            response
+        }))
+    }
+}
+
+/// An answer that is there, or one that is waited for.
+#[derive(Default)]
+pub enum Serving {
+    /// It is there.
+    Answered(Response),
+    /// It will be.
+    Waits(BoxFuture<'static, Response>),
+    /// It was given.
+    #[default]
+    Over,
+}
+
+impl Future for Serving {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        if let Self::Waits(waits) = &mut *self {
+            return waits.as_mut().poll(context);
+        }
+        match std::mem::take(&mut *self) {
+            Self::Answered(response) => Poll::Ready(response),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// One of the requests that may be in work at once.
+struct Place<E: Deref<Target = Parts>>(E);
+
+impl<E: Deref<Target = Parts>> Place<E> {
+    /// One more, and how many there were.
+    fn take(edge: E) -> (Self, usize) {
+        let before = edge.in_work.fetch_add(1, Ordering::Relaxed);
+        (Self(edge), before)
+    }
+}
+
+impl<E: Deref<Target = Parts>> Drop for Place<E> {
+    fn drop(&mut self) {
+        self.0.in_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Parts {
-    async fn run(&self, request: Request, next: Next) -> Response {
-        // The permit goes into the task: work whose client is gone still counts.
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS)
-                .into_response();
-        };
-        let timeout = if (self.ends_by_itself)(&request) { None } else { Some(self.timeout) };
-        let span = info_span!("http.request", listener = self.listener);
-        let work = async move {
-            let response = next.run(request).await;
-            drop(permit);
-            response
-        };
-        let mut work: Pin<Box<dyn Future<Output = Response> + Send>> = Box::pin(work.instrument(span));
+    /// Begins a request, if there is a place for it.
+    fn begin<W>(&self, begin: impl FnOnce() -> Begun<W>) -> Begun<(W, Place<&Self>)> {
+        let (place, before) = Place::take(self);
+        if before >= self.max_concurrent {
+            let refused = ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS);
+            return Begun::Answered(refused.into_response());
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(begin))) {
+            Ok(Begun::Answered(response)) => Begun::Answered(response),
+            Ok(Begun::Waits(work)) => Begun::Waits((work, place)),
+            Err(_) => Begun::Answered(self.panicked()),
+        }
+    }
+
+    /// Work that is begun here, too, and moves into a task only when it really waits.
+    async fn wait(
+        &self,
+        ends_by_itself: bool,
+        mut work: Pin<Box<impl Future<Output = Response> + Send + 'static>>,
+    ) -> Response {
         let at_once = poll_fn(|context| {
             let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
             Poll::Ready(polled.map_err(drop))
@@ -109,9 +210,10 @@ impl Parts {
             Ok(Poll::Pending) => self.tasks.spawn(work),
             Err(()) => return self.panicked(),
         };
-        let ended = match timeout {
-            Some(timeout) => tokio::time::timeout(timeout, waiting).await,
-            None => Ok(waiting.await),
+        let ended = if ends_by_itself {
+            Ok(waiting.await)
+        } else {
+            tokio::time::timeout(self.timeout, waiting).await
         };
         match ended {
             Ok(Ok(response)) => response,
@@ -133,71 +235,87 @@ fn failure() -> Response {
     ApiError::unavailable("panic", "the KME failed to serve the request", FAILURE_RETRY_SECS).into_response()
 }
 
-/// How many members or query names of a served request were not looked at, left in the response's extensions
-/// for the log line.
+/// How many members or query names of a served request were not looked at, if any, left in the response's
+/// extensions for the log line.
 #[derive(Clone, Copy, Debug)]
 pub struct IgnoredParts(pub usize);
 
-/// The middleware: `router.layer(axum::middleware::from_fn_with_state(edge, guard))`.
-pub async fn guard(State(Edge(edge)): State<Edge>, request: Request, next: Next) -> Response {
-    let mut line = RequestLine {
-        edge: Arc::clone(&edge),
+/// From a request to its route template.
+pub type Template = fn(&Request) -> &'static str;
+
+/// The middleware: `router.layer(axum::middleware::from_fn_with_state((edge, template), guard))`.
+pub async fn guard(
+    State((edge, template)): State<(Edge, Template)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let caller = request.extensions().get::<ClientIdentity>().cloned();
+    let about = About {
         method: request.method().clone(),
-        route: (edge.route)(&request),
-        caller: request.extensions().get::<ClientIdentity>().cloned(),
-        started: Instant::now(),
-        answer: None,
-        ignored: None,
+        route: template(&request),
+        caller: caller.as_ref(),
+        ends_by_itself: false,
     };
-    let response = edge.run(request, next).await;
-    let code = response.extensions().get::<ErrorCode>().map(|code| code.0);
-    line.answer = Some((response.status(), code));
-    line.ignored =
-        response.extensions().get::<IgnoredParts>().map(|ignored| ignored.0).filter(|ignored| *ignored > 0);
-    response
+    edge.serve(about, || Begun::Waits(next.run(request))).await
 }
 
 /// Code of a request whose client did not wait for the answer.
 const CLIENT_GONE: &str = "client_gone";
 
-/// The log line of one request, written and counted when it is dropped: also when the client did not wait.
-struct RequestLine {
-    edge: Arc<Parts>,
-    method: Method,
-    route: &'static str,
-    caller: Option<ClientIdentity>,
+/// The end of one request that waits, noted once: also when the client did not wait for it.
+struct RequestLine<'a> {
+    edge: &'a Parts,
+    about: About<'a>,
     started: Instant,
-    answer: Option<(StatusCode, Option<&'static str>)>,
-    ignored: Option<usize>,
+    is_written: bool,
 }
 
-impl Drop for RequestLine {
+impl RequestLine<'_> {
+    fn write(&mut self, answer: Option<&Response>) {
+        if !std::mem::replace(&mut self.is_written, true) {
+            self.edge.note(&self.about, self.started, answer);
+        }
+    }
+}
+
+impl Drop for RequestLine<'_> {
     fn drop(&mut self) {
-        let duration = self.started.elapsed();
-        let gone = (None, Some(CLIENT_GONE));
-        let (status, code) = self.answer.map_or(gone, |(status, code)| (Some(status), code));
-        self.edge.meter.note(&self.method, self.route, status, code, duration);
+        self.write(None);
+    }
+}
+
+impl Parts {
+    /// The log line of one request, and its count. No answer: its client did not wait.
+    fn note(&self, about: &About<'_>, started: Instant, answer: Option<&Response>) {
+        let duration = started.elapsed();
+        let About { method, route, caller, .. } = about;
+        let code = answer.and_then(|answer| answer.extensions().get::<ErrorCode>()).map(|code| code.0);
+        let code = if answer.is_none() { Some(CLIENT_GONE) } else { code };
+        let ignored =
+            answer.and_then(|answer| answer.extensions().get::<IgnoredParts>()).map(|parts| parts.0);
+        let status = answer.map(Response::status);
+        self.meter.note(method, route, status, code, duration);
         macro_rules! line {
-            ($level:ident, $status:expr, $code:expr, $text:literal) => {
+            ($level:ident, $text:literal) => {
                 $level!(
-                    listener = self.edge.listener,
-                    http.method = %self.method,
-                    http.route = self.route,
-                    http.status = $status,
-                    error.code = $code,
-                    http.ignored = self.ignored,
-                    caller = self.caller.as_ref().and_then(ClientIdentity::name),
+                    listener = self.listener,
+                    http.method = %method,
+                    http.route = route,
+                    http.status = status.map(|status| status.as_u16()),
+                    error.code = code,
+                    http.ignored = ignored,
+                    caller = caller.and_then(ClientIdentity::name),
                     duration_ms = duration.as_secs_f64() * 1e3,
                     $text
                 )
             };
         }
-        match self.answer {
-            None => line!(warn, None::<u16>, CLIENT_GONE, "the client did not wait for the answer"),
-            Some((status, code)) if status.is_client_error() || status.is_server_error() => {
-                line!(warn, status.as_u16(), code, "request failed");
+        match status {
+            None => line!(warn, "the client did not wait for the answer"),
+            Some(status) if status.is_client_error() || status.is_server_error() => {
+                line!(warn, "request failed");
             }
-            Some((status, code)) => line!(debug, status.as_u16(), code, "request served"),
+            Some(_) => line!(debug, "request served"),
         }
     }
 }

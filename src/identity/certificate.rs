@@ -39,7 +39,7 @@ pub fn identify(leaf_der: &[u8], rules: &IdentityRules) -> Result<Identity, Iden
     };
     let name = rules.sae_sources.iter().find_map(name_by).ok_or(IdentityError::Nameless)?;
     let id = name.parse().map_err(|_| IdentityError::Nameless)?;
-    Ok(Identity::Sae(AuthenticatedSae(id)))
+    Ok(Identity::Sae(AuthenticatedSae::new(id)))
 }
 
 struct Names<'a> {

@@ -16,11 +16,15 @@ pub use certificate::identify;
 
 use crate::kme::{KmeId, PoolServerId, SaeId};
 
-/// An SAE that proved to hold the key of a certificate with its name.
+/// An SAE that proved to hold the key of a certificate with its name. A clone copies no name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthenticatedSae(SaeId);
+pub struct AuthenticatedSae(Arc<SaeId>);
 
 impl AuthenticatedSae {
+    fn new(id: SaeId) -> Self {
+        Self(Arc::new(id))
+    }
+
     /// Its ID.
     pub fn id(&self) -> &SaeId {
         &self.0
@@ -29,7 +33,7 @@ impl AuthenticatedSae {
     /// Forged, for tests of what comes after authentication.
     #[cfg(test)]
     pub(crate) fn for_tests(id: &str) -> Self {
-        Self(id.parse().unwrap())
+        Self::new(id.parse().unwrap())
     }
 }
 

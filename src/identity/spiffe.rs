@@ -25,7 +25,7 @@ pub(super) fn parse(uri: &str, trust_domain: &str) -> Result<Identity, IdentityE
     }
     let id = percent_decode_str(id).decode_utf8().map_err(|_| unknown())?;
     match kind {
-        "sae" => id.parse().map(AuthenticatedSae).map(Identity::Sae).map_err(|_| unknown()),
+        "sae" => id.parse().map(AuthenticatedSae::new).map(Identity::Sae).map_err(|_| unknown()),
         "kme" => id.parse().map(AuthenticatedKme).map(Identity::Kme).map_err(|_| unknown()),
         "pool" => id.parse().map(Identity::Pool).map_err(|_| unknown()),
         "operator" => {

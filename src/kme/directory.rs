@@ -47,12 +47,14 @@ pub enum DirectoryError {
     },
 }
 
-/// The SAEs and KMEs this site knows.
+/// The SAEs and KMEs this site knows. Looking a name up copies nothing: every request does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     local: KmeId,
     peers: BTreeSet<KmeId>,
-    homes: HashMap<SaeId, KmeId>,
+    saes: HashMap<SaeId, Recipient>,
+    /// This site's and the peers.
+    kmes: HashMap<KmeId, Recipient>,
 }
 
 impl Directory {
@@ -72,15 +74,19 @@ impl Directory {
             }
             known.insert(peer);
         }
-        let mut directory = Self { local, peers: known, homes: HashMap::new() };
+        let as_recipient = |kme: &KmeId| Recipient { party: Party::Kme(kme.clone()), kme: kme.clone() };
+        let kmes =
+            std::iter::once(&local).chain(&known).map(|kme| (kme.clone(), as_recipient(kme))).collect();
+        let mut directory = Self { local, peers: known, saes: HashMap::new(), kmes };
         for (sae, kme) in saes {
-            if directory.kme(sae.as_str()).is_some() {
+            if directory.kmes.contains_key(sae.as_str()) {
                 return Err(DirectoryError::SaeAndKme(sae.to_string()));
             }
-            if directory.kme(kme.as_str()).is_none() {
+            if !directory.kmes.contains_key(&kme) {
                 return Err(DirectoryError::UnknownHome { sae, kme });
             }
-            if directory.homes.insert(sae.clone(), kme).is_some() {
+            let recipient = Recipient { party: Party::Sae(sae.clone()), kme };
+            if directory.saes.insert(sae.clone(), recipient).is_some() {
                 return Err(DirectoryError::DuplicateSae(sae));
             }
         }
@@ -104,25 +110,12 @@ impl Directory {
 
     /// The KME that serves `sae`, when the SAE is listed.
     pub fn home_of(&self, sae: &SaeId) -> Option<&KmeId> {
-        self.homes.get(sae)
+        self.saes.get(sae).map(|recipient| &recipient.kme)
     }
 
     /// What an ID in a path names: an SAE first, then a KME.
-    pub fn resolve(&self, id: &str) -> Option<Recipient> {
-        if let Ok(sae) = id.parse::<SaeId>()
-            && let Some(kme) = self.homes.get(&sae)
-        {
-            return Some(Recipient { party: Party::Sae(sae), kme: kme.clone() });
-        }
-        self.kme(id).map(|kme| Recipient { party: Party::Kme(kme.clone()), kme: kme.clone() })
-    }
-
-    fn kme(&self, id: &str) -> Option<&KmeId> {
-        if self.local.as_str() == id {
-            Some(&self.local)
-        } else {
-            self.peers.iter().find(|peer| peer.as_str() == id)
-        }
+    pub fn resolve(&self, id: &str) -> Option<&Recipient> {
+        self.saes.get(id).or_else(|| self.kmes.get(id))
     }
 }
 
@@ -140,7 +133,7 @@ mod tests {
     fn a_path_id_is_an_sae_first_then_a_kme() {
         let directory = directory(&[("bob", "site-b")]).unwrap();
         let bob = directory.resolve("bob").unwrap();
-        assert_eq!((bob.party, bob.kme.as_str()), (Party::Sae("bob".parse().unwrap()), "site-b"));
+        assert_eq!((&bob.party, bob.kme.as_str()), (&Party::Sae("bob".parse().unwrap()), "site-b"));
         let site = directory.resolve("site-b").unwrap();
         assert_eq!(site.party, Party::Kme("site-b".parse().unwrap()));
         assert!(directory.resolve("mallory").is_none());

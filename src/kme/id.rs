@@ -1,5 +1,6 @@
 //! Identifiers. Names are opaque text, as ETSI GS QKD 014 clause 4 leaves their format free.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -28,7 +29,7 @@ pub enum IdError {
 /// Longest SAE, KME or pool server ID in bytes (FortiOS configures SAE IDs of up to 291 characters).
 pub const MAX_NAME_BYTES: usize = 512;
 
-fn checked_name(text: &str) -> Result<Box<str>, IdError> {
+fn check_name(text: &str) -> Result<(), IdError> {
     if text.trim().is_empty() {
         return Err(IdError::Blank);
     }
@@ -38,7 +39,7 @@ fn checked_name(text: &str) -> Result<Box<str>, IdError> {
     if text.chars().any(char::is_control) {
         return Err(IdError::Control);
     }
-    Ok(text.into())
+    Ok(())
 }
 
 macro_rules! name_id {
@@ -52,13 +53,29 @@ macro_rules! name_id {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Whether `text` could be such an ID.
+            ///
+            /// # Errors
+            /// [`IdError`] says why not.
+            pub fn check(text: &str) -> Result<(), IdError> {
+                check_name(text)
+            }
+        }
+
+        /// IDs in maps are found by their text.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
         }
 
         impl FromStr for $name {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                checked_name(text).map(Self)
+                check_name(text)?;
+                Ok(Self(text.into()))
             }
         }
 
@@ -102,6 +119,9 @@ macro_rules! uuid_id {
         pub struct $name([u8; 16]);
 
         impl $name {
+            /// Length of the text form.
+            pub const TEXT_BYTES: usize = uuid::fmt::Hyphenated::LENGTH;
+
             /// From its 16 bytes, in the order of the text form.
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)
@@ -110,6 +130,13 @@ macro_rules! uuid_id {
             /// Its 16 bytes, in the order of the text form.
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
+            }
+
+            /// Its text form, in lower case.
+            pub fn text(&self) -> [u8; Self::TEXT_BYTES] {
+                let mut text = [0; Self::TEXT_BYTES];
+                Uuid::from_bytes(self.0).hyphenated().encode_lower(&mut text);
+                text
             }
 
             /// A fresh UUIDv4.
@@ -128,7 +155,7 @@ macro_rules! uuid_id {
 
             /// Accepts any UUID version in any case, in the hyphenated 36-character form only.
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if text.len() != 36 {
+                if text.len() != Self::TEXT_BYTES {
                     return Err(IdError::NotUuid);
                 }
                 Uuid::try_parse(text).map(|uuid| Self(uuid.into_bytes())).map_err(|_| IdError::NotUuid)

@@ -379,7 +379,7 @@ impl Checked<'_> {
         let master = &self.batch.master;
         let not_allowed = |text: String| Err(IntakeError::NotAllowed(text));
         match self.directory.resolve(master.as_str()) {
-            Some(Recipient { party: Party::Sae(_), kme }) if kme == *self.source => Ok(()),
+            Some(Recipient { party: Party::Sae(_), kme }) if kme == self.source => Ok(()),
             Some(Recipient { party: Party::Sae(_), kme }) => {
                 not_allowed(format!("SAE {master} lives at KME {kme}, not at {}", self.source))
             }

@@ -126,9 +126,7 @@ impl Supply {
     /// [`SupplyError`]; then no key was handed out, and what sites stored of this order is being voided.
     pub async fn make(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
         let _permit = self.orders.try_acquire().map_err(|_| SupplyError::Busy)?;
-        if let [recipient] = order.recipients
-            && order.key_bytes == self.workshop.settings.default_key_bytes
-        {
+        if let Some(recipient) = self.of_reserve(&order) {
             let take = self.reserve.take(order.master, recipient, order.number, order.demands);
             let taken = timeout(self.workshop.settings.order_timeout, take).await;
             if let Some(keys) = taken.unwrap_or(Err(SupplyError::Slow))? {
@@ -139,6 +137,23 @@ impl Supply {
         let keys = order::fill(&self.workshop, order).await?;
         self.workshop.parts.meter.handed_out_made(keys.len());
         Ok(keys)
+    }
+
+    /// Hands out the keys of `order` if the reserve has them in memory; `None` when it has not, or others wait for
+    /// them. Then nothing happened.
+    pub fn take_ready(&self, order: &KeyOrder<'_>) -> Option<Vec<FreshKey>> {
+        let recipient = self.of_reserve(order)?;
+        let keys = self.reserve.take_ready(order.master, recipient, order.number, order.demands)?;
+        self.workshop.parts.meter.handed_out_ready(keys.len());
+        Some(keys)
+    }
+
+    /// The recipient of an order of the kind that is kept ready.
+    fn of_reserve<'a>(&self, order: &KeyOrder<'a>) -> Option<&'a Recipient> {
+        match order.recipients {
+            [recipient] if order.key_bytes == self.workshop.settings.default_key_bytes => Some(recipient),
+            _ => None,
+        }
     }
 
     /// What the reserves of all pairs hold.

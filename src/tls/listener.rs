@@ -3,6 +3,7 @@
 //! Bounded everywhere: connections, handshakes, the wait for a first request, headers, streams. Reads the
 //! client's identity once for each connection and gives it to every request of it.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -10,10 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use hyper::body::Incoming;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -24,15 +27,15 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 use super::body::WholeBody;
+use super::front::{Desk as _, Front};
 use super::store::{TlsStore, Versions};
+use super::timer::ConnectionTimer;
 use crate::identity::{ClientIdentity, IdentityError, IdentityRules, identify};
 
 /// Pause after the system refused to accept (out of file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 const STREAMS_MAX: u32 = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -82,28 +85,34 @@ pub enum ListenerTls {
     },
 }
 
-/// Where a request comes from, put into its extensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
+/// What happens to a connection beside its requests.
+enum Event {
+    /// The first request should have come by now.
+    FirstRequestDue,
+    /// It is to take no more requests.
+    Ended,
+    /// It is to be gone at once.
+    Cut,
+}
 
-struct Listener {
+struct Listener<F> {
     name: &'static str,
     tls: ListenerTls,
-    router: Router,
+    front: F,
     limits: ListenerLimits,
     shutdown: CancellationToken,
 }
 
-/// Serves `router` on `tcp` until `shutdown`, then lets requests under way end.
+/// Serves `front` on `tcp` until `shutdown`, then lets requests under way end.
 pub async fn serve(
     name: &'static str,
     tcp: TcpListener,
     tls: ListenerTls,
-    router: Router,
+    front: impl Front,
     limits: ListenerLimits,
     shutdown: CancellationToken,
 ) {
-    let listener = Arc::new(Listener { name, tls, router, limits, shutdown });
+    let listener = Arc::new(Listener { name, tls, front, limits, shutdown });
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     tokio::select! {
@@ -120,7 +129,7 @@ pub async fn serve(
 }
 
 async fn accept(
-    listener: &Arc<Listener>,
+    listener: &Arc<Listener<impl Front>>,
     tcp: &TcpListener,
     connections: &TaskTracker,
     cut: &CancellationToken,
@@ -133,10 +142,7 @@ async fn accept(
             Ok((stream, address)) => {
                 let (listener, cut) = (Arc::clone(listener), cut.clone());
                 connections.spawn(async move {
-                    tokio::select! {
-                        () = cut.cancelled() => {}
-                        () = listener.connection(stream, address) => {}
-                    }
+                    listener.connection(stream, address, &cut).await;
                     drop(permit);
                 });
             }
@@ -155,11 +161,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-impl Listener {
-    async fn connection(&self, stream: TcpStream, address: SocketAddr) {
+impl<F: Front> Listener<F> {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, cut: &CancellationToken) {
         let _ = stream.set_nodelay(true);
         let ListenerTls::Mutual { store, rules, versions } = &self.tls else {
-            return self.requests(stream, address, ClientIdentity::none(), None).await;
+            return self.requests(stream, address, ClientIdentity::none(), None, cut).await;
         };
         // Subscribed before the handshake: a change during it ends the connection too.
         let changes = store.changes();
@@ -167,7 +173,9 @@ impl Listener {
         let refused = |reason: String| {
             tracing::warn!(listener = self.name, client = %address, reason, "a connection was refused");
         };
-        let stream = match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
+        let handshake = timeout(self.limits.handshake_timeout, acceptor.accept(stream));
+        let Some(shaken) = cut.run_until_cancelled(handshake).await else { return };
+        let stream = match shaken {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return refused(error.to_string()),
             Err(_) => return refused("the handshake took too long".to_owned()),
@@ -176,7 +184,7 @@ impl Listener {
         if let Some(reason) = identity.refusal() {
             refused(format!("every request will be answered with 401: {reason}"));
         }
-        self.requests(stream, address, identity, Some(changes)).await;
+        self.requests(stream, address, identity, Some(changes), cut).await;
     }
 
     async fn requests(
@@ -185,52 +193,75 @@ impl Listener {
         address: SocketAddr,
         identity: ClientIdentity,
         changes: Option<watch::Receiver<u64>>,
+        cut: &CancellationToken,
     ) {
         let has_asked = Arc::new(AtomicBool::new(false));
-        let (asked, router) = (Arc::clone(&has_asked), self.router.clone());
+        let (asked, desk) = (Arc::clone(&has_asked), self.front.open(identity, address));
         let service = service_fn(move |request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
-            let mut request = request.map(|body| Body::new(WholeBody::new(body)));
-            request.extensions_mut().insert(identity.clone());
-            request.extensions_mut().insert(PeerAddress(address));
-            router.clone().oneshot(request)
+            let whole = |body: Incoming| {
+                if body.is_end_stream() { Body::empty() } else { Body::new(WholeBody::new(body)) }
+            };
+            let answer = desk.answer(request.map(whole));
+            async { Ok::<_, Infallible>(answer.await) }
         });
         let builder = self.builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let mut first_request = pin!(sleep(self.limits.header_timeout));
-        let mut changed = pin!(changed(changes));
-        let mut life = pin!(sleep(self.limits.connection_life));
-        let (mut may_wait, mut may_go_on) = (true, true);
+        let mut events = self.events(changes, cut);
         loop {
             tokio::select! {
+                biased;
                 result = &mut connection => {
                     if let Err(error) = result {
                         tracing::debug!(listener = self.name, client = %address, %error, "a connection broke");
                     }
                     return;
                 }
-                () = &mut first_request, if may_wait => {
+                Some(event) = events.next() => match event {
                     // The header timeout of hyper starts only with the first byte.
-                    if !has_asked.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    may_wait = false;
-                }
-                () = ended(&mut changed, &mut life, &self.shutdown), if may_go_on => {
-                    may_go_on = false;
-                    connection.as_mut().graceful_shutdown();
-                }
+                    Event::FirstRequestDue if !has_asked.load(Ordering::Relaxed) => return,
+                    Event::FirstRequestDue => {}
+                    Event::Ended => connection.as_mut().graceful_shutdown(),
+                    Event::Cut => return,
+                },
             }
         }
     }
 
+    /// What a connection has to heed beside its requests. Each is looked at only when it rings: most hang on locks
+    /// that all connections share, and a connection wakes with every request.
+    fn events<'a>(
+        &'a self,
+        changes: Option<watch::Receiver<u64>>,
+        cut: &'a CancellationToken,
+    ) -> FuturesUnordered<BoxFuture<'a, Event>> {
+        let events = FuturesUnordered::<BoxFuture<'a, Event>>::new();
+        events.push(Box::pin(async {
+            sleep(self.limits.header_timeout).await;
+            Event::FirstRequestDue
+        }));
+        events.push(Box::pin(async {
+            tokio::select! {
+                () = changed(changes) => {}
+                () = sleep(self.limits.connection_life) => {}
+                () = self.shutdown.cancelled() => {}
+            }
+            Event::Ended
+        }));
+        events.push(Box::pin(async {
+            cut.cancelled().await;
+            Event::Cut
+        }));
+        events
+    }
+
     fn builder(&self) -> Builder<TokioExecutor> {
         let mut builder = Builder::new(TokioExecutor::new());
+        // hyper's own limit of 100 fields stands: any other has it clear an array for each request.
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(ConnectionTimer::default())
             .header_read_timeout(self.limits.header_timeout)
-            .max_headers(HEADERS_MAX)
             .max_buf_size(HEADER_BYTES_MAX as usize);
         builder
             .http2()
@@ -240,19 +271,6 @@ impl Listener {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         builder
-    }
-}
-
-/// The first reason for a connection to take no more requests.
-async fn ended(
-    changed: &mut (impl Future<Output = ()> + Unpin),
-    life: &mut (impl Future<Output = ()> + Unpin),
-    shutdown: &CancellationToken,
-) {
-    tokio::select! {
-        () = changed => {}
-        () = life => {}
-        () = shutdown.cancelled() => {}
     }
 }
 

@@ -8,19 +8,22 @@ mod client;
 mod connector;
 mod dialer;
 mod error;
+mod front;
 pub mod listener;
 mod material;
 mod remember;
 mod store;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod verifier;
 
 pub use client::{HttpVersion, HttpsClient, HttpsError};
 pub use connector::HybridKeyExchange;
 pub use dialer::{Dialer, Offer, OfferedTls};
 pub use error::TlsError;
-pub use listener::{ListenerLimits, ListenerTls, PeerAddress};
+pub use front::{Desk, Front, PeerAddress};
+pub use listener::{ListenerLimits, ListenerTls};
 pub use material::{TlsFiles, TlsParts};
 pub use store::{TlsStore, Versions};
 pub use verifier::ExpectedServer;

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, guard};
+use super::middleware::{Edge, EdgeLimits, Template, guard};
 use crate::identity::ClientIdentity;
 use crate::metrics::{CONTENT_TYPE, Registry, encode};
 
@@ -111,8 +111,8 @@ pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> 
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(health);
     let router = if operators_only { router.layer(axum::middleware::from_fn(operator)) } else { router };
-    let edge = Edge::new("admin", LIMITS, tasks, template, meters);
-    router.layer(axum::middleware::from_fn_with_state(edge, guard))
+    let edge = Edge::new("admin", LIMITS, tasks, meters);
+    router.layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
 /// For logs.

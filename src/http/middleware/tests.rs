@@ -3,17 +3,22 @@
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
+use http::StatusCode;
 use http_body_util::BodyExt as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt as _;
 
 use super::*;
 
 const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 2, timeout: Duration::from_secs(30) };
 
+fn template(_: &Request) -> &'static str {
+    "/route"
+}
+
 fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Router {
-    let edge = Edge::new("test", limits, tasks.clone(), |_| "/route", &RequestMeters::default());
-    router.layer(axum::middleware::from_fn_with_state(edge, guard))
+    let edge = Edge::new("test", limits, tasks.clone(), &RequestMeters::default());
+    router.layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
 async fn call(router: &Router, path: &str) -> (StatusCode, Option<String>, String) {
@@ -111,17 +116,47 @@ async fn a_bound_of_no_requests_means_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_ends_by_itself_is_waited_for() {
-    let tasks = TaskTracker::new();
-    let slow = async || {
-        tokio::time::sleep(2 * LIMITS.timeout).await;
-        "the truth"
+    let edge = Edge::new("test", LIMITS, TaskTracker::new(), &RequestMeters::default());
+    for (ends_by_itself, status) in [(true, StatusCode::OK), (false, StatusCode::SERVICE_UNAVAILABLE)] {
+        let slow = async {
+            tokio::time::sleep(2 * LIMITS.timeout).await;
+            Response::new(Body::from("the truth"))
+        };
+        let about = About { method: Method::GET, route: "/route", caller: None, ends_by_itself };
+        assert_eq!(edge.serve(about, || Begun::Waits(slow)).await.status(), status);
+    }
+}
+
+/// Work that nothing has to wait for.
+type Never = std::future::Ready<Response>;
+
+#[tokio::test]
+async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
+    let edge = Edge::new(
+        "test",
+        EdgeLimits { max_concurrent: 1, ..LIMITS },
+        TaskTracker::new(),
+        &RequestMeters::default(),
+    );
+    let about = || About { method: Method::GET, route: "/route", caller: None, ends_by_itself: false };
+    let answered = || Begun::<Never>::Answered(StatusCode::IM_A_TEAPOT.into_response());
+    for _ in 0..2 {
+        assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::IM_A_TEAPOT);
+        let panics = || -> Begun<Never> { panic!("a defect") };
+        assert_eq!(edge.serve(about(), panics).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let signal = Arc::new(Notify::new());
+    let waits = {
+        let signal = Arc::clone(&signal);
+        let work = async move {
+            signal.notified().await;
+            StatusCode::OK.into_response()
+        };
+        tokio::spawn(edge.serve(about(), || Begun::Waits(work)))
     };
-    let edge = Edge::new("test", LIMITS, tasks, |_| "/route", &RequestMeters::default())
-        .without_timeout_for(|request| request.uri().path() == "/waits");
-    let router = Router::new()
-        .route("/waits", get(slow))
-        .route("/other", get(slow))
-        .layer(axum::middleware::from_fn_with_state(edge, guard));
-    assert_eq!(call(&router, "/waits").await, (StatusCode::OK, None, "the truth".to_owned()));
-    assert_eq!(call(&router, "/other").await, unavailable("the request took too long", "5"));
+    tokio::task::yield_now().await;
+    assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    signal.notify_one();
+    assert_eq!(waits.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::IM_A_TEAPOT);
 }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::error::ApiError;
 use super::json;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, guard};
+use super::middleware::{Edge, EdgeLimits, Template, guard};
 use crate::identity::{AuthenticatedKme, ClientIdentity};
 use crate::peer::SET_UNAVAILABLE;
 use crate::peer::wire::{BATCHES_PATH, INFO_PATH, POOL_SETS_PATH, VOID_PATH};
@@ -46,7 +46,7 @@ pub fn router(
     tasks: TaskTracker,
     meters: &RequestMeters,
 ) -> Router {
-    let edge = Edge::new("peer", limits, tasks, template, meters);
+    let edge = Edge::new("peer", limits, tasks, meters);
     Router::new()
         .route(POOL_SETS_PATH, post(pool_sets))
         .route(BATCHES_PATH, post(batches))
@@ -55,7 +55,7 @@ pub fn router(
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(Peer { intake, body_max_bytes, body_timeout: limits.body_timeout() })
-        .layer(axum::middleware::from_fn_with_state(edge, guard))
+        .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
 fn template(request: &Request) -> &'static str {

@@ -25,7 +25,7 @@ use crate::pool::{PoolRequest, PoolVault, VaultError};
 use super::error::ApiError;
 use super::json;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, guard};
+use super::middleware::{Edge, EdgeLimits, Template, guard};
 
 /// Longest body of a request.
 const BODY_MAX_BYTES: usize = 16 * 1024;
@@ -56,7 +56,7 @@ pub fn router(
     tasks: TaskTracker,
     meters: &RequestMeters,
 ) -> Router {
-    let edge = Edge::new("pool", limits, tasks, template, meters);
+    let edge = Edge::new("pool", limits, tasks, meters);
     let one = format!("{POOLS_PATH}/{{id}}");
     let reads = format!("{POOLS_PATH}/{{id}}/reads");
     Router::new()
@@ -66,7 +66,7 @@ pub fn router(
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(Server { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) })
-        .layer(axum::middleware::from_fn_with_state(edge, guard))
+        .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
 /// For logs: never the pool's ID, which is in the events that tell of it.

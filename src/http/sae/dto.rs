@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::extensions::{KeyExtension, Report};
 use crate::delivery::Status;
 use crate::http::error::ApiError;
-use crate::kme::{FreshKey, Key, Party};
+use crate::kme::{FreshKey, Key, KeyId, Party};
 
 const HEAD: &[u8] = br#"{"keys":["#;
 const BEFORE_ID: &[u8] = br#"{"key_ID":""#;
@@ -24,7 +24,6 @@ const AFTER_KEY: &[u8] = br#"""#;
 const BEFORE_EXTENSION: &[u8] = br#","key_extension":"#;
 const AFTER_ENTRY: &[u8] = b"}";
 const TAIL: &[u8] = b"]}";
-const ID_CHARS: usize = 36;
 
 /// A JSON object and nothing else. What serde derives for a struct would also take an array of its members.
 #[derive(Debug)]
@@ -143,48 +142,51 @@ pub(super) fn status(status: &Status) -> Result<Bytes, ApiError> {
 /// # Errors
 /// [`ApiError`] when it cannot be written; does not happen.
 pub fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
-    let entries: Vec<Entry<'_>> = keys.iter().map(|key| Entry { key, extension: None }).collect();
-    container(&entries)
+    container(keys.iter().map(|key| Entry { key, extension: None }))
 }
 
 /// A key container (Table 11) of fresh keys, with what `report` tells about each in its `key_extension`.
 pub(super) fn fresh_key_container(keys: &[FreshKey], report: Report) -> Result<Bytes, ApiError> {
-    let entries: Result<Vec<Entry<'_>>, ApiError> = keys
-        .iter()
-        .map(|fresh| {
-            let extension = report.about(&fresh.provenance).map(|told| serde_json::to_vec(&told)).transpose();
-            Ok(Entry { key: &fresh.key, extension: extension.map_err(|_| not_encoded())? })
-        })
-        .collect();
-    container(&entries?)
+    if report == Report::default() {
+        return container(keys.iter().map(|fresh| Entry { key: &fresh.key, extension: None }));
+    }
+    let extensions = keys.iter().map(|fresh| {
+        let extension = report.about(&fresh.provenance).map(|told| serde_json::to_vec(&told)).transpose();
+        extension.map_err(|_| not_encoded())
+    });
+    let extensions: Vec<Option<Vec<u8>>> = extensions.collect::<Result<_, _>>()?;
+    let told = keys.iter().zip(&extensions);
+    container(told.map(|(fresh, json)| Entry { key: &fresh.key, extension: json.as_deref() }))
 }
 
 /// One element of `keys`.
+#[derive(Clone, Copy)]
 struct Entry<'a> {
     key: &'a Key,
     /// `key_extension` as JSON.
-    extension: Option<Vec<u8>>,
+    extension: Option<&'a [u8]>,
 }
 
 impl Entry<'_> {
     fn len(&self) -> usize {
-        let extension = self.extension.as_ref().map_or(0, |json| BEFORE_EXTENSION.len() + json.len());
-        let key = BEFORE_ID.len() + ID_CHARS + BEFORE_KEY.len() + base64_len(self.key) + AFTER_KEY.len();
+        let extension = self.extension.map_or(0, |json| BEFORE_EXTENSION.len() + json.len());
+        let key =
+            BEFORE_ID.len() + KeyId::TEXT_BYTES + BEFORE_KEY.len() + base64_len(self.key) + AFTER_KEY.len();
         key + extension + AFTER_ENTRY.len()
     }
 }
 
 /// Written into one buffer, allocated once and wiped when the connection is done with it.
-fn container(entries: &[Entry<'_>]) -> Result<Bytes, ApiError> {
-    let len = container_len(entries);
+fn container<'a>(entries: impl Iterator<Item = Entry<'a>> + Clone) -> Result<Bytes, ApiError> {
+    let len = container_len(entries.clone());
     let mut body = Zeroizing::new(Vec::with_capacity(len));
     body.extend_from_slice(HEAD);
-    for (index, Entry { key, extension }) in entries.iter().enumerate() {
+    for (index, Entry { key, extension }) in entries.enumerate() {
         if index > 0 {
             body.push(b',');
         }
         body.extend_from_slice(BEFORE_ID);
-        body.extend_from_slice(key.id.to_string().as_bytes());
+        body.extend_from_slice(&key.id.text());
         body.extend_from_slice(BEFORE_KEY);
         let start = body.len();
         body.resize(start + base64_len(key), 0);
@@ -202,9 +204,9 @@ fn container(entries: &[Entry<'_>]) -> Result<Bytes, ApiError> {
     Ok(Bytes::from_owner(body))
 }
 
-fn container_len(entries: &[Entry<'_>]) -> usize {
-    let commas = entries.len().saturating_sub(1);
-    HEAD.len() + entries.iter().map(Entry::len).sum::<usize>() + commas + TAIL.len()
+fn container_len<'a>(entries: impl Iterator<Item = Entry<'a>>) -> usize {
+    let (count, len) = entries.fold((0_usize, 0), |(count, len), entry| (count + 1, len + entry.len()));
+    HEAD.len() + len + count.saturating_sub(1) + TAIL.len()
 }
 
 fn base64_len(key: &Key) -> usize {
@@ -241,11 +243,10 @@ mod tests {
         for count in 0..4 {
             for len in [1, 2, 3, 32, 129] {
                 let keys: Vec<Key> = (0..count).map(|_| key(&vec![7; len])).collect();
-                for extension in [None, Some(b"{}".to_vec())] {
-                    let entry = |key| Entry { key, extension: extension.clone() };
-                    let entries: Vec<Entry<'_>> = keys.iter().map(entry).collect();
-                    let body = container(&entries).unwrap();
-                    assert_eq!(body.len(), container_len(&entries));
+                for extension in [None, Some(&b"{}"[..])] {
+                    let entries = keys.iter().map(|key| Entry { key, extension });
+                    let body = container(entries.clone()).unwrap();
+                    assert_eq!(body.len(), container_len(entries));
                     let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
                     assert_eq!(json["keys"].as_array().unwrap().len(), count);
                 }

@@ -18,9 +18,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderValue, Method, header};
@@ -32,9 +31,10 @@ pub use self::openapi::description;
 pub use self::path::{Call, Route};
 use super::error::ApiError;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, IgnoredParts, guard};
+use super::middleware::{About, Begun, Edge, EdgeLimits, IgnoredParts};
 use super::{extract, json};
 use crate::delivery::{Caller, Delivery};
+use crate::identity::ClientIdentity;
 use crate::kme::{KeyLimits, MAX_NAME_BYTES};
 
 /// Room for members of a body that are not looked at.
@@ -42,29 +42,63 @@ const BODY_SPARE_BYTES: usize = 32 * 1024;
 /// Room for one entry of `key_IDs`, an extension included.
 const KEY_ID_ENTRY_BYTES: usize = 160;
 
+/// The `sae` listener's answers. No router: there is one path, and IDs in it that no router could take apart.
 #[derive(Clone)]
+pub struct SaeApi(Arc<Api>);
+
 struct Api {
     delivery: Arc<Delivery>,
+    edge: Edge,
     body_max_bytes: usize,
     body_timeout: Duration,
 }
 
-/// The routes of the `sae` listener over `delivery`, with their bounds, log lines and panic guard.
-///
-/// Needs [`crate::identity::ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are worked
-/// on in `tasks`; let a graceful stop wait for it.
-pub fn router(
+/// The answers over `delivery`, with their bounds, log lines and panic guard. Requests are worked on in `tasks`; let
+/// a graceful stop wait for it.
+pub fn api(
     delivery: Arc<Delivery>,
     limits: EdgeLimits,
     tasks: TaskTracker,
     meters: &RequestMeters,
-) -> Router {
+) -> SaeApi {
+    let edge = Edge::new("sae", limits, tasks, meters);
     let body_max_bytes = body_max_bytes(delivery.limits());
-    let edge = Edge::new("sae", limits, tasks, template, meters).without_timeout_for(is_retrieval);
-    Router::new()
-        .fallback(serve)
-        .with_state(Api { delivery, body_max_bytes, body_timeout: limits.body_timeout() })
-        .layer(axum::middleware::from_fn_with_state(edge, guard))
+    SaeApi(Arc::new(Api { delivery, edge, body_max_bytes, body_timeout: limits.body_timeout() }))
+}
+
+impl SaeApi {
+    /// The answers to one client, who is told apart by its certificate alone. To anybody but an SAE, they are 401.
+    pub fn to(&self, client: ClientIdentity) -> SaeDesk {
+        SaeDesk(Arc::new(Served { api: Arc::clone(&self.0), client }))
+    }
+}
+
+/// The answers to one client.
+#[derive(Clone)]
+pub struct SaeDesk(Arc<Served>);
+
+struct Served {
+    api: Arc<Api>,
+    client: ClientIdentity,
+}
+
+impl SaeDesk {
+    /// Answers one request.
+    pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
+        let served = &self.0;
+        let call = Route::parse(request.uri().path()).map(|route| route.call);
+        let about = About {
+            method: request.method().clone(),
+            route: call.map_or("(none)", Call::template),
+            caller: Some(&served.client),
+            // It uses something up: its body and its wait for the commit have bounds of their own.
+            ends_by_itself: call == Some(Call::DecKeys),
+        };
+        served.api.edge.serve(about, || match served.answer_at_once(&request) {
+            Some(answer) => Begun::Answered(response(answer)),
+            None => Begun::Waits(Arc::clone(served).work(request)),
+        })
+    }
 }
 
 /// The longest body that can be needed under `limits`.
@@ -76,48 +110,48 @@ fn body_max_bytes(limits: &KeyLimits) -> usize {
     BODY_SPARE_BYTES.saturating_add(key_ids.max(sae_ids))
 }
 
-fn template(request: &Request) -> &'static str {
-    Route::parse(request.uri().path()).map_or("(none)", |route| route.call.template())
-}
-
-/// Whether the request uses something up: its body and its wait for the commit have bounds of their own.
-fn is_retrieval(request: &Request) -> bool {
-    Route::parse(request.uri().path()).is_some_and(|route| matches!(route.call, Call::DecKeys))
-}
-
-async fn serve(State(api): State<Api>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let Some(route) = Route::parse(parts.uri.path()) else {
-        return ApiError::no_such_path().into_response();
-    };
-    if !route.call.allows(&parts.method) {
-        let mut response = ApiError::method_not_allowed().into_response();
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.call.allow()));
-        return response;
-    }
-    match api.answer(route, &parts, body).await {
-        Ok(answer) => {
-            let mut response = json_response(answer.body);
-            response.extensions_mut().insert(IgnoredParts(answer.ignored));
-            response
-        }
-        Err(error) => error.into_response(),
-    }
-}
-
 /// What is sent back, and how much of the request was not looked at.
 struct Answer {
     body: Bytes,
     ignored: usize,
 }
 
-impl Api {
+impl Served {
+    /// The answer, if nothing has to be waited for: keys from memory that are asked for in the path. `None`: ask
+    /// [`Self::work`]; nothing happened.
+    fn answer_at_once(&self, request: &Request) -> Option<Result<Answer, ApiError>> {
+        let route = Route::parse(request.uri().path()).filter(|route| route.call == Call::EncKeys)?;
+        if *request.method() != Method::GET {
+            return None;
+        }
+        let answer = || {
+            let (caller, peer) = (self.caller()?, route.id()?);
+            let asked = enc_keys::from_query(request.uri().query())?;
+            let body = enc_keys::serve_at_once(&self.api.delivery, &caller, &peer, &asked)?;
+            Ok(body.map(|body| Answer { body, ignored: asked.ignored }))
+        };
+        answer().transpose()
+    }
+
+    async fn work(self: Arc<Self>, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let Some(route) = Route::parse(parts.uri.path()) else {
+            return ApiError::no_such_path().into_response();
+        };
+        if !route.call.allows(&parts.method) {
+            let mut response = ApiError::method_not_allowed().into_response();
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.call.allow()));
+            return response;
+        }
+        response(self.answer(route, &parts, body).await)
+    }
+
     async fn answer(&self, route: Route<'_>, parts: &Parts, body: Body) -> Result<Answer, ApiError> {
-        let caller = self.delivery.admit(extract::sae(&parts.extensions)?).map_err(refusal::answer)?;
-        let peer = route.id()?;
+        let (caller, peer) = (self.caller()?, route.id()?);
+        let delivery = &self.api.delivery;
         match route.call {
             Call::Status => {
-                let body = status::serve(&self.delivery, &caller, &peer).await?;
+                let body = status::serve(delivery, &caller, &peer).await?;
                 Ok(Answer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
             }
             Call::EncKeys => {
@@ -125,7 +159,7 @@ impl Api {
                     None => enc_keys::from_query(parts.uri.query())?,
                     Some(body) => enc_keys::from_body(&body)?,
                 };
-                let body = enc_keys::serve(&self.delivery, &caller, &peer, &asked).await?;
+                let body = enc_keys::serve(delivery, &caller, &peer, &asked).await?;
                 Ok(Answer { body, ignored: asked.ignored })
             }
             Call::DecKeys => {
@@ -133,10 +167,15 @@ impl Api {
                     None => dec_keys::from_query(parts.uri.query())?,
                     Some(body) => dec_keys::from_body(&body)?,
                 };
-                let body = dec_keys::serve(&self.delivery, &caller, &peer, &asked).await?;
+                let body = dec_keys::serve(delivery, &caller, &peer, &asked).await?;
                 Ok(Answer { body, ignored: asked.ignored })
             }
         }
+    }
+
+    fn caller(&self) -> Result<Caller, ApiError> {
+        let sae = self.client.sae().ok_or_else(|| ApiError::unauthorized("not_an_sae"))?;
+        self.api.delivery.admit(sae).map_err(refusal::answer)
     }
 
     /// The body of a POST; `None` for a GET, whose body, if any, is not looked at.
@@ -146,15 +185,22 @@ impl Api {
         }
         extract::accept_json(&parts.headers)?;
         // The task outlives the client's patience, so a body that never ends must be given up here.
-        tokio::time::timeout(self.body_timeout, json::read_body(body, self.body_max_bytes))
+        tokio::time::timeout(self.api.body_timeout, json::read_body(body, self.api.body_max_bytes))
             .await
             .map_err(|_| ApiError::body_slow())?
             .map(Some)
     }
 }
 
-fn json_response(body: Bytes) -> Response {
+fn response(answer: Result<Answer, ApiError>) -> Response {
+    let Answer { body, ignored } = match answer {
+        Ok(answer) => answer,
+        Err(error) => return error.into_response(),
+    };
     let mut response = Response::new(Body::from(body));
+    if ignored > 0 {
+        response.extensions_mut().insert(IgnoredParts(ignored));
+    }
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

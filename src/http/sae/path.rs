@@ -3,6 +3,8 @@
 //! The raw path is split first and its one variable segment is percent-decoded once, so that an ID may hold
 //! any character, `/` and `%` included. A router that decodes or normalises on its own could not do that.
 
+use std::borrow::Cow;
+
 use http::Method;
 use percent_encoding::percent_decode_str;
 
@@ -69,11 +71,9 @@ impl<'p> Route<'p> {
     ///
     /// # Errors
     /// 400 when it is not UTF-8.
-    pub fn id(&self) -> Result<String, ApiError> {
-        match percent_decode_str(self.raw_id).decode_utf8() {
-            Ok(id) => Ok(id.into_owned()),
-            Err(_) => Err(ApiError::bad_request("invalid_peer", "the ID in the path is not UTF-8")),
-        }
+    pub fn id(&self) -> Result<Cow<'p, str>, ApiError> {
+        let id = percent_decode_str(self.raw_id).decode_utf8();
+        id.map_err(|_| ApiError::bad_request("invalid_peer", "the ID in the path is not UTF-8"))
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
 
     fn id_of(path: &str) -> Option<(Call, String)> {
         let route = Route::parse(path)?;
-        Some((route.call, route.id().unwrap()))
+        Some((route.call, route.id().unwrap().into_owned()))
     }
 
     #[test]

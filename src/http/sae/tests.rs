@@ -1,4 +1,4 @@
-//! ETSI GS QKD 014 through the router: real stores, a source of keys that counts, certificates forged.
+//! ETSI GS QKD 014 over HTTP: real stores, a source of keys that counts, certificates forged.
 
 mod authorisation;
 mod dec_keys;
@@ -11,7 +11,6 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,8 +18,8 @@ use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
+use super::SaeApi;
 use crate::delivery::DeliveryRules;
 use crate::delivery::testing::{TestSite, TestSites, rules};
 use crate::http::RequestMeters;
@@ -65,11 +64,11 @@ impl Answer {
     }
 }
 
-/// Two sites with a router each.
+/// Two sites, and what answers at each.
 struct Net {
     sites: TestSites,
-    a: Router,
-    b: Router,
+    a: SaeApi,
+    b: SaeApi,
     tasks: TaskTracker,
 }
 
@@ -86,18 +85,18 @@ impl Net {
         let sites = TestSites::new(rules).await;
         let tasks = TaskTracker::new();
         let limits = EdgeLimits { max_concurrent, timeout: Duration::from_mins(1) };
-        let router = |site: &TestSite| {
-            super::router(Arc::clone(&site.delivery), limits, tasks.clone(), &RequestMeters::default())
+        let api = |site: &TestSite| {
+            super::api(Arc::clone(&site.delivery), limits, tasks.clone(), &RequestMeters::default())
         };
-        Self { a: router(&sites.a), b: router(&sites.b), sites, tasks }
+        Self { a: api(&sites.a), b: api(&sites.b), sites, tasks }
     }
 
     /// Sends a request as the SAE `caller` to the site where it lives.
     async fn call(&self, caller: &str, request: http::request::Builder, body: impl Into<Body>) -> Answer {
-        let router = if ["bob", "carol", "b/o b%é"].contains(&caller) { &self.b } else { &self.a };
+        let api = if ["bob", "carol", "b/o b%é"].contains(&caller) { &self.b } else { &self.a };
         let identity = Identity::Sae(AuthenticatedSae::for_tests(caller));
         let request = request.extension(ClientIdentity::new(Ok(identity)));
-        answer(router, request.body(body.into()).unwrap()).await
+        answer(api, request.body(body.into()).unwrap()).await
     }
 
     async fn get(&self, caller: &str, path: &str) -> Answer {
@@ -128,8 +127,10 @@ impl Net {
     }
 }
 
-async fn answer(router: &Router, request: Request<Body>) -> Answer {
-    let (parts, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+/// The client is whom the extensions of `request` name, else nobody.
+async fn answer(api: &SaeApi, request: Request<Body>) -> Answer {
+    let client = request.extensions().get::<ClientIdentity>().cloned().unwrap_or_else(ClientIdentity::none);
+    let (parts, body) = api.to(client).answer(request).await.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
 }

@@ -6,6 +6,7 @@
 //! never stand in the way of somebody who waits. Replicas share what the store has ready: one at a time refills a
 //! pair, and what a daemon remembers of the store's share is believed for a moment only.
 
+mod blocks;
 mod demand;
 mod pair;
 mod pairs;
@@ -158,6 +159,23 @@ impl Reserve {
         drop(waiting);
         self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
         Ok(Some(keys))
+    }
+
+    /// Hands out `number` keys of the pair that are in memory; `None` when they are not, or others wait for what is.
+    /// Then nothing happened, and [`Self::take`] is to be asked.
+    pub(super) fn take_ready(
+        self: &Arc<Self>,
+        master: &SaeId,
+        recipient: &Recipient,
+        number: usize,
+        demands: &Demands,
+    ) -> Option<Vec<FreshKey>> {
+        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        self.pairs.with(master, recipient, |pair| {
+            let (keys, needs) = pair.take_ready(number, demands, bounds, block, self.parts.maker.now())?;
+            self.look_ahead(pair, needs);
+            Some(keys)
+        })?
     }
 
     /// How many keys of the pair could be handed out this moment without making any. A pair that nobody asked

@@ -1,6 +1,5 @@
 //! What one pair has in this daemon's memory: leased keys, the measure of its demand, who waits for more.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -8,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
-use crate::kme::life;
 use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
 use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
 
@@ -46,7 +45,7 @@ pub(super) struct Pair {
 }
 
 struct Hand {
-    blocks: VecDeque<LeasedBlock>,
+    blocks: Blocks,
     demand: Demand,
     /// Keys that the store has ready, as far as this daemon knows; `None`: never looked. Other replicas take from
     /// the same and add to it.
@@ -95,7 +94,7 @@ impl Drop for Waiting<'_> {
 impl Pair {
     pub(super) fn new(master: SaeId, recipient: Recipient) -> Arc<Self> {
         let hand = Hand {
-            blocks: VecDeque::new(),
+            blocks: Blocks::default(),
             demand: Demand::new(Instant::now()),
             stored: None,
             learnt_at: Instant::now(),
@@ -136,8 +135,29 @@ impl Pair {
         let mut hand = self.lock();
         hand.demand.note(number as u64, moment);
         hand.is_used_since = true;
-        let keys = if self.waited_for() == 0 { hand.pop(number, demands, now) } else { None };
+        let keys = if self.waited_for() == 0 { hand.blocks.pop(number, demands, now) } else { None };
         Taken { keys, needs: hand.needs(bounds, block, now, moment) }
+    }
+
+    /// Takes keys that are in the hand, if nobody waits, and notes that they were asked for; `None` when there are
+    /// not enough, and then nothing is noted either.
+    pub(super) fn take_ready(
+        &self,
+        number: usize,
+        demands: &Demands,
+        bounds: Bounds,
+        block: u64,
+        now: Timestamp,
+    ) -> Option<(Vec<FreshKey>, Needs)> {
+        let moment = Instant::now();
+        let mut hand = self.lock();
+        if self.waited_for() > 0 {
+            return None;
+        }
+        let keys = hand.blocks.pop(number, demands, now)?;
+        hand.demand.note(number as u64, moment);
+        hand.is_used_since = true;
+        Some((keys, hand.needs(bounds, block, now, moment)))
     }
 
     /// What is to be done after keys were taken.
@@ -158,7 +178,7 @@ impl Pair {
 
     /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
-        self.lock().pop(number, demands, now)
+        self.lock().blocks.pop(number, demands, now)
     }
 
     /// Adds leased keys.
@@ -169,13 +189,12 @@ impl Pair {
 
     /// Takes everything out of the hand.
     pub(super) fn empty(&self) -> Vec<LeasedBlock> {
-        let blocks = std::mem::take(&mut self.lock().blocks);
-        blocks.into_iter().filter(|block| !block.keys.is_empty()).collect()
+        self.lock().blocks.take_all()
     }
 
     /// Keys in the hand that may still be handed out.
     pub(super) fn in_hand(&self, now: Timestamp) -> u64 {
-        self.lock().in_hand(now)
+        self.lock().blocks.usable(now)
     }
 
     /// Whether the store may have ready keys.
@@ -303,35 +322,11 @@ impl Pair {
 }
 
 impl Hand {
-    fn pop(&mut self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
-        self.blocks.retain(|block| is_usable(block, now) && !block.keys.is_empty());
-        let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
-        let mut missing = number;
-        for block in self.blocks.iter().filter(|block| fits(block)) {
-            missing = missing.saturating_sub(block.keys.len());
-            if missing == 0 {
-                break;
-            }
-        }
-        if missing > 0 {
-            return None;
-        }
-        let mut popped = Vec::with_capacity(number);
-        for block in self.blocks.iter_mut().filter(|block| fits(block)) {
-            while popped.len() < number
-                && let Some(key) = block.keys.pop()
-            {
-                popped.push(FreshKey { key, provenance: Arc::clone(&block.provenance) });
-            }
-        }
-        Some(popped)
-    }
-
     fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let quarter_second = (self.demand.rate(moment) / 4.0).clamp(16.0, 1e9) as u64;
         Needs {
-            lease: self.may_lease() && self.in_hand(now) < quarter_second,
+            lease: self.may_lease() && self.blocks.usable(now) < quarter_second,
             refill: self.stored.is_none() || self.missing(bounds, block, now, moment).is_some(),
         }
     }
@@ -358,16 +353,7 @@ impl Hand {
     }
 
     /// Keys in the hand, in the store and in work; `None` while the store's share is not known.
-    fn have(&self, now: Timestamp) -> Option<u64> {
-        Some(self.in_hand(now) + self.stored? + self.in_work)
+    fn have(&mut self, now: Timestamp) -> Option<u64> {
+        Some(self.blocks.usable(now) + self.stored? + self.in_work)
     }
-
-    fn in_hand(&self, now: Timestamp) -> u64 {
-        let usable = self.blocks.iter().filter(|block| is_usable(block, now));
-        usable.map(|block| block.keys.len() as u64).sum()
-    }
-}
-
-fn is_usable(block: &LeasedBlock, now: Timestamp) -> bool {
-    life::may_hand_out(block.created_at, block.provenance.expires_at, now)
 }

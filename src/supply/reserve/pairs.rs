@@ -26,12 +26,12 @@ impl Pairs {
         recipient: &Recipient,
         most: usize,
     ) -> Option<Arc<Pair>> {
-        if let Some(pair) = self.read().find(master, recipient) {
+        if let Some(pair) = self.with(master, recipient, Arc::clone) {
             return Some(pair);
         }
         let mut pairs = self.write();
         if let Some(pair) = pairs.find(master, recipient) {
-            return Some(pair);
+            return Some(Arc::clone(pair));
         }
         if pairs.is_closed || pairs.of_master.values().map(HashMap::len).sum::<usize>() >= most {
             return None;
@@ -40,6 +40,16 @@ impl Pairs {
         let of_master = pairs.of_master.entry(master.clone()).or_default();
         of_master.insert(recipient.clone(), Arc::clone(&pair));
         Some(pair)
+    }
+
+    /// What `f` makes of the pair, if it is known. Newcomers wait meanwhile.
+    pub(super) fn with<T>(
+        &self,
+        master: &SaeId,
+        recipient: &Recipient,
+        f: impl FnOnce(&Arc<Pair>) -> T,
+    ) -> Option<T> {
+        self.read().find(master, recipient).map(f)
     }
 
     /// All pairs.
@@ -75,7 +85,7 @@ impl Pairs {
 }
 
 impl Inner {
-    fn find(&self, master: &SaeId, recipient: &Recipient) -> Option<Arc<Pair>> {
-        self.of_master.get(master)?.get(recipient).cloned()
+    fn find(&self, master: &SaeId, recipient: &Recipient) -> Option<&Arc<Pair>> {
+        self.of_master.get(master)?.get(recipient)
     }
 }

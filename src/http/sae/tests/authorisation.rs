@@ -103,8 +103,8 @@ fn identity(who: Who) -> ClientIdentity {
 }
 
 async fn ask(net: &Net, who: Who, site: &str, request: http::request::Builder) -> Answer {
-    let router = if site == "site-a" { &net.a } else { &net.b };
-    answer(router, request.extension(identity(who)).body(Body::empty()).unwrap()).await
+    let api = if site == "site-a" { &net.a } else { &net.b };
+    answer(api, request.extension(identity(who)).body(Body::empty()).unwrap()).await
 }
 
 fn dec(path: &str, key_id: &str) -> http::request::Builder {
@@ -112,10 +112,10 @@ fn dec(path: &str, key_id: &str) -> http::request::Builder {
 }
 
 async fn ask_by_post(net: &Net, who: Who, site: &str, path: &str, key_id: &str) -> Answer {
-    let router = if site == "site-a" { &net.a } else { &net.b };
+    let api = if site == "site-a" { &net.a } else { &net.b };
     let request = Request::post(format!("/api/v1/keys/{}/dec_keys", escaped(path)));
     let body = serde_json::json!({ "key_IDs": [{ "key_ID": key_id }] }).to_string();
-    answer(router, request.extension(identity(who)).body(Body::from(body)).unwrap()).await
+    answer(api, request.extension(identity(who)).body(Body::from(body)).unwrap()).await
 }
 
 /// Keys of alice for `to`.
