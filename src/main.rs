@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Faster than the allocator of glibc for what a request allocates (docs/performance.md). SQLite and the cryptography
-/// keep theirs.
+/// Faster than the allocator of glibc at what requests allocate. SQLite and the cryptography keep theirs.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
