@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
 use crate::kme::{
-    BatchId, Clock, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock, OsRandom,
-    Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
+    BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock,
+    OsRandom, Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
 };
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
@@ -79,6 +79,7 @@ pub(crate) struct TestSource {
     clock: Arc<ManualClock>,
     orders: Mutex<Vec<Placed>>,
     mood: Mutex<Mood>,
+    ready: Mutex<Vec<FreshKey>>,
     deliverable: AtomicU32,
     placed: Notify,
 }
@@ -94,6 +95,22 @@ impl TestSource {
 
     pub(crate) fn set_deliverable(&self, keys: u32) {
         self.deliverable.store(keys, Ordering::SeqCst);
+    }
+
+    /// Makes `number` keys of the default size of alice for bob, which wait in memory, and returns copies.
+    pub(crate) async fn put_ready(&self, number: usize) -> Vec<Key> {
+        let (master, recipients, demands) = (sae("alice"), [to_sae("bob", "site-b")], Demands::default());
+        let key_bytes = 32;
+        let order =
+            KeyOrder { master: &master, recipients: &recipients, number, key_bytes, demands: &demands };
+        let made = self.fill(order).await.unwrap();
+        let copy = |fresh: &FreshKey| Key {
+            id: fresh.key.id,
+            material: KeyMaterial::new(SecretBytes::copy_of(fresh.key.material.expose())),
+        };
+        let copies = made.iter().map(copy).collect();
+        self.ready.lock().unwrap().extend(made);
+        copies
     }
 
     /// Waits until an order has been placed since this was last called.
@@ -172,9 +189,10 @@ impl KeySource for TestSource {
         })
     }
 
-    /// Everything is made: the moods are those of a source that one has to wait for.
-    fn take_ready(&self, _order: KeyOrder<'_>) -> Option<Vec<FreshKey>> {
-        None
+    /// From what [`TestSource::put_ready`] put there; the moods are those of a source that one has to wait for.
+    fn take_ready(&self, order: KeyOrder<'_>) -> Option<Vec<FreshKey>> {
+        let mut ready = self.ready.lock().unwrap();
+        (ready.len() >= order.number).then(|| ready.drain(..order.number).collect())
     }
 
     fn ready<'a>(&'a self, _master: &'a SaeId, _recipient: &'a Recipient) -> BoxFuture<'a, u32> {
@@ -234,6 +252,7 @@ impl TestSite {
             clock: Arc::clone(clock),
             orders: Mutex::default(),
             mood: Mutex::new(Mood::Works),
+            ready: Mutex::default(),
             deliverable: AtomicU32::new(0),
             placed: Notify::new(),
         });

@@ -1,5 +1,6 @@
 //! ETSI GS QKD 014 over HTTP: real stores, a source of keys that counts, certificates forged.
 
+mod at_once;
 mod authorisation;
 mod dec_keys;
 mod edge;

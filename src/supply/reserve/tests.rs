@@ -257,6 +257,32 @@ async fn while_the_peer_is_away_what_is_ready_is_handed_out_and_nothing_twice() 
 }
 
 #[tokio::test]
+async fn what_is_in_memory_is_handed_out_at_once_unless_others_wait_for_it() {
+    let site = Site::new();
+    let run = site.start(640, 4096).await;
+    let _filling = run.fill();
+    run.is_filled_to(640).await;
+    run.set_up(false);
+    let (alice, bob) = (alice(), bob());
+    let take_ready = |number| run.reserve.take_ready(&alice, &bob, number, &Demands::default());
+    assert!(take_ready(1).is_none(), "all of it is in the store");
+    let mut seen: HashSet<KeyId> = ids(&run.take(1).await.unwrap()).into_iter().collect();
+    let mut taken = None;
+    let cost = allocation_counter::measure(|| taken = take_ready(1));
+    assert!(seen.insert(taken.unwrap()[0].key.id), "a key twice");
+    assert_eq!(cost.count_total, 1, "the list of keys: {cost:?}");
+    let pair = run.reserve.pair(&alice, &bob).unwrap();
+    let waiting = pair.wait_for(1);
+    assert!(take_ready(1).is_none());
+    drop(waiting);
+    assert!(take_ready(10_000).is_none());
+    assert_eq!(take_ready(1).unwrap().len(), 1);
+    assert_eq!(run.count().await, 637);
+    run.reserve.close().await;
+    assert!(take_ready(1).is_none(), "after the end");
+}
+
+#[tokio::test]
 async fn a_crash_loses_what_was_leased_and_a_restart_hands_out_only_the_rest() {
     let site = Site::new();
     let run = site.start(192, 4096).await;
