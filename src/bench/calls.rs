@@ -1,6 +1,7 @@
 //! Requests of ETSI GS QKD 014 before they are sent.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,9 +21,9 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Get key, by GET.
-    pub(super) fn enc(slave: &End, load: &Load) -> Self {
-        let mut target = format!("/api/v1/keys/{}/enc_keys", utf8_percent_encode(&slave.name, ESCAPED));
+    /// Get key for `slave`, by GET.
+    fn enc(slave: &str, load: &Load) -> Self {
+        let mut target = format!("/api/v1/keys/{}/enc_keys", utf8_percent_encode(slave, ESCAPED));
         let mut separator = '?';
         if load.number != 1 {
             let _ = write!(target, "?number={}", load.number);
@@ -47,5 +48,31 @@ impl Call {
         let ids: Vec<_> = ids.map(|id| serde_json::json!({ "key_ID": id })).collect();
         let body = serde_json::json!({ "key_IDs": ids }).to_string();
         Self { target: path, body: Some(Bytes::from(body)) }
+    }
+}
+
+/// Get key, for one slave after the other.
+pub(super) struct Turns {
+    first: Call,
+    others: Vec<Call>,
+    sent: AtomicUsize,
+}
+
+impl Turns {
+    /// For `slave`, or for as many others as `load` says.
+    pub(super) fn new(slave: &End, load: &Load) -> Self {
+        let mut calls =
+            (1..=load.slaves.unwrap_or(0)).map(|n| Call::enc(&format!("{}-{n}", slave.name), load));
+        let first = calls.next().unwrap_or_else(|| Call::enc(&slave.name, load));
+        Self { first, others: calls.collect(), sent: AtomicUsize::new(0) }
+    }
+
+    /// The next in turn.
+    pub(super) fn next(&self) -> &Call {
+        if self.others.is_empty() {
+            return &self.first;
+        }
+        let turn = self.sent.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        self.others.get(turn).unwrap_or(&self.first)
     }
 }

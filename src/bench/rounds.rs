@@ -11,30 +11,43 @@ use super::report::{Report, Round, Run};
 use super::setup::{Baseline, End, Load, Operation, Setup};
 use super::stock::{self, Limits, Stock};
 use super::twins::{Comparison, Twins};
+use super::windows::{Window, Windows};
 use crate::client::Etsi014Client;
 
 /// Keys that are fetched for each second of `dec_keys`: more than any server here retrieves in it.
 const STOCK_PER_S: f64 = 30_000.0;
 
-/// Measures everything in `setup`; tells `progress` what is being done.
+/// What is told while a measurement runs.
+#[derive(Debug)]
+pub enum News {
+    /// What is done now.
+    Step(String),
+    /// What was counted in a stretch of time that is over.
+    Window(Window),
+}
+
+/// Measures everything in `setup` and tells how it goes.
 ///
 /// # Errors
 /// [`BenchError`] when there is nothing to measure; a server that fails under load is a finding instead.
-pub async fn run(setup: &Setup, progress: impl Fn(&str)) -> Result<Report, BenchError> {
+pub async fn run(setup: &Setup, tell: impl Fn(News)) -> Result<Report, BenchError> {
     let bench = Bench::open(setup).await?;
+    let progress =
+        |text: &str, round: usize| tell(News::Step(format!("round {round} of {}: {text}", setup.rounds)));
     let mut rounds = Vec::with_capacity(setup.rounds);
     for round in 1..=setup.rounds {
         let hello = match &setup.baseline {
             None => None,
             Some(baseline) => {
-                progress(&format!("round {round} of {}: hello", setup.rounds));
+                progress("hello", round);
                 Some(bench.hello(baseline).await?)
             }
         };
-        progress(&format!("round {round} of {}: making ready", setup.rounds));
+        progress("making ready", round);
         let stock = bench.prepare().await?;
-        progress(&format!("round {round} of {}: {}", setup.rounds, setup.load.operation.name()));
-        rounds.push(Round { hello, kme: bench.kmes(stock).await? });
+        progress(setup.load.operation.name(), round);
+        let kme = bench.kmes(stock, &|window| tell(News::Window(window))).await?;
+        rounds.push(Round { hello, kme });
     }
     Ok(Report::new(&setup.load, bench.key_bits(), rounds))
 }
@@ -74,7 +87,7 @@ impl<'a> Bench<'a> {
         let processes = Processes::find(&[("hello".to_owned(), yardstick.url.clone())]);
         let load = &self.setup.load;
         let stock = Arc::new(Stock::of_yardstick(load.number)?);
-        let measured = load::run(load, (&a, &b), Some(stock), 0, &processes).await?;
+        let measured = load::run(load, (&a, &b), Some(stock), 0, &processes, None).await?;
         Ok(Run::new(&measured, load))
     }
 
@@ -90,14 +103,16 @@ impl<'a> Bench<'a> {
         Ok(Some(Arc::new(stock)))
     }
 
-    async fn kmes(&self, stock: Option<Arc<Stock>>) -> Result<Run, BenchError> {
-        let Setup { a, b, load, compared_max, servers, .. } = self.setup;
+    async fn kmes(&self, stock: Option<Arc<Stock>>, tell: &dyn Fn(Window)) -> Result<Run, BenchError> {
+        let Setup { a, b, load, compared_max, servers, window, .. } = self.setup;
         let processes = Processes::find(servers);
         let ready_before = stock::ready(&self.client_a, &b.name).await;
-        let measured = load::run(load, (a, b), stock.clone(), *compared_max, &processes).await?;
+        let windows = window.map(|every| Windows { every, tell });
+        let load_run = load::run(load, (a, b), stock.clone(), *compared_max, &processes, windows.as_ref());
+        let measured = load_run.await?;
         let ready_after = stock::ready(&self.client_a, &b.name).await;
         let run = Run::new(&measured, load);
-        let twins = self.twins(&measured.tally.answers, stock.as_deref()).await;
+        let twins = self.twins(&measured.answers, stock.as_deref()).await;
         Ok(Run { ready_before, ready_after, twins: Some(twins), ..run })
     }
 
