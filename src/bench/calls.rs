@@ -61,10 +61,12 @@ pub(super) struct Turns {
 impl Turns {
     /// For `slave`, or for as many others as `load` says.
     pub(super) fn new(slave: &End, load: &Load) -> Self {
-        let mut calls =
-            (1..=load.slaves.unwrap_or(0)).map(|n| Call::enc(&format!("{}-{n}", slave.name), load));
-        let first = calls.next().unwrap_or_else(|| Call::enc(&slave.name, load));
-        Self { first, others: calls.collect(), sent: AtomicUsize::new(0) }
+        let others = (2..=load.slaves.unwrap_or(0)).map(|number| Call::enc(&nth(slave, number), load));
+        Self {
+            first: Call::enc(&first_slave(slave, load), load),
+            others: others.collect(),
+            sent: AtomicUsize::new(0),
+        }
     }
 
     /// The next in turn.
@@ -75,4 +77,13 @@ impl Turns {
         let turn = self.sent.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
         self.others.get(turn).unwrap_or(&self.first)
     }
+}
+
+/// Whom `enc_keys` names first.
+pub(super) fn first_slave(slave: &End, load: &Load) -> String {
+    load.slaves.map_or_else(|| slave.name.clone(), |_| nth(slave, 1))
+}
+
+fn nth(slave: &End, number: usize) -> String {
+    format!("{}-{number}", slave.name)
 }

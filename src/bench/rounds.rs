@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::BenchError;
 use super::answers::Answers;
+use super::calls;
 use super::hello::Yardstick;
 use super::load;
 use super::processes::Processes;
@@ -57,13 +58,16 @@ struct Bench<'a> {
     /// Outside the measured time.
     client_a: Etsi014Client,
     client_b: Etsi014Client,
+    /// Whose ready keys are counted and waited for.
+    slave: String,
     limits: Limits,
 }
 
 impl<'a> Bench<'a> {
     async fn open(setup: &'a Setup) -> Result<Self, BenchError> {
         let (client_a, client_b) = (stock::client(&setup.a)?, stock::client(&setup.b)?);
-        let limits = stock::limits(&client_a, &setup.b.name).await?;
+        let slave = calls::first_slave(&setup.b, &setup.load);
+        let limits = stock::limits(&client_a, &slave).await?;
         if setup.load.number > limits.max_per_request {
             let text = format!(
                 "--number {} is more than the KME allows: {}",
@@ -71,7 +75,7 @@ impl<'a> Bench<'a> {
             );
             return Err(BenchError(text));
         }
-        Ok(Self { setup, client_a, client_b, limits })
+        Ok(Self { setup, client_a, client_b, slave, limits })
     }
 
     fn key_bits(&self) -> u32 {
@@ -93,24 +97,24 @@ impl<'a> Bench<'a> {
 
     /// What has to be there before the clock runs.
     async fn prepare(&self) -> Result<Option<Arc<Stock>>, BenchError> {
-        let Setup { load, b, stock, .. } = self.setup;
+        let Setup { load, stock, .. } = self.setup;
         if load.operation != Operation::Dec {
-            stock::wait_until_ready(&self.client_a, &b.name, stock.unwrap_or_default()).await?;
+            stock::wait_until_ready(&self.client_a, &self.slave, stock.unwrap_or_default()).await?;
             return Ok(None);
         }
         let count = stock.unwrap_or_else(|| usual_stock(load));
-        let stock = Stock::fetch(&self.client_a, &b.name, load, self.limits, count).await?;
+        let stock = Stock::fetch(&self.client_a, &self.slave, load, self.limits, count).await?;
         Ok(Some(Arc::new(stock)))
     }
 
     async fn kmes(&self, stock: Option<Arc<Stock>>, tell: &dyn Fn(Window)) -> Result<Run, BenchError> {
         let Setup { a, b, load, compared_max, servers, window, .. } = self.setup;
         let processes = Processes::find(servers);
-        let ready_before = stock::ready(&self.client_a, &b.name).await;
+        let ready_before = stock::ready(&self.client_a, &self.slave).await;
         let windows = window.map(|every| Windows { every, tell });
         let load_run = load::run(load, (a, b), stock.clone(), *compared_max, &processes, windows.as_ref());
         let measured = load_run.await?;
-        let ready_after = stock::ready(&self.client_a, &b.name).await;
+        let ready_after = stock::ready(&self.client_a, &self.slave).await;
         let run = Run::new(&measured, load);
         let twins = self.twins(&measured.answers, stock.as_deref()).await;
         Ok(Run { ready_before, ready_after, twins: Some(twins), ..run })
