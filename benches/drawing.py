@@ -15,6 +15,12 @@ is kept as JSON, and --redraw draws it later."""
 COLOURS = ["#2f6db0", "#d4752a", "#3f8f5b", "#8a5fb0", "#a8443c", "#6b6b6b"]
 
 
+def options(parser):
+    """What scripts that draw have in common."""
+    parser.add_argument("--redraw", action="store_true", help="measure nothing; draw what is in --out")
+    parser.add_argument("--no-plots", action="store_true", help="measure without matplotlib; --redraw draws later")
+
+
 def demand():
     """Ends the script, before it measures, where there is no matplotlib."""
     try:
@@ -63,7 +69,15 @@ class Panel:
 def short(value, _position=None):
     """Numbers of an axis."""
     size = abs(value)
-    return f"{value / 1e6:g}M" if size >= 1e6 else f"{value / 1e3:g}k" if size >= 1e4 or size and size % 1e3 == 0 else f"{value:g}"
+    if size >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if size >= 1e3 and size % 100 == 0 else f"{value:,.6g}"
+
+
+def where(machine):
+    """Where figures come from, in one line."""
+    return (f"{machine['date']}, {machine['cores']} cores, {machine['processor']}, Linux {machine['kernel']}, "
+            f"{machine['program']}")
 
 
 def draw(file, title, panels, notes=(), columns=3, markers=True):

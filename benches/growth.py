@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import drawing
 from drawing import Panel
-from network import DQKD, ROOT, Failed, Network, begin, errors, folder, insert, listed, machine, others, slope, table
+from network import Failed, Network, errors, folder, listed, machine, options, others, run, slope, table
 
 # The most that one `dqkd bench` may take besides the time that it measures.
 SLACK_S = 120
@@ -51,7 +51,8 @@ SIZE_FILL_S = 30
 def keys(floor, most=None, more=""):
     """The table of a site that keeps `floor` keys ready for each pair."""
     most = floor if most is None else most
-    return f"[keys]\nmin_stored_per_pair = {floor}\nmax_stored_per_pair = {most}\nmax_per_request = {min(most, 128)}\n{more}"
+    bounds = f"min_stored_per_pair = {floor}\nmax_stored_per_pair = {most}\n"
+    return f"[keys]\n{bounds}max_per_request = {min(most, 128)}\n{more}"
 
 
 # Far fewer than there are: nothing is made.
@@ -84,8 +85,10 @@ class Growth:
         start = time.monotonic()
         try:
             point = {"x": x} | measure()
-        except (Failed, OSError, http.client.HTTPException) as error:
-            point = {"x": x, "failed": f"{type(error).__name__}: {error}" if not isinstance(error, Failed) else str(error)}
+        except Failed as failure:
+            point = {"x": x, "failed": str(failure)}
+        except (OSError, http.client.HTTPException) as error:
+            point = {"x": x, "failed": f"{type(error).__name__}: {error}"}
         point["took_s"] = round(time.monotonic() - start, 1)
         self.points.append(point)
         values = ", ".join(f"{key} {shown(value)}" for key, value in point.items() if key != "x")
@@ -153,7 +156,9 @@ def cpu_us(runs, name):
 
 
 def shown(value):
-    return f"{value:,.4g}" if isinstance(value, float) and value < 1e4 else f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+    if not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
 
 
 def idle(network, name, seconds=IDLE_S):
@@ -344,8 +349,9 @@ def of_bits(growth, bits):
         seconds = time.monotonic() - start
         network.configure(0, keys(1, 128, size))
         # No longer than the ready keys last.
-        warmup, rounds = 0.2, growth.args.rounds
-        duration = min(max(count / rounds / OPERATIONS_PER_S_MAX - warmup, 0.3), growth.args.duration)
+        warmup = 0.1
+        duration = count / growth.args.rounds / OPERATIONS_PER_S_MAX - warmup
+        duration = min(max(duration, 0.1), growth.args.duration)
         try:
             figures = growth.ready(network, duration=duration, warmup=warmup) | {"duration_s": duration}
             figures["megabytes_per_s"] = figures["operations_per_s"] * bits / 8e6
@@ -416,9 +422,8 @@ class Plot:
         points = record["points"]
         panels = [Panel(title, [series(points, *each) for each in of], self.x_label, log_x=not self.linear)
                   for title, of in self.panels]
-        where = record["machine"]
-        notes = [f"{where['date']}, {where['cores']} cores, {where['processor']}, Linux {where['kernel']}, "
-                 f"{where['program']}; medians of {record['rounds']} rounds of {record['duration_s']:g} s"]
+        notes = [f"{drawing.where(record['machine'])}; medians of {record['rounds']} rounds of "
+                 f"{record['duration_s']:g} s"]
         if busy := [point["others"] for point in points if "others" in point]:
             notes.append(f"The machine did other things meanwhile: up to {max(busy):.0%} of a core.")
         failed = [f"{point['x']:,}: {point[why]}" for point in points for why in ("failed", "missing") if why in point]
@@ -440,7 +445,9 @@ PLOTS = {
                   linear=True),
     "stored": Plot(stored, "Stored keys", "other keys at the slave's site", [
         ("dec_keys, operations a second", [("dec_keys", "operations_per_s", 1)]),
-        ("server CPU, us an operation", [("all daemons", "server_cpu_us", 1), ("second site", "second_site_cpu_us", 1)]),
+        ("server CPU, us an operation", [
+            ("all daemons", "server_cpu_us", 1), ("second site", "second_site_cpu_us", 1),
+        ]),
         TIMES,
         ("memory of the second site, MiB", [("resident", "rss_bytes", MIB)]),
         ("its database, MiB", [("database", "database_bytes", MIB), ("write-ahead log", "wal_bytes", MIB)]),
@@ -456,7 +463,9 @@ PLOTS = {
     "active-connections": Plot(active_connections, "Active connections", "connections", [RATE, TIMES, CPU, MEMORY],
                                [1, 4, 16, 64, 256, 1_000]),
     "key-bits": Plot(key_bits, "Size of keys", "bits", [
-        ("enc_keys, operations a second", [("ready", "operations_per_s", 1), ("on demand", "on_demand_operations_per_s", 1)]),
+        ("enc_keys, operations a second", [
+            ("ready", "operations_per_s", 1), ("on demand", "on_demand_operations_per_s", 1),
+        ]),
         ("MB of key a second", [("ready", "megabytes_per_s", 1), ("on demand", "on_demand_megabytes_per_s", 1)]),
         ("server CPU, us an operation", [("ready", "server_cpu_us", 1), ("on demand", "on_demand_server_cpu_us", 1)]),
         ("made ahead, keys a second", [("made", "made_ahead_per_s", 1)]),
@@ -489,7 +498,9 @@ def slopes(records):
 
 
 def cell(bytes_each):
-    return "-" if bytes_each is None else f"{bytes_each / 1024:,.1f} KiB" if abs(bytes_each) >= 10_240 else f"{bytes_each:,.0f} B"
+    if bytes_each is None:
+        return "-"
+    return f"{bytes_each / 1024:,.1f} KiB" if abs(bytes_each) >= 10_240 else f"{bytes_each:,.0f} B"
 
 
 def measure(args, dir, name):
@@ -517,24 +528,20 @@ def sizes(text):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dqkd", type=pathlib.Path, default=DQKD)
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "growth")
-    parser.add_argument("--dir", type=pathlib.Path, help="for files of the sites, kept; a temporary folder unless given")
+    parser = options(__doc__, "growth")
     parser.add_argument("--only", default=",".join(PLOTS), help=f"of {', '.join(PLOTS)}, with commas between")
     for name, plot in PLOTS.items():
         parser.add_argument(f"--{name}", type=sizes, default=plot.default, metavar="N,N...",
                             help=f"default {','.join(map(str, plot.default))}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--duration", type=float, default=2.0, help="measured seconds of each round")
+    parser.add_argument("--duration", type=float, default=1.0, help="measured seconds of each round")
     parser.add_argument("--stock", type=int, default=300_000, help="ready keys before enc_keys is measured")
     parser.add_argument("--dec-stock", type=int, default=30_000, help="keys that are retrieved in each round")
     parser.add_argument("--pool-keys", type=int, default=60_000, help="keys made with each number of pools")
     parser.add_argument("--ready-pairs", type=int, default=READY_PAIRS, help="pairs that the ready keys belong to")
-    parser.add_argument("--size-fill", type=float, default=SIZE_FILL_S, help="the longest to make ready keys of one size")
+    parser.add_argument("--size-fill", type=float, default=SIZE_FILL_S, help="seconds to make ready keys of one size")
     parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds for which idle peers are looked at")
-    parser.add_argument("--redraw", action="store_true", help="measure nothing; draw what is in --out")
-    parser.add_argument("--no-plots", action="store_true", help="measure without matplotlib; --redraw draws later")
+    drawing.options(parser)
     args = parser.parse_args()
     args.only = args.only.split(",")
     if unknown := set(args.only) - set(PLOTS):
@@ -547,7 +554,6 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.no_plots:
         drawing.demand()
-    begin()
     if not args.redraw:
         with folder(args) as dir:
             for name in args.only:
@@ -565,4 +571,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

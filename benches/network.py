@@ -2,6 +2,7 @@
 load with `dqkd bench`, and looked at through /proc and /metrics. What the scripts of this folder share.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -159,7 +160,7 @@ class Network:
                 time.sleep(0.1)
 
     def configure(self, index, tables, arrays=""):
-        """Restarts a site with more in its file: tables, and arrays of tables; files of `dqkd demo` have none of these."""
+        """Restarts a site with more in its file: tables that files of `dqkd demo` have not, and arrays of tables."""
         site = self.manifest["sites"][index]
         if site["id"] in self.running:
             self.stop(site["id"])
@@ -240,7 +241,7 @@ class Network:
         """The report of one `dqkd bench`."""
         command = self.bench_command(*options)
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=patience_s)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s)
         except subprocess.TimeoutExpired as error:
             raise Failed(f"dqkd bench did not end within {patience_s:.0f} s") from error
         if done.returncode != 0:
@@ -299,11 +300,27 @@ def machine(dqkd):
             "load_before": os.getloadavg()[0]}
 
 
-def begin():
-    """SIGTERM ends a script as Ctrl-C does, daemons included; as many files as the system lets it have."""
+def options(doc, name):
+    """A parser with what all scripts of this folder have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dqkd", type=pathlib.Path, default=DQKD)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / name)
+    parser.add_argument("--dir", type=pathlib.Path, help="files of the sites, kept; a temporary folder unless given")
+    return parser
+
+
+def run(main):
+    """Runs a script. Ctrl-C and SIGTERM end it, daemons included; it may have as many files as the system allows."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("ended before its time")
+    except Failed as failure:
+        sys.exit(str(failure))
 
 
 def folder(args):

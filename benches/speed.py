@@ -9,13 +9,11 @@ Writes a JSON file for each measurement into DIR and prints one table. Every rat
 does nothing else, and look at the column "others": it says what else the processors did meanwhile.
 """
 
-import argparse
 import json
-import pathlib
 import sys
 import time
 
-from network import DQKD, ROOT, Failed, Network, begin, errors, folder, others, table
+from network import Failed, Network, errors, folder, options, others, run, table
 
 # For everything but the measured time, the keys that `dec` wants beforehand included.
 PATIENCE_S = 600
@@ -107,24 +105,17 @@ def measure(speed, network):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dqkd", type=pathlib.Path, default=DQKD)
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "speed")
-    parser.add_argument("--dir", type=pathlib.Path, help="for files of the sites, kept; a temporary folder unless given")
+    parser = options(__doc__, "speed")
     parser.add_argument("--only", help="names of measurements, with commas between")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--duration", type=float, default=3.0, help="measured seconds of each round")
     parser.add_argument("--stock", type=int, default=1_000_000, help="ready keys before enc is measured")
     args = parser.parse_args()
     speed = Speed(args)
-    begin()
-    try:
-        with folder(args) as dir, Network(args.dqkd, dir) as network:
-            measure(speed, network)
-    except Failed as failure:
-        sys.exit(str(failure))
+    with folder(args) as dir, Network(args.dqkd, dir) as network:
+        measure(speed, network)
     speed.print()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
