@@ -28,7 +28,8 @@ from urllib.parse import urlsplit
 
 import drawing
 from drawing import Panel
-from network import Failed, Network, errors, folder, listed, machine, options, others, run, slope, table
+from network import (Failed, Network, errors, folder, listed, machine, options, others, run, slope, table,
+                     with_one_peer)
 
 # The most that one `dqkd bench` may take besides the time that it measures.
 SLACK_S = 120
@@ -116,6 +117,7 @@ class Growth:
 
     def ready(self, network, *options, **how):
         """The same of `enc_keys` from keys that are ready."""
+        network.settle()
         before = made_and_handed_out(network)
         figures = self.bench(network, "--op", "enc", *options, **how)
         made, handed_out = (now - then for now, then in zip(made_and_handed_out(network), before))
@@ -249,6 +251,10 @@ def peers(growth):
 
 def of_peers(growth, count):
     with growth.network(sites=count + 1) as network:
+        # The others know the first site only, or the machine would be busy with what they have among themselves.
+        for site in network.manifest["sites"][1:]:
+            config = pathlib.Path(site["config"])
+            config.write_text(with_one_peer(network.plain[site["id"]], site["id"], "site-a"))
         network.start_all()
         slaves = [site["saes"][0]["id"] for site in network.manifest["sites"][1:]]
         time.sleep(growth.args.idle / 2)  # for what a start costs

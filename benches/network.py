@@ -25,6 +25,8 @@ STOP_S = 60
 FILL_PATIENCE_S = 30
 # A reserve that was full is left alone until a whole batch is missing, or half of it.
 FILLED_PART, FILLED_S = 0.5, 5
+# Daemons that use no more than this of a core have nothing left to do.
+QUIET_CORES, SETTLE_S = 0.1, 15
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -215,6 +217,17 @@ class Network:
                 raise Failed(f"{count:,} of {wanted:,} ready keys, and for {patience_s} s no more came")
             time.sleep(0.1)
 
+    def settle(self, most_s=SETTLE_S):
+        """Waits until the daemons have done what a start or the load before left to do, but not for ever."""
+        processes, until = [self.process(name) for name in self.running], time.monotonic() + most_s
+        used = lambda: sum(process.cpu_s() for process in processes)
+        before = used()
+        while time.monotonic() < until:
+            time.sleep(1)
+            before, then = used(), before
+            if before - then < QUIET_CORES:
+                return
+
     def process(self, name):
         return Process(self.running[name].pid)
 
@@ -254,6 +267,14 @@ def insert(text, tables):
     """TOML tables go before the first array of tables; order does not matter otherwise."""
     head, array, tail = text.partition("\n[[")
     return f"{head}\n{tables}\n{array}{tail}"
+
+
+def with_one_peer(text, own, peer):
+    """A site's file without other peers than one, and without the SAEs of those."""
+    head, *arrays = text.split("\n[[")
+    foreign = lambda array: ((array.startswith("peer]]") and f'id = "{peer}"' not in array)
+                             or (array.startswith("sae]]") and not any(f'kme = "{kme}"' in array for kme in (own, peer))))
+    return "\n[[".join([head, *(array for array in arrays if not foreign(array))])
 
 
 def listed(name, count, kme):

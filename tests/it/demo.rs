@@ -110,6 +110,20 @@ fn ports_are_consecutive_from_base_port_and_the_manifest_has_absolute_paths() {
 }
 
 #[test]
+fn pool_servers_of_many_sites_have_room_for_the_pools_of_all() {
+    let dir = TempDir::new().unwrap();
+    let demo = dir.path().join("demo");
+    run_to_end(&["demo", "--generate-only", "--sites", "21", "--dir", demo.to_str().unwrap()]);
+    let pool = demo.join("pool-1.toml");
+    let text = std::fs::read_to_string(&pool).unwrap();
+    let config: toml::Value = toml::from_str(&text).unwrap();
+    // A pool of 131072 words for each other site, and its successor.
+    let needed = 21 * 20 * 2;
+    assert!(config["pool"]["memory_max_mib"].as_integer().unwrap() >= needed, "{text}");
+    run_to_end(&["check-config", pool.to_str().unwrap(), demo.join("site-u.toml").to_str().unwrap()]);
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
