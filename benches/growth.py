@@ -38,7 +38,7 @@ MADE_MAX = 0.02
 # Of a reserve, by configuration.
 PAIR_MAX = 1_000_000
 # Requests to keys of pairs that are new: made on demand, or taken from the database.
-NEW_PAIRS_PER_S = 500
+NEW_PAIRS_PER_S, TOUCHES_MAX = 500, 4
 OPERATIONS_PER_S_MAX = 40_000
 # A reserve is looked through every ten seconds; an idle site is looked at for longer.
 IDLE_S = 12
@@ -135,8 +135,14 @@ class Growth:
     def touch(self, network, slaves, name):
         """One request for each of `slaves` pairs, and a few more, so that each is in use."""
         seconds = max(1, slaves / NEW_PAIRS_PER_S)
-        self.bench(network, "--op", "enc", "--slaves", slaves, "--sae-b", name, "--rate", 1.2 * slaves / seconds + 10,
-                   rounds=1, duration=seconds, warmup=0, compare=0)
+        for _ in range(TOUCHES_MAX):
+            self.bench(network, "--op", "enc", "--slaves", slaves, "--sae-b", name, "--rate",
+                       1.2 * slaves / seconds + 10, rounds=1, duration=seconds, warmup=0, compare=0)
+            in_use = network.metrics()["dqkd_reserve_pairs"]
+            if in_use >= slaves:
+                return
+            seconds *= 2  # the machine is slower than that
+        raise Failed(f"only {in_use:,.0f} of {slaves:,} pairs are in use")
 
     def record(self):
         return {"name": self.name, "machine": machine(self.args.dqkd), "rounds": self.args.rounds,
@@ -235,7 +241,7 @@ def of_stored(growth, network, count, directory):
     network.configure(0, keys(-(-count // fillers), None), directory)
     for number in range(1, fillers + 1):
         network.ready_keys(f"filler-{number}")
-    network.fill(count)
+    network.fill(count, part=1)
     # Bob has none ready: what he retrieves is made before the clock runs.
     network.configure(0, ON_DEMAND, directory)
     figures = growth.bench(network, "--op", "dec", "--stock", growth.args.dec_stock, warmup=0.2)

@@ -200,9 +200,9 @@ class Network:
         metrics = self.metrics(index)
         return tuple(int(metrics[f'dqkd_reserve_keys{{place="{place}"}}']) for place in ("leased", "stored"))
 
-    def fill(self, wanted, patience_s=FILL_PATIENCE_S, most_s=float("inf")):
-        """Waits until the first site has `wanted` ready keys in all, or most of them and makes no more, or for
-        `most_s`; returns how many there are."""
+    def fill(self, wanted, part=FILLED_PART, most_s=float("inf")):
+        """Waits until the first site has `wanted` ready keys in all, or more than a `part` of them and makes no
+        more, or for `most_s`; returns how many there are."""
         most, start = 0, time.monotonic()
         grew_at = start
         while True:
@@ -211,10 +211,10 @@ class Network:
                 return count
             if count > most:
                 most, grew_at = count, now
-            if count > wanted * FILLED_PART and now - grew_at > FILLED_S:
+            if count > wanted * part and now - grew_at > FILLED_S:
                 return count
-            if now - grew_at > patience_s:
-                raise Failed(f"{count:,} of {wanted:,} ready keys, and for {patience_s} s no more came")
+            if now - grew_at > FILL_PATIENCE_S:
+                raise Failed(f"{count:,} of {wanted:,} ready keys, and for {FILL_PATIENCE_S} s no more came")
             time.sleep(0.1)
 
     def settle(self, most_s=SETTLE_S):
@@ -272,9 +272,9 @@ def insert(text, tables):
 def with_one_peer(text, own, peer):
     """A site's file without other peers than one, and without the SAEs of those."""
     head, *arrays = text.split("\n[[")
-    foreign = lambda array: ((array.startswith("peer]]") and f'id = "{peer}"' not in array)
-                             or (array.startswith("sae]]") and not any(f'kme = "{kme}"' in array for kme in (own, peer))))
-    return "\n[[".join([head, *(array for array in arrays if not foreign(array))])
+    kmes = {"peer]]": [f'id = "{peer}"'], "sae]]": [f'kme = "{own}"', f'kme = "{peer}"']}
+    allowed = lambda array: any(line in array for line in kmes.get(array.split("\n")[0], [""]))
+    return "\n[[".join([head, *filter(allowed, arrays)])
 
 
 def listed(name, count, kme):
