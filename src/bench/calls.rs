@@ -1,6 +1,7 @@
 //! Requests of ETSI GS QKD 014 before they are sent.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,9 +21,9 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Get key, by GET.
-    pub(super) fn enc(slave: &End, load: &Load) -> Self {
-        let mut target = format!("/api/v1/keys/{}/enc_keys", utf8_percent_encode(&slave.name, ESCAPED));
+    /// Get key for `slave`, by GET.
+    fn enc(slave: &str, load: &Load) -> Self {
+        let mut target = format!("/api/v1/keys/{}/enc_keys", utf8_percent_encode(slave, ESCAPED));
         let mut separator = '?';
         if load.number != 1 {
             let _ = write!(target, "?number={}", load.number);
@@ -48,4 +49,41 @@ impl Call {
         let body = serde_json::json!({ "key_IDs": ids }).to_string();
         Self { target: path, body: Some(Bytes::from(body)) }
     }
+}
+
+/// Get key, for one slave after the other.
+pub(super) struct Turns {
+    first: Call,
+    others: Vec<Call>,
+    sent: AtomicUsize,
+}
+
+impl Turns {
+    /// For `slave`, or for as many others as `load` says.
+    pub(super) fn new(slave: &End, load: &Load) -> Self {
+        let others = (2..=load.slaves.unwrap_or(0)).map(|number| Call::enc(&nth(slave, number), load));
+        Self {
+            first: Call::enc(&first_slave(slave, load), load),
+            others: others.collect(),
+            sent: AtomicUsize::new(0),
+        }
+    }
+
+    /// The next in turn.
+    pub(super) fn next(&self) -> &Call {
+        if self.others.is_empty() {
+            return &self.first;
+        }
+        let turn = self.sent.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        self.others.get(turn).unwrap_or(&self.first)
+    }
+}
+
+/// Whom `enc_keys` names first.
+pub(super) fn first_slave(slave: &End, load: &Load) -> String {
+    load.slaves.map_or_else(|| slave.name.clone(), |_| nth(slave, 1))
+}
+
+fn nth(slave: &End, number: usize) -> String {
+    format!("{}-{number}", slave.name)
 }

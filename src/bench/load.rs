@@ -3,22 +3,27 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::runtime::Builder;
 use tokio::sync::Barrier;
 use tokio::time::sleep_until;
 
 use super::BenchError;
+use super::answers::Answers;
+use super::calls::Turns;
 use super::link::Target;
 use super::pace::{Clock, Pacer};
 use super::processes::{Processes, Used};
 use super::setup::{End, Load};
 use super::stock::Stock;
-use super::tally::Tally;
+use super::tally::{Counts, Tally};
+use super::windows::{self, Windows};
 use super::worker::{Job, Links, Worker};
 
 /// What was counted, and in how long.
 pub(super) struct Measured {
-    pub(super) tally: Tally,
+    pub(super) counts: Counts,
+    pub(super) answers: Answers,
     pub(super) counted: Duration,
     /// Of the processor, while it was counted.
     pub(super) used: Used,
@@ -31,6 +36,7 @@ pub(super) async fn run(
     stock: Option<Arc<Stock>>,
     answers_max: usize,
     processes: &Processes,
+    windows: Option<&Windows<'_>>,
 ) -> Result<Measured, BenchError> {
     let streams = load.http.streams();
     let workers = load.connections * streams;
@@ -39,19 +45,20 @@ pub(super) async fn run(
         target_a: Target::new(ends.0, load.http, load.timeout)?,
         target_b: Target::new(ends.1, load.http, load.timeout)?,
         a: ends.0.clone(),
-        b: ends.1.clone(),
         clock: Arc::clone(&clock),
         pacer: OnceLock::new(),
+        enc_calls: Turns::new(ends.1, load),
         stock,
         connected: Barrier::new(load.connections + 1),
         failed: OnceLock::new(),
         load: load.clone(),
     });
     let threads = load.threads.clamp(1, load.connections);
-    let mut running = Vec::with_capacity(threads);
+    let (mut running, mut tallies) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
     for thread in 0..threads {
         let connections = (thread..load.connections).step_by(threads).count();
-        let tally = Tally::new(answers_max * connections * streams / workers)?;
+        let tally = Arc::new(Mutex::new(Tally::new(answers_max * connections * streams / workers)?));
+        tallies.push(Arc::clone(&tally));
         let job = Arc::clone(&job);
         running.push(tokio::task::spawn_blocking(move || work(job, connections, tally)));
     }
@@ -60,12 +67,12 @@ pub(super) async fn run(
         sleep_until(clock.counting()).await;
     }
     let before = processes.used();
-    let mut all = Tally::new(0)?;
-    for thread in running {
-        let tally =
-            thread.await.map_err(|_| BenchError("a thread of the client broke down".to_owned()))??;
-        all.append(tally)?;
-    }
+    let ended = async {
+        let results = try_join_all(running).await;
+        let results = results.map_err(|_| BenchError("a thread of the client broke down".to_owned()))?;
+        results.into_iter().collect()
+    };
+    let counts = windows::count(&clock, &tallies, windows, ended).await?;
     let used = processes.used().since(&before);
     if let Some(reason) = job.failed.get() {
         return Err(BenchError(reason.clone()));
@@ -74,14 +81,18 @@ pub(super) async fn run(
     if counted.is_zero() {
         return Err(BenchError("the keys that were fetched before did not outlast the warm-up".to_owned()));
     }
-    Ok(Measured { tally: all, counted, used })
+    let mut answers = Answers::default();
+    for tally in tallies {
+        let tally = Arc::into_inner(tally).ok_or_else(|| BenchError("a worker is still there".to_owned()))?;
+        answers.append(tally.into_inner().unwrap_or_else(PoisonError::into_inner).answers);
+    }
+    Ok(Measured { counts, answers, counted, used })
 }
 
 /// One thread: the workers of so many connections, on a runtime of their own.
-fn work(job: Arc<Job>, connections: usize, tally: Tally) -> Result<Tally, BenchError> {
+fn work(job: Arc<Job>, connections: usize, tally: Arc<Mutex<Tally>>) -> Result<(), BenchError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| BenchError(format!("no runtime: {error}")))?;
-    let tally = Arc::new(Mutex::new(tally));
     runtime.block_on(async {
         let workers: Vec<_> = (0..connections)
             .map(|_| tokio::spawn(connection(Arc::clone(&job), Arc::clone(&tally))))
@@ -89,11 +100,8 @@ fn work(job: Arc<Job>, connections: usize, tally: Tally) -> Result<Tally, BenchE
         for worker in workers {
             worker.await.map_err(|_| BenchError("a worker of the client broke down".to_owned()))?;
         }
-        Ok::<_, BenchError>(())
-    })?;
-    drop(runtime);
-    let tally = Arc::into_inner(tally).ok_or_else(|| BenchError("a worker is still there".to_owned()))?;
-    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(())
+    })
 }
 
 /// The workers of one connection.

@@ -18,12 +18,14 @@ mod setup;
 mod stock;
 mod tally;
 mod twins;
+mod windows;
 mod worker;
 
 pub use report::{Figures, Report, Round, Run};
-pub use rounds::run;
+pub use rounds::{News, run};
 pub use setup::{Baseline, End, Http, Load, Operation, Setup};
 pub use twins::Twins;
+pub use windows::Window;
 
 /// Why a measurement could not be made, in words for whoever asked for it.
 #[derive(Debug, thiserror::Error)]

@@ -28,6 +28,11 @@ pub struct Times {
 }
 
 impl Times {
+    /// `None` when there are none.
+    pub(super) fn of_some(times: &Histogram<u64>) -> Option<Self> {
+        (!times.is_empty()).then(|| Self::of(times))
+    }
+
     fn of(times: &Histogram<u64>) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "nanoseconds of at most ten minutes")]
         let ms = |nanos: u64| nanos as f64 / 1e6;
@@ -79,24 +84,23 @@ pub struct Run {
 
 impl Run {
     pub(super) fn new(measured: &Measured, load: &Load) -> Self {
-        let tally = &measured.tally;
-        let (operations, seconds) = (tally.times.len(), measured.counted.as_secs_f64());
+        let counts = &measured.counts;
+        let (operations, seconds) = (counts.times.len(), measured.counted.as_secs_f64());
         let per_s = |count: u64| if seconds > 0.0 { float(count) / seconds } else { 0.0 };
         let of_servers: f64 = measured.used.servers.iter().map(|server| server.cpu_s).sum();
         let others = measured.used.machine - measured.used.client - of_servers;
         let has_servers = !measured.used.servers.is_empty() && operations > 0;
-        let part = |times: &Histogram<u64>| (!times.is_empty()).then(|| Times::of(times));
         Self {
             operations,
             seconds,
             operations_per_s: per_s(operations),
-            requests_per_s: per_s(tally.statuses.values().sum()),
+            requests_per_s: per_s(counts.statuses.values().sum()),
             keys_per_s: per_s(operations) * f64::from(load.number),
-            latency_ms: Times::of(&tally.times),
-            enc_latency_ms: part(&tally.enc_times),
-            dec_latency_ms: part(&tally.dec_times),
-            statuses: tally.statuses.clone(),
-            troubles: tally.troubles.clone(),
+            latency_ms: Times::of(&counts.times),
+            enc_latency_ms: Times::of_some(&counts.enc_times),
+            dec_latency_ms: Times::of_some(&counts.dec_times),
+            statuses: counts.statuses.clone(),
+            troubles: counts.troubles.clone(),
             client_cpu_s: measured.used.client,
             servers: measured.used.servers.clone(),
             others_cpu_s: others.max(0.0),
@@ -113,7 +117,7 @@ impl Run {
     }
 }
 
-fn float(count: u64) -> f64 {
+pub(super) fn float(count: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let float = count as f64;
     float

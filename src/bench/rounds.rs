@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::BenchError;
 use super::answers::Answers;
+use super::calls;
 use super::hello::Yardstick;
 use super::load;
 use super::processes::Processes;
@@ -11,30 +12,43 @@ use super::report::{Report, Round, Run};
 use super::setup::{Baseline, End, Load, Operation, Setup};
 use super::stock::{self, Limits, Stock};
 use super::twins::{Comparison, Twins};
+use super::windows::{Window, Windows};
 use crate::client::Etsi014Client;
 
 /// Keys that are fetched for each second of `dec_keys`: more than any server here retrieves in it.
 const STOCK_PER_S: f64 = 30_000.0;
 
-/// Measures everything in `setup`; tells `progress` what is being done.
+/// What is told while a measurement runs.
+#[derive(Debug)]
+pub enum News {
+    /// What is done now.
+    Step(String),
+    /// What was counted in a stretch of time that is over.
+    Window(Window),
+}
+
+/// Measures everything in `setup` and tells how it goes.
 ///
 /// # Errors
 /// [`BenchError`] when there is nothing to measure; a server that fails under load is a finding instead.
-pub async fn run(setup: &Setup, progress: impl Fn(&str)) -> Result<Report, BenchError> {
+pub async fn run(setup: &Setup, tell: impl Fn(News)) -> Result<Report, BenchError> {
     let bench = Bench::open(setup).await?;
+    let progress =
+        |text: &str, round: usize| tell(News::Step(format!("round {round} of {}: {text}", setup.rounds)));
     let mut rounds = Vec::with_capacity(setup.rounds);
     for round in 1..=setup.rounds {
         let hello = match &setup.baseline {
             None => None,
             Some(baseline) => {
-                progress(&format!("round {round} of {}: hello", setup.rounds));
+                progress("hello", round);
                 Some(bench.hello(baseline).await?)
             }
         };
-        progress(&format!("round {round} of {}: making ready", setup.rounds));
+        progress("making ready", round);
         let stock = bench.prepare().await?;
-        progress(&format!("round {round} of {}: {}", setup.rounds, setup.load.operation.name()));
-        rounds.push(Round { hello, kme: bench.kmes(stock).await? });
+        progress(setup.load.operation.name(), round);
+        let kme = bench.kmes(stock, &|window| tell(News::Window(window))).await?;
+        rounds.push(Round { hello, kme });
     }
     Ok(Report::new(&setup.load, bench.key_bits(), rounds))
 }
@@ -44,13 +58,16 @@ struct Bench<'a> {
     /// Outside the measured time.
     client_a: Etsi014Client,
     client_b: Etsi014Client,
+    /// Whose ready keys are counted and waited for.
+    slave: String,
     limits: Limits,
 }
 
 impl<'a> Bench<'a> {
     async fn open(setup: &'a Setup) -> Result<Self, BenchError> {
         let (client_a, client_b) = (stock::client(&setup.a)?, stock::client(&setup.b)?);
-        let limits = stock::limits(&client_a, &setup.b.name).await?;
+        let slave = calls::first_slave(&setup.b, &setup.load);
+        let limits = stock::limits(&client_a, &slave).await?;
         if setup.load.number > limits.max_per_request {
             let text = format!(
                 "--number {} is more than the KME allows: {}",
@@ -58,7 +75,7 @@ impl<'a> Bench<'a> {
             );
             return Err(BenchError(text));
         }
-        Ok(Self { setup, client_a, client_b, limits })
+        Ok(Self { setup, client_a, client_b, slave, limits })
     }
 
     fn key_bits(&self) -> u32 {
@@ -74,30 +91,32 @@ impl<'a> Bench<'a> {
         let processes = Processes::find(&[("hello".to_owned(), yardstick.url.clone())]);
         let load = &self.setup.load;
         let stock = Arc::new(Stock::of_yardstick(load.number)?);
-        let measured = load::run(load, (&a, &b), Some(stock), 0, &processes).await?;
+        let measured = load::run(load, (&a, &b), Some(stock), 0, &processes, None).await?;
         Ok(Run::new(&measured, load))
     }
 
     /// What has to be there before the clock runs.
     async fn prepare(&self) -> Result<Option<Arc<Stock>>, BenchError> {
-        let Setup { load, b, stock, .. } = self.setup;
+        let Setup { load, stock, .. } = self.setup;
         if load.operation != Operation::Dec {
-            stock::wait_until_ready(&self.client_a, &b.name, stock.unwrap_or_default()).await?;
+            stock::wait_until_ready(&self.client_a, &self.slave, stock.unwrap_or_default()).await?;
             return Ok(None);
         }
         let count = stock.unwrap_or_else(|| usual_stock(load));
-        let stock = Stock::fetch(&self.client_a, &b.name, load, self.limits, count).await?;
+        let stock = Stock::fetch(&self.client_a, &self.slave, load, self.limits, count).await?;
         Ok(Some(Arc::new(stock)))
     }
 
-    async fn kmes(&self, stock: Option<Arc<Stock>>) -> Result<Run, BenchError> {
-        let Setup { a, b, load, compared_max, servers, .. } = self.setup;
+    async fn kmes(&self, stock: Option<Arc<Stock>>, tell: &dyn Fn(Window)) -> Result<Run, BenchError> {
+        let Setup { a, b, load, compared_max, servers, window, .. } = self.setup;
         let processes = Processes::find(servers);
-        let ready_before = stock::ready(&self.client_a, &b.name).await;
-        let measured = load::run(load, (a, b), stock.clone(), *compared_max, &processes).await?;
-        let ready_after = stock::ready(&self.client_a, &b.name).await;
+        let ready_before = stock::ready(&self.client_a, &self.slave).await;
+        let windows = window.map(|every| Windows { every, tell });
+        let load_run = load::run(load, (a, b), stock.clone(), *compared_max, &processes, windows.as_ref());
+        let measured = load_run.await?;
+        let ready_after = stock::ready(&self.client_a, &self.slave).await;
         let run = Run::new(&measured, load);
-        let twins = self.twins(&measured.tally.answers, stock.as_deref()).await;
+        let twins = self.twins(&measured.answers, stock.as_deref()).await;
         Ok(Run { ready_before, ready_after, twins: Some(twins), ..run })
     }
 

@@ -90,6 +90,8 @@ pub struct Load {
     pub threads: usize,
     /// Keys of one request.
     pub number: u32,
+    /// Slaves that `enc_keys` names in turn, instead of B: its name with -1, -2 and so on.
+    pub slaves: Option<usize>,
     /// Bits of a key; the KME's own choice unless given.
     pub size_bits: Option<u32>,
     /// Time before the clock runs, under the same load.
@@ -119,6 +121,8 @@ pub struct Setup {
     pub load: Load,
     /// How often everything is measured.
     pub rounds: usize,
+    /// The KMEs' figures of every so long are told while they are measured.
+    pub window: Option<Duration>,
     /// Measured before each round in the same way.
     pub baseline: Option<Baseline>,
     /// For `dec`: keys that A fetches before the clock runs; otherwise ready keys that are waited for. Enough

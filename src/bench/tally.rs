@@ -13,8 +13,15 @@ const SHORTEST_NS: u64 = 1_000;
 const LONGEST_NS: u64 = 600_000_000_000;
 const DIGITS: u8 = 3;
 
-/// Counts of operations that ended while the clock ran.
+/// Counts, and the answers behind them.
 pub(super) struct Tally {
+    pub(super) counts: Counts,
+    /// Of operations that succeeded, warm-up included.
+    pub(super) answers: Answers,
+}
+
+/// Counts of operations that ended while the clock ran.
+pub(super) struct Counts {
     /// Times of whole operations that succeeded.
     pub(super) times: Histogram<u64>,
     /// Of their parts, for `pair`.
@@ -24,12 +31,16 @@ pub(super) struct Tally {
     pub(super) statuses: BTreeMap<u16, u64>,
     /// Requests that were not, by reason.
     pub(super) troubles: BTreeMap<&'static str, u64>,
-    /// Of operations that succeeded, warm-up included.
-    pub(super) answers: Answers,
 }
 
 impl Tally {
     pub(super) fn new(answers_max: usize) -> Result<Self, BenchError> {
+        Ok(Self { counts: Counts::new()?, answers: Answers::with_room_for(answers_max) })
+    }
+}
+
+impl Counts {
+    pub(super) fn new() -> Result<Self, BenchError> {
         let histogram = || {
             Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS)
                 .map_err(|error| BenchError(format!("no histogram: {error}")))
@@ -40,7 +51,6 @@ impl Tally {
             dec_times: histogram()?,
             statuses: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            answers: Answers::with_room_for(answers_max),
         })
     }
 
@@ -52,23 +62,22 @@ impl Tally {
         *self.troubles.entry(what).or_default() += 1;
     }
 
-    /// Adds what another thread has counted.
-    pub(super) fn append(&mut self, other: Self) -> Result<(), BenchError> {
+    /// Adds `other`.
+    pub(super) fn append(&mut self, other: &Self) -> Result<(), BenchError> {
         let histograms = [
-            (&mut self.times, other.times),
-            (&mut self.enc_times, other.enc_times),
-            (&mut self.dec_times, other.dec_times),
+            (&mut self.times, &other.times),
+            (&mut self.enc_times, &other.enc_times),
+            (&mut self.dec_times, &other.dec_times),
         ];
         for (mine, others) in histograms {
-            mine.add(&others).map_err(|error| BenchError(format!("no sum of histograms: {error}")))?;
+            mine.add(others).map_err(|error| BenchError(format!("no sum of histograms: {error}")))?;
         }
-        for (status, count) in other.statuses {
-            *self.statuses.entry(status).or_default() += count;
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
         }
-        for (what, count) in other.troubles {
+        for (what, count) in &other.troubles {
             *self.troubles.entry(what).or_default() += count;
         }
-        self.answers.append(other.answers);
         Ok(())
     }
 }

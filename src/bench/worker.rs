@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::calls::Call;
+use super::calls::{Call, Turns};
 use super::link::{Link, Reply, Target};
 use super::pace::{Clock, Pacer};
 use super::setup::{End, Load, Operation};
@@ -25,11 +25,12 @@ const OK: u16 = 200;
 pub(super) struct Job {
     pub(super) load: Load,
     pub(super) a: End,
-    pub(super) b: End,
     pub(super) target_a: Target,
     pub(super) target_b: Target,
     pub(super) clock: Arc<Clock>,
     pub(super) pacer: OnceLock<Arc<Pacer>>,
+    /// `enc_keys`.
+    pub(super) enc_calls: Turns,
     /// For `dec`.
     pub(super) stock: Option<Arc<Stock>>,
     /// Everybody has connected, or tried to.
@@ -89,7 +90,6 @@ pub(super) struct Worker {
     job: Arc<Job>,
     links: Links,
     tally: Arc<Mutex<Tally>>,
-    enc_call: Call,
     enc: Reply,
     dec: Reply,
     /// When `enc_keys` of a pair was answered.
@@ -98,8 +98,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(job: Arc<Job>, links: Links, tally: Arc<Mutex<Tally>>) -> Self {
-        let enc_call = Call::enc(&job.b, &job.load);
-        Self { job, links, tally, enc_call, enc: Reply::default(), dec: Reply::default(), between: None }
+        Self { job, links, tally, enc: Reply::default(), dec: Reply::default(), between: None }
     }
 
     /// Works until the time is over.
@@ -157,7 +156,8 @@ impl Worker {
     }
 
     async fn enc(&mut self, is_last: bool) -> Result<(), Failure> {
-        call(&mut self.links.a, &self.job.target_a, &self.enc_call, is_last, &mut self.enc).await
+        let enc_call = self.job.enc_calls.next();
+        call(&mut self.links.a, &self.job.target_a, enc_call, is_last, &mut self.enc).await
     }
 
     async fn dec(&mut self, call_: &Call) -> Result<(), Failure> {
@@ -195,21 +195,22 @@ impl Worker {
         if !self.job.clock.counts(now) {
             return;
         }
+        let counts = &mut tally.counts;
         for status in [self.enc.status, self.dec.status] {
             if status != 0 {
-                tally.status(status);
+                counts.status(status);
             }
         }
         match result {
             Ok(()) => {
-                note(&mut tally.times, now - due);
+                note(&mut counts.times, now - due);
                 if let Some(between) = self.between {
-                    note(&mut tally.enc_times, between - due);
-                    note(&mut tally.dec_times, now - between);
+                    note(&mut counts.enc_times, between - due);
+                    note(&mut counts.dec_times, now - between);
                 }
             }
-            Err(Failure::NoAnswer) => tally.trouble("no answer"),
-            Err(Failure::NoContainer) => tally.trouble("no key container"),
+            Err(Failure::NoAnswer) => counts.trouble("no answer"),
+            Err(Failure::NoContainer) => counts.trouble("no key container"),
             Err(Failure::Status | Failure::StockIsOut) => {}
         }
     }

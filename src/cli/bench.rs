@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::demo::Manifest;
 use super::{Failure, Outcome, block_on};
-use crate::bench::{self, Baseline, End, Http, Load, Operation, Setup, hello};
+use crate::bench::{self, Baseline, End, Http, Load, News, Operation, Setup, hello};
 use crate::config::{self, ConfigFile};
 use crate::tls::{TlsFiles, TlsStore};
 
@@ -44,6 +44,9 @@ pub(super) struct BenchArgs {
     /// Most operations of a round whose keys are compared with their twins
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     compare: usize,
+    /// While it runs, print a line of JSON for every so many seconds; the report is then one line too
+    #[arg(long, value_name = "SECS", requires = "json", value_parser = not_short)]
+    window: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -108,6 +111,9 @@ struct LoadArgs {
     /// Keys of one request
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     number: u32,
+    /// enc, handshake: name N slaves in turn, B's ID with -1, -2 to -N; B cannot fetch their keys, so --compare 0
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    slaves: Option<u32>,
     /// Bits of a key; the KME's choice unless given
     #[arg(long, value_name = "BITS")]
     size: Option<u32>,
@@ -156,11 +162,21 @@ fn not_negative(text: &str) -> Result<f64, String> {
     if (0.0..=SECS_MAX).contains(&number) { Ok(number) } else { Err(format!("0 up to {SECS_MAX}")) }
 }
 
+/// Shorter windows would be told of later than they end.
+const WINDOW_MIN_SECS: f64 = 0.1;
+
+fn not_short(text: &str) -> Result<f64, String> {
+    let least = |n| if n >= WINDOW_MIN_SECS { Ok(n) } else { Err(format!("at least {WINDOW_MIN_SECS}")) };
+    not_negative(text).and_then(least)
+}
+
 pub(super) fn run(args: BenchArgs) -> Outcome {
-    let as_json = args.json;
+    let (as_json, in_lines) = (args.json, args.window.is_some());
     let setup = args.setup().map_err(|error| Failure::Usage(format!("{error:#}")))?;
-    let report = block_on(bench::run(&setup, |text| eprintln!("{text}")))?.map_err(anyhow::Error::from)?;
-    if as_json {
+    let report = block_on(bench::run(&setup, tell))?.map_err(anyhow::Error::from)?;
+    if in_lines {
+        println!("{}", serde_json::to_string(&report).map_err(anyhow::Error::from)?);
+    } else if as_json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)?);
     } else {
         print!("{}", report.to_table());
@@ -169,6 +185,13 @@ pub(super) fn run(args: BenchArgs) -> Outcome {
         return Err(anyhow!("keys are not what they should be: {:?}", report.twins).into());
     }
     Ok(())
+}
+
+fn tell(news: News) {
+    match news {
+        News::Step(text) => eprintln!("{text}"),
+        News::Window(window) => println!("{}", serde_json::json!({ "window": window })),
+    }
 }
 
 impl BenchArgs {
@@ -193,7 +216,8 @@ impl BenchArgs {
             b,
             rounds: self.rounds.map_or(if baseline.is_some() { 5 } else { 1 }, usize::from),
             baseline: baseline.map(|files| Baseline { files }),
-            load: self.load.load(self.op)?,
+            load: self.load.load(self.op, self.compare)?,
+            window: self.window.map(Duration::from_secs_f64),
             stock: self.stock,
             compared_max: self.compare,
             servers,
@@ -202,8 +226,10 @@ impl BenchArgs {
 }
 
 impl LoadArgs {
-    fn load(self, op: OpArg) -> anyhow::Result<Load> {
+    fn load(self, op: OpArg, compare: usize) -> anyhow::Result<Load> {
         ensure!(self.http == 2 || self.streams == 1, "--streams needs --http 2");
+        let is_alone = matches!(op, OpArg::Enc | OpArg::Handshake) && compare == 0;
+        ensure!(self.slaves.is_none() || is_alone, "--slaves needs --op enc or handshake, and --compare 0");
         let http = match self.http {
             1 => Http::V1,
             _ => Http::V2 { streams: usize::try_from(self.streams)? },
@@ -220,6 +246,7 @@ impl LoadArgs {
             connections: usize::try_from(self.connections)?,
             threads: self.threads.map_or(processors.div_ceil(2), usize::from),
             number: self.number,
+            slaves: self.slaves.map(usize::try_from).transpose()?,
             size_bits: self.size,
             warmup: Duration::from_secs_f64(self.warmup),
             duration: Duration::from_secs_f64(self.duration),

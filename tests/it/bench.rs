@@ -121,6 +121,54 @@ fn an_open_loop_does_not_exceed_its_rate_and_counts_the_wait_of_those_who_are_la
 }
 
 #[test]
+fn windows_are_told_one_after_the_other_and_add_up_to_the_whole() {
+    const CONNECTIONS: u64 = 4;
+    let network = Network::start(2);
+    let mut command = dqkd();
+    command.args(["bench", "--json", "--op", "pair", "--demo"]).arg(network.manifest());
+    command.args(["--window", "1", "--duration", "3", "--rate", "40", "--connections", "4"]);
+    let output = output_of(&mut command);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let report = lines.pop().unwrap();
+    check(&report, 1);
+    let starts: Vec<f64> = lines.iter().map(|line| line["window"]["start_s"].as_f64().unwrap()).collect();
+    assert_eq!(starts, [0.0, 1.0, 2.0]);
+    let run = &report["rounds"][0]["kme"];
+    for what in ["operations", "200"] {
+        let of =
+            |counts: &Value| counts[what].as_u64().or(counts["statuses"][what].as_u64()).unwrap_or_default();
+        let windows: u64 = lines.iter().map(|line| of(&line["window"])).sum();
+        // An operation that ended just before the end may be counted after the last window.
+        let late = of(run) - windows;
+        assert!(windows > 0 && late <= 2 * CONNECTIONS, "{what}: {run:#} {lines:#?}");
+    }
+    for line in &lines {
+        let at = |name: &str| line["window"]["dec_latency_ms"][name].as_f64();
+        assert!(at("p50") <= at("p99"), "{line:#}");
+        // The whole has the longest of all.
+        assert!(at("max") <= run["dec_latency_ms"]["max"].as_f64(), "{line:#}");
+    }
+}
+
+#[test]
+fn slaves_are_named_in_turn_each_as_often_as_the_others() {
+    const CONNECTIONS: u64 = 3;
+    let mut network = Network::generate(2);
+    for site in [0, 1] {
+        // bob-2 lives nowhere.
+        network.configure(site, "[[sae]]", "[[sae]]\nid = \"bob-1\"\nkme = \"site-b\"\n\n[[sae]]");
+    }
+    network.start_pools(3);
+    network.start_sites();
+    let args = ["--slaves", "2", "--compare", "0", "--connections", "3"];
+    let report = bench(&network.manifest(), &[&args[..], &stock("enc")].concat());
+    let statuses = &report["rounds"][0]["kme"]["statuses"];
+    let [known, unknown] = ["200", "400"].map(|status| statuses[status].as_u64().unwrap());
+    assert!(known > 0 && known.abs_diff(unknown) <= CONNECTIONS, "{statuses}");
+}
+
+#[test]
 fn a_pair_that_is_not_there_and_wrong_usage_are_named() {
     let network = Network::generate(2);
     let manifest = network.manifest();
@@ -134,6 +182,8 @@ fn a_pair_that_is_not_there_and_wrong_usage_are_named() {
         (&["--demo", "/nowhere/demo.json"], 2, "cannot read /nowhere/demo.json"),
         (&["--demo", manifest, "--streams", "2"], 2, "--streams needs --http 2"),
         (&["--demo", manifest, "--duration", "0"], 2, "above 0"),
+        (&["--demo", manifest, "--json", "--window", "0"], 2, "at least 0.1"),
+        (&["--demo", manifest, "--slaves", "2"], 2, "--slaves needs --op enc or handshake"),
         (&["--url-a", "https://x"], 2, "--url-b"),
     ] {
         let (ended, stderr) = run(args);

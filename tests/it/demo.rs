@@ -91,14 +91,36 @@ fn ports_are_consecutive_from_base_port_and_the_manifest_has_absolute_paths() {
         assert!(path.is_absolute() && path.is_file(), "{}", path.display());
     }
     assert!(sae["p12_password"].as_str().unwrap().len() >= 16);
+    assert_eq!(manifest["pool_servers"].as_array().unwrap().len(), 3);
     // A second run replaces the first; anything that is no demo is left alone.
-    run_to_end(&args);
+    run_to_end(&[&args[..], &["--pool-servers", "5"]].concat());
+    let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(manifest["pool_servers"].as_array().unwrap().len(), 5);
+    for site in manifest["sites"].as_array().unwrap() {
+        let config = std::fs::read_to_string(site["config"].as_str().unwrap()).unwrap();
+        assert_eq!(config.matches("[[pool_server]]").count(), 5, "{config}");
+    }
     let other = dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("precious"), "x").unwrap();
     let refused = output_of(dqkd().args(["demo", "--once", "--dir"]).arg(&other));
     assert_eq!(refused.status.code(), Some(1));
     assert!(other.join("precious").is_file());
+}
+
+#[test]
+fn pool_servers_of_many_sites_have_room_for_the_pools_of_all() {
+    let dir = TempDir::new().unwrap();
+    let demo = dir.path().join("demo");
+    run_to_end(&["demo", "--generate-only", "--sites", "21", "--dir", demo.to_str().unwrap()]);
+    let pool = demo.join("pool-1.toml");
+    let text = std::fs::read_to_string(&pool).unwrap();
+    let config: toml::Value = toml::from_str(&text).unwrap();
+    // A pool of 131072 words for each other site, and its successor.
+    let needed = 21 * 20 * 2;
+    assert!(config["pool"]["memory_max_mib"].as_integer().unwrap() >= needed, "{text}");
+    run_to_end(&["check-config", pool.to_str().unwrap(), demo.join("site-u.toml").to_str().unwrap()]);
 }
 
 #[test]

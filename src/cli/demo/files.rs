@@ -70,7 +70,7 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     for pool in &plan.pools {
         issue(Role::Pool, &pool.id, None)?;
         let config = dir.join(format!("{}.toml", pool.id));
-        fs::write(&config, pool_config(pool)).with_context(context)?;
+        fs::write(&config, pool_config(pool, plan.sites.len())).with_context(context)?;
         pool_servers.push(PoolServer { id: pool.id.clone(), config, url: url("https", pool.port) });
     }
     let manifest = Manifest { ca: pki.join("ca.pem"), dir, sites, pool_servers };
@@ -150,15 +150,22 @@ kek_file = "{id}.kek"
     text
 }
 
-fn pool_config(pool: &PoolPlan) -> String {
+/// The default of `memory_max_mib`.
+const POOL_MEMORY_MIB: usize = 256;
+
+fn pool_config(pool: &PoolPlan, sites: usize) -> String {
     let PoolPlan { id, port, admin_port } = pool;
+    // Every site has a pool of 1 MiB for each other one, and a second while the first is replaced.
+    let needed = 2 * sites * sites.saturating_sub(1);
+    let memory =
+        if needed > POOL_MEMORY_MIB { format!("memory_max_mib = {needed}\n") } else { String::new() };
     format!(
         r#"# {id} of a dqkd demo; docs/configuration.md explains every key.
 
 [pool]
 id = "{id}"
 trust_domain = "{TRUST_DOMAIN}"
-
+{memory}
 [tls]
 ca = "{PKI}/ca.pem"
 cert = "{PKI}/{id}.pem"

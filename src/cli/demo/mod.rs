@@ -32,8 +32,11 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     base_port: u16,
     /// How many sites
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=16))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=21))]
     sites: u8,
+    /// How many pool servers; each site uses three of them unless its file says otherwise
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=8))]
+    pool_servers: u8,
     /// A Postgres database for all sites, each in a schema of its own (dqkd_demo_...), instead of SQLite files
     #[arg(long, value_name = "postgres://...")]
     store: Option<String>,
@@ -47,7 +50,7 @@ pub(super) struct DemoArgs {
 
 pub(super) fn run(args: DemoArgs) -> Outcome {
     telemetry::init(&LogConfig { level: LogLevel::Warn, ..LogConfig::default() });
-    let mut plan = Plan::new(args.sites.into(), args.base_port)?;
+    let mut plan = Plan::new(args.sites.into(), args.pool_servers.into(), args.base_port)?;
     if let Some(url) = &args.store {
         block_on(use_postgres(&mut plan, url))??;
     }

@@ -9,11 +9,10 @@ use crate::kme::{OsRandom, Random as _};
 /// SAEs of the first two sites.
 const FIRST_SAES: [&[&str]; 2] = [&["alice", "dave"], &["bob", "carol"]];
 /// One for each further site.
-const MORE_SAES: [&str; 14] = [
+const MORE_SAES: [&str; 19] = [
     "erin", "frank", "grace", "heidi", "ivan", "judy", "kim", "leo", "mia", "nina", "oscar", "peggy",
-    "quinn", "rosa",
+    "quinn", "rosa", "sybil", "trent", "uma", "victor", "wendy",
 ];
-const POOL_SERVERS: usize = 3;
 /// Where free ports are looked for.
 const FREE: std::ops::Range<u16> = 10_000..32_000;
 const ATTEMPTS: u32 = 100;
@@ -40,9 +39,9 @@ pub(super) struct PoolPlan {
 }
 
 impl Plan {
-    /// `sites` sites and three pool servers at consecutive ports from `base_port`, or at free ones for 0.
-    pub(super) fn new(sites: usize, base_port: u16) -> anyhow::Result<Self> {
-        let count = 3 * sites + 2 * POOL_SERVERS;
+    /// `sites` sites and `pool_servers` pool servers at consecutive ports from `base_port`, or at free ones for 0.
+    pub(super) fn new(sites: usize, pool_servers: usize, base_port: u16) -> anyhow::Result<Self> {
+        let count = 3 * sites + 2 * pool_servers;
         let ports = if base_port == 0 { free(count)? } else { consecutive(base_port, count)? };
         let mut ports = ports.into_iter();
         let mut next = || ports.next().unwrap_or_default();
@@ -56,7 +55,7 @@ impl Plan {
             admin_port: next(),
         });
         let sites = site_plans.collect();
-        let pools = (1..=POOL_SERVERS)
+        let pools = (1..=pool_servers)
             .map(|number| PoolPlan { id: format!("pool-{number}"), port: next(), admin_port: next() })
             .collect();
         Ok(Self { sites, pools })
@@ -97,9 +96,9 @@ mod tests {
 
     #[test]
     fn every_site_has_its_own_saes_and_every_listener_its_own_port() {
-        for sites in 2..=16 {
+        for (sites, pool_servers) in (2..=21).zip((2..=8).cycle()) {
             for base in [0, 20_000] {
-                let plan = Plan::new(sites, base).unwrap();
+                let plan = Plan::new(sites, pool_servers, base).unwrap();
                 let saes: std::collections::BTreeSet<_> =
                     plan.sites.iter().flat_map(|site| &site.saes).collect();
                 assert_eq!(saes.len(), sites + 2);
@@ -111,14 +110,12 @@ mod tests {
                     .collect();
                 ports.sort_unstable();
                 ports.dedup();
-                assert_eq!(ports.len(), 3 * sites + 6);
-                assert!(
-                    base == 0
-                        || (ports[0], ports[ports.len() - 1])
-                            == (base, base + u16::try_from(3 * sites + 5).unwrap())
-                );
+                let count = 3 * sites + 2 * pool_servers;
+                assert_eq!((plan.sites.len(), plan.pools.len(), ports.len()), (sites, pool_servers, count));
+                let last = base + u16::try_from(count - 1).unwrap();
+                assert!(base == 0 || (ports[0], ports[count - 1]) == (base, last));
             }
         }
-        assert!(Plan::new(2, 65_530).is_err());
+        assert!(Plan::new(2, 3, 65_530).is_err());
     }
 }
