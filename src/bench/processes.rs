@@ -185,7 +185,8 @@ mod tests {
                 }
             }
         };
-        assert!(used.machine >= used.client, "{used:?}");
+        // Counted in ticks of a hundredth of a second, which end at different moments.
+        assert!(used.machine > used.client - 0.02, "{used:?}");
         assert!(used.servers[0].cpu_s > 0.0, "{used:?}");
     }
 }
