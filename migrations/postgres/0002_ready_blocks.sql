@@ -12,7 +12,8 @@ CREATE TABLE ready_blocks (
     sealed          BYTEA
 );
 CREATE INDEX ready_blocks_by_pair ON ready_blocks (master_sae, recipient, usable_until_ms);
-CREATE INDEX ready_blocks_by_end ON ready_blocks (usable_until_ms);
+-- Of a sum, so that only the sweep uses it: a lease would read the blocks of all pairs by it.
+CREATE INDEX ready_blocks_by_end ON ready_blocks ((usable_until_ms + 0));
 ALTER TABLE ready_blocks ALTER COLUMN key_ids SET STORAGE EXTERNAL;
 ALTER TABLE ready_blocks ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE ready_blocks SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,

@@ -166,23 +166,20 @@ pub(super) const INSERT_READY: Sql = Sql::same(
      WHERE batch_id = $1 AND state = 'stored' ON CONFLICT (batch_id) DO NOTHING",
 );
 macro_rules! ready {
-    ($order:literal, $lock:literal) => {
+    ($lock:literal) => {
         concat!(
             "SELECT r.batch_id, r.key_ids, r.sealed, r.grade, r.usable_until_ms, b.created_at_ms, \
              b.expires_at_ms, b.data_key_id, b.entitled \
              FROM ready_blocks r JOIN batches b ON b.batch_id = r.batch_id \
              WHERE r.master_sae = $1 AND r.recipient = $2 AND r.usable_until_ms > $3 \
-             ORDER BY ",
-            $order,
-            ", r.batch_id LIMIT $4 + 0",
+             ORDER BY r.usable_until_ms, r.batch_id LIMIT $4 + 0",
             $lock
         )
     };
 }
 /// (`$4 + 0`: SQLite would prepare a statement anew for each value of a bare parameter after LIMIT.)
 /// Blocks of a pair, those that end first in front, but none that another daemon is about to take.
-pub(super) const READY: Sql =
-    sql!(ready!("r.usable_until_ms", ""), ready!("r.usable_until_ms + 0", " FOR UPDATE OF r SKIP LOCKED"));
+pub(super) const READY: Sql = sql!(ready!(""), ready!(" FOR UPDATE OF r SKIP LOCKED"));
 pub(super) const READY_KEYS: Sql = with_packed_ids!(
     "SELECT k.key_id, k.sealed FROM ids CROSS JOIN keys k \
      WHERE k.key_id = ids.id AND k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY ids.i",
@@ -211,11 +208,12 @@ pub(super) const COUNT_READY: Sql = Sql::same(
      WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3",
 );
 
+/// (`+ 0`: Postgres has the index by end on that, so that no lease goes by it through the blocks of all pairs.)
 pub(super) const SWEEP_READY: Sql = sql!(
     "DELETE FROM ready_blocks WHERE batch_id IN \
      (SELECT batch_id FROM ready_blocks WHERE usable_until_ms <= $1 LIMIT $2)",
     "DELETE FROM ready_blocks WHERE batch_id = ANY(ARRAY\
-     (SELECT batch_id FROM ready_blocks WHERE usable_until_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
+     (SELECT batch_id FROM ready_blocks WHERE usable_until_ms + 0 <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
 pub(super) const SWEEP_RETRIEVED: Sql = sql!(
     "DELETE FROM keys WHERE key_id IN (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2)",
