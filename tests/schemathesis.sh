@@ -15,8 +15,7 @@ cargo build --locked
 dqkd=$(cargo metadata --locked --no-deps --format-version 1 |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/dqkd
 # Made again when the version or Python changes.
-tests=$PWD/tests/schemathesis
-venv=$(realpath "$(dirname "$dqkd")/..")/schemathesis-$version-$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+venv=$(dirname "$dqkd")/../schemathesis-$version-$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if ! [ -e "$venv/complete" ]; then
     rm -rf "$venv"
     python3 -m venv "$venv"
@@ -64,14 +63,13 @@ run() { # NAME EXPECTED OPTIONS...
     local name=$1 expected=$2
     shift 2
     echo "-- schemathesis: $name names"
-    # It leaves a cache where it runs.
-    (cd "$dir" && "$venv/bin/schemathesis" --config-file "$tests/schemathesis.toml" run "$dir/$name.json" \
+    "$venv/bin/schemathesis" --config-file tests/schemathesis/schemathesis.toml run "$dir/$name.json" \
         --url "$(value 'demo["sites"][0]["sae_url"]')" --tls-verify "$(value 'demo["ca"]')" \
         --request-cert "$(value 'demo["sites"][0]["saes"][0]["cert"]')" \
         --request-cert-key "$(value 'demo["sites"][0]["saes"][0]["key"]')" \
         --mode all --continue-on-failure --max-time "$seconds" --request-timeout 20 \
         --generation-database none --no-color \
-        --report ndjson --report-ndjson-path "$dir/$name.ndjson" "$@")
+        --report ndjson --report-ndjson-path "$dir/$name.ndjson" "$@"
     python3 tests/schemathesis/count.py "$requests_min" "$expected" <"$dir/$name.ndjson"
 }
 run known served

@@ -180,13 +180,13 @@ mod tests {
             sum = std::hint::black_box(sum.wrapping_add(1));
             if sum.is_multiple_of(1 << 20) {
                 let used = processes.used().since(&before);
-                if used.client > 0.0 {
+                if used.client >= 0.05 {
                     break used;
                 }
             }
         };
         // Counted in ticks of a hundredth of a second, which end at different moments.
         assert!(used.machine > used.client - 0.02, "{used:?}");
-        assert!(used.servers[0].cpu_s > 0.0, "{used:?}");
+        assert!(used.servers[0].cpu_s > used.client - 0.03, "{used:?}");
     }
 }
