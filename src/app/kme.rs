@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use super::front::SaeFront;
 use super::health::{Common, KmeHealth};
@@ -32,10 +32,10 @@ use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore
 const PEER_CALLS_MAX: usize = 64;
 /// How often sets and arrivals are looked through.
 const TICK: Duration = Duration::from_secs(1);
-/// How often expired keys are looked for.
-const STORE_SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Keys erased by one transaction of the sweeper.
-const STORE_SWEEP_ROWS: u32 = 1_000;
+/// How often expired keys are looked for: what expires in between is erased in one go.
+const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Keys erased by one transaction of the sweeper, for which others wait.
+const STORE_SWEEP_ROWS: u32 = 256;
 /// How often a peer that is well is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// The longest that a stop waits for pool servers to forget this site's pools.
@@ -291,10 +291,10 @@ async fn sweep_sets(sets: Arc<SourceSets>, intake: Arc<Intake>) {
 }
 
 async fn sweep_store(store: Arc<Store>) {
-    let mut ticks = interval(STORE_SWEEP_EVERY);
     loop {
-        ticks.tick().await;
+        sleep(STORE_SWEEP_EVERY).await;
         loop {
+            let started = Instant::now();
             match store.sweep(STORE_SWEEP_ROWS).await {
                 Ok(swept) if swept.any() => {
                     tracing::debug!(keys = swept.keys, batches = swept.batches, "expired keys were erased");
@@ -306,6 +306,8 @@ async fn sweep_store(store: Arc<Store>) {
                     break;
                 }
             }
+            // Half of the writer's time is for others.
+            sleep(started.elapsed()).await;
         }
     }
 }

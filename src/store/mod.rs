@@ -157,6 +157,7 @@ impl Store {
                     meter: Arc::clone(&meter),
                     known: KnownBatches::default(),
                     shortcut: Shortcut::default(),
+                    is_swept: false,
                 };
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }
@@ -351,8 +352,8 @@ impl Store {
         self.call(|reply| Job::Withdraw(job, reply)).instrument(span).await
     }
 
-    /// Erases at most `limit` rows of each kind that are past their time, then moves the write-ahead log
-    /// into the database file. When [`Swept::any`], more may be waiting.
+    /// Erases at most `limit` rows of each kind that are past their time. When [`Swept::any`], more may be waiting; else
+    /// the write-ahead log is moved into the database file.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was erased.

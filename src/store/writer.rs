@@ -62,6 +62,8 @@ pub(super) struct Writer {
     pub(super) meter: Arc<Meter>,
     pub(super) known: KnownBatches,
     pub(super) shortcut: Shortcut,
+    /// The last sweep found nothing more to erase.
+    pub(super) is_swept: bool,
 }
 
 /// Whether retrievals are tried the short way (`super::retrieve`). Whoever asks for keys that it does not suit costs
@@ -121,9 +123,8 @@ impl Writer {
     /// the log into the database file.
     pub(super) async fn run(mut self, queue: Arc<Queue>) {
         while let Some(jobs) = queue.next_group().await {
-            let sweeps = jobs.iter().any(|job| matches!(job, Job::Sweep(..)));
             self.settle(jobs).await;
-            if sweeps {
+            if std::mem::take(&mut self.is_swept) {
                 self.checkpoint().await;
             }
         }
@@ -178,8 +179,12 @@ impl Writer {
             match ended {
                 Ended::Committed(done) => {
                     for (job, done) in jobs.iter().zip(&done) {
-                        if let (Job::Insert(job, _), Done::Insert(Inserted::Stored)) = (job, done) {
-                            self.known.add(job.facts());
+                        match (job, done) {
+                            (Job::Insert(job, _), Done::Insert(Inserted::Stored)) => {
+                                self.known.add(job.facts())
+                            }
+                            (_, Done::Sweep(swept)) => self.is_swept |= !swept.any(),
+                            _ => {}
                         }
                     }
                     jobs.into_iter().zip(done).for_each(|(job, done)| job.succeed(done));

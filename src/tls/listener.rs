@@ -16,7 +16,9 @@ use axum::extract::Request;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use hyper::Version;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -50,8 +52,8 @@ pub struct ListenerLimits {
     pub handshake_timeout: Duration,
     /// The longest that a client may take to send the head of a request, the first one included.
     pub header_timeout: Duration,
-    /// How long a connection serves requests; then the client has to connect, and be checked, again. So no
-    /// certificate outlives its end or its revocation by more than this.
+    /// How long a connection serves requests; then the client has to connect, and be checked, again. HTTP/1.1 is told so
+    /// with the next answer, within `header_timeout`. So no certificate outlives its end by more than both.
     pub connection_life: Duration,
     /// How long requests under way may take when the listener stops.
     pub shutdown_grace: Duration,
@@ -89,10 +91,20 @@ pub enum ListenerTls {
 enum Event {
     /// The first request should have come by now.
     FirstRequestDue,
+    /// Its next answer is to be the last.
+    Old,
     /// It is to take no more requests.
     Ended,
     /// It is to be gone at once.
     Cut,
+}
+
+/// What a connection and its requests tell each other.
+#[derive(Default)]
+struct ConnectionState {
+    has_asked: AtomicBool,
+    speaks_http1: AtomicBool,
+    is_old: AtomicBool,
 }
 
 struct Listener<F> {
@@ -195,15 +207,24 @@ impl<F: Front> Listener<F> {
         changes: Option<watch::Receiver<u64>>,
         cut: &CancellationToken,
     ) {
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let (asked, desk) = (Arc::clone(&has_asked), self.front.open(identity, address));
+        let state = Arc::new(ConnectionState::default());
+        let (seen, desk) = (Arc::clone(&state), self.front.open(identity, address));
         let service = service_fn(move |request: Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
+            seen.has_asked.store(true, Ordering::Relaxed);
+            let is_http1 = request.version() < Version::HTTP_2;
+            seen.speaks_http1.store(is_http1, Ordering::Relaxed);
+            let is_last = is_http1 && seen.is_old.load(Ordering::Relaxed);
             let whole = |body: Incoming| {
                 if body.is_end_stream() { Body::empty() } else { Body::new(WholeBody::new(body)) }
             };
             let answer = desk.answer(request.map(whole));
-            async { Ok::<_, Infallible>(answer.await) }
+            async move {
+                let mut answer = answer.await;
+                if is_last {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let builder = self.builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -219,9 +240,13 @@ impl<F: Front> Listener<F> {
                 }
                 Some(event) = events.next() => match event {
                     // The header timeout of hyper starts only with the first byte.
-                    Event::FirstRequestDue if !has_asked.load(Ordering::Relaxed) => return,
+                    Event::FirstRequestDue if !state.has_asked.load(Ordering::Relaxed) => return,
                     Event::FirstRequestDue => {}
-                    Event::Ended => connection.as_mut().graceful_shutdown(),
+                    // To end an idle one at once would meet a request that is on its way.
+                    Event::Old if state.speaks_http1.load(Ordering::Relaxed) => {
+                        state.is_old.store(true, Ordering::Relaxed);
+                    }
+                    Event::Old | Event::Ended => connection.as_mut().graceful_shutdown(),
                     Event::Cut => return,
                 },
             }
@@ -241,9 +266,14 @@ impl<F: Front> Listener<F> {
             Event::FirstRequestDue
         }));
         events.push(Box::pin(async {
+            sleep(self.limits.connection_life).await;
+            Event::Old
+        }));
+        events.push(Box::pin(async {
+            let life = self.limits.connection_life + self.limits.header_timeout;
             tokio::select! {
                 () = changed(changes) => {}
-                () = sleep(self.limits.connection_life) => {}
+                () = sleep(life) => {}
                 () = self.shutdown.cancelled() => {}
             }
             Event::Ended

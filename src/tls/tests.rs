@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -145,9 +146,8 @@ async fn an_expired_certificate_is_refused_by_both_sides() {
     assert!(refused.to_string().contains("expired"), "{refused}");
 }
 
-#[tokio::test]
-async fn the_hybrid_key_exchange_is_negotiated() {
-    let server = Server::whoami().await;
+/// A connection of site-b, bare.
+async fn shaken(address: SocketAddr) -> TlsStream<TcpStream> {
     let material = testing::shared().tls(Role::Kme, "site-b").material();
     let config = rustls::ClientConfig::builder_with_provider(material::provider())
         .with_protocol_versions(Versions::Compatible.list())
@@ -156,9 +156,15 @@ async fn the_hybrid_key_exchange_is_negotiated() {
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(
             &material.identity,
         ))));
-    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
     let name = "localhost".try_into().unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_hybrid_key_exchange_is_negotiated() {
+    let server = Server::whoami().await;
+    let stream = shaken(server.address).await;
     let (_, connection) = stream.get_ref();
     assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     let group = connection.negotiated_key_exchange_group().unwrap().name();
@@ -279,6 +285,31 @@ async fn a_connection_past_its_life_is_replaced_without_a_failed_request() {
     while connections.lock().unwrap().len() < 3 {
         assert_eq!(ask(&client, server.address).await.unwrap(), "served");
     }
+}
+
+#[tokio::test]
+async fn an_http1_connection_past_its_life_says_so_in_its_last_answer() {
+    let life = Duration::from_millis(500);
+    let limits = ListenerLimits { connection_life: life, ..ListenerLimits::default() };
+    let server = Server::start(testing::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
+    let mut stream = shaken(server.address).await;
+    for (request, is_last) in [(1, false), (2, true)] {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let mut length = 0;
+        while !answer[..length].ends_with(b"site-b") {
+            let read =
+                tokio::time::timeout(PATIENCE, stream.read(&mut answer[length..])).await.unwrap().unwrap();
+            assert_ne!(read, 0, "request {request} was not answered");
+            length += read;
+        }
+        let head = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+        assert_eq!(head.contains("connection: close"), is_last, "{head}");
+        // Idle and past its life, as clients of ten minutes are.
+        tokio::time::sleep(2 * life).await;
+    }
+    let end = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 16])).await.unwrap();
+    assert!(matches!(end, Ok(0)), "{end:?}");
 }
 
 /// With the body dropped unread, HTTP/2 would reset the stream before the answer.
