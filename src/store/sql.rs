@@ -220,24 +220,28 @@ pub(super) const SWEEP_RETRIEVED: Sql = sql!(
     "DELETE FROM keys WHERE key_id = ANY(ARRAY\
      (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
+/// From the batches that expired first on, and [`SWEEP_BATCHES`] looks at as many from there: a long row of expired batches
+/// that still have keys must not be walked through for each of its pieces.
 pub(super) const SWEEP_EXPIRED_KEYS: Sql = sql!(
     "DELETE FROM keys WHERE key_id IN \
      (SELECT k.key_id FROM batches b CROSS JOIN keys k ON k.batch_id = b.batch_id \
-     WHERE b.expires_at_ms <= $1 LIMIT $2)",
+     WHERE b.expires_at_ms <= $1 ORDER BY b.expires_at_ms LIMIT $2)",
     "DELETE FROM keys WHERE key_id = ANY(ARRAY\
      (SELECT k.key_id FROM batches b JOIN keys k ON k.batch_id = b.batch_id \
-     WHERE b.expires_at_ms <= $1 LIMIT $2 FOR UPDATE OF k SKIP LOCKED))"
+     WHERE b.expires_at_ms <= $1 ORDER BY b.expires_at_ms LIMIT $2 FOR UPDATE OF k SKIP LOCKED))"
 );
 pub(super) const SWEEP_BATCHES: Sql = sql!(
     "DELETE FROM batches WHERE batch_id IN \
-     (SELECT b.batch_id FROM batches b WHERE b.expires_at_ms <= $1 \
-     AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) \
-     AND NOT EXISTS (SELECT 1 FROM ready_blocks r WHERE r.batch_id = b.batch_id) LIMIT $2)",
+     (SELECT b.batch_id FROM \
+     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2) b \
+     WHERE NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) \
+     AND NOT EXISTS (SELECT 1 FROM ready_blocks r WHERE r.batch_id = b.batch_id))",
     "DELETE FROM batches WHERE batch_id = ANY(ARRAY\
-     (SELECT b.batch_id FROM batches b WHERE b.expires_at_ms <= $1 \
+     (SELECT b.batch_id FROM batches b WHERE b.batch_id = ANY(ARRAY\
+     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2)) \
      AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) \
      AND NOT EXISTS (SELECT 1 FROM ready_blocks r WHERE r.batch_id = b.batch_id) \
-     LIMIT $2 FOR UPDATE OF b SKIP LOCKED))"
+     FOR UPDATE OF b SKIP LOCKED))"
 );
 pub(super) const SWEEP_TOMBSTONES: Sql = sql!(
     "DELETE FROM tombstones WHERE (batch_id, source_kme) IN \
