@@ -295,7 +295,7 @@ def errors(runs):
 
 def others(runs):
     """Share of a core that the machine spent on other things meanwhile."""
-    return sum(run["others_cpu_s"] for run in runs) / sum(run["seconds"] for run in runs)
+    return sum(run["others_cpu_s"] for run in runs) / sum(run["cpu_counted_s"] for run in runs)
 
 
 def slope(points):

@@ -11,7 +11,9 @@ repository: start their servers as they say, then name them, each as one --peer 
 Each row is the median of the rounds. In every round all servers take their turn, one after the other, so that
 what the machine does besides falls on all of them. "keys compared" are those of which master and slave got the
 same; what is not right with the others is said beside them. A server that answers 503 or 400 under load is not
-slow but wrong, so answers are counted by status.
+slow but wrong, so answers are counted by status. "server CPU" is that of the process that listens: a database that
+a server has beside it is among the "others". Comparing keys asks for them one by one, as does the stock for dec when a
+server gives one key at a time: for slow ones add `--compare 500` to the options of --peer and use --dec-stock.
 """
 
 import argparse
@@ -50,7 +52,7 @@ def row(name, operation, connections, reports, failures):
                 total[what] = total.get(what, 0) + count
     twins = {what: sum(report["twins"][what] for report in reports) for what in reports[0]["twins"]}
     wrong = [f"{count:,} {what}" for what, count in twins.items() if count and what != "compared"]
-    others = sum(run["others_cpu_s"] for run in runs) / sum(run["seconds"] for run in runs)
+    others = sum(run["others_cpu_s"] for run in runs) / sum(run["cpu_counted_s"] for run in runs)
     return cells + [
         f"{middle(lambda run: run['operations_per_s']):,.0f}",
         f"{middle(lambda run: run['latency_ms']['p50']):.2f}",

@@ -34,8 +34,12 @@ const PEER_CALLS_MAX: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
 /// How often expired keys are looked for: what expires in between is erased in one go.
 const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// Keys erased by one transaction of the sweeper, for which others wait.
+/// How long is waited after a sweep that failed.
+const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);
+/// Keys erased by one transaction of the sweeper, for which others wait: this many, and twice as many with each second for
+/// which no end is in sight, up to the most.
 const STORE_SWEEP_ROWS: u32 = 256;
+const STORE_SWEEP_ROWS_MAX: u32 = 4096;
 /// How often a peer that is well is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// The longest that a stop waits for pool servers to forget this site's pools.
@@ -293,16 +297,23 @@ async fn sweep_sets(sets: Arc<SourceSets>, intake: Arc<Intake>) {
 async fn sweep_store(store: Arc<Store>) {
     loop {
         sleep(STORE_SWEEP_EVERY).await;
+        let (mut rows, mut since) = (STORE_SWEEP_ROWS, Instant::now());
         loop {
             let started = Instant::now();
-            match store.sweep(STORE_SWEEP_ROWS).await {
+            if since.elapsed() > STORE_SWEEP_EVERY {
+                (rows, since) = ((2 * rows).min(STORE_SWEEP_ROWS_MAX), started);
+            }
+            match store.sweep(rows).await {
                 Ok(swept) if swept.any() => {
                     tracing::debug!(keys = swept.keys, batches = swept.batches, "expired keys were erased");
                 }
                 Ok(_) => break,
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "expired keys could not be erased; they are not returned anyway");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "expired keys could not be erased; they are not returned anyway"
+                    );
+                    sleep(STORE_SWEEP_AGAIN).await;
                     break;
                 }
             }

@@ -1,7 +1,7 @@
 //! One measurement: all workers connect, the clock runs, everything is counted.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use tokio::runtime::Builder;
@@ -27,6 +27,8 @@ pub(super) struct Measured {
     pub(super) counted: Duration,
     /// Of the processor, while it was counted.
     pub(super) used: Used,
+    /// For how long that was.
+    pub(super) used_for: Duration,
 }
 
 /// Puts `load` on A and B.
@@ -66,14 +68,14 @@ pub(super) async fn run(
     if job.failed.get().is_none() {
         sleep_until(clock.counting()).await;
     }
-    let before = processes.used();
+    let (before, began) = (processes.used(), Instant::now());
     let ended = async {
         let results = try_join_all(running).await;
         let results = results.map_err(|_| BenchError("a thread of the client broke down".to_owned()))?;
         results.into_iter().collect()
     };
     let counts = windows::count(&clock, &tallies, windows, ended).await?;
-    let used = processes.used().since(&before);
+    let (used, used_for) = (processes.used().since(&before), began.elapsed());
     if let Some(reason) = job.failed.get() {
         return Err(BenchError(reason.clone()));
     }
@@ -86,7 +88,7 @@ pub(super) async fn run(
         let tally = Arc::into_inner(tally).ok_or_else(|| BenchError("a worker is still there".to_owned()))?;
         answers.append(tally.into_inner().unwrap_or_else(PoisonError::into_inner).answers);
     }
-    Ok(Measured { counts, answers, counted, used })
+    Ok(Measured { counts, answers, counted, used, used_for })
 }
 
 /// One thread: the workers of so many connections, on a runtime of their own.

@@ -64,6 +64,8 @@ pub struct Run {
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by reason.
     pub troubles: BTreeMap<&'static str, u64>,
+    /// Seconds in which processor time was counted: those of the measurement and those up to the last answer.
+    pub cpu_counted_s: f64,
     /// Seconds of the processor that the client used.
     pub client_cpu_s: f64,
     /// The same of servers on this machine.
@@ -72,7 +74,7 @@ pub struct Run {
     pub others_cpu_s: f64,
     /// Seconds that the host took from this machine.
     pub stolen_cpu_s: f64,
-    /// Of all servers on this machine together, for one operation.
+    /// Of all servers on this machine together, for one operation: their share of the time, over operations a second.
     pub server_cpu_us_per_operation: Option<f64>,
     /// Ready keys before and after, by the status of the first KME.
     pub ready_before: Option<u64>,
@@ -89,7 +91,8 @@ impl Run {
         let per_s = |count: u64| if seconds > 0.0 { float(count) / seconds } else { 0.0 };
         let of_servers: f64 = measured.used.servers.iter().map(|server| server.cpu_s).sum();
         let others = measured.used.machine - measured.used.client - of_servers;
-        let has_servers = !measured.used.servers.is_empty() && operations > 0;
+        let used_for = measured.used_for.as_secs_f64();
+        let has_servers = !measured.used.servers.is_empty() && operations > 0 && used_for > 0.0;
         Self {
             operations,
             seconds,
@@ -101,11 +104,13 @@ impl Run {
             dec_latency_ms: Times::of_some(&counts.dec_times),
             statuses: counts.statuses.clone(),
             troubles: counts.troubles.clone(),
+            cpu_counted_s: used_for,
             client_cpu_s: measured.used.client,
             servers: measured.used.servers.clone(),
             others_cpu_s: others.max(0.0),
             stolen_cpu_s: measured.used.stolen,
-            server_cpu_us_per_operation: has_servers.then(|| of_servers * 1e6 / float(operations)),
+            server_cpu_us_per_operation: has_servers
+                .then(|| of_servers * 1e6 * seconds / used_for / float(operations)),
             ready_before: None,
             ready_after: None,
             twins: None,
@@ -311,7 +316,7 @@ fn row(name: &str, run: &Run) -> String {
         "{name:<8} {:>10.0} {:>10.0} {p50:>9.3} {p90:>9.3} {p99:>9.3} {p99_9:>9.3} {cpu:>11} {:>7.0}%",
         run.operations_per_s,
         run.keys_per_s,
-        100.0 * run.others_cpu_s / run.seconds.max(1e-9),
+        100.0 * run.others_cpu_s / run.cpu_counted_s.max(1e-9),
     );
     if let (Some(before), Some(after)) = (run.ready_before, run.ready_after) {
         let _ = write!(text, "  ready {before} -> {after}");

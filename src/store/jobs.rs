@@ -58,7 +58,8 @@ impl Done {
         match self {
             Self::Insert(inserted) => *inserted == Inserted::Stored,
             Self::Lease(leased) => leased.took_any,
-            Self::Void(_) | Self::Withdraw(_) | Self::Sweep(_) | Self::Return => true,
+            Self::Sweep(swept) => swept.any(),
+            Self::Void(_) | Self::Withdraw(_) | Self::Return => true,
             Self::Retrieve(_) | Self::Nothing => false,
         }
     }

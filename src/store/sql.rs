@@ -220,15 +220,17 @@ pub(super) const SWEEP_RETRIEVED: Sql = sql!(
     "DELETE FROM keys WHERE key_id = ANY(ARRAY\
      (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
-/// From the batches that expired first on, and [`SWEEP_BATCHES`] looks at as many from there: a long row of expired batches
-/// that still have keys must not be walked through for each of its pieces.
+/// Of the batches that expired first, as many as rows may be erased, and [`SWEEP_BATCHES`] looks at the same: a long row of
+/// expired batches, with keys or without, must not be walked through for each of its pieces.
 pub(super) const SWEEP_EXPIRED_KEYS: Sql = sql!(
     "DELETE FROM keys WHERE key_id IN \
-     (SELECT k.key_id FROM batches b CROSS JOIN keys k ON k.batch_id = b.batch_id \
-     WHERE b.expires_at_ms <= $1 ORDER BY b.expires_at_ms LIMIT $2)",
+     (SELECT k.key_id FROM \
+     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2) b \
+     CROSS JOIN keys k ON k.batch_id = b.batch_id LIMIT $2)",
     "DELETE FROM keys WHERE key_id = ANY(ARRAY\
-     (SELECT k.key_id FROM batches b JOIN keys k ON k.batch_id = b.batch_id \
-     WHERE b.expires_at_ms <= $1 ORDER BY b.expires_at_ms LIMIT $2 FOR UPDATE OF k SKIP LOCKED))"
+     (SELECT key_id FROM keys WHERE batch_id = ANY(ARRAY\
+     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2)) \
+     LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
 pub(super) const SWEEP_BATCHES: Sql = sql!(
     "DELETE FROM batches WHERE batch_id IN \

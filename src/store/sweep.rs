@@ -42,10 +42,11 @@ pub(super) async fn run(
         .execute(&mut **link)
         .await?
         .rows_affected();
+    let mut marks = 0;
     if link.dialect() == Dialect::Postgres {
         let unused_since = now.minus(MARK_LIFE).as_ms();
-        sqlx::query(sql::SWEEP_MARKS).bind(unused_since).execute(&mut **link).await?;
+        marks = sqlx::query(sql::SWEEP_MARKS).bind(unused_since).execute(&mut **link).await?.rows_affected();
     }
     let [ready_blocks, retrieved, expired, batches, tombstones] = deleted;
-    Ok(Swept { ready_blocks, keys: retrieved + expired, batches, tombstones, data_keys })
+    Ok(Swept { ready_blocks, keys: retrieved + expired, batches, tombstones, data_keys, marks })
 }

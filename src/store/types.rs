@@ -154,6 +154,8 @@ pub struct Swept {
     pub tombstones: u64,
     /// Data keys that no batch uses.
     pub data_keys: u64,
+    /// On Postgres, marks of writers that are gone.
+    pub marks: u64,
 }
 
 impl Swept {

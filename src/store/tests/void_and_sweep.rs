@@ -93,6 +93,27 @@ async fn the_sweep_erases_expired_batches_in_bounded_chunks() {
 }
 
 #[tokio::test]
+async fn a_piece_of_the_sweep_does_not_walk_through_all_that_has_expired() {
+    let site = site();
+    let store = site.open().await;
+    for _ in 0..3 {
+        let ids = Sample::to_bob(1).stored(&store).await.ids();
+        Ask::by("bob").gets(&store, &ids).await;
+    }
+    let last = Sample::to_bob(2).stored(&store).await;
+    sqlx::query("UPDATE batches SET expires_at_ms = expires_at_ms + 1 WHERE batch_id = $1")
+        .bind(last.batch_id.as_bytes().as_slice())
+        .execute(&mut *site.sql().await)
+        .await
+        .unwrap();
+    site.clock.advance(2 * HOUR);
+    // The first two have no key left. The third and the last are the next piece.
+    assert_eq!(store.sweep(2).await.unwrap(), Swept { batches: 2, ..Swept::default() });
+    assert_eq!(store.sweep(2).await.unwrap(), Swept { keys: 2, batches: 2, ..Swept::default() });
+    assert!(!store.sweep(2).await.unwrap().any());
+}
+
+#[tokio::test]
 async fn the_sweep_erases_retrievals_with_their_key() {
     let site = site();
     let store = site.open().await;
