@@ -1,12 +1,12 @@
 //! One measurement: all workers connect, the clock runs, everything is counted.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::runtime::Builder;
 use tokio::sync::Barrier;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::BenchError;
 use super::answers::Answers;

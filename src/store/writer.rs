@@ -181,7 +181,7 @@ impl Writer {
                     for (job, done) in jobs.iter().zip(&done) {
                         match (job, done) {
                             (Job::Insert(job, _), Done::Insert(Inserted::Stored)) => {
-                                self.known.add(job.facts())
+                                self.known.add(job.facts());
                             }
                             (_, Done::Sweep(swept)) => self.is_swept |= !swept.any(),
                             _ => {}
