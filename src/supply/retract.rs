@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use tokio::time::sleep;
 
 use super::SupplyParts;
@@ -48,20 +49,23 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Ti
     let tasks = workshop.parts.tasks.clone();
     tasks.spawn(async move {
         let parts = &workshop.parts;
-        for batch in &traces.local {
-            at_home(parts, &whole(*batch, expires_at)).await;
-        }
-        // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
-        for batch in &traces.ready {
-            if !is_withdrawn(parts, *batch, expires_at).await {
-                traces.remote.retain(|(_, other)| other != batch);
+        let local = traces.local.iter().map(async |batch| at_home(parts, &whole(*batch, expires_at)).await);
+        let remote = async {
+            // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
+            let ready =
+                traces.ready.iter().map(async |batch| (batch, is_withdrawn(parts, *batch, expires_at).await));
+            for (batch, is_withdrawn) in join_all(ready).await {
+                if !is_withdrawn {
+                    traces.remote.retain(|(_, other)| other != batch);
+                }
             }
-        }
-        let peers = traces.remote.into_iter().filter_map(|(kme, batch)| {
-            let peer = parts.peers.find(&kme)?;
-            Some(async move { at_peer(parts, peer, &whole(batch, expires_at)).await })
-        });
-        futures_util::future::join_all(peers).await;
+            let peers = traces.remote.iter().filter_map(|(kme, batch)| {
+                let peer = parts.peers.find(kme)?;
+                Some(async move { at_peer(parts, peer, &whole(*batch, expires_at)).await })
+            });
+            join_all(peers).await;
+        };
+        join(join_all(local), remote).await;
         drop(permit);
     });
 }
@@ -100,10 +104,37 @@ fn whole(batch_id: BatchId, expires_at: Timestamp) -> VoidRequest {
     VoidRequest { batch_id, key_ids: Vec::new(), expires_at }
 }
 
+/// What is left of the attempts to void a batch at a site.
+struct Patience {
+    attempts: u32,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { attempts: ATTEMPTS, pause: PAUSE }
+    }
+
+    /// After an attempt that failed: waits for the next; `false` when there is none, or a stop comes first.
+    async fn has_more(&mut self, parts: &SupplyParts) -> bool {
+        self.attempts = self.attempts.saturating_sub(1);
+        if self.attempts == 0 {
+            return false;
+        }
+        tokio::select! {
+            () = sleep(self.pause) => {
+                self.pause *= 2;
+                true
+            }
+            () = parts.stopping.cancelled() => false,
+        }
+    }
+}
+
 async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) {
     let batch_id = request.batch_id;
-    let mut pause = PAUSE;
-    for _ in 1..ATTEMPTS {
+    let mut patience = Patience::new();
+    loop {
         match peer.void(request).await {
             Ok(answer) if answer.kept.is_empty() => return parts.meter.retracted(Retracted::Voided),
             Ok(answer) => {
@@ -117,49 +148,54 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
             Err(error) => {
                 tracing::debug!(
                     peer = %peer.kme(), batch = %batch_id, error = &error as &dyn std::error::Error,
-                    "voiding a batch again soon"
+                    "a batch was not voided"
                 );
             }
         }
-        tokio::select! {
-            () = sleep(pause) => pause *= 2,
-            () = parts.stopping.cancelled() => {
-                parts.meter.retracted(Retracted::LeftToExpire);
-                tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
-                return;
-            }
+        if !patience.has_more(parts).await {
+            break;
         }
     }
     parts.meter.retracted(Retracted::LeftToExpire);
     tracing::warn!(
-        peer = %peer.kme(), batch = %batch_id,
+        peer = %peer.kme(), batch = %batch_id, stopping = parts.stopping.is_cancelled(),
         "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
     );
 }
 
 async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
-    match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
-        Ok(Withdrawn::Voided) => true,
-        Ok(Withdrawn::InUse) => {
-            tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(
-                batch = %batch_id, error = &error as &dyn std::error::Error,
-                "whether ready keys were stored is not known; their twins stay until they expire"
-            );
-            false
+    let mut patience = Patience::new();
+    loop {
+        match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
+            Ok(Withdrawn::Voided) => return true,
+            Ok(Withdrawn::InUse) => {
+                tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
+                return false;
+            }
+            // As long as the disk is full, for one.
+            Err(error) => {
+                if !patience.has_more(parts).await {
+                    tracing::warn!(
+                        batch = %batch_id, error = &error as &dyn std::error::Error,
+                        "whether ready keys were stored is not known; their twins stay until they expire"
+                    );
+                    return false;
+                }
+            }
         }
     }
 }
 
 async fn at_home(parts: &SupplyParts, request: &VoidRequest) {
     let VoidRequest { batch_id, key_ids, expires_at } = request;
-    if let Err(error) = parts.store.void(&parts.local, *batch_id, key_ids, *expires_at).await {
-        tracing::warn!(
-            batch = %batch_id, error = &error as &dyn std::error::Error,
-            "a batch that was given up could not be voided here; nobody knows its key IDs, and it expires"
-        );
+    let mut patience = Patience::new();
+    while let Err(error) = parts.store.void(&parts.local, *batch_id, key_ids, *expires_at).await {
+        if !patience.has_more(parts).await {
+            tracing::warn!(
+                batch = %batch_id, error = &error as &dyn std::error::Error,
+                "a batch that was given up could not be voided here; nobody knows its key IDs, and it expires"
+            );
+            return;
+        }
     }
 }

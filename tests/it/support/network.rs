@@ -66,13 +66,19 @@ impl Ports {
     }
 }
 
-/// A network whose daemons run, or not. Everything goes with it.
+/// A network whose daemons run, or not. Everything goes with it, but its files stay when the test fails.
 pub(crate) struct Network {
     dir: TempDir,
     ports: Ports,
     manifest: Manifest,
     pub(crate) sites: Vec<Option<Daemon>>,
     pub(crate) pools: Vec<Option<Daemon>>,
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.dir.disable_cleanup(std::thread::panicking());
+    }
 }
 
 impl Network {
