@@ -11,7 +11,11 @@ use crate::support::{Curl, Network, eventually, stored_keys};
 
 #[test]
 fn a_dead_peer_is_named_in_a_503_and_service_goes_on_when_it_is_back() {
-    let mut network = Network::start(2);
+    let mut network = Network::generate(2);
+    // Ready keys that were made before the peer died would be handed out.
+    network.configure(0, "[store]", "[keys]\nmin_stored_per_pair = 0\n\n[store]");
+    network.start_pools(3);
+    network.start_sites();
     let delivered = network.enc("alice", "bob", "").key();
     network.kill_site(1);
     let refused = network.enc("alice", "bob", "");
