@@ -8,6 +8,8 @@ use std::process::Command;
 const IMAGE_BYTES: u64 = 2 << 30;
 /// What a ballast file leaves free.
 const LEFT_BYTES: u64 = 64 << 10;
+/// How often it is tried to fill a disk that others write to.
+const FILL_ATTEMPTS: u32 = 10;
 
 /// An ext4 in a file. On ext4 an immutable file refuses writes through descriptors that are open already, which
 /// neither permissions nor a read-only mount do.
@@ -34,7 +36,19 @@ impl Disk {
         &self.at
     }
 
+    /// Whoever writes to it meanwhile may take what was free a moment ago: then it is tried again.
     pub(crate) fn fill(&self) -> Result<(), String> {
+        let mut filled = self.try_to_fill();
+        for _ in 1..FILL_ATTEMPTS {
+            if filled.is_err() {
+                self.free();
+                filled = self.try_to_fill();
+            }
+        }
+        filled
+    }
+
+    fn try_to_fill(&self) -> Result<(), String> {
         let free = run(Command::new("stat").args(["-f", "-c", "%a %S"]).arg(&self.at))?;
         let (blocks, block_bytes) = free.trim().split_once(' ').ok_or("stat says nothing")?;
         let free: u64 = blocks.parse::<u64>().unwrap() * block_bytes.parse::<u64>().unwrap();
