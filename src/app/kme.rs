@@ -32,7 +32,7 @@ use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore
 const PEER_CALLS_MAX: usize = 64;
 /// How often sets and arrivals are looked through.
 const TICK: Duration = Duration::from_secs(1);
-/// How often expired keys are looked for: what expires in between is erased in one go.
+/// How often expired keys are looked for.
 const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long is waited after a sweep that failed.
 const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);

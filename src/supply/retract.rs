@@ -90,12 +90,17 @@ pub(super) fn leftover(workshop: &Arc<Workshop>, recipient: &KmeId, block: &Leas
     let tasks = workshop.parts.tasks.clone();
     tasks.spawn(async move {
         let parts = &workshop.parts;
-        if is_stored {
-            at_home(parts, &request).await;
-        }
-        if let Some(peer) = parts.peers.find(&recipient) {
-            at_peer(parts, peer, &request).await;
-        }
+        let local = async {
+            if is_stored {
+                at_home(parts, &request).await;
+            }
+        };
+        let remote = async {
+            if let Some(peer) = parts.peers.find(&recipient) {
+                at_peer(parts, peer, &request).await;
+            }
+        };
+        join(local, remote).await;
         drop(permit);
     });
 }
@@ -157,10 +162,14 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
         }
     }
     parts.meter.retracted(Retracted::LeftToExpire);
-    tracing::warn!(
-        peer = %peer.kme(), batch = %batch_id, stopping = parts.stopping.is_cancelled(),
-        "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
-    );
+    if parts.stopping.is_cancelled() {
+        tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
+    } else {
+        tracing::warn!(
+            peer = %peer.kme(), batch = %batch_id,
+            "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
+        );
+    }
 }
 
 async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {

@@ -38,14 +38,13 @@ impl Disk {
 
     /// Whoever writes to it meanwhile may take what was free a moment ago: then it is tried again.
     pub(crate) fn fill(&self) -> Result<(), String> {
-        let mut filled = self.try_to_fill();
         for _ in 1..FILL_ATTEMPTS {
-            if filled.is_err() {
-                self.free();
-                filled = self.try_to_fill();
+            if self.try_to_fill().is_ok() {
+                return Ok(());
             }
+            self.free();
         }
-        filled
+        self.try_to_fill()
     }
 
     fn try_to_fill(&self) -> Result<(), String> {
