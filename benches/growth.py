@@ -31,7 +31,7 @@ from drawing import Panel
 from network import (Failed, Network, errors, folder, listed, machine, options, others, run, slope, table,
                      with_one_peer)
 
-# The most that one `dqkd bench` may take besides the time that it measures.
+# The most that one `qkd014 bench` may take besides the time that it measures.
 SLACK_S = 120
 # Part of the keys that may be made on demand while ready keys are measured.
 MADE_MAX = 0.02
@@ -96,7 +96,7 @@ class Growth:
         print(f"  {self.name} {x:,}: {values}", flush=True)
 
     def bench(self, network, *options, rounds=None, duration=None, warmup=0.5, connections=64, compare=2000):
-        """Figures of one `dqkd bench`."""
+        """Figures of one `qkd014 bench`."""
         rounds, duration = rounds or self.args.rounds, duration or self.args.duration
         patience = SLACK_S + 2 * rounds * (duration + warmup)
         report = network.bench("--rounds", rounds, "--duration", duration, "--warmup", warmup, "--timeout", 60,

@@ -1,5 +1,5 @@
 """Sites and pool servers of `dqkd demo`, each daemon a process of its own: started, configured, filled, put under
-load with `dqkd bench`, and looked at through /proc and /metrics. What the scripts of this folder share.
+load with `qkd014 bench`, and looked at through /proc and /metrics. What the scripts of this folder share.
 """
 
 import argparse
@@ -249,17 +249,17 @@ class Network:
         return file.stat().st_size, wal.stat().st_size if wal.exists() else 0
 
     def bench_command(self, *options):
-        return [str(part) for part in (self.dqkd, "bench", "--json", "--demo", self.manifest_path, *options)]
+        return [str(part) for part in (self.dqkd.with_name("qkd014"), "bench", "--json", "--demo", self.manifest_path, *options)]
 
     def bench(self, *options, patience_s):
-        """The report of one `dqkd bench`."""
+        """The report of one `qkd014 bench`."""
         command = self.bench_command(*options)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s)
         except subprocess.TimeoutExpired as error:
-            raise Failed(f"dqkd bench did not end within {patience_s:.0f} s") from error
+            raise Failed(f"qkd014 bench did not end within {patience_s:.0f} s") from error
         if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or [f"dqkd bench ended with {done.returncode}"]
+            last = done.stderr.strip().splitlines()[-1:] or [f"qkd014 bench ended with {done.returncode}"]
             raise Failed(last[0], done.stdout)
         return json.loads(done.stdout)
 

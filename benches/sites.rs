@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use dqkd::client::{EncRequest, Etsi014Client};
-use dqkd::tls::{TlsFiles, TlsStore};
+use mtls::{TlsFiles, TlsStore};
+use qkd014::client::{EncRequest, Etsi014Client};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 

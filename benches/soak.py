@@ -57,7 +57,7 @@ OF_OPERATIONS = {
 
 
 class Load:
-    """One `dqkd bench` for the whole time, and what it tells of each window."""
+    """One `qkd014 bench` for the whole time, and what it tells of each window."""
 
     def __init__(self, network, operation, rate, connections, seconds, window_s):
         self.operation, self.windows, self.report, self.start = operation, [], None, None
@@ -80,7 +80,7 @@ class Load:
         self.process.wait(SLACK_S)
         self.reader.join(SLACK_S)
         if self.process.returncode != 0 or self.report is None:
-            return [f"dqkd bench --op {self.operation} ended with {self.process.returncode}"]
+            return [f"qkd014 bench --op {self.operation} ended with {self.process.returncode}"]
         run, twins = self.report["rounds"][0]["kme"], self.report["twins"]
         wrong = [f"{self.operation}: {count:,} x {what}" for what, count in errors([run]).items()]
         return wrong + [f"{count:,} keys {what}" for what, count in twins.items() if what != "compared" and count]

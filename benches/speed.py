@@ -4,7 +4,7 @@
     cargo build --release
     python3 benches/speed.py [--only enc,dec,...] [--out DIR]
 
-Writes a JSON file for each measurement into DIR and prints one table. Every ratio is that of `dqkd bench
+Writes a JSON file for each measurement into DIR and prints one table. Every ratio is that of `qkd014 bench
 --baseline`: KMEs and a server that does nothing in alternation, medians of the rounds. Run it on a machine that
 does nothing else, and look at the column "others": it says what else the processors did meanwhile.
 """

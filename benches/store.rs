@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use dqkd::kme::{
-    BatchId, Clock as _, Key, KeyId, KeyMaterial, KmeId, OsRandom, Party, Random as _, Recipient, SaeId,
-    SecretBytes, SourceGrade, SystemClock,
-};
 use dqkd::store::{
     ContentDigest, Entitlement, KeyEncryptionKeys, NewBatch, ReadyPair, Retrieval, RetrievalMode,
     ReturnedBlock, Role, Store, StoreSettings,
 };
 use futures_util::future::join_all;
+use kme::{
+    BatchId, Clock as _, Key, KeyId, KeyMaterial, KmeId, OsRandom, Party, Random as _, Recipient, SaeId,
+    SecretBytes, SourceGrade, SystemClock,
+};
 use tokio::runtime::Runtime;
 
 const LIFE: Duration = Duration::from_hours(24);

@@ -5,10 +5,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dqkd::client::KeyContainer;
 use dqkd::http::sae::{Route, key_container};
-use dqkd::kme::{BatchId, Key, KeyId, KeyMaterial, OsRandom, Random as _, SecretBytes};
 use dqkd::store::{KeyEncryptionKeys, SealProbe};
+use kme::{BatchId, Key, KeyId, KeyMaterial, OsRandom, Random as _, SecretBytes};
+use qkd014::client::KeyContainer;
 
 fn keys(count: usize) -> Vec<Key> {
     let key = |id| {

@@ -4,5 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo test --locked --test faults -- --ignored --nocapture --test-threads 1 \
+# Some start qkd014 beside the daemons.
+cargo build --locked --workspace --bins --examples
+cargo test --locked --workspace --test faults -- --ignored --nocapture --test-threads 1 \
     --skip keys_over_a_long_line

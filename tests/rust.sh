@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Every test of the crate. `bash tests/rust.sh [ARGUMENTS FOR THE TEST RUNNER]`.
+# Every test of the workspace in Rust. `bash tests/rust.sh [ARGUMENTS FOR THE TEST RUNNER]`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# `--all-targets` builds examples as tests only; tests/it/wrong_kme.rs starts this one.
-cargo build --locked --example wrong-kme
+# Tests start the programs of all packages, and an example.
+cargo build --locked --workspace --bins --examples
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --all-targets "$@"
+    cargo nextest run --locked --workspace --all-targets "$@"
 else
-    cargo test --locked --all-targets "$@"
+    cargo test --locked --workspace --all-targets "$@"
 fi
-cargo test --locked --doc
+cargo test --locked --workspace --doc

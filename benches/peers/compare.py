@@ -2,7 +2,7 @@
 """The same load on other ETSI GS QKD 014 servers as on ours, side by side.
 
 Needs what any client of theirs needs: base URLs, certificates, SAE IDs. Nothing of theirs is part of this
-repository: start their servers as they say, then name them, each as one --peer with options of `dqkd bench`:
+repository: start their servers as they say, then name them, each as one --peer with options of `qkd014 bench`:
 
     python3 benches/peers/compare.py --ours dqkd-demo/demo.json \\
         --peer 'other: --url-a https://127.0.0.1:9001 --url-b https://127.0.0.1:9002 --ca ca.pem
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def bench(args, options, operation, connections):
-    command = [args.dqkd, "bench", "--json", "--op", operation, "--connections", str(connections)]
+    command = [args.qkd014, "bench", "--json", "--op", operation, "--connections", str(connections)]
     command += ["--duration", str(args.duration), "--rounds", "1", "--timeout", str(args.timeout)]
     if operation == "dec":
         command += ["--stock", str(args.dec_stock)]
@@ -66,7 +66,7 @@ def row(name, operation, connections, reports, failures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dqkd", default=ROOT / "target" / "release" / "dqkd", type=pathlib.Path)
+    parser.add_argument("--qkd014", default=ROOT / "target" / "release" / "qkd014", type=pathlib.Path)
     parser.add_argument("--ours", metavar="DEMO.JSON", help="of a `dqkd demo` that runs")
     parser.add_argument("--peer", action="append", default=[], metavar="'NAME: OPTIONS'", help="may be repeated")
     parser.add_argument("--ops", default="enc,dec,pair", help="of enc, dec, pair, handshake")

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use axum::extract::Request;
 use axum::response::Response;
+use mtls::identity::ClientIdentity;
+use mtls::{Desk, Front};
 
 use crate::http::sae::{SaeApi, SaeDesk};
-use crate::identity::ClientIdentity;
-use crate::tls::{Desk, Front};
 
 /// Answers to SAEs.
 pub(crate) struct SaeFront(pub(crate) SaeApi);

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use kme::Clock;
+use mtls::TlsStore;
 use tokio_util::sync::CancellationToken;
 
 use super::supervise::Restarts;
 use crate::http::admin::{Condition, Health, Part, Readiness};
-use crate::kme::Clock;
 use crate::peer::{BreakerState, PeerClient};
 use crate::pool::{PoolServers, PoolVault, SET_POOLS_MIN, lock_report};
 use crate::store::Store;
 use crate::supply::Peers;
-use crate::tls::TlsStore;
 
 /// The longest that the store may take to answer.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
+use kme::{Clock, Directory, OsRandom, Random, SystemClock};
+use mtls::identity::{Identity, IdentityError};
+use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use tokio::time::{Instant, interval, sleep};
 
 use super::front::SaeFront;
@@ -18,15 +21,12 @@ use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::identity::{Identity, IdentityError};
-use crate::kme::{Clock, Directory, OsRandom, Random, SystemClock};
 use crate::metrics::{self, Registry};
 use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
 use crate::self_test;
 use crate::store::{Store, StoreSettings};
 use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyMeter, SupplyParts};
-use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 
 /// Calls to one peer at once.
 const PEER_CALLS_MAX: usize = 64;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mtls::identity::{IdentityRules, SaeIdentitySource};
+use mtls::{ListenerLimits, TlsFiles};
 
 use crate::config::{
     KekSource, KmeConfig, PoolServerConfig, RetrievalMode as ConfigRetrievalMode, SaeAdmission, SaeIdentity,
@@ -11,11 +13,9 @@ use crate::config::{
 };
 use crate::delivery::{Admission, DeliveryRules, RetrievalPolicy};
 use crate::http::middleware::EdgeLimits;
-use crate::identity::{IdentityRules, SaeIdentitySource};
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
 use crate::store::{KekError, KeyEncryptionKeys, RetrievalMode};
 use crate::supply::{IntakeRules, SupplySettings};
-use crate::tls::{ListenerLimits, TlsFiles};
 
 const MIB: u64 = 1024 * 1024;
 /// A handshake that takes longer is given up.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use kme::{KmeId, Timestamp};
+
 use super::health::Common;
-use crate::kme::{KmeId, Timestamp};
 use crate::metrics::{Labels, Reading, Registry};
 use crate::peer::BreakerState;
 use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};

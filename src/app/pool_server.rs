@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use kme::{Clock, OsRandom, SystemClock};
+use mtls::identity::Identity;
+use mtls::{ListenerTls, TlsStore, Versions};
 use tokio::time::interval;
 
 use super::health::{Common, PoolHealth};
@@ -15,12 +18,9 @@ use crate::config::PoolServerConfig;
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::identity::Identity;
-use crate::kme::{Clock, OsRandom, SystemClock};
 use crate::metrics;
 use crate::pool::PoolVault;
 use crate::self_test;
-use crate::tls::{ListenerTls, TlsStore, Versions};
 
 /// How often expired pools are looked for.
 const TICK: Duration = Duration::from_secs(1);

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use kme::{Directory, causes};
+use mtls::TlsStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
 
 use crate::config::{self, ConfigFile, KmeConfig};
-use crate::kme::{Directory, causes};
-use crate::tls::TlsStore;
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::identity::{Identity, IdentityError};
-use crate::tls::{Front, ListenerLimits, ListenerTls, listener};
+use mtls::identity::{Identity, IdentityError};
+use mtls::{Front, ListenerLimits, ListenerTls, listener};
 
 /// First pause before an ended task is started again; doubles each time.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);

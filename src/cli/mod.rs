@@ -3,14 +3,11 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error and say what to
 //! do next. Starts daemons through [`crate::app`]; decides nothing itself.
 
-mod bench;
 mod check;
-mod conformance;
 mod daemon;
 mod demo;
 mod pki;
 mod ready;
-mod request;
 mod self_test;
 mod store;
 
@@ -54,18 +51,6 @@ enum Command {
     Store(store::StoreArgs),
     /// Ask a daemon's admin listener whether it is ready to serve
     Ready(ready::ReadyArgs),
-    /// What can be asked of a KME for a peer (ETSI GS QKD 014, Get status)
-    Status(request::StatusArgs),
-    /// Fetch fresh keys (ETSI GS QKD 014, Get key)
-    Enc(request::EncArgs),
-    /// Fetch keys by their IDs (ETSI GS QKD 014, Get key with key IDs)
-    Dec(request::DecArgs),
-    /// Test any two KMEs against ETSI GS QKD 014 (docs/conformance.md)
-    Conformance(Box<conformance::ConformanceArgs>),
-    /// Put load on two KMEs and measure them, also against a server that does nothing (docs/performance.md)
-    Bench(Box<bench::BenchArgs>),
-    #[command(name = crate::bench::hello::COMMAND, hide = true)]
-    BenchHello(bench::HelloArgs),
     /// Known answers of every primitive and of the engine
     SelfTest {
         /// Check these vectors instead of the built-in ones
@@ -136,12 +121,6 @@ fn run(command: Command) -> Outcome {
         Command::Migrate(arg) => daemon::migrate(&arg.config),
         Command::Store(args) => store::run(args),
         Command::Ready(args) => ready::run(&args),
-        Command::Status(args) => request::status(args),
-        Command::Enc(args) => request::enc(args),
-        Command::Dec(args) => request::dec(args),
-        Command::Conformance(args) => conformance::run(*args),
-        Command::Bench(args) => bench::run(*args),
-        Command::BenchHello(args) => bench::hello(args),
         Command::SelfTest { vectors } => self_test::run(vectors.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dqkd", &mut std::io::stdout());

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use crate::kme::{OsRandom, SystemClock};
-use crate::pki::{Authority, NewAuthority, Order, Role, describe};
+use kme::{OsRandom, SystemClock};
+use pki::{Authority, NewAuthority, Order, Role, describe};
 
 #[derive(Debug, Args)]
 pub(super) struct PkiArgs {

@@ -12,11 +12,11 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use mtls::{ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
 use serde::Deserialize;
 
 use super::{Failure, Outcome, block_on};
 use crate::config::{self, ConfigFile, TlsConfig};
-use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
 
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 256 * 1024;
@@ -149,20 +149,19 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 mod tests {
     use axum::Router;
     use axum::routing::get;
+    use pki::Role;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::pki::Role;
-    use crate::testing;
-    use crate::tls::{ListenerLimits, ListenerTls, Versions, listener};
+    use mtls::{ListenerLimits, ListenerTls, Versions, listener};
 
     /// An admin listener of KME `site-a`, over mutual TLS, that answers everybody of the chain.
     async fn serve(stop: &CancellationToken) -> SocketAddr {
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let tls = ListenerTls::Mutual {
-            store: testing::shared().tls(Role::Kme, "site-a"),
-            rules: testing::spiffe_rules(),
+            store: testkit::shared().tls(Role::Kme, "site-a"),
+            rules: testkit::spiffe_rules(),
             versions: Versions::Compatible,
         };
         let answer = r#"{"ready": false, "parts": [{"name": "store", "condition": "failed"}]}"#;
@@ -179,12 +178,12 @@ mod tests {
     async fn an_operator_asks_over_mutual_tls_and_only_the_right_daemon_is_believed() {
         let stop = CancellationToken::new();
         let address = serve(&stop).await;
-        let files = testing::shared().files(Role::Operator, "probe");
+        let files = testkit::shared().files(Role::Operator, "probe");
         let admin = |id: &str| Admin {
             address,
             is_plain: false,
             expected: ExpectedServer::Kme(id.parse().unwrap()),
-            trust_domain: testing::TRUST_DOMAIN.to_owned(),
+            trust_domain: testkit::TRUST_DOMAIN.to_owned(),
             tls: TlsConfig {
                 ca: files.ca.clone(),
                 cert: "-".into(),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
+use kme::{OsRandom, SystemClock};
 
 use super::{Failure, Outcome, block_on};
 use crate::app;
 use crate::config::{self, ConfigFile, KmeConfig};
-use crate::kme::{OsRandom, SystemClock};
 use crate::store::{CopyParts, KeyEncryptionKeys, Store, StoreError};
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use kme::IdError;
 use toml::Spanned;
 
 use super::duration;
@@ -16,7 +17,6 @@ use super::error::Problem;
 use super::raw::OneOrMore;
 use super::source::{Place, Source};
 use super::url::{BASE_URL_FORM, BaseUrl};
-use crate::kme::IdError;
 
 /// Where a value stands, or would stand if it were written.
 #[derive(Clone, Debug)]

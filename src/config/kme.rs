@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use kme::{Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
 use toml::Spanned;
 
 use super::checker::{At, Checker, Field, Reference, Scope, quoted};
@@ -14,7 +15,6 @@ use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
 use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
 use super::settings::{LogConfig, TlsConfig, is_loopback};
 use super::url::BaseUrl;
-use crate::kme::{Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
 
 /// `[kme] sae_admission`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

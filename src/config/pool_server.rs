@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use kme::PoolServerId;
 use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
@@ -12,7 +13,6 @@ use super::error::Problem;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{PoolsConfig, power_of_two};
 use super::settings::{LogConfig, TlsConfig, is_loopback, shutdown_grace};
-use crate::kme::PoolServerId;
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

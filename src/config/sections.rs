@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kme::KeyLimits;
 use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
@@ -14,7 +15,6 @@ use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStor
 use super::settings::shutdown_grace;
 use super::source::ENV_PREFIX;
 use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
-use crate::kme::KeyLimits;
 
 /// Shortest useful time for anything that must happen at all.
 const TICK: Duration = Duration::from_millis(1);

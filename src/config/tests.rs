@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::kme::Party;
+
 use super::*;
-use crate::kme::Party;
 
 /// The smallest KME file; `KEY = ...` lines are added in place of the marked tables.
 const MINIMAL: &str = r#"[kme]

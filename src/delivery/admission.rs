@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::Guard;
+use kme::{Directory, Party, Recipient, SaeId};
+use mtls::identity::AuthenticatedSae;
 
 use super::{Delivery, DeliveryError, Refusal};
-use crate::identity::AuthenticatedSae;
-use crate::kme::{Directory, Party, Recipient, SaeId};
 
 /// Which SAEs a site serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,7 +37,7 @@ pub enum Refusal {
     UnknownPeer,
     /// The ID in the path is no ID.
     #[error("the ID in the path is not valid: {0}")]
-    InvalidPeer(crate::kme::IdError),
+    InvalidPeer(kme::IdError),
     /// The path names the caller.
     #[error("the path shall name the other SAE, not the caller")]
     PeerIsCaller,
@@ -72,7 +72,7 @@ pub enum Refusal {
     UnknownAdditionalSlave,
     /// An additional slave whose ID is no ID.
     #[error("additional_slave_SAE_IDs has an entry that is not valid: {0}")]
-    InvalidAdditionalSlave(crate::kme::IdError),
+    InvalidAdditionalSlave(kme::IdError),
     /// An additional slave twice.
     #[error("additional_slave_SAE_IDs names an SAE twice")]
     DuplicateAdditionalSlave,

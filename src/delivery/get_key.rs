@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use kme::{Demands, FreshKey, KeyLimits, Party, Recipient, SaeId};
+
 use super::{Caller, Delivery, DeliveryError, Refusal};
-use crate::kme::{Demands, FreshKey, KeyLimits, Party, Recipient, SaeId};
 use crate::supply::{KeyOrder, SupplyError};
 
 /// A request for fresh keys, as the caller wrote it. Numbers are wide enough to hold what is out of range.

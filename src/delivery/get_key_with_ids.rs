@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use kme::{Key, KeyId};
+
 use super::{Caller, Delivery, DeliveryError, Refusal};
-use crate::kme::{Key, KeyId};
 use crate::store::{Retrieval, RetrieveError};
 
 impl Delivery {

@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use kme::{Directory, KeyLimits};
 
 pub use self::admission::{Admission, Caller};
 pub use self::error::{DeliveryError, KEYS_NOT_FOUND, Refusal};
 pub use self::get_key::KeyRequest;
 pub use self::ports::KeySource;
 pub use self::status::Status;
-use crate::kme::{Directory, KeyLimits};
 use crate::store::{RetrievalMode, Store};
 
 /// How often a key may be retrieved by ID.

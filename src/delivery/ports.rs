@@ -1,8 +1,8 @@
 //! What delivery needs of the room that makes keys.
 
 use futures_util::future::BoxFuture;
+use kme::{FreshKey, Recipient, SaeId};
 
-use crate::kme::{FreshKey, Recipient, SaeId};
 use crate::supply::{KeyOrder, Supply, SupplyError};
 
 /// Where fresh keys come from.

@@ -1,7 +1,8 @@
 //! Get status: ETSI GS QKD 014, clauses 5.2 and 6.1.
 
+use kme::{KeyLimits, KmeId, Party, SaeId};
+
 use super::{Caller, Delivery, DeliveryError};
-use crate::kme::{KeyLimits, KmeId, Party, SaeId};
 
 /// What an SAE learns about sharing keys with a peer.
 #[derive(Clone, Debug)]

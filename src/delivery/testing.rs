@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
-
-use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
-use crate::kme::{
+use kme::{
     BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock,
     OsRandom, Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
 };
+use tokio::sync::Notify;
+
+use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
 };

@@ -1,15 +1,15 @@
 //! Who is admitted, what a path names, which requests are refused before anything is made.
 
+use kme::{FreshKey, IdError, Key, Party};
+
 use super::testing::{
     KEY_TTL, Mood, Placed, SAES, TestSite, TestSites, directory_of, rules, sae, to_kme, to_sae,
 };
 use super::*;
-use crate::identity::AuthenticatedSae;
-use crate::kme::{FreshKey, IdError, Key, Party};
 use crate::supply::SupplyError;
 
 fn admitted(site: &TestSite, id: &str) -> Result<Caller, DeliveryError> {
-    site.delivery.admit(&AuthenticatedSae::for_tests(id))
+    site.delivery.admit(&testkit::authenticated_sae(id))
 }
 
 fn caller(site: &TestSite, id: &str) -> Caller {

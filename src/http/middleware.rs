@@ -18,13 +18,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use http::Method;
+use mtls::identity::ClientIdentity;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, error, info_span, warn};
 
 use super::error::{ApiError, ErrorCode};
 use super::meter::{ListenerMeter, RequestMeters};
-use crate::identity::ClientIdentity;
 
 /// What a client should wait when there are too many requests.
 const OVERLOAD_RETRY_SECS: u32 = 1;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kme::Random;
+use kme::Random;
 
 /// Failures in a row that open the circuit.
 const FAILURES_MAX: u32 = 3;
@@ -119,8 +119,9 @@ impl Drop for Leave<'_> {
 
 #[cfg(test)]
 mod tests {
+    use kme::OsRandom;
+
     use super::*;
-    use crate::kme::OsRandom;
 
     fn opened() -> Breaker {
         let breaker = Breaker::new(Arc::new(OsRandom));

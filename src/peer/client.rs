@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use kme::{KmeId, PoolSetId, Random};
+use mtls::HttpsClient;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -25,9 +27,7 @@ use super::wire::{
     BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
     VoidAnswer, VoidRequest, encode,
 };
-use crate::kme::{KmeId, PoolSetId, Random};
 use crate::pool::AnnouncedSet;
-use crate::tls::HttpsClient;
 
 /// How often one call is tried: once more for a connection that had died unnoticed, once more for a restart.
 const ATTEMPTS_MAX: u32 = 3;

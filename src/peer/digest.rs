@@ -1,9 +1,9 @@
 //! What makes a pushed batch what it is, as one digest.
 
+use kme::Party;
 use sha3::{Digest as _, Sha3_256};
 
 use super::wire::BatchMetadata;
-use crate::kme::Party;
 
 /// Separates this digest from every other use of the hash.
 const DOMAIN: &[u8] = b"dqkd batch content 1\0";

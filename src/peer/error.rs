@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 
-use crate::kme::KmeId;
-use crate::tls::HttpsError;
+use kme::KmeId;
+use mtls::HttpsError;
 
 /// Status of a refusal for want of the pools of a set.
 pub const SET_UNAVAILABLE: StatusCode = StatusCode::FAILED_DEPENDENCY;

@@ -6,13 +6,13 @@
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use kme::KmeId;
 use serde::de::DeserializeOwned;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::breaker::{BreakerState, Leave};
 use super::error::PeerError;
 use super::route::{Call, Route};
-use crate::kme::KmeId;
 
 /// One pass over some addresses of a peer.
 pub(super) struct Pass<'a> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use kme::KmeId;
+
 use super::error::PeerError;
 use super::wire::{BATCHES_PATH, INFO_PATH, POOL_SETS_PATH, VOID_PATH};
-use crate::kme::KmeId;
 use crate::metrics::{Counter, Counters, Histogram, Labels, Registry, Seconds, Timings, counter, timing};
 
 const CALLS: [&str; 4] = [POOL_SETS_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];

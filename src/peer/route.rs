@@ -8,14 +8,14 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use kme::{KmeId, PoolSetId};
+use mtls::{HttpsClient, HttpsError, HybridKeyExchange};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{Breaker, BreakerState, Leave};
 use super::error::PeerError;
 use super::wire::Refusal;
-use crate::kme::{KmeId, PoolSetId};
-use crate::tls::{HttpsClient, HttpsError, HybridKeyExchange};
 
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;

@@ -10,18 +10,18 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
+use blast::{self, Confirm};
 use futures_util::future::join_all;
+use kme::{BatchId, KeyId, OsRandom, Party, PoolId, PoolSetId, Recipient, Seed, Timestamp};
+use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
+use pki::Role;
+use testkit::TRUST_DOMAIN;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{BATCHES_PATH, BatchMetadata, INFO_PATH, POOL_SETS_PATH, VOID_PATH, VoidRequest, encode};
 use super::*;
-use crate::blast::{self, Confirm};
-use crate::kme::{BatchId, KeyId, OsRandom, Party, PoolId, PoolSetId, Recipient, Seed, Timestamp};
-use crate::pki::Role;
 use crate::pool::{AnnouncedPool, AnnouncedSet};
-use crate::testing::{self, TRUST_DOMAIN};
-use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
 
 fn metadata() -> BatchMetadata {
     let now = Timestamp::from_ms(1_795_392_000_000);
@@ -128,7 +128,7 @@ const SETTINGS: PeerClientSettings =
 
 fn client_at(urls: &[&str], settings: PeerClientSettings) -> PeerClient {
     let expected = ExpectedServer::Kme("site-b".parse().unwrap());
-    let tls = testing::shared().tls(Role::Kme, "site-a");
+    let tls = testkit::shared().tls(Role::Kme, "site-a");
     let https = HttpsClient::new(tls, expected, TRUST_DOMAIN, HttpVersion::Http2).unwrap();
     PeerClient::new("site-b".parse().unwrap(), urls, &https, settings, Arc::new(OsRandom))
 }
@@ -155,8 +155,8 @@ impl Peer {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", tcp.local_addr().unwrap());
         let tls = ListenerTls::Mutual {
-            store: testing::shared().tls(Role::Kme, "site-b"),
-            rules: testing::spiffe_rules(),
+            store: testkit::shared().tls(Role::Kme, "site-b"),
+            rules: testkit::spiffe_rules(),
             versions: Versions::Latest,
         };
         let stop = CancellationToken::new();

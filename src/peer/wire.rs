@@ -5,13 +5,13 @@
 
 use std::fmt;
 
+use blast::Confirm;
 use bytes::Bytes;
+use kme::{BatchId, KeyId, KmeId, Recipient, SaeId, Seed, Timestamp};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::blast::Confirm;
-use crate::kme::{BatchId, KeyId, KmeId, Recipient, SaeId, Seed, Timestamp};
 use crate::pool::AnnouncedSet;
 
 /// Path of `POST`: announce a pool set, so that the recipient downloads it ahead of need.
@@ -38,7 +38,7 @@ pub struct SetReady {
 pub struct BatchMetadata {
     /// The batch's name; pushing the same content again under it changes nothing.
     pub batch_id: BatchId,
-    /// The construction, [`crate::blast::SUITE`].
+    /// The construction, [`blast::SUITE`].
     pub suite: String,
     /// The pools, in the order of the extraction, and the servers that have them.
     pub pool_set: AnnouncedSet,

@@ -11,8 +11,8 @@ use hyper::body::{Body, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use crate::kme::{KmeId, PoolId, PoolServerId};
-use crate::tls::{HttpsClient, HttpsError};
+use kme::{KmeId, PoolId, PoolServerId};
+use mtls::{HttpsClient, HttpsError};
 
 use super::locked::{LockedError, LockedWords};
 use super::wire::{CreateRequest, CreateResponse, POOLS_PATH, ReaderCount, ReadsResponse, Ttl};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kme::{Random, RandomError};
+use kme::{Random, RandomError};
 
 /// The source that fills a server's pools.
 ///

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::kme::{Clock, KmeId, PoolSetId, Timestamp};
+use kme::{Clock, KmeId, PoolSetId, Timestamp};
 
 use super::flight::Flight;
 use super::quota::Quota;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp, causes};
+use kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp, causes};
 
 use super::client::{PoolClient, PoolClientError};
 use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SET_POOLS_MAX, SET_POOLS_MIN};

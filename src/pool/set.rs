@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::blast::{Budget, EngineError, SourcePool};
-use crate::kme::{KmeId, PoolId, PoolServerId, PoolSetId, Timestamp};
+use blast::{Budget, EngineError, SourcePool};
+use kme::{KmeId, PoolId, PoolServerId, PoolSetId, Timestamp};
 
 use super::locked::LockedWords;
 use super::quota::Reservation;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::blast::Budget;
-use crate::kme::{Clock, KmeId, PoolSetId, Timestamp};
+use blast::Budget;
+use kme::{Clock, KmeId, PoolSetId, Timestamp};
 
 use super::flight::Flight;
 use super::quota::{Quota, Reservation};

@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use tokio_util::sync::CancellationToken;
 
-use crate::kme::{ManualClock, OsRandom, Timestamp};
+use kme::{ManualClock, OsRandom, Timestamp};
 
 use super::client::PoolClient;
 use super::vault::{POOL_WORDS_MIN, PoolVault, VaultLimits};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::kme::{Clock, KmeId, ManualClock, OsRandom, PoolSetId};
+use kme::{Clock, KmeId, ManualClock, OsRandom, PoolSetId};
 
 use super::testing::{Caller, POOL_BYTES, TestServer, WORDS, client_of_nobody, limits, manual_clock};
 use super::*;
@@ -452,7 +452,7 @@ async fn a_failed_download_is_forgotten_and_frees_its_memory() {
     let pair = Pair::with(recipient_settings()).await;
     let mut announced = pair.announced().await;
     let real = announced.pools[0].id;
-    announced.pools[0].id = crate::kme::PoolId::draw(&OsRandom).unwrap();
+    announced.pools[0].id = kme::PoolId::draw(&OsRandom).unwrap();
     let failed = pair.here.get_or_fetch(&kme("site-a"), &announced).await;
     assert!(matches!(failed, Err(RecipientSetError::Fetch(_))), "{failed:?}");
     eventually("the memory is free", || pair.here.used_bytes() == 0).await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::kme::{Clock, KmeId, PoolId, Random, RandomError, Timestamp};
+use kme::{Clock, KmeId, PoolId, Random, RandomError, Timestamp};
 
 use super::entropy::EntropySource;
 use super::locked::{LockedError, LockedWords};

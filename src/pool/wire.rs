@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::kme::{KmeId, PoolId, Timestamp};
+use kme::{KmeId, PoolId, Timestamp};
 
 /// Path of the collection of pools.
 pub const POOLS_PATH: &str = "/pool/v1/pools";

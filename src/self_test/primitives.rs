@@ -2,13 +2,13 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _, KeyWrapPadded as _};
+use blast::{Product, multiply};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use sha3::{Digest as _, Sha3_256};
 use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};
 
 use super::Check;
-use crate::blast::{Product, multiply};
 
 /// FIPS 202 example: SHA3-256 of "abc".
 const SHA3_256_ABC: &str = "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532";

@@ -1,7 +1,7 @@
+use blast::Product;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::blast::Product;
 
 fn vectors() -> Vec<Value> {
     serde_json::from_str(VECTORS).unwrap()

@@ -3,16 +3,16 @@
 //! Format: `docs/blast-engine.md`, section 6. Fields that a vector does not need are ignored;
 //! `words_per_pool` and `first_positions` are checked where given.
 
+use blast::{
+    BatchSeeds, Confirm, MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS, Product, SourcePool,
+    first_positions, generate_with, regenerate_with,
+};
+use kme::{Key, KeyId, PoolId, Seed};
 use serde_json::{Map, Value};
 use sha3::{Digest as _, Sha3_256};
 use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};
 
 use super::{Check, SelfTestError};
-use crate::blast::{
-    BatchSeeds, Confirm, MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS, Product, SourcePool,
-    first_positions, generate_with, regenerate_with,
-};
-use crate::kme::{Key, KeyId, PoolId, Seed};
 
 /// Most words of all pools of one vector (1 GiB).
 const MAX_VECTOR_WORDS: usize = 1 << 27;

@@ -5,12 +5,12 @@
 //! broken COMMIT the writer takes that row on a new connection, which waits for the old transaction if it is
 //! still at work: the token is there, or the transaction never will be.
 
+use kme::{Random, RandomError, Timestamp};
 use sqlx::AssertSqlSafe;
 
 use super::dialect::{Dialect, Link};
 use super::error::StoreError;
 use super::sql;
-use crate::kme::{Random, RandomError, Timestamp};
 
 /// Names one writer and the transaction that it is in. Holds nothing secret.
 pub(super) struct Mark {

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kme::{BatchId, Clock, KeyId, Random, Timestamp};
 use tokio::time::sleep;
 
 use self::tables::{KEY_MATERIAL, PAGE_ROWS, Row, TABLES, Table, Value};
@@ -20,7 +21,6 @@ use super::kek::KeyEncryptionKeys;
 use super::migrate::prepare_schema;
 use super::seal::{DataKeyId, Sealer};
 use super::{commit, sql};
-use crate::kme::{BatchId, Clock, KeyId, Random, Timestamp};
 
 /// How long sessions of daemons that were just stopped are waited for.
 const SESSIONS_WAIT: Duration = Duration::from_secs(3);

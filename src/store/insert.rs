@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use kme::life::{self, Known};
+use kme::{BatchId, KmeId, Timestamp};
+
 use super::dialect::Link;
 use super::error::StoreError;
 use super::known::BatchFacts;
@@ -9,8 +12,6 @@ use super::ready::ReadyRow;
 use super::seal::SealedKeys;
 use super::sql;
 use super::types::{Inserted, NewBatch};
-use crate::kme::life::{self, Known};
-use crate::kme::{BatchId, KmeId, Timestamp};
 
 /// A batch, sealed and in the form of its row; holds no secret.
 pub(super) struct InsertJob {

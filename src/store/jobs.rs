@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kme::{Key, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 use super::dialect::Link;
@@ -13,7 +14,6 @@ use super::seal::Sealer;
 use super::sweep;
 use super::types::{Inserted, LeasedBlock, Swept, VoidOutcome, Withdrawn};
 use super::void::VoidJob;
-use crate::kme::{Key, Timestamp};
 
 /// Jobs that wait at most; more callers wait to queue.
 pub(super) const QUEUE_JOBS: usize = 1024;

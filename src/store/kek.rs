@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
+use kme::{Random, RandomError, SecretBytes};
 use sha3::{Digest, Sha3_256};
 use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::seal::SealError;
-use crate::kme::{Random, RandomError, SecretBytes};
 
 const KEK_BYTES: usize = 32;
 const KEK_ID_BYTES: usize = 8;
@@ -212,8 +212,9 @@ fn kek_id(key: &SecretBytes) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kme::OsRandom;
+
     use super::*;
-    use crate::kme::OsRandom;
 
     const ONE: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
     const TWO: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";

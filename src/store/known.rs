@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use kme::{BatchId, KmeId, Party, Recipient, SaeId, Timestamp};
+
 use super::seal::DataKeyId;
 use super::types::{Entitlement, Role};
-use crate::kme::{BatchId, KmeId, Party, Recipient, SaeId, Timestamp};
 
 /// Batches of one generation. There are two, so memory has a bound and whatever is in use stays.
 const GENERATION: usize = 4096;

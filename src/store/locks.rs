@@ -10,11 +10,12 @@
 //!    that came first may still take keys;
 //! 3. the keys that are to be retrieved or voided.
 
+use kme::{BatchId, KeyId};
+
 use super::dialect::{Dialect, Link};
 use super::error::StoreError;
 use super::jobs::Job;
 use super::{pack, sql};
-use crate::kme::{BatchId, KeyId};
 
 /// What jobs need to have to themselves.
 #[derive(Default)]

@@ -42,6 +42,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
 use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -72,7 +73,6 @@ pub use self::types::{
 };
 use self::void::VoidJob;
 use self::writer::{POSTGRES_WRITERS, Shortcut, Writer};
-use crate::kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
 use crate::metrics::Registry;
 
 /// Most keys of one batch.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use kme::{BatchId, Key, KeyId, Random, Timestamp};
+
 use super::KeyEncryptionKeys;
 use super::seal::{SealError, SealedKeys, Sealer};
-use crate::kme::{BatchId, Key, KeyId, Random, Timestamp};
 
 /// Seals and opens as the store does.
 pub struct SealProbe {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use tracing::error;
@@ -15,7 +16,6 @@ use super::retrieve::{array, learn_data_key};
 use super::seal::{DataKeyId, Sealer};
 use super::types::{LeasedBlock, ReadyPair};
 use super::{pack, sql, unpack};
-use crate::kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
 
 /// The pair in the form of its columns.
 #[derive(Clone, PartialEq, Eq)]

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kme::life::{self, Claim, EarlierUse, Erasure, Terms};
+use kme::{BatchId, Key, KeyId, KmeId, Party, SaeId, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -22,8 +24,6 @@ use super::seal::{DataKeyId, Sealer};
 use super::turn::Turn;
 use super::types::{Retrieval, RetrievalMode};
 use super::{pack, sql};
-use crate::kme::life::{self, Claim, EarlierUse, Erasure, Terms};
-use crate::kme::{BatchId, Key, KeyId, KmeId, Party, SaeId, Timestamp};
 
 /// A request, owned by the writer's queue.
 pub(super) struct RetrieveJob {

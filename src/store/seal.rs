@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use kme::{BatchId, Key, KeyId, KeyMaterial, Random, RandomError, SecretBytes, Timestamp};
 
 use super::kek::{DATA_KEY_BYTES, KeyEncryptionKeys};
-use crate::kme::{BatchId, Key, KeyId, KeyMaterial, Random, RandomError, SecretBytes, Timestamp};
 
 const TAG_BYTES: usize = 16;
 const COUNTER_BYTES: usize = 4;
@@ -234,8 +234,9 @@ fn associated_data(key_id: KeyId, batch_id: BatchId, data_key_id: &DataKeyId) ->
 
 #[cfg(test)]
 mod tests {
+    use kme::OsRandom;
+
     use super::*;
-    use crate::kme::OsRandom;
 
     fn sealer() -> Sealer {
         let dir = tempfile::tempdir().unwrap();

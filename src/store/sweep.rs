@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use kme::Timestamp;
+
 use super::dialect::{Dialect, Link};
 use super::error::StoreError;
 use super::seal::DataKeyId;
 use super::sql;
 use super::types::Swept;
-use crate::kme::Timestamp;
 
 /// How long the mark of a writer stays that commits nothing (`super::commit`): it may be gone. One that is not
 /// makes its mark anew.

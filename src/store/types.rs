@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::kme::life::Inserted;
-use crate::kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
+pub use kme::life::Inserted;
+use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
 
 /// The part a party plays for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use kme::life::{self, KeyAtVoid, Voiding};
+use kme::{BatchId, KeyId, KmeId, Timestamp};
+
 use super::dialect::Link;
 use super::error::StoreError;
 use super::types::{VoidOutcome, Withdrawn};
 use super::{pack, sql, unpack};
-use crate::kme::life::{self, KeyAtVoid, Voiding};
-use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
 
 /// A request to void.
 pub(super) struct VoidJob {

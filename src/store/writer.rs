@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use kme::{Clock, Random, Timestamp};
 use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -29,7 +30,6 @@ use super::retrieve::Rows;
 use super::seal::Sealer;
 use super::types::Inserted;
 use super::{locks, sql};
-use crate::kme::{Clock, Random, Timestamp};
 
 /// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the next.
 pub(super) const POSTGRES_WRITERS: usize = 2;

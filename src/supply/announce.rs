@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use kme::KmeId;
 
 use super::{Peers, SupplyError};
-use crate::kme::KmeId;
 use crate::peer::PeerError;
 use crate::pool::{Announcing, PoolSet, SetAnnouncer};
 

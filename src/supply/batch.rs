@@ -1,7 +1,5 @@
 //! How an order is cut into batches.
 
-use crate::blast;
-
 /// Numbers of keys of the batches that make `number` keys of `key_bytes` bytes, as large as the engine
 /// allows; `None` for a key too long for any batch.
 pub(super) fn split(number: usize, key_bytes: usize) -> Option<Vec<usize>> {

@@ -1,6 +1,7 @@
 //! Why no keys could be supplied, sorted by who can change that.
 
-use crate::kme::KmeId;
+use kme::KmeId;
+
 use crate::peer::PeerError;
 
 /// No keys were handed out. The same order may succeed later, except for a defect ([`Self::Internal`]).

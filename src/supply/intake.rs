@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use blast::{self, BatchSeeds, EngineError};
+use kme::life;
+use kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
+use mtls::identity::AuthenticatedKme;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::meter::SupplyMeter;
 use super::recent::{NotTaken, Progress, Recent};
-use crate::blast::{self, BatchSeeds, EngineError};
-use crate::identity::AuthenticatedKme;
-use crate::kme::life;
-use crate::kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
 use crate::peer::content_digest;
 use crate::peer::wire::{
     BatchMetadata, BatchStored, Info, InfoLimits, PROTOCOL_VERSION, SetReady, VoidAnswer, VoidRequest,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kme::KmeId;
+
 use super::{IntakeError, SupplyError};
-use crate::kme::KmeId;
 use crate::metrics::{Counter, Counters, Histogram, Labels, Registry, Seconds, Timings, counter, timing};
 use crate::peer::PeerError;
 

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 pub use announce::PeerAnnouncer;
 pub use error::SupplyError;
 pub use intake::{Intake, IntakeError, IntakeRules};
+use kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 pub use meter::SupplyMeter;
 pub use order::KeyOrder;
 pub use peers::Peers;
@@ -36,7 +37,6 @@ pub use peers::Peers;
 pub use self::reserve::ReserveLevels;
 use self::reserve::{Bounds, Reserve, ReserveParts, ReserveSettings};
 use self::workshop::Workshop;
-use crate::kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 use crate::pool::SourceSets;
 use crate::store::Store;
 
@@ -110,7 +110,7 @@ impl Supply {
         let max = u64::from(settings.max_stored_per_pair);
         let reserve_settings = ReserveSettings {
             bounds: Bounds { floor: u64::from(settings.min_stored_per_pair).min(max), max },
-            block_keys: crate::blast::max_keys_per_batch(settings.default_key_bytes).max(1),
+            block_keys: blast::max_keys_per_batch(settings.default_key_bytes).max(1),
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
         };

@@ -4,8 +4,14 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use blast::{self, BatchSeeds, EngineError};
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
+use kme::life;
+use kme::{
+    BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
+    Timestamp,
+};
 use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
@@ -14,12 +20,6 @@ use super::reserve::Purpose;
 use super::retract::{self, Traces};
 use super::workshop::Workshop;
 use super::{SupplyError, batch};
-use crate::blast::{self, BatchSeeds, EngineError};
-use crate::kme::life;
-use crate::kme::{
-    BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
-    Timestamp,
-};
 use crate::peer::wire::BatchMetadata;
 use crate::peer::{Pushed, content_digest};
 use crate::pool::{PoolSet, PoolSetError, SourceSetError};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::kme::KmeId;
+use kme::KmeId;
+
 use crate::peer::{BreakerState, PeerClient};
 
 /// One client for each configured peer.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kme::{BatchId, KmeId};
+use kme::{BatchId, KmeId};
 
 /// How long a batch is remembered after it last arrived; sources give up long before.
 const MEMORY: Duration = Duration::from_mins(2);
@@ -97,8 +97,9 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use kme::OsRandom;
+
     use super::*;
-    use crate::kme::OsRandom;
 
     #[tokio::test(start_paused = true)]
     async fn the_same_content_meets_its_progress_and_other_content_is_a_conflict() {

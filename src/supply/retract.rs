@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
+use kme::{BatchId, KeyId, KmeId, Timestamp};
 use tokio::time::sleep;
 
 use super::SupplyParts;
 use super::meter::Retracted;
 use super::workshop::Workshop;
-use crate::kme::{BatchId, KeyId, KmeId, Timestamp};
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
 use crate::store::{LeasedBlock, Withdrawn};

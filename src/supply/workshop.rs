@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use kme::{Demands, KmeId, Recipient, SaeId, Timestamp};
 use tokio::sync::Semaphore;
 
 use super::reserve::{Maker, Purpose};
 use super::{KeyOrder, SupplyError, SupplyParts, SupplySettings, order, retract};
-use crate::kme::{Demands, KmeId, Recipient, SaeId, Timestamp};
 use crate::store::LeasedBlock;
 
 /// Makes batches for orders and for the reserve.

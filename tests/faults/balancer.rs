@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::eventually;
+use testkit::eventually;
 
 /// Where one replica listens.
 #[derive(Clone, Copy, Debug)]

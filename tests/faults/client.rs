@@ -6,12 +6,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use http::Method;
 use serde_json::{Value, json};
+use testkit::Network;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::history::{Answer, Ask, Caller, Event, Outcome, Party, Seen};
-use crate::support::Network;
 use crate::wire::{Reply, Wire};
 use crate::workload::World;
 

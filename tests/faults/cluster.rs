@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use testkit::{Daemon, Network, Ports};
 use tokio::sync::Mutex;
 
 use crate::balancer::{Balancer, Listeners};
@@ -12,7 +13,6 @@ use crate::database::Database;
 use crate::disk::Disk;
 use crate::proxy::{Link, Mode};
 use crate::schedule::{Fault, Targets};
-use crate::support::{Daemon, Network, Ports};
 
 /// The first port of the proxies, after those of the demo: three for each site, two for each pool server.
 const PROXY_PORTS_FROM: u16 = 15;

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
+use testkit::PATIENCE;
+use testkit::postgres::{Server, Stop};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
-use crate::postgres::{Server, Stop};
-use crate::support::PATIENCE;
 
 /// What the daemons connect as, and the name of their database: no superuser.
 const ROLE: &str = "kme";

@@ -108,8 +108,8 @@ pub(crate) struct Stopwatch {
 
 impl Stopwatch {
     pub(crate) fn start() -> Self {
-        use dqkd::kme::Clock as _;
-        Self { started: Instant::now(), epoch_ms: dqkd::kme::SystemClock.now().as_ms() }
+        use kme::Clock as _;
+        Self { started: Instant::now(), epoch_ms: kme::SystemClock.now().as_ms() }
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

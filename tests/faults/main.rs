@@ -12,8 +12,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and waits for processes by the real clock"
+    reason = "a test fails by panicking"
 )]
 
 mod balancer;
@@ -26,17 +25,11 @@ mod disk;
 mod history;
 mod nemesis;
 mod outage;
-#[path = "../../src/testing/postgres.rs"]
-#[expect(dead_code, reason = "the tests of the store use the rest")]
-mod postgres;
 mod proxy;
 mod random;
 mod replicas;
 mod run;
 mod schedule;
-#[path = "../it/support/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests in `it` use the rest")]
-mod support;
 mod wan;
 mod wire;
 mod workload;
@@ -55,9 +48,9 @@ fn setting<T: FromStr>(name: &str) -> Option<T> {
 
 fn seed() -> u64 {
     let fresh = || {
-        use dqkd::kme::Random as _;
+        use kme::Random as _;
         let mut bytes = [0; 4];
-        dqkd::kme::OsRandom.fill(&mut bytes).unwrap();
+        kme::OsRandom.fill(&mut bytes).unwrap();
         u64::from(u32::from_be_bytes(bytes))
     };
     setting("DQKD_FAULTS_SEED").unwrap_or_else(fresh)

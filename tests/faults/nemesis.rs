@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use testkit::PATIENCE;
+use testkit::postgres::Stop;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
-use crate::postgres::Stop;
 use crate::proxy::Mode;
 use crate::schedule::{Fault, Strike};
-use crate::support::PATIENCE;
 
 /// Pause between attempts to start a process that does not come up, as a service manager has it.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use testkit::Network;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::cluster::{Cluster, Shape};
 use crate::proxy::Mode;
-use crate::support::Network;
 use crate::wire::{Reply, Wire};
 
 pub(crate) const RESERVE: u64 = 4096;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
+use testkit::{output_of, qkd014};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, Shape};
 use crate::outage::{Handed, ask, check, filled, keys};
-use crate::support::{dqkd, output_of};
 use crate::wire::Wire;
 
 const KEYS: &str = "min_stored_per_pair = 4096";
@@ -145,13 +145,13 @@ pub(crate) fn throughput(shape: Shape, each: Duration) {
     });
 }
 
-/// What `dqkd bench` hands out and retrieves through the load balancers, from a full reserve on.
+/// What `qkd014 bench` hands out and retrieves through the load balancers, from a full reserve on.
 async fn pairs_each_sec(cluster: &Cluster, lasts: Duration) -> f64 {
     // Load balancers notice who is there.
     sleep(Duration::from_secs(1)).await;
     filled(&cluster.network, FULL).await;
     let ((site_a, alice), (site_b, bob)) = (cluster.network.sae("alice"), cluster.network.sae("bob"));
-    let mut bench = dqkd();
+    let mut bench = qkd014();
     bench.args([
         "bench",
         "--json",

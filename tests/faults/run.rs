@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use testkit::Network;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -17,7 +18,6 @@ use crate::history::{Ask, Caller, Event, History, Party, Slave, Stopwatch};
 use crate::nemesis::{Deeds, Nemesis};
 use crate::random::Choices;
 use crate::schedule::Schedule;
-use crate::support::Network;
 use crate::workload::{Worker, World};
 
 const WORKERS_PER_SAE: usize = 6;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::postgres::Stop;
+use testkit::postgres::Stop;
+
 use crate::proxy::{Direction, Mode};
 use crate::random::Choices;
 

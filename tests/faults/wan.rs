@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use testkit::Network;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, Shape};
 use crate::outage::{Handed, RESERVE, ask, check, filled, keys};
 use crate::proxy::Mode;
-use crate::support::Network;
 use crate::wire::Wire;
 
 const SHAPE: Shape = Shape { sites: 2, replicas: 1, is_postgres: false };

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dqkd::tls::{ExpectedServer, HttpVersion, HttpsClient, HttpsError, TlsFiles, TlsStore};
 use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use mtls::{ExpectedServer, HttpVersion, HttpsClient, HttpsError, TlsFiles, TlsStore};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::support::Network;
+use testkit::Network;
 
 /// Longer than the daemons take to refuse: what takes longer has no answer.
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use tempfile::TempDir;
 
-use crate::support::{Network, dqkd, output_of, run_to_end};
+use testkit::{Network, dqkd, output_of, run_to_end};
 
 fn run(args: &[&str]) -> Output {
     output_of(dqkd().args(args))
@@ -135,22 +135,6 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
     assert_eq!(run(&["pki", "revoke", "sae", "nobody", "--dir", &path]).status.code(), Some(1));
     run_to_end(&["pki", "revoke", "sae", "router 7", "--dir", &path]);
     run_to_end(&["pki", "crl", "--dir", &path]);
-}
-
-#[test]
-fn the_client_says_what_the_kme_said() {
-    let network = Network::start(2);
-    let (site, alice) = network.sae("alice");
-    let (ca, p12) = (network.ca().display().to_string(), alice.p12.display().to_string());
-    let base = |password: &str, slave: &str| {
-        run(&["enc", "--url", &site.sae_url, "--ca", &ca, "--p12", &p12, "--p12-password", password, slave])
-    };
-    let refused = base(&alice.p12_password, "nobody");
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("400"), "{}", stderr(&refused));
-    let wrong = base("wrong", "bob");
-    assert_eq!(wrong.status.code(), Some(1));
-    assert!(stderr(&wrong).contains("wrong password"), "{}", stderr(&wrong));
 }
 
 #[test]

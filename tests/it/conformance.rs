@@ -1,4 +1,4 @@
-//! `dqkd conformance` against real sites: everything passes, in both profiles, with every fixture; and it tells
+//! `qkd014 conformance` against real sites: everything passes, in both profiles, with every fixture; and it tells
 //! when something is wrong.
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Network, PATIENCE, TcpLink, dqkd, output_of, run_to_end};
+use testkit::{Network, PATIENCE, TcpLink, output_of, qkd014, run_to_end};
 
 /// An SAE ID that only a careful KME takes apart correctly.
 const ODD_ID: &str = "rack 7/50%25 é→2";
@@ -61,7 +61,7 @@ impl Laboratory {
     fn command(&self, profile: &str) -> Command {
         let file = |dir: &Path, name: &str| dir.join(name).display().to_string();
         let (pki, foreign) = (self.network.pki(), self.network.dir().join("foreign"));
-        let mut command = dqkd();
+        let mut command = qkd014();
         command.args(["conformance", "--profile", profile, "--drain", "--max-keys", MAX_KEYS]);
         command.arg("--demo-json").arg(self.network.manifest());
         command.args(["--x-cert", &file(&pki, "xavier.pem"), "--x-key", &file(&pki, "xavier.key")]);
@@ -166,7 +166,7 @@ fn a_strict_kme_passes_the_lenient_profile_and_its_stricter_reading_is_named_in_
     });
     let carol = network.sae("carol").1;
     let run = |profile: &str| {
-        let mut command = dqkd();
+        let mut command = qkd014();
         command.args([
             "conformance",
             "--profile",
@@ -216,7 +216,7 @@ fn a_strict_kme_passes_the_lenient_profile_and_its_stricter_reading_is_named_in_
 fn a_hook_that_fails_is_a_failure_and_too_few_keys_are_a_reason_to_skip() {
     let network = Network::start(2);
     let run = |args: &[&str]| {
-        let mut command = dqkd();
+        let mut command = qkd014();
         output_of(command.args(["conformance", "--demo-json"]).arg(network.manifest()).args(args))
     };
     let output = run(&["--only", "48", "--restart-hook", "exit 3"]);
@@ -235,7 +235,7 @@ fn a_hook_that_fails_is_a_failure_and_too_few_keys_are_a_reason_to_skip() {
 fn kmes_that_are_not_there_are_failures() {
     let network = Network::generate(2);
     let manifest = network.manifest();
-    let mut command = dqkd();
+    let mut command = qkd014();
     command.args(["conformance", "--timeout", "2", "--format", "junit", "--only", "1-8", "--demo-json"]);
     let output = output_of(command.arg(&manifest));
     let xml = text(&output.stdout);
@@ -258,7 +258,7 @@ fn wrong_usage_is_named_and_ends_with_2() {
         (&["--demo-json", manifest, "--c-id", "carol"], "--c-id needs --c-cert"),
         (&["--kme-a", "https://x", "--kme-b", "https://y", "--ca", "/nowhere/ca.pem"], "give --a-id"),
     ] {
-        let output = output_of(dqkd().arg("conformance").args(args));
+        let output = output_of(qkd014().arg("conformance").args(args));
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(stderr.contains(named), "{args:?}: {stderr}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 
-use crate::support::{Answer, Curl, Network, PATIENCE, TcpLink, dqkd, eventually};
+use testkit::{Answer, Curl, Network, PATIENCE, TcpLink, dqkd, eventually};
 
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
 /// How long one call may take on a busy machine; far below the minutes or for ever that it took elsewhere.

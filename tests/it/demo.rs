@@ -4,8 +4,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::postgres::Server;
-use crate::support::{PATIENCE, dqkd, lines_of, output_of, run_to_end};
+use testkit::postgres::Server;
+use testkit::{PATIENCE, dqkd, lines_of, output_of, run_to_end};
 
 #[test]
 fn once_prints_the_same_key_from_both_sites_and_ends_with_0() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::{Curl, Network, dqkd, output_of};
+use testkit::{Curl, Network, dqkd, output_of};
 
 /// Names in the tables below one heading.
 fn documented(heading: &str) -> BTreeSet<String> {
@@ -141,7 +141,7 @@ fn a_peer_that_is_gone_shows_in_the_numbers_of_the_other_site() {
     let mut network = Network::start(2);
     network.kill_site(1);
     let url = network.site(0).admin_url.clone();
-    crate::support::eventually("the breaker opens and readiness is degraded", || {
+    testkit::eventually("the breaker opens and readiness is degraded", || {
         let text = scrape(&url, &network.ca());
         sum(&text, "dqkd_peer_breaker_state", &["peer=\"site-b\"", "state=\"closed\""]) < 1.0
             && sum(&text, "dqkd_part_condition", &["part=\"peer site-b\"", "condition=\"degraded\""]) >= 1.0

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
-use crate::postgres::Server;
-use crate::support::{Network, dqkd, output_of};
+use testkit::postgres::Server;
+use testkit::{Network, dqkd, output_of};
 
 fn copy(from: &Path, to: &str, more: &[&str]) -> Output {
     output_of(dqkd().args(["store", "copy"]).arg(from).arg(to).args(more))

@@ -6,7 +6,9 @@ use std::path::Path;
 use base64::Engine as _;
 use serde_json::json;
 
-use crate::support::{Answer, Curl, Network, Sae};
+use testkit::{Answer, Curl, Network, Sae};
+
+use crate::stored::stored_keys;
 
 fn decoded_bits(key: &str) -> usize {
     base64::engine::general_purpose::STANDARD.decode(key).unwrap().len() * 8
@@ -65,7 +67,7 @@ fn numbers_sizes_and_both_verbs_are_served() {
 #[test]
 fn status_names_both_sites_and_counts_deliverable_keys() {
     let network = Network::start(2);
-    crate::support::eventually("a pool set is ready", || {
+    testkit::eventually("a pool set is ready", || {
         network.status("alice", "bob")["stored_key_count"].as_u64().unwrap() > 0
     });
     let status = network.status("alice", "bob");
@@ -93,7 +95,7 @@ fn additional_slaves_at_several_sites_get_the_same_key_and_nobody_else_does() {
     assert!([400, 401].contains(&network.dec("carol", "alice", &[&id]).status));
     assert_eq!(network.dec("alice", "bob", &[&id]).key(), expected);
     for site in 0..3 {
-        assert_eq!(network.stored_keys(site), 0, "the last retrieval erases the key");
+        assert_eq!(stored_keys(&network.database(site)), 0, "the last retrieval erases the key");
     }
 }
 
@@ -168,22 +170,4 @@ fn http_1_and_2_tls_1_2_and_1_3_pem_and_p12_are_served() {
     }
     let old = network.curl("alice").and(&["--tls-max", "1.1"]).get(&url("alice", "bob", "enc_keys"));
     assert_eq!(old.status, 0, "TLS 1.1 is refused: {old:?}");
-}
-
-#[test]
-fn the_projects_own_client_does_the_same_as_curl() {
-    let network = Network::start(2);
-    let call = |sae: &str, command: &str, rest: &[&str]| {
-        let (site, sae) = network.sae(sae);
-        let (ca, p12) = (network.ca().display().to_string(), sae.p12.display().to_string());
-        let mut args = vec![command, "--url", &site.sae_url, "--ca", &ca, "--p12", &p12];
-        args.extend(["--p12-password", &sae.p12_password, "--json"]);
-        args.extend(rest);
-        serde_json::from_str::<serde_json::Value>(&crate::support::run_to_end(&args)).unwrap()
-    };
-    assert_eq!(call("alice", "status", &["bob"])["target_KME_ID"], "site-b");
-    let made = call("alice", "enc", &["bob", "--number", "2"]);
-    let ids: Vec<&str> =
-        made["keys"].as_array().unwrap().iter().map(|k| k["key_ID"].as_str().unwrap()).collect();
-    assert_eq!(call("bob", "dec", &[&["alice"][..], &ids].concat()), made);
 }

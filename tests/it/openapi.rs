@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Curl, Network};
+use testkit::{Curl, Network};
 
 /// When it is set, the copy is written instead of compared.
 const WRITE: &str = "DQKD_WRITE_OPENAPI";

@@ -6,8 +6,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::postgres::Server;
-use crate::support::{Answer, Network, eventually};
+use testkit::postgres::Server;
+use testkit::{Answer, Network, eventually};
 
 /// Sites A and B with two daemons each.
 struct Pairs {

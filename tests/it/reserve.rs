@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::support::{Network, TcpLink, eventually};
+use testkit::{Network, TcpLink, eventually};
 
 /// Two sites; site A reaches site B through a link that can be cut. Every pair keeps `floor` keys ready.
 fn network_with_link(floor: u64) -> (Network, TcpLink) {

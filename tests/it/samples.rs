@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Curl, Daemon, Ports, eventually, run_to_end};
+use testkit::{Curl, Daemon, Ports, eventually, run_to_end};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -7,7 +7,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde_json::json;
 
-use crate::support::{Curl, Network, eventually, stored_keys};
+use testkit::{Curl, Network, eventually};
+
+use crate::stored::stored_keys;
 
 #[test]
 fn a_dead_peer_is_named_in_a_503_and_service_goes_on_when_it_is_back() {
@@ -46,8 +48,8 @@ fn one_dead_site_of_three_refuses_the_multicast_and_leaves_no_twin_usable() {
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(refused.message(), "KME site-c does not answer");
     // All keys that site-b may have made of it are void: none can be retrieved by anyone.
-    eventually("site-b holds no key", || network.stored_keys(1) == 0);
-    assert_eq!(network.stored_keys(0), 0);
+    eventually("site-b holds no key", || stored_keys(&network.database(1)) == 0);
+    assert_eq!(stored_keys(&network.database(0)), 0);
     let pair = network.enc("alice", "bob", "").key();
     assert_eq!(network.dec("bob", "alice", &[&pair.0]).key(), pair);
 }
@@ -214,7 +216,7 @@ fn expired_keys_are_not_returned_and_are_erased() {
     std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(network.dec("bob", "alice", &[&id]).status, 400);
     for site in [0, 1] {
-        eventually("the key is erased", || network.stored_keys(site) == 0);
+        eventually("the key is erased", || stored_keys(&network.database(site)) == 0);
     }
 }
 
@@ -226,7 +228,7 @@ fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
 
     // A new SAE at site-b, listed at both.
     let pki = network.pki().display().to_string();
-    crate::support::run_to_end(&["pki", "issue", "sae", "zoe", "--dir", &pki]);
+    testkit::run_to_end(&["pki", "issue", "sae", "zoe", "--dir", &pki]);
     assert_eq!(network.enc("alice", "zoe", "").status, 400);
     for site in [0, 1] {
         let config = &network.site(site).config;
@@ -242,7 +244,7 @@ fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
     assert_eq!(zoe.get(&url).key(), (id, key));
 
     // A revoked one is refused at its next handshake.
-    crate::support::run_to_end(&["pki", "revoke", "sae", "bob", "--dir", &pki]);
+    testkit::run_to_end(&["pki", "revoke", "sae", "bob", "--dir", &pki]);
     network.daemon(1).signal("HUP");
     // A connection made a moment before the reload ends without an answer, too: that is no refusal.
     eventually("bob is refused, and the log says why", || {

@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Curl, Network, eventually, run_to_end};
+use testkit::{Curl, Network, eventually, run_to_end};
+
+use crate::stored::stored_keys;
 
 fn listeners(network: &Network) -> [String; 3] {
     [
@@ -202,7 +204,11 @@ fn what_is_no_http_has_no_handler_and_no_keys() {
         let answer = alice.call(args);
         assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{answer:?}");
     }
-    assert_eq!((network.stored_keys(0), network.stored_keys(1)), (0, 0), "nothing was made");
+    assert_eq!(
+        (stored_keys(&network.database(0)), stored_keys(&network.database(1))),
+        (0, 0),
+        "nothing was made"
+    );
     // Other connections are served as before.
     network.enc("alice", "bob", "").key();
 }

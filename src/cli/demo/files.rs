@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use kme::{OsRandom, Random as _, SystemClock};
+use pki::{Authority, NewAuthority, Order, Role};
 use zeroize::Zeroizing;
 
 use super::manifest::{Manifest, PoolServer, Sae, Site};
 use super::plan::{Plan, PoolPlan, SitePlan};
-use crate::kme::{OsRandom, Random as _, SystemClock};
-use crate::pki::{Authority, NewAuthority, Order, Role};
 use crate::store::KeyEncryptionKeys;
 
 const TRUST_DOMAIN: &str = "dqkd.example";

@@ -3,44 +3,43 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use serde::Serialize;
 
 /// The whole demo. Paths are absolute.
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::cli) struct Manifest {
+#[derive(Debug, Serialize)]
+pub(super) struct Manifest {
     /// The folder; not part of the file, which lies in it.
     #[serde(skip)]
     pub(super) dir: PathBuf,
-    pub(in crate::cli) ca: PathBuf,
-    pub(in crate::cli) sites: Vec<Site>,
-    pub(in crate::cli) pool_servers: Vec<PoolServer>,
+    pub(super) ca: PathBuf,
+    pub(super) sites: Vec<Site>,
+    pub(super) pool_servers: Vec<PoolServer>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::cli) struct Site {
-    pub(in crate::cli) id: String,
-    pub(in crate::cli) config: PathBuf,
-    pub(in crate::cli) sae_url: String,
+#[derive(Debug, Serialize)]
+pub(super) struct Site {
+    pub(super) id: String,
+    pub(super) config: PathBuf,
+    pub(super) sae_url: String,
     pub(super) peer_url: String,
     pub(super) admin_url: String,
-    pub(in crate::cli) saes: Vec<Sae>,
+    pub(super) saes: Vec<Sae>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::cli) struct Sae {
-    pub(in crate::cli) id: String,
-    pub(in crate::cli) cert: PathBuf,
-    pub(in crate::cli) key: PathBuf,
+#[derive(Debug, Serialize)]
+pub(super) struct Sae {
+    pub(super) id: String,
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
     pub(super) p12: PathBuf,
     pub(super) p12_password: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::cli) struct PoolServer {
-    pub(in crate::cli) id: String,
+#[derive(Debug, Serialize)]
+pub(super) struct PoolServer {
+    pub(super) id: String,
     pub(super) config: PathBuf,
-    pub(in crate::cli) url: String,
+    pub(super) url: String,
 }
 
 impl Manifest {
@@ -56,14 +55,6 @@ impl Manifest {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&path).with_context(context)?;
         file.write_all(text.as_bytes()).with_context(context)
-    }
-
-    /// Reads `file`, which some `dqkd demo` has written.
-    pub(in crate::cli) fn read(file: &Path) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let text = Zeroizing::new(text);
-        serde_json::from_str(&text).with_context(|| format!("{} is no demo.json", file.display()))
     }
 
     /// Whether a demo was written into `dir`.

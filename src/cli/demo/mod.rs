@@ -20,7 +20,7 @@ use crate::app::{self, Daemon};
 use crate::config::{self, ConfigFile, LogConfig, LogLevel};
 use crate::store::Store;
 use crate::telemetry;
-pub(super) use manifest::Manifest;
+use manifest::Manifest;
 use plan::Plan;
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use anyhow::{bail, ensure};
 
-use crate::kme::{OsRandom, Random as _};
+use kme::{OsRandom, Random as _};
 
 /// SAEs of the first two sites.
 const FIRST_SAES: [&[&str]; 2] = [&["alice", "dave"], &["bob", "carol"]];

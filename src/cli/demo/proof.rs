@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use http::StatusCode;
-use tokio::time::{Instant, sleep};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use mtls::{ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+use zeroize::Zeroizing;
 
 use super::manifest::{Manifest, Sae, Site};
-use crate::client::{ClientError, DeliveredKey, EncRequest, Etsi014Client, KeyContainer};
-use crate::tls::{TlsFiles, TlsStore};
 
+/// Longest answer that is read.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sites that have just started may not know each other yet.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,21 +22,18 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(manifest: &Manifest) -> anyhow::Result<()> {
     let ((site_a, alice), (site_b, bob)) = parties(manifest)?;
-    let key = only(patient_enc(manifest, site_a, alice, &site_b.id).await?)?;
+    let context = |sae: &Sae, site: &Site| format!("{} at {}", sae.id, site.id);
+    let key = patient_enc(manifest, (site_a, alice), &site_b.id).await;
+    let key = key.with_context(|| context(alice, site_a))?;
     println!("{:<13} {} asks {} for a key to share with {}", alice.id, alice.id, site_a.id, site_b.id);
     println!("key ID        {}", key.id);
-    let client = client(manifest, site_b, bob)?;
-    let container = client.dec_keys(&site_a.id, std::slice::from_ref(&key.id)).await;
-    let twin = only(container.with_context(|| format!("{} at {}", bob.id, site_b.id))?)?;
+    let body = serde_json::json!({ "key_IDs": [{ "key_ID": key.id }] }).to_string();
+    let twin = ask(manifest, (site_b, bob), &format!("{}/dec_keys", site_a.id), Some(body)).await;
+    let twin = twin.with_context(|| context(bob, site_b))?.context("503 where the key is stored")?;
     println!("{:<13} {} asks {} for that key ID", bob.id, bob.id, site_b.id);
-    println!("{:<13} {}", site_a.id, *key.to_base64());
-    println!("{:<13} {}", site_b.id, *twin.to_base64());
-    ensure!(
-        key.id == twin.id && key.key.ct_eq(&twin.key),
-        "the keys of {} and {} differ",
-        site_a.id,
-        site_b.id
-    );
+    println!("{:<13} {}", site_a.id, *key.key);
+    println!("{:<13} {}", site_b.id, *twin.key);
+    ensure!(key.id == twin.id && key.key == twin.key, "the keys of {} and {} differ", site_a.id, site_b.id);
     println!("result        the keys match; no key crossed between the sites");
     Ok(())
 }
@@ -56,6 +58,18 @@ pub(super) fn print_commands(manifest: &Manifest) {
         site_b.sae_url,
         site_a.id
     );
+    println!("\nThe same with qkd014 (cargo build --release -p qkd014):\n");
+    let qkd014 = |call: &str, site: &Site, sae: &Sae| {
+        format!(
+            "target/release/qkd014 {call} --url {} --ca {} --p12 {} --p12-password {}",
+            site.sae_url,
+            quoted(&manifest.ca.display().to_string()),
+            quoted(&sae.p12.display().to_string()),
+            sae.p12_password
+        )
+    };
+    println!("  {} {}", qkd014("enc", site_a, alice), site_b.id);
+    println!("  {} {} KEY_ID", qkd014("dec", site_b, bob), site_a.id);
     println!("\nReadiness:\n");
     for site in &manifest.sites {
         println!("  curl {}/readyz", site.admin_url);
@@ -78,37 +92,66 @@ fn parties(manifest: &Manifest) -> anyhow::Result<(SaeAtSite<'_>, SaeAtSite<'_>)
     Ok(((site_a, alice), (site_b, bob)))
 }
 
-fn client(manifest: &Manifest, site: &Site, sae: &Sae) -> anyhow::Result<Etsi014Client> {
-    let files = TlsFiles { ca: manifest.ca.clone(), cert: sae.cert.clone(), key: sae.key.clone(), crl: None };
-    Ok(Etsi014Client::new(&site.sae_url, TlsStore::open(files)?, CALL_TIMEOUT)?)
+/// One key as a KME delivered it (ETSI GS QKD 014, clause 6.3).
+#[derive(Deserialize)]
+struct DeliveredKey {
+    #[serde(rename = "key_ID")]
+    id: String,
+    /// In base64.
+    key: Zeroizing<String>,
 }
 
-/// `enc_keys`, repeated for a while as long as the KME says that it may be repeated.
-async fn patient_enc(
+#[derive(Deserialize)]
+struct KeyContainer {
+    keys: Vec<DeliveredKey>,
+}
+
+/// Calls the KME of `site` as `sae` and returns the one key of its answer; `None`: 503, try again.
+async fn ask(
     manifest: &Manifest,
-    site: &Site,
-    sae: &Sae,
-    slave: &str,
-) -> anyhow::Result<KeyContainer> {
-    let client = client(manifest, site, sae)?;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match client.enc_keys(slave, &EncRequest::default()).await {
-            Ok(container) => return Ok(container),
-            Err(ClientError::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. })
-                if Instant::now() < until =>
-            {
-                sleep(RETRY_PAUSE).await;
-            }
-            Err(error) => return Err(error).with_context(|| format!("{} at {}", sae.id, site.id)),
+    (site, sae): SaeAtSite<'_>,
+    path: &str,
+    body: Option<String>,
+) -> anyhow::Result<Option<DeliveredKey>> {
+    let files = TlsFiles { ca: manifest.ca.clone(), cert: sae.cert.clone(), key: sae.key.clone(), crl: None };
+    let https =
+        HttpsClient::new(TlsStore::open(files)?, ExpectedServer::HostName, "", HttpVersion::Http1Or2)?;
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{}/api/v1/keys/{path}", site.sae_url))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))?;
+    let exchange = async {
+        let response = https.send(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
+        let body = body.map_err(|_| anyhow!("the answer is too long or broke off"))?;
+        anyhow::Ok((status, body.to_bytes()))
+    };
+    let (status, body) = timeout(CALL_TIMEOUT, exchange).await.context("no answer in time")??;
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => Ok(None),
+        StatusCode::OK => {
+            let container: KeyContainer =
+                serde_json::from_slice(&body).map_err(|_| anyhow!("the answer is no key container"))?;
+            let mut keys = container.keys.into_iter();
+            let (key, None) = (keys.next(), keys.next()) else { bail!("the answer has several keys") };
+            Ok(Some(key.context("the answer has no key")?))
         }
+        // Not the key: an error has none.
+        _ => bail!("{status}: {}", String::from_utf8_lossy(&body)),
     }
 }
 
-fn only(container: KeyContainer) -> anyhow::Result<DeliveredKey> {
-    let mut keys = container.keys.into_iter();
-    match (keys.next(), keys.next()) {
-        (Some(key), None) => Ok(key),
-        _ => bail!("the answer does not have exactly one key"),
+/// `enc_keys`, repeated for a while as long as the KME says that it may be repeated.
+async fn patient_enc(manifest: &Manifest, at: SaeAtSite<'_>, slave: &str) -> anyhow::Result<DeliveredKey> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask(manifest, at, &format!("{slave}/enc_keys"), None).await? {
+            Some(key) => return Ok(key),
+            None if Instant::now() < until => sleep(RETRY_PAUSE).await,
+            None => bail!("still 503 after {} s", PATIENCE.as_secs()),
+        }
     }
 }

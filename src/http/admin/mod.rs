@@ -16,13 +16,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
+use mtls::identity::ClientIdentity;
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
 use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, Template, guard};
-use crate::identity::ClientIdentity;
 use crate::metrics::{CONTENT_TYPE, Registry, encode};
 
 pub use self::readiness::ReadinessMeter;

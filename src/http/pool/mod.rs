@@ -14,11 +14,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderValue, Method, StatusCode, header};
+use kme::{KmeId, PoolId};
+use mtls::identity::ClientIdentity;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::identity::ClientIdentity;
-use crate::kme::{KmeId, PoolId};
 use crate::pool::wire::{CreateRequest, CreateResponse, POOLS_PATH, ReaderCount, ReadsResponse};
 use crate::pool::{PoolRequest, PoolVault, VaultError};
 

@@ -1,6 +1,6 @@
+use kme::{Clock, OsRandom, PoolId};
 use serde_json::json;
 
-use crate::kme::{Clock, OsRandom, PoolId};
 use crate::pool::testing::{Answer, Caller, POOL_BYTES, TestServer, WORDS, limits};
 
 use super::*;

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kme::{FreshKey, Key, KeyId, Party};
 use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -15,7 +16,6 @@ use zeroize::Zeroizing;
 use super::extensions::{KeyExtension, Report};
 use crate::delivery::Status;
 use crate::http::error::ApiError;
-use crate::kme::{FreshKey, Key, KeyId, Party};
 
 const HEAD: &[u8] = br#"{"keys":["#;
 const BEFORE_ID: &[u8] = br#"{"key_ID":""#;
@@ -219,8 +219,9 @@ fn not_encoded() -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use kme::{KeyMaterial, SecretBytes};
+
     use super::*;
-    use crate::kme::{KeyMaterial, SecretBytes};
 
     fn key(bytes: &[u8]) -> Key {
         Key {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use kme::{Demands, Provenance};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -12,7 +13,6 @@ use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 
 use crate::http::error::ApiError;
-use crate::kme::{Demands, Provenance};
 
 const SOURCE_GRADE: &str = "dqkd_source_grade";
 const EXPIRY: &str = "dqkd_expiry";

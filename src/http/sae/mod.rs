@@ -23,6 +23,8 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderValue, Method, header};
+use kme::{KeyLimits, MAX_NAME_BYTES};
+use mtls::identity::ClientIdentity;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
@@ -34,8 +36,6 @@ use super::meter::RequestMeters;
 use super::middleware::{About, Begun, Edge, EdgeLimits, IgnoredParts};
 use super::{extract, json};
 use crate::delivery::{Caller, Delivery};
-use crate::identity::ClientIdentity;
-use crate::kme::{KeyLimits, MAX_NAME_BYTES};
 
 /// Room for members of a body that are not looked at.
 const BODY_SPARE_BYTES: usize = 32 * 1024;

@@ -3,6 +3,7 @@
 //! Types and operations are described where they are; this puts them together and adds what they have in
 //! common: failures, headers, authentication, and the limits of one daemon.
 
+use kme::KeyLimits;
 use serde_json::Value;
 use utoipa::OpenApi as _;
 use utoipa::openapi::header::HeaderBuilder;
@@ -17,7 +18,6 @@ use utoipa::openapi::{
 use super::extensions::{ExpiryDemand, GradeDemand};
 use super::{dec_keys, enc_keys, status};
 use crate::http::error;
-use crate::kme::KeyLimits;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(

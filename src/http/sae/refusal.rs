@@ -1,11 +1,11 @@
 //! From a failure of delivery to its status, sentence and code; the one place that logs its causes.
 
+use kme::causes;
 use serde_json::{Map, Value, json};
 use tracing::{error, warn};
 
 use crate::delivery::{DeliveryError, Refusal};
 use crate::http::error::ApiError;
-use crate::kme::causes;
 use crate::store::StoreError;
 use crate::supply::SupplyError;
 

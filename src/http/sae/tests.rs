@@ -7,6 +7,7 @@ mod edge;
 mod enc_keys;
 mod identity;
 mod openapi;
+mod qkd014_client;
 mod status;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use mtls::identity::{ClientIdentity, Identity};
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +27,6 @@ use crate::delivery::DeliveryRules;
 use crate::delivery::testing::{TestSite, TestSites, rules};
 use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
-use crate::identity::{AuthenticatedSae, ClientIdentity, Identity};
 
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
 
@@ -95,7 +96,7 @@ impl Net {
     /// Sends a request as the SAE `caller` to the site where it lives.
     async fn call(&self, caller: &str, request: http::request::Builder, body: impl Into<Body>) -> Answer {
         let api = if ["bob", "carol", "b/o b%é"].contains(&caller) { &self.b } else { &self.a };
-        let identity = Identity::Sae(AuthenticatedSae::for_tests(caller));
+        let identity = Identity::Sae(testkit::authenticated_sae(caller));
         let request = request.extension(ClientIdentity::new(Ok(identity)));
         answer(api, request.body(body.into()).unwrap()).await
     }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
+use pki::Role;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Caller;
 use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
-use crate::pki::Role;
 use crate::pool::PoolVault;
-use crate::testing;
-use crate::tls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
 
 pub(super) fn url_of(address: SocketAddr) -> Uri {
     format!("https://{address}").parse().unwrap()
@@ -27,16 +26,16 @@ pub(super) fn https(server: &str, caller: Caller) -> HttpsClient {
         Caller::Operator(id) => (Role::Operator, id),
     };
     let expected = ExpectedServer::Pool(server.parse().unwrap());
-    let tls = testing::shared().tls(role, id);
-    HttpsClient::new(tls, expected, testing::TRUST_DOMAIN, HttpVersion::Http2).unwrap()
+    let tls = testkit::shared().tls(role, id);
+    HttpsClient::new(tls, expected, testkit::TRUST_DOMAIN, HttpVersion::Http2).unwrap()
 }
 
 pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &CancellationToken) -> SocketAddr {
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     let tls = ListenerTls::Mutual {
-        store: testing::shared().tls(Role::Pool, name),
-        rules: testing::spiffe_rules(),
+        store: testkit::shared().tls(Role::Pool, name),
+        rules: testkit::spiffe_rules(),
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };

@@ -1,5 +1,6 @@
+use kme::{ManualClock, OsRandom};
+
 use super::*;
-use crate::kme::{ManualClock, OsRandom};
 
 const WORDS: usize = POOL_WORDS_MIN;
 const POOL_BYTES: u64 = 8 * WORDS as u64;
@@ -148,7 +149,7 @@ fn a_failing_random_source_makes_no_pool() {
     struct Broken;
     impl Random for Broken {
         fn fill(&self, _: &mut [u8]) -> Result<(), RandomError> {
-            Err(RandomError(std::io::Error::other("broken")))
+            Err(std::io::Error::other("broken").into())
         }
     }
     let clock = Arc::new(ManualClock::starting_at(Timestamp::from_ms(0)));

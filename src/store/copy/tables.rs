@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
+use kme::Timestamp;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::super::dialect::{Dialect, Link};
 use super::super::error::StoreError;
-use crate::kme::Timestamp;
 
 /// Rows that are read and written at once.
 pub(super) const PAGE_ROWS: usize = 200;

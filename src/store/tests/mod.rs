@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
+use testkit::postgres::Server;
+
 use super::*;
-use crate::kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
-use crate::testing::postgres::Server;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 pub(super) const HALF: Duration = Duration::from_mins(30);

@@ -1,7 +1,8 @@
 //! What a push has to say of time. The other rules are tested through the peer listener.
 
+use kme::{KeyId, OsRandom, PoolSetId, Seed};
+
 use super::*;
-use crate::kme::{KeyId, OsRandom, PoolSetId, Seed};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 const SKEW: Duration = Duration::from_secs(30);

@@ -5,8 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::kme::life;
-use crate::kme::{Demands, FreshKey, Timestamp};
+use kme::life;
+use kme::{Demands, FreshKey, Timestamp};
+
 use crate::store::LeasedBlock;
 
 /// Blocks in memory.
@@ -98,8 +99,9 @@ fn usable_until(block: &LeasedBlock) -> Timestamp {
 mod tests {
     use std::time::Duration;
 
+    use kme::{BatchId, Key, KeyId, KeyMaterial, OsRandom, Provenance, SecretBytes, SourceGrade};
+
     use super::*;
-    use crate::kme::{BatchId, Key, KeyId, KeyMaterial, OsRandom, Provenance, SecretBytes, SourceGrade};
 
     const START: Timestamp = Timestamp::from_ms(1_000_000);
 

@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::demand::Bounds;
+use kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, SaeId, Timestamp};
+
 use self::pair::{Needs, Pair};
 use self::pairs::Pairs;
 use super::SupplyError;
-use crate::kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, SaeId, Timestamp};
 use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, StoreError};
 
 /// Blocks that one lease takes at most.

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
-use crate::kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
 use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use kme::{Recipient, SaeId};
+
 use super::pair::Pair;
-use crate::kme::{Recipient, SaeId};
 
 type Recipients = HashMap<Recipient, Arc<Pair>>;
 

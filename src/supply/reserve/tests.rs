@@ -6,10 +6,9 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
+use kme::{Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade};
+
 use super::*;
-use crate::kme::{
-    Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade,
-};
 use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings};
 
 const TTL: Duration = Duration::from_hours(2);

@@ -12,7 +12,7 @@ const ALLOCATIONS_MAX: u64 = 6;
 async fn a_key_in_memory_is_answered_without_waiting_and_with_few_allocations() {
     let net = Net::new().await;
     let made = net.sites.a.source.put_ready(3).await;
-    let desk = net.a.to(ClientIdentity::new(Ok(Identity::Sae(AuthenticatedSae::for_tests("alice")))));
+    let desk = net.a.to(ClientIdentity::new(Ok(Identity::Sae(testkit::authenticated_sae("alice")))));
     for (nth, key) in made.iter().enumerate() {
         let request = Request::get("/api/v1/keys/bob/enc_keys").body(Body::empty()).unwrap();
         let mut answer = None;
@@ -51,7 +51,7 @@ async fn what_is_refused_is_refused_also_when_a_key_is_in_memory() {
         ("bob", "alice/enc_keys", StatusCode::UNAUTHORIZED),
     ] {
         let request = Request::get(format!("/api/v1/keys/{path}"));
-        let identity = ClientIdentity::new(Ok(Identity::Sae(AuthenticatedSae::for_tests(caller))));
+        let identity = ClientIdentity::new(Ok(Identity::Sae(testkit::authenticated_sae(caller))));
         let answer = answer(&net.a, request.extension(identity).body(Body::empty()).unwrap()).await;
         assert_eq!(answer.status, status, "{caller} {path}");
     }

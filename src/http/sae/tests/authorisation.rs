@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::delivery::{Admission, RetrievalPolicy};
-use crate::identity::AuthenticatedKme;
 use crate::store::RetrievalMode;
 
 /// Somebody who calls at one of the two sites.
@@ -94,8 +93,8 @@ fn expected_of_dec(who: Who, site: &str, path: &str, to: Address, admission: Adm
 
 fn identity(who: Who) -> ClientIdentity {
     match who {
-        Who::Sae(id) => ClientIdentity::new(Ok(Identity::Sae(AuthenticatedSae::for_tests(id)))),
-        Who::Kme(id) => ClientIdentity::new(Ok(Identity::Kme(AuthenticatedKme::for_tests(id)))),
+        Who::Sae(id) => ClientIdentity::new(Ok(Identity::Sae(testkit::authenticated_sae(id)))),
+        Who::Kme(id) => ClientIdentity::new(Ok(Identity::Kme(testkit::authenticated_kme(id)))),
         Who::Operator => ClientIdentity::new(Ok(Identity::Operator("olga".into()))),
         Who::Pool => ClientIdentity::new(Ok(Identity::Pool("pool-1".parse().unwrap()))),
         Who::Nobody => ClientIdentity::none(),

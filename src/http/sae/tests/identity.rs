@@ -1,8 +1,9 @@
 //! Who is served: clauses 4, 5.1.
 
+use mtls::identity::IdentityError;
+
 use super::*;
 use crate::delivery::Admission;
-use crate::identity::{AuthenticatedKme, IdentityError};
 
 /// One request of each kind that would be served to the right caller.
 fn calls(id: &str) -> [Request<Body>; 5] {
@@ -18,8 +19,8 @@ fn calls(id: &str) -> [Request<Body>; 5] {
 
 #[tokio::test]
 async fn whoever_is_not_an_admitted_sae_gets_401_everywhere_and_nothing_happens() {
-    let sae = |id: &str| Some(ClientIdentity::new(Ok(Identity::Sae(AuthenticatedSae::for_tests(id)))));
-    let kme = Identity::Kme(AuthenticatedKme::for_tests("site-b"));
+    let sae = |id: &str| Some(ClientIdentity::new(Ok(Identity::Sae(testkit::authenticated_sae(id)))));
+    let kme = Identity::Kme(testkit::authenticated_kme("site-b"));
     let everywhere = [
         ("no identity", None),
         ("no certificate", Some(ClientIdentity::none())),

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use testkit::postgres::Stop;
 use tokio::task::JoinSet;
 
 use super::lossy::Lossy;
 use super::*;
-use crate::testing::postgres::Stop;
 
 /// A site on a server of its own, which may be stopped.
 fn site_on(server: &Server) -> Site {

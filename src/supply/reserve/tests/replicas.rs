@@ -1,7 +1,8 @@
 //! Several daemons on one database: they share what is ready, and none makes, takes or voids what another needs.
 
+use testkit::postgres::Server;
+
 use super::*;
-use crate::testing::postgres::Server;
 
 fn on_sqlite() -> Site {
     Site::new()

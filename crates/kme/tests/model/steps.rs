@@ -1,0 +1,409 @@
+//! Everything that can happen: what is possible in a state, and what it leads to.
+//!
+//! Each step is one commit, one message or one answer, so a crash can come between any two of them. What the
+//! store decides is decided here by the same functions, those of `kme::life`.
+
+use std::time::Duration;
+
+use kme::Timestamp;
+use kme::life::{self, Claim, EarlierUse, Inserted, KeyAtVoid, Known, Terms, Voiding};
+
+use crate::scope::{Kind, Mutant, Plan, Scope};
+use crate::state::{Batch, Content, LIFE_TICKS, Row, Site, State, Work, bit, moment, retrieval};
+
+/// The first figure of each is the batch, then key, then whose retrieval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A draws IDs, extracts, pushes.
+    Make(usize),
+    /// A push arrives at B, and B commits what follows.
+    PushArrives(usize, Content),
+    /// B's acknowledgement arrives at A.
+    AcknowledgementArrives(usize),
+    /// A commits the batch.
+    Commit(usize),
+    /// A's commit fails.
+    CommitFails(usize),
+    /// A's commit lands, but A is told that it failed, or nothing in time.
+    CommitUnclear(usize),
+    /// A waits no longer.
+    GiveUp(usize),
+    /// A voids in its own database what it may have committed there.
+    VoidAtHome(usize),
+    /// A sends the void.
+    SendVoid(usize),
+    /// A void arrives at B, and B commits it.
+    VoidArrives(usize),
+    /// A's commit moves the keys of a ready row to memory.
+    Lease(usize),
+    /// The same commit, but A is not told that it landed.
+    LeaseUnclear(usize),
+    /// `enc_keys` is answered from memory.
+    HandOut(usize, u8),
+    /// A retrieval is decided and committed.
+    Retrieve(usize, u8, u8),
+    /// The answer to a retrieval is sent.
+    Answer(usize, u8, u8),
+    /// Expired rows are swept.
+    Sweep(usize, Site),
+    /// The process ends without warning and starts again.
+    Crash(Site),
+    /// A stops gracefully and starts again.
+    Stop,
+    /// Time passes.
+    Tick,
+    /// Only in a mutant: B acknowledges what it has not committed.
+    AcknowledgeEarly(usize),
+    /// Only in a mutant: the commit of a retrieval that was answered already.
+    CommitLate(usize, u8, u8),
+}
+
+/// The steps worth trying in any state of `scope`; most change nothing in most states.
+pub(crate) fn all(scope: &Scope, mutant: Option<Mutant>) -> Vec<Step> {
+    let mut steps = vec![Step::Crash(Site::A), Step::Crash(Site::B), Step::Stop, Step::Tick];
+    for (b, plan) in scope.plans.iter().enumerate() {
+        steps.extend([
+            Step::Make(b),
+            Step::PushArrives(b, Content::Genuine),
+            Step::PushArrives(b, Content::Other),
+            Step::AcknowledgementArrives(b),
+            Step::Commit(b),
+            Step::CommitFails(b),
+            Step::CommitUnclear(b),
+            Step::GiveUp(b),
+            Step::VoidAtHome(b),
+            Step::SendVoid(b),
+            Step::VoidArrives(b),
+            Step::Lease(b),
+            Step::LeaseUnclear(b),
+            Step::Sweep(b, Site::A),
+            Step::Sweep(b, Site::B),
+        ]);
+        if mutant == Some(Mutant::AcknowledgeBeforeCommit) {
+            steps.push(Step::AcknowledgeEarly(b));
+        }
+        for key in 0..plan.keys {
+            steps.push(Step::HandOut(b, key));
+            for (_, entitled) in scope.entitled.iter().zip(0u8..) {
+                steps.extend([Step::Retrieve(b, key, entitled), Step::Answer(b, key, entitled)]);
+                if mutant == Some(Mutant::AnswerBeforeCommit) {
+                    steps.push(Step::CommitLate(b, key, entitled));
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// The protocol, or a mutant of it, about to take a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) mutant: Option<Mutant>,
+}
+
+impl Rules<'_> {
+    /// Changes `state` as `step` does; leaves it alone when the step is not possible.
+    pub(crate) fn take(self, state: &mut State, step: Step) {
+        match step {
+            Step::Crash(site) => self.crash(state, site),
+            Step::Stop => self.stop(state),
+            Step::Tick => state.clock += i8::from(state.clock < self.scope.last_tick()),
+            Step::Make(b) => self.make(state, b),
+            Step::PushArrives(b, content) => self.push_arrives(state, b, content),
+            Step::HandOut(b, key) => self.hand_out(state, b, key),
+            Step::Retrieve(b, key, entitled) => self.retrieve(state, b, key, entitled),
+            Step::VoidAtHome(b) => self.void_at_home(state, b),
+            Step::Sweep(b, site) => self.sweep(state, b, site),
+            Step::AcknowledgeEarly(b) => {
+                let made = state.batches[b].work != Work::Unmade;
+                state.batches[b].acknowledged |= made;
+            }
+            Step::Answer(b, key, entitled) => {
+                let batch = &mut state.batches[b];
+                let held = retrieval(key, entitled);
+                if batch.answering & held != 0 && self.mutant != Some(Mutant::AnswerBeforeCommit) {
+                    batch.answering &= !held;
+                    answered(batch, held);
+                }
+            }
+            Step::CommitLate(b, key, entitled) => {
+                let batch = &mut state.batches[b];
+                let held = retrieval(key, entitled);
+                batch.used |= batch.answering & held;
+                batch.answering &= !held;
+            }
+            Step::AcknowledgementArrives(b)
+            | Step::Commit(b)
+            | Step::CommitFails(b)
+            | Step::CommitUnclear(b)
+            | Step::GiveUp(b)
+            | Step::SendVoid(b)
+            | Step::VoidArrives(b)
+            | Step::Lease(b)
+            | Step::LeaseUnclear(b) => self.work(&mut state.batches[b], self.scope.plans[b], step),
+        }
+    }
+
+    /// The steps that concern one batch and no clock.
+    fn work(self, batch: &mut Batch, plan: Plan, step: Step) {
+        let early = self.mutant == Some(Mutant::HandOutBeforeAcknowledgement);
+        let may_commit = batch.work == Work::Acknowledged || (early && batch.work == Work::Waiting);
+        match step {
+            Step::AcknowledgementArrives(_) if batch.acknowledged && batch.work == Work::Waiting => {
+                batch.work = Work::Acknowledged;
+            }
+            Step::Commit(_) if may_commit => {
+                batch.work = Work::Over;
+                if commit(batch, plan) && plan.kind == Kind::OnDemand {
+                    batch.leased = plan.all();
+                }
+            }
+            Step::CommitFails(_) if may_commit => batch.work = Work::Doubtful,
+            Step::CommitUnclear(_) if may_commit => {
+                batch.work = Work::Doubtful;
+                commit(batch, plan);
+            }
+            Step::GiveUp(_) if matches!(batch.work, Work::Waiting | Work::Acknowledged) => {
+                batch.work = Work::Retracting;
+            }
+            Step::SendVoid(_) if batch.work == Work::Retracting => {
+                batch.void_sent = true;
+                batch.work = Work::Over;
+            }
+            Step::SendVoid(_)
+                if batch.work == Work::Doubtful && self.mutant == Some(Mutant::VoidAtPeerFirst) =>
+            {
+                batch.void_sent = true;
+                batch.work = Work::Over;
+            }
+            Step::VoidArrives(_) if batch.void_sent => self.void_arrives(batch, plan),
+            Step::Lease(_) if batch.at_a.is_stored() => {
+                batch.leased |= batch.ready;
+                batch.ready = 0;
+            }
+            Step::LeaseUnclear(_) if batch.at_a.is_stored() => batch.ready = 0,
+            _ => {}
+        }
+    }
+
+    fn make(self, state: &mut State, b: usize) {
+        let due = state.clock == self.scope.plans[b].born;
+        let batch = &mut state.batches[b];
+        if due && batch.work == Work::Unmade {
+            batch.work = Work::Waiting;
+        }
+    }
+
+    fn expires_at(self, b: usize) -> Timestamp {
+        moment(i64::from(self.scope.plans[b].born) + LIFE_TICKS)
+    }
+
+    fn push_arrives(self, state: &mut State, b: usize, content: Content) {
+        let now = state.now(Site::B);
+        let batch = &mut state.batches[b];
+        if batch.work == Work::Unmade || !life::is_live(self.expires_at(b), now) {
+            return;
+        }
+        let same = |known: Content| known == content || self.mutant == Some(Mutant::IgnoreDigest);
+        let known = match batch.at_b {
+            Row::Unknown => Known::Unknown,
+            Row::Tombstone => Known::Tombstone,
+            Row::Stored(known) => Known::Batch { same_content: same(known), voided: false },
+            Row::Voided(known) => Known::Batch { same_content: same(known), voided: true },
+        };
+        let inserted = life::push(known);
+        if inserted == Inserted::Stored {
+            batch.at_b = Row::Stored(content);
+        }
+        // An answer belongs to its request: A takes it for what A pushed, never for the other content.
+        if matches!(inserted, Inserted::Stored | Inserted::AlreadyStored) && content == Content::Genuine {
+            batch.acknowledged = true;
+        }
+    }
+
+    fn void_at_home(self, state: &mut State, b: usize) {
+        let live = life::is_live(self.expires_at(b), state.now(Site::A));
+        let (batch, plan) = (&mut state.batches[b], self.scope.plans[b]);
+        if batch.work != Work::Doubtful {
+            return;
+        }
+        // Handed out and swept, or never committed: that cannot be told apart any more, and B's clock may be
+        // behind.
+        if !live && self.mutant != Some(Mutant::VoidExpired) {
+            batch.work = Work::Over;
+            return;
+        }
+        let whole = plan.kind == Kind::OnDemand || batch.ready == plan.all();
+        match batch.at_a {
+            // Its keys were leased since: the commit had landed, and the batch is as good as any.
+            Row::Stored(_) if !whole && self.mutant != Some(Mutant::VoidLeased) => {
+                batch.work = Work::Over;
+                return;
+            }
+            Row::Stored(content) | Row::Voided(content) => {
+                batch.void_at_a |= self.voided_keys(batch, plan, Site::A);
+                batch.at_a = Row::Voided(content);
+                batch.ready = 0;
+            }
+            Row::Unknown | Row::Tombstone => batch.at_a = Row::Tombstone,
+        }
+        batch.work = Work::Retracting;
+    }
+
+    fn void_arrives(self, batch: &mut Batch, plan: Plan) {
+        match batch.at_b {
+            Row::Unknown | Row::Tombstone => {
+                if self.mutant != Some(Mutant::ForgetTombstone) {
+                    batch.at_b = Row::Tombstone;
+                }
+            }
+            Row::Stored(content) | Row::Voided(content) => {
+                batch.void_at_b |= self.voided_keys(batch, plan, Site::B);
+                batch.at_b = Row::Voided(content);
+            }
+        }
+        batch.void_done = true;
+    }
+
+    /// The keys that a void erases at `site`.
+    fn voided_keys(self, batch: &Batch, plan: Plan, site: Site) -> u8 {
+        let already = if site == Site::A { batch.void_at_a } else { batch.void_at_b };
+        let at_void = |key: u8| {
+            if already & bit(key) != 0 {
+                KeyAtVoid::Voided
+            } else if batch.used & self.scope.held(key, site) != 0 {
+                KeyAtVoid::Retrieved
+            } else {
+                KeyAtVoid::Fresh
+            }
+        };
+        (0..plan.keys)
+            .filter(|key| life::void(at_void(*key)) == Voiding::Erase)
+            .fold(0, |bits, key| bits | bit(key))
+    }
+
+    fn hand_out(self, state: &mut State, b: usize, key: u8) {
+        let (now, expires_at) = (state.now(Site::A), self.expires_at(b));
+        let created_at = moment(i64::from(self.scope.plans[b].born));
+        let usable = if self.mutant == Some(Mutant::NoMargin) {
+            life::is_live(expires_at, now)
+        } else {
+            life::may_hand_out(created_at, expires_at, now)
+        };
+        if state.batches[b].leased & bit(key) == 0 || !usable {
+            return;
+        }
+        let (late, live_at_b) = (self.has_expired(state, b, Site::A), !self.has_expired(state, b, Site::B));
+        let batch = &mut state.batches[b];
+        let twin = live_at_b && batch.at_b.is_stored() && batch.void_at_b & bit(key) == 0;
+        batch.leased &= !bit(key);
+        batch.handed_again |= batch.handed & bit(key);
+        batch.handed |= bit(key);
+        batch.genuine |= bit(key);
+        batch.twinless |= !twin;
+        batch.late |= late;
+    }
+
+    fn retrieve(self, state: &mut State, b: usize, key: u8, entitled: u8) {
+        let site = self.scope.entitled[usize::from(entitled)];
+        let (now, held) = (state.now(site), retrieval(key, entitled));
+        let late = self.has_expired(state, b, site);
+        let live = life::is_live(self.expires_at(b), now) || self.mutant == Some(Mutant::ForgetExpiry);
+        let batch = &mut state.batches[b];
+        let (row, voided) = match site {
+            Site::A => (batch.at_a, batch.void_at_a),
+            Site::B => (batch.at_b, batch.void_at_b),
+        };
+        let (Row::Stored(content) | Row::Voided(content)) = row else { return };
+        if !live || voided & bit(key) != 0 {
+            return;
+        }
+        let terms = Terms { until_expiry: false, replay_window: Duration::ZERO };
+        let used = batch.used & held != 0;
+        let earlier = used.then_some(EarlierUse { by_same_caller: true, at: now });
+        if life::claim(earlier, terms, now) != Claim::Take {
+            return;
+        }
+        batch.late |= late;
+        match content {
+            Content::Genuine => batch.genuine |= bit(key),
+            Content::Other => batch.other |= bit(key),
+        }
+        batch.answering |= held;
+        if self.mutant == Some(Mutant::AnswerBeforeCommit) {
+            answered(batch, held);
+        } else {
+            batch.used |= held;
+        }
+    }
+
+    /// The onlooker's own reckoning, so that a wrong decision of the code does not go unseen.
+    fn has_expired(self, state: &State, b: usize, site: Site) -> bool {
+        state.ticks(site) >= i64::from(self.scope.plans[b].born) + LIFE_TICKS
+    }
+
+    fn sweep(self, state: &mut State, b: usize, site: Site) {
+        if life::is_live(self.expires_at(b), state.now(site)) {
+            return;
+        }
+        let swept = !self.scope.all_held(self.scope.plans[b], site);
+        let batch = &mut state.batches[b];
+        batch.used &= swept;
+        match site {
+            Site::A => (batch.at_a, batch.ready, batch.void_at_a) = (Row::Unknown, 0, 0),
+            Site::B => (batch.at_b, batch.void_at_b) = (Row::Unknown, 0),
+        }
+    }
+
+    fn crash(self, state: &mut State, site: Site) {
+        for (batch, plan) in state.batches.iter_mut().zip(self.scope.plans) {
+            batch.answering &= !self.scope.all_held(*plan, site);
+            if site == Site::B || batch.work == Work::Unmade {
+                continue;
+            }
+            batch.work = Work::Over;
+            batch.lost |= batch.leased;
+            batch.leased = 0;
+            if self.mutant == Some(Mutant::ForgetLease) && batch.at_a.is_stored() {
+                batch.ready = plan.all();
+            }
+        }
+    }
+
+    /// First nobody is handed a key any more, then one commit returns what is left, then the process ends. A
+    /// crash in between is a crash.
+    fn stop(self, state: &mut State) {
+        for (batch, plan) in state.batches.iter_mut().zip(self.scope.plans) {
+            batch.answering &= !self.scope.all_held(*plan, Site::A);
+            if batch.work == Work::Unmade {
+                continue;
+            }
+            batch.work = Work::Over;
+            if batch.at_a.is_stored() {
+                batch.ready |= batch.leased;
+            }
+            if self.mutant != Some(Mutant::ReturnWhileServing) {
+                batch.leased = 0;
+            }
+        }
+    }
+}
+
+/// Commits a batch at A; whether it was stored.
+fn commit(batch: &mut Batch, plan: Plan) -> bool {
+    let known = if batch.at_a == Row::Unknown { Known::Unknown } else { Known::Tombstone };
+    let stored = life::push(known) == Inserted::Stored;
+    if stored {
+        batch.at_a = Row::Stored(Content::Genuine);
+        if plan.kind == Kind::Reserve {
+            batch.ready = plan.all();
+        }
+    }
+    stored
+}
+
+fn answered(batch: &mut Batch, held: u8) {
+    batch.answered_again |= batch.answered & held;
+    batch.answered |= held;
+}

@@ -1,0 +1,165 @@
+//! Who is at the other end of a connection, as its verified certificate says.
+//!
+//! The kind in the SPIFFE URI decides everything: an SAE certificate never passes as a KME. An
+//! [`AuthenticatedSae`] or [`AuthenticatedKme`] can be made here only, so that a function that takes one
+//! cannot be reached with a name from a path or a body.
+
+mod certificate;
+mod spiffe;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use certificate::identify;
+
+use kme::{KmeId, PoolServerId, SaeId};
+
+/// An SAE that proved to hold the key of a certificate with its name. A clone copies no name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticatedSae(Arc<SaeId>);
+
+impl AuthenticatedSae {
+    fn new(id: SaeId) -> Self {
+        Self(Arc::new(id))
+    }
+
+    /// Its ID.
+    pub fn id(&self) -> &SaeId {
+        &self.0
+    }
+}
+
+/// A KME that proved to hold the key of a certificate with its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticatedKme(KmeId);
+
+impl AuthenticatedKme {
+    /// Its ID.
+    pub fn id(&self) -> &KmeId {
+        &self.0
+    }
+}
+
+/// Whom a certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// An application.
+    Sae(AuthenticatedSae),
+    /// Another site.
+    Kme(AuthenticatedKme),
+    /// A random pool server.
+    Pool(PoolServerId),
+    /// A person who looks after the daemon.
+    Operator(String),
+}
+
+/// Where an SAE's ID is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaeIdentitySource {
+    /// The URI `spiffe://TRUST_DOMAIN/sae/ID`.
+    Spiffe,
+    /// The only DNS name of the certificate.
+    Dns,
+    /// The common name of the subject.
+    Cn,
+    /// The SHA-256 of the whole certificate, as 64 lower-case hexadecimal digits.
+    Fingerprint,
+}
+
+/// How identities are read on one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityRules {
+    /// The trust domain of the SPIFFE URIs.
+    pub trust_domain: String,
+    /// Where SAE IDs come from; the first that is there counts.
+    pub sae_sources: Vec<SaeIdentitySource>,
+}
+
+/// Why a certificate of the trust chain names nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// There was no certificate: a listener without TLS.
+    #[error("the connection has no client certificate")]
+    NoCertificate,
+    /// It cannot be parsed.
+    #[error("the certificate cannot be parsed")]
+    Malformed,
+    /// A certificate names one SPIFFE identity or none (SPIFFE X.509-SVID, section 2).
+    #[error("the certificate has more than one SPIFFE URI")]
+    SeveralUris,
+    /// The URI is no SPIFFE identity of the forms that this program knows.
+    #[error("the certificate's SPIFFE URI is not of the form spiffe://TRUST_DOMAIN/KIND/ID: {0}")]
+    UnknownForm(String),
+    /// It is of another trust domain.
+    #[error("the certificate is of trust domain {0:?}")]
+    ForeignTrustDomain(String),
+    /// None of the configured sources gives an ID.
+    #[error("the certificate has no name of a configured kind")]
+    Nameless,
+}
+
+/// The identity behind a request, put into its extensions by the listener.
+#[derive(Clone, Debug)]
+pub struct ClientIdentity(Arc<Result<Identity, IdentityError>>);
+
+impl ClientIdentity {
+    /// What [`identify`] said of the client's certificate.
+    pub fn new(identity: Result<Identity, IdentityError>) -> Self {
+        Self(Arc::new(identity))
+    }
+
+    /// The client of a listener without TLS.
+    pub fn none() -> Self {
+        Self::new(Err(IdentityError::NoCertificate))
+    }
+
+    /// The SAE, if it is one.
+    pub fn sae(&self) -> Option<&AuthenticatedSae> {
+        match &*self.0 {
+            Ok(Identity::Sae(sae)) => Some(sae),
+            _ => None,
+        }
+    }
+
+    /// The KME, if it is one.
+    pub fn kme(&self) -> Option<&AuthenticatedKme> {
+        match &*self.0 {
+            Ok(Identity::Kme(kme)) => Some(kme),
+            _ => None,
+        }
+    }
+
+    /// The pool server, if it is one.
+    pub fn pool(&self) -> Option<&PoolServerId> {
+        match &*self.0 {
+            Ok(Identity::Pool(pool)) => Some(pool),
+            _ => None,
+        }
+    }
+
+    /// The operator, if it is one.
+    pub fn operator(&self) -> Option<&str> {
+        match &*self.0 {
+            Ok(Identity::Operator(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Why the certificate names nobody, if so.
+    pub fn refusal(&self) -> Option<&IdentityError> {
+        self.0.as_ref().as_ref().err()
+    }
+
+    /// What to call the client in a log line.
+    pub fn name(&self) -> Option<&str> {
+        match &*self.0 {
+            Ok(Identity::Sae(sae)) => Some(sae.0.as_str()),
+            Ok(Identity::Kme(kme)) => Some(kme.0.as_str()),
+            Ok(Identity::Pool(pool)) => Some(pool.as_str()),
+            Ok(Identity::Operator(name)) => Some(name),
+            Err(_) => None,
+        }
+    }
+}

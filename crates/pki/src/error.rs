@@ -1,0 +1,50 @@
+//! What can go wrong with an authority. Texts name files, never contents.
+
+use std::path::PathBuf;
+
+use kme::RandomError;
+
+/// Nothing was issued or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file or folder cannot be read or written.
+    #[error("cannot {verb} {path}")]
+    File {
+        /// What was tried: `read`, `write` or the like.
+        verb: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is in the way.
+    #[error("{0} exists; it is left as it is (--force replaces certificates, nothing replaces an authority)")]
+    Exists(PathBuf),
+    /// The folder has no authority.
+    #[error("{0} has no authority; `dqkd pki init` makes one")]
+    NoAuthority(PathBuf),
+    /// A file of the authority is not what was written there.
+    #[error("{path} {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The order cannot be fulfilled; the text says what is allowed.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing that was issued bears the name.
+    #[error("no certificate in force was issued for {0}")]
+    NotIssued(String),
+    /// The random source failed.
+    #[error("no serial number could be drawn")]
+    Random(#[from] RandomError),
+    /// The certificate library failed.
+    #[error("the certificate could not be made")]
+    Certificate(#[from] rcgen::Error),
+    /// The `.p12` bundle could not be made.
+    #[error("the .p12 bundle could not be made: {0}")]
+    Bundle(p12_keystore::error::Error),
+}

@@ -1,0 +1,135 @@
+//! What is measured: KMEs, certificates, kind and amount of load.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mtls::{TlsFiles, TlsStore};
+
+/// One SAE and the KME that serves it.
+#[derive(Clone)]
+pub struct End {
+    /// The KME: `https://HOST[:PORT]`.
+    pub url: String,
+    /// What the other SAE's paths call this one: its SAE ID, or the ID of its KME.
+    pub name: String,
+    /// The SAE's certificate and the CA of the KMEs.
+    pub tls: Arc<TlsStore>,
+}
+
+/// What one operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// `enc_keys` at A.
+    Enc,
+    /// `dec_keys` at B of keys that A fetched before.
+    Dec,
+    /// `enc_keys` at A, then `dec_keys` of the same at B.
+    Pair,
+    /// A new connection to A, one `enc_keys`, and the end of the connection.
+    Handshake,
+}
+
+impl Operation {
+    /// As in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enc => "enc",
+            Self::Dec => "dec",
+            Self::Pair => "pair",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+/// Version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http {
+    /// 1.1: one request at a time on a connection.
+    V1,
+    /// 2: so many on each.
+    V2 {
+        /// Requests at a time on one connection.
+        streams: usize,
+    },
+}
+
+impl Http {
+    pub(super) fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::V1 => b"http/1.1",
+            Self::V2 { .. } => b"h2",
+        }
+    }
+
+    pub(super) fn streams(self) -> usize {
+        match self {
+            Self::V1 => 1,
+            Self::V2 { streams } => streams.max(1),
+        }
+    }
+
+    /// As in reports.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 { .. } => 2,
+        }
+    }
+}
+
+/// Kind and amount of load.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// What one operation is.
+    pub operation: Operation,
+    /// How requests are sent.
+    pub http: Http,
+    /// Connections at once, to each KME that is asked.
+    pub connections: usize,
+    /// Threads of the client.
+    pub threads: usize,
+    /// Keys of one request.
+    pub number: u32,
+    /// Slaves that `enc_keys` names in turn, instead of B: its name with -1, -2 and so on.
+    pub slaves: Option<usize>,
+    /// Bits of a key; the KME's own choice unless given.
+    pub size_bits: Option<u32>,
+    /// Time before the clock runs, under the same load.
+    pub warmup: Duration,
+    /// Time that is measured.
+    pub duration: Duration,
+    /// Operations a second that are due whether or not earlier ones have ended; as many as possible unless given.
+    pub rate: Option<f64>,
+    /// The longest that one answer may take.
+    pub timeout: Duration,
+}
+
+/// Where the yardstick is started: on this machine, with the certificates of a KME.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    /// Its certificates; its `ca` must cover the SAEs.
+    pub files: TlsFiles,
+}
+
+/// Everything that a measurement needs.
+pub struct Setup {
+    /// The master SAE.
+    pub a: End,
+    /// The slave SAE.
+    pub b: End,
+    /// Kind and amount of load.
+    pub load: Load,
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// The KMEs' figures of every so long are told while they are measured.
+    pub window: Option<Duration>,
+    /// Measured before each round in the same way.
+    pub baseline: Option<Baseline>,
+    /// For `dec`: keys that A fetches before the clock runs; otherwise ready keys that are waited for. Enough
+    /// for the whole time unless given, and none waited for.
+    pub stock: Option<u64>,
+    /// Most operations of one round whose keys are kept and compared with their twins.
+    pub compared_max: usize,
+    /// Servers by name and URL whose use of the processor is reported where they run on this machine.
+    pub servers: Vec<(String, String)>,
+}

@@ -1,0 +1,333 @@
+//! `qkd014 conformance`: the black-box tester at the command line.
+//!
+//! Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage or files that cannot be used.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, ValueEnum};
+use mtls::{TlsFiles, TlsParts, TlsStore, open_bundle};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::demo::Manifest;
+use super::{Failure, Outcome, block_on, first_line};
+use crate::conformance::{self, Hooks, Profile, Sae, Setup, TESTS};
+
+/// The certificate of one SAE; options start with its letter.
+macro_rules! credentials {
+    ($name:ident, $letter:literal, $who:literal) => {
+        #[derive(Debug, Args)]
+        struct $name {
+            #[arg(id = concat!($letter, "-id"), long = concat!($letter, "-id"), value_name = "ID",
+                        help = concat!("SAE ID of ", $who))]
+            id: Option<String>,
+            #[arg(id = concat!($letter, "-cert"), long = concat!($letter, "-cert"), value_name = "FILE",
+                        requires = concat!($letter, "-key"), conflicts_with = concat!($letter, "-p12"),
+                        help = "Its certificate and intermediates; PEM")]
+            cert: Option<PathBuf>,
+            #[arg(id = concat!($letter, "-key"), long = concat!($letter, "-key"), value_name = "FILE",
+                        requires = concat!($letter, "-cert"), help = "Its private key; PEM")]
+            key: Option<PathBuf>,
+            #[arg(id = concat!($letter, "-p12"), long = concat!($letter, "-p12"), value_name = "FILE",
+                        help = "Its certificate and key in one .p12 bundle")]
+            p12: Option<PathBuf>,
+            #[arg(id = concat!($letter, "-p12-password-file"), long = concat!($letter, "-p12-password-file"),
+                        value_name = "FILE", requires = concat!($letter, "-p12"),
+                        help = "The bundle's password is the first line of this file")]
+            p12_password_file: Option<PathBuf>,
+        }
+
+        impl From<$name> for Credentials {
+            fn from($name { id, cert, key, p12, p12_password_file }: $name) -> Self {
+                Self { letter: $letter, id, cert, key, p12, p12_password_file }
+            }
+        }
+    };
+}
+
+credentials!(CredentialsOfA, "a", "A, the master of most tests, served by the first KME");
+credentials!(CredentialsOfB, "b", "B, the slave of most tests, served by the second KME");
+credentials!(CredentialsOfC, "c", "C, a third registered SAE (optional)");
+credentials!(CredentialsOfX, "x", "X, whom the KMEs have to refuse although its CA is trusted (optional)");
+credentials!(CredentialsOfY, "y", "Y, whose certificate is of a CA that the KMEs do not trust (optional)");
+
+struct Credentials {
+    letter: &'static str,
+    id: Option<String>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    p12: Option<PathBuf>,
+    p12_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConformanceArgs {
+    /// The KME that serves A, for example https://kme-a.example:8443
+    #[arg(long, value_name = "URL", required_unless_present = "demo_json")]
+    kme_a: Option<String>,
+    /// The KME that serves B
+    #[arg(long, value_name = "URL", required_unless_present = "demo_json")]
+    kme_b: Option<String>,
+    /// The KME that serves C; B's unless given
+    #[arg(long, value_name = "URL")]
+    kme_c: Option<String>,
+    /// CA certificates that the KMEs' certificates must come from; PEM
+    #[arg(long, value_name = "FILE", required_unless_present = "demo_json")]
+    ca: Option<PathBuf>,
+    /// Take KMEs, CA and the SAEs A, B, C from the demo.json of `dqkd demo`; other options overrule it
+    #[arg(long, value_name = "FILE")]
+    demo_json: Option<PathBuf>,
+    #[command(flatten)]
+    a: CredentialsOfA,
+    #[command(flatten)]
+    b: CredentialsOfB,
+    #[command(flatten)]
+    c: CredentialsOfC,
+    #[command(flatten)]
+    x: CredentialsOfX,
+    #[command(flatten)]
+    y: CredentialsOfY,
+    #[command(flatten)]
+    scope: Scope,
+}
+
+#[derive(Debug, Args)]
+struct Scope {
+    /// How much is demanded
+    #[arg(long, value_enum, default_value = "lenient")]
+    profile: ProfileArg,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// Numbers of the tests to run, for example 8,10-16; all unless given
+    #[arg(long, value_name = "LIST")]
+    only: Option<String>,
+    /// Most keys that the run may use up
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    max_keys: usize,
+    /// The longest to wait for one answer, in seconds
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+    /// Run T45, which empties the store of A and B (within --max-keys)
+    #[arg(long)]
+    drain: bool,
+    /// Shell command that stops the supply of new key material before T45
+    #[arg(long, value_name = "CMD", requires = "drain")]
+    stop_supply_hook: Option<String>,
+    /// Shell command that resumes it after T45
+    #[arg(long, value_name = "CMD", requires = "stop_supply_hook")]
+    resume_supply_hook: Option<String>,
+    /// Shell command that kills (SIGKILL) and starts both KMEs, and ends when they serve: T48
+    #[arg(long, value_name = "CMD")]
+    restart_hook: Option<String>,
+    /// Shell command that cuts the link between the KMEs: T49
+    #[arg(long, value_name = "CMD", requires = "heal_hook")]
+    cut_hook: Option<String>,
+    /// Shell command that heals the link
+    #[arg(long, value_name = "CMD", requires = "cut_hook")]
+    heal_hook: Option<String>,
+    /// A registered SAE ID with a space, `/`, `%` or letters beyond ASCII: T44
+    #[arg(long, value_name = "ID")]
+    odd_id: Option<String>,
+    /// One object of extension_mandatory that the KME supports and cannot meet: T24
+    #[arg(long, value_name = "JSON")]
+    unmet_extension: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProfileArg {
+    /// Also the recommended reading of what the standard leaves open
+    Strict,
+    /// What the standard says with "shall", and what keeps keys safe
+    Lenient,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For continuous integration
+    Junit,
+}
+
+pub(super) fn run(args: ConformanceArgs) -> Outcome {
+    let format = args.scope.format;
+    let setup = args.setup().map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let report = block_on(conformance::run(setup))?;
+    match format {
+        Format::Table => print!("{}", report.to_table()),
+        Format::Json => println!("{:#}", report.to_json()),
+        Format::Junit => print!("{}", report.to_junit()),
+    }
+    match report.failed() {
+        0 => Ok(()),
+        failed => Err(anyhow!("{failed} of {} tests failed", report.rows.len()).into()),
+    }
+}
+
+impl ConformanceArgs {
+    fn setup(self) -> anyhow::Result<Setup> {
+        let demo = self.demo_json.as_deref().map(Demo::read).transpose()?.unwrap_or_default();
+        let ca = self.ca.or(demo.ca).context("give --ca")?;
+        let kme_a = self.kme_a.or(demo.a.url.clone()).context("give --kme-a")?;
+        let kme_b = self.kme_b.or(demo.b.url.clone()).context("give --kme-b")?;
+        // A demo's C lives where the demo has it; a C of one's own at B's KME unless told.
+        let has_own_c = self.c.id.is_some();
+        let kme_c = self.kme_c.or(demo.c.url.clone().filter(|_| !has_own_c)).unwrap_or_else(|| kme_b.clone());
+        let a = needed(Credentials::from(self.a).or(demo.a), &ca, &kme_a)?;
+        let b = needed(Credentials::from(self.b).or(demo.b), &ca, &kme_b)?;
+        anyhow::ensure!(a.id != b.id, "A and B are the same SAE");
+        let stranger = |credentials: Credentials| {
+            let id = format!("({})", credentials.letter.to_ascii_uppercase());
+            let id = credentials.id.clone().unwrap_or(id);
+            Credentials { id: Some(id), ..credentials }.open(&ca, &kme_a)
+        };
+        let scope = self.scope;
+        let parse = |text: &String| serde_json::from_str::<Map<String, Value>>(text);
+        let unmet = scope.unmet_extension.as_ref().map(parse).transpose();
+        Ok(Setup {
+            a,
+            b,
+            c: Credentials::from(self.c).or(demo.c).open(&ca, &kme_c)?,
+            x: stranger(self.x.into())?,
+            y: stranger(self.y.into())?,
+            odd_id: scope.odd_id,
+            unmet_extension: unmet.context("--unmet-extension is no JSON object")?,
+            hooks: Hooks {
+                restart: scope.restart_hook,
+                cut: scope.cut_hook,
+                heal: scope.heal_hook,
+                stop_supply: scope.stop_supply_hook,
+                resume_supply: scope.resume_supply_hook,
+            },
+            profile: match scope.profile {
+                ProfileArg::Strict => Profile::Strict,
+                ProfileArg::Lenient => Profile::Lenient,
+            },
+            max_keys: scope.max_keys,
+            drain: scope.drain,
+            only: scope.only.as_deref().map(numbers).transpose()?.unwrap_or_default(),
+            timeout: Duration::from_secs(scope.timeout),
+        })
+    }
+}
+
+fn needed(credentials: Credentials, ca: &Path, url: &str) -> anyhow::Result<Sae> {
+    let letter = credentials.letter;
+    let missing = || format!("give --{letter}-id, and --{letter}-cert with --{letter}-key or --{letter}-p12");
+    credentials.open(ca, url)?.with_context(missing)
+}
+
+impl Credentials {
+    /// What is given here, else what the demo has.
+    fn or(self, demo: DemoSae) -> Self {
+        let is_given = self.id.is_some() || self.cert.is_some() || self.p12.is_some();
+        if is_given { self } else { Self { id: demo.id, cert: demo.cert, key: demo.key, ..self } }
+    }
+
+    /// Reads the files. `None` when there are none.
+    fn open(&self, ca: &Path, url: &str) -> anyhow::Result<Option<Sae>> {
+        let letter = self.letter;
+        let names = |cert: &Path, key: &Path| TlsFiles {
+            ca: ca.to_owned(),
+            cert: cert.into(),
+            key: key.into(),
+            crl: None,
+        };
+        let tls: Arc<TlsStore> = match (&self.cert, &self.key, &self.p12) {
+            (Some(cert), Some(key), _) => TlsStore::open(names(cert, key))?,
+            (_, _, Some(p12)) => {
+                let read = |file: &Path| {
+                    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+                };
+                let password = match &self.p12_password_file {
+                    Some(file) => first_line(file)?,
+                    None => Zeroizing::default(),
+                };
+                let opened = open_bundle(&read(p12)?, &password)
+                    .with_context(|| format!("cannot use {}", p12.display()))?;
+                let (chain_der, key_der) = (opened.chain_der, opened.key_der);
+                TlsStore::from_parts(TlsParts { ca_pem: read(ca)?, chain_der, key_der }, names(p12, p12))?
+            }
+            _ if self.id.is_none() || ["x", "y"].contains(&letter) => return Ok(None),
+            _ => anyhow::bail!("--{letter}-id needs --{letter}-cert with --{letter}-key, or --{letter}-p12"),
+        };
+        let id = self.id.clone().with_context(|| format!("give --{letter}-id"))?;
+        Ok(Some(Sae { id, url: url.trim_end_matches('/').to_owned(), tls }))
+    }
+}
+
+/// What a demo's file has of use here.
+#[derive(Default)]
+struct Demo {
+    ca: Option<PathBuf>,
+    a: DemoSae,
+    b: DemoSae,
+    c: DemoSae,
+}
+
+#[derive(Default)]
+struct DemoSae {
+    url: Option<String>,
+    id: Option<String>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl Demo {
+    /// A is the first SAE of the first site, B that of the second; C lives at the third site, else beside B.
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let manifest = Manifest::read(file)?;
+        let sae = |site: usize, index: usize| {
+            let site = manifest.sites.get(site)?;
+            let sae = site.saes.get(index)?;
+            Some(DemoSae {
+                url: Some(site.sae_url.clone()),
+                id: Some(sae.id.clone()),
+                cert: Some(sae.cert.clone()),
+                key: Some(sae.key.clone()),
+            })
+        };
+        Ok(Self {
+            a: sae(0, 0).unwrap_or_default(),
+            b: sae(1, 0).unwrap_or_default(),
+            c: sae(2, 0).or_else(|| sae(1, 1)).unwrap_or_default(),
+            ca: Some(manifest.ca.clone()),
+        })
+    }
+}
+
+/// `8,10-16`.
+fn numbers(list: &str) -> anyhow::Result<Vec<u32>> {
+    let mut all = Vec::new();
+    for part in list.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            let text = text.trim().trim_start_matches(['T', 't']);
+            text.parse().ok().filter(|number| (1..=TESTS).contains(number))
+        };
+        let range = number(first).zip(number(last)).filter(|(first, last)| first <= last);
+        let (first, last): (u32, u32) =
+            range.with_context(|| format!("--only: `{part}` is no test; there are 1 to {TESTS}"))?;
+        all.extend(first..=last);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_named_by_number_or_range() {
+        assert_eq!(numbers("8, T10-12,54").unwrap(), [8, 10, 11, 12, 54]);
+        for wrong in ["", "0", "55", "x", "12-10", "1,,2", "-3", "1-60"] {
+            assert!(numbers(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! One run: connections, the keys used so far, what every answer has to fulfil, the verdict on each test.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mtls::{Offer, OfferedTls};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
+
+use super::cases::Case;
+use super::exchange::{Delivered, Exchange};
+use super::outcome::{Failure, Refusal, Stop, skip};
+use super::report::{Row, Verdict};
+use super::setup::{Profile, Sae, Setup};
+use super::wire::{Call, Link, path, unanswered};
+
+/// How long a connection may be idle before a new one is made: the KME may close it at any time.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// The longest that a hook may take.
+const HOOK_MAX: Duration = Duration::from_mins(2);
+/// How long to wait before something that needs a moment is looked at again.
+pub(super) const MOMENT: Duration = Duration::from_millis(200);
+/// How often a refused request is sent before a falling count of keys is believed to be its fault.
+const COUNT_TRIES: usize = 3;
+
+/// What status says of a pair (clause 6.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) key_size: u64,
+    pub(super) min_key_size: u64,
+    pub(super) max_key_size: u64,
+    pub(super) max_per_request: u64,
+    pub(super) max_additional: u64,
+}
+
+/// One run over a setup.
+pub(super) struct Session {
+    pub(super) setup: Setup,
+    limits: Option<Limits>,
+    links: tokio::sync::Mutex<HashMap<String, Link>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    keys_used: usize,
+    failures: Vec<Failure>,
+    notes: Vec<String>,
+    /// ID and base64 of keys that `enc_keys` gave, none of which may come again.
+    issued: Vec<(String, Zeroizing<String>)>,
+    /// Errors without the standard's form, for T52.
+    formless: Vec<Failure>,
+    errors: usize,
+    /// Key containers that caches may keep, for T54.
+    cached: Vec<Failure>,
+    containers: usize,
+}
+
+impl Session {
+    /// Reads the limits, so that every test can use them. A KME that does not answer is T8's finding.
+    pub(super) async fn open(setup: Setup) -> Self {
+        let (links, state) = (tokio::sync::Mutex::default(), Mutex::default());
+        let mut session = Self { setup, limits: None, links, state };
+        session.limits = limits_of(&session.status().await);
+        session
+    }
+
+    pub(super) async fn run(&self, case: &Case) -> Row {
+        let started = Instant::now();
+        let ended = (case.run)(self).await;
+        let mut state = self.lock();
+        let (mut failures, notes) = (std::mem::take(&mut state.failures), std::mem::take(&mut state.notes));
+        drop(state);
+        let verdict = match ended {
+            Err(Stop::Fail(failure)) => {
+                failures.push(failure);
+                Verdict::Failed(failures)
+            }
+            _ if !failures.is_empty() => Verdict::Failed(failures),
+            Err(Stop::Skip(reason)) => Verdict::Skipped(reason),
+            Ok(()) => Verdict::Passed,
+        };
+        Row { number: case.number, title: case.title, verdict, notes, duration: started.elapsed() }
+    }
+
+    pub(super) fn strict(&self) -> bool {
+        self.setup.profile == Profile::Strict
+    }
+
+    pub(super) fn keys_used(&self) -> usize {
+        self.lock().keys_used
+    }
+
+    pub(super) fn limits(&self) -> Result<Limits, Stop> {
+        self.limits.map_or_else(|| skip("A's status about B gave no limits; see T8"), Ok)
+    }
+
+    pub(super) fn c(&self) -> Result<&Sae, Stop> {
+        self.setup.c.as_ref().map_or_else(|| skip("needs a third SAE: --c-id, --c-cert, --c-key"), Ok)
+    }
+
+    /// Whether C is served by B's KME.
+    pub(super) fn c_is_with_b(&self) -> bool {
+        self.setup.c.as_ref().is_some_and(|c| c.url == self.setup.b.url)
+    }
+
+    /// Counts keys before they are asked for.
+    pub(super) fn spend(&self, keys: usize) -> Result<(), Stop> {
+        let mut state = self.lock();
+        if state.keys_used.saturating_add(keys) > self.setup.max_keys {
+            return skip(format!("would use more than {} keys (--max-keys)", self.setup.max_keys));
+        }
+        state.keys_used += keys;
+        Ok(())
+    }
+
+    /// Notes a failure; the test goes on.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.lock().failures.push(failure);
+    }
+
+    /// Remarks on a test that does not fail by it.
+    pub(super) fn note(&self, text: impl Into<String>) {
+        self.lock().notes.push(text.into());
+    }
+
+    /// Demands something of an answer; the test goes on either way.
+    pub(super) fn check(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
+        if !holds {
+            self.fail(Failure::new(exchange, clause, expected));
+        }
+    }
+
+    /// Demands something in the strict profile; notes its absence in the lenient one.
+    pub(super) fn should(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
+        if !holds && self.strict() {
+            self.fail(Failure::new(exchange, clause, expected));
+        } else if !holds {
+            self.note(format!("expected {expected} ({clause}); got {}", exchange.received()));
+        }
+    }
+
+    /// Demands a refusal, with a `message`.
+    pub(super) fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
+        let Refusal { clause, of, statuses, tolerated, sentence } = refusal;
+        let wanted = statuses.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
+        let fits = statuses.contains(&exchange.status);
+        if !fits && (self.strict() || !tolerated.contains(&exchange.status)) {
+            let sentence = sentence.map_or(String::new(), |sentence| format!(" and `{}`", sentence.text));
+            self.fail(Failure::new(exchange, clause, format!("status {wanted}{sentence} for {of}")));
+            return;
+        }
+        if !fits {
+            self.note(format!("status {} for {of}, where {wanted} is expected ({clause})", exchange.status));
+        }
+        let message = exchange.message();
+        // The standard gives a model for 400 and 503 only.
+        if [400, 503].contains(&exchange.status) || (self.strict() && exchange.status >= 400) {
+            self.check(message.is_some(), exchange, "6.5 R53", "an Error: JSON with `message`, a string");
+        }
+        if let (Some(sentence), Some(message), 400) = (sentence, message, exchange.status) {
+            let expected = format!("the message `{}` for {of}", sentence.text);
+            if sentence.is_demanded && !sentence.is_meant_by(&message) {
+                self.fail(Failure::new(exchange, clause, expected));
+            } else {
+                self.should(message == sentence.text, exchange, clause, &expected);
+            }
+        }
+    }
+
+    /// Sends `call` as `sae`, over its kept-alive connection.
+    pub(super) async fn send(&self, sae: &Sae, call: Call) -> Exchange {
+        let mut links = self.links.lock().await;
+        let kept = links.remove(&sae.id).filter(|link| link.used_at.elapsed() < IDLE_MAX);
+        let mut link = match kept {
+            Some(link) => link,
+            None => match self.connect(sae).await {
+                Ok(link) => link,
+                Err(trouble) => return unanswered(sae, &call, trouble),
+            },
+        };
+        let (mut exchange, was_unsent) = link.transfer(sae, &call, self.setup.timeout).await;
+        if was_unsent && let Ok(fresh) = self.connect(sae).await {
+            link = fresh;
+            exchange = link.transfer(sae, &call, self.setup.timeout).await.0;
+        }
+        if exchange.trouble.is_none() {
+            links.insert(sae.id.clone(), link);
+        }
+        drop(links);
+        self.observe(&exchange);
+        exchange
+    }
+
+    /// Sends `call` as `sae` over a connection of its own.
+    pub(super) async fn send_alone(&self, sae: &Sae, call: Call) -> Exchange {
+        match self.connect(sae).await {
+            Ok(mut link) => self.over(&mut link, sae, &call).await,
+            Err(trouble) => unanswered(sae, &call, trouble),
+        }
+    }
+
+    /// Sends `call` over `link` and looks at what every answer has to fulfil.
+    pub(super) async fn over(&self, link: &mut Link, sae: &Sae, call: &Call) -> Exchange {
+        let (exchange, _) = link.transfer(sae, call, self.setup.timeout).await;
+        self.observe(&exchange);
+        exchange
+    }
+
+    /// A new connection as `sae`, of HTTP/1.1.
+    pub(super) async fn connect(&self, sae: &Sae) -> Result<Link, String> {
+        self.link(sae, Offer { tls: OfferedTls::Both, alpn: &[b"http/1.1"], certificate: true }).await
+    }
+
+    /// A new connection with chosen properties.
+    pub(super) async fn link(&self, sae: &Sae, offer: Offer<'_>) -> Result<Link, String> {
+        timeout(self.setup.timeout, Link::open(sae, offer)).await.map_err(|_| "no connection in time")?
+    }
+
+    /// What T52 and T54 are about.
+    fn observe(&self, exchange: &Exchange) {
+        let mut state = self.lock();
+        if exchange.status == 200 && exchange.url.contains("c_keys") {
+            state.containers += 1;
+            if !exchange.header("cache-control").is_some_and(|value| value.contains("no-store")) {
+                let expected = "Cache-Control: no-store with keys";
+                state.cached.push(Failure::new(exchange, "R56", expected));
+            }
+        }
+        if exchange.status < 400 {
+            return;
+        }
+        state.errors += 1;
+        let text = String::from_utf8_lossy(&exchange.body);
+        let holds_key = state.issued.iter().any(|(_, key)| key.len() >= 16 && text.contains(key.as_str()));
+        if let Some(expected) = exchange.wrong_form_of_error(self.strict(), holds_key) {
+            let failure = Failure::new(exchange, "6.5 R53 R54", expected);
+            state.formless.push(failure);
+        }
+    }
+
+    /// Every error of the run, and those without the standard's form.
+    pub(super) fn errors_seen(&self) -> (usize, Vec<Failure>) {
+        let state = self.lock();
+        (state.errors, state.formless.clone())
+    }
+
+    /// Every key container of the run, and those that caches may keep.
+    pub(super) fn containers_seen(&self) -> (usize, Vec<Failure>) {
+        let state = self.lock();
+        (state.containers, state.cached.clone())
+    }
+
+    /// A's status about B.
+    pub(super) async fn status(&self) -> Exchange {
+        self.send(&self.setup.a, Call::get(path(&self.setup.b.id, "status"))).await
+    }
+
+    /// A POST of `enc_keys` by A for B.
+    pub(super) async fn enc(&self, body: &Value) -> Exchange {
+        self.send(&self.setup.a, Call::post(path(&self.setup.b.id, "enc_keys"), body.to_string())).await
+    }
+
+    /// A GET of `enc_keys` by A for B, with `query`: nothing, or `?` and what follows.
+    pub(super) async fn enc_get(&self, query: &str) -> Exchange {
+        let path = path(&self.setup.b.id, "enc_keys");
+        self.send(&self.setup.a, Call::get(format!("{path}{query}"))).await
+    }
+
+    /// `number` fresh keys of the default size that A shares with B.
+    pub(super) async fn fresh(&self, number: usize) -> Result<Vec<Delivered>, Stop> {
+        let limits = self.limits()?;
+        self.spend(number)?;
+        let mut keys = Vec::new();
+        while keys.len() < number {
+            let most = usize::try_from(limits.max_per_request.max(1)).unwrap_or(usize::MAX);
+            let now = (number - keys.len()).min(most);
+            let exchange = self.enc(&json!({ "number": now })).await;
+            keys.extend(self.fresh_of(&exchange, now, limits.key_size, "6.3 R44-R46")?);
+        }
+        Ok(keys)
+    }
+
+    /// One.
+    pub(super) async fn fresh_one(&self) -> Result<Delivered, Stop> {
+        let limits = self.limits()?;
+        self.spend(1)?;
+        let exchange = self.enc(&json!({})).await;
+        let mut keys = self.fresh_of(&exchange, 1, limits.key_size, "6.3 R44-R46")?;
+        let missing = || Failure::new(&exchange, "6.3 R44", "one key");
+        keys.pop().ok_or_else(|| missing().into())
+    }
+
+    /// The keys of an answer to `enc_keys`: none of them was ever given before.
+    pub(super) fn fresh_of(
+        &self,
+        exchange: &Exchange,
+        number: usize,
+        bits: u64,
+        clause: &'static str,
+    ) -> Result<Vec<Delivered>, Failure> {
+        let keys =
+            exchange.container(number, bits).map_err(|expected| Failure::new(exchange, clause, expected))?;
+        let mut state = self.lock();
+        for key in &keys {
+            let text = key.to_base64();
+            // Short keys may repeat by chance.
+            let is_old = |(id, old): &(String, Zeroizing<String>)| {
+                id.eq_ignore_ascii_case(&key.id) || (bits >= 64 && *old == text)
+            };
+            if state.issued.iter().any(is_old) {
+                let expected = "fresh keys: a key or key ID that was delivered before came again";
+                return Err(Failure::new(exchange, "5.3 R43", expected));
+            }
+            state.issued.push((key.id.clone(), text));
+        }
+        Ok(keys)
+    }
+
+    /// `dec_keys` as `sae` for keys of the master `master`, by POST.
+    pub(super) async fn dec(&self, sae: &Sae, master: &str, ids: &[&str]) -> Exchange {
+        let ids: Vec<Value> = ids.iter().map(|id| json!({ "key_ID": id })).collect();
+        let body = json!({ "key_IDs": ids }).to_string();
+        self.send(sae, Call::post(path(master, "dec_keys"), body)).await
+    }
+
+    /// As B, for keys of A.
+    pub(super) async fn b_gets(&self, ids: &[&str]) -> Exchange {
+        self.dec(&self.setup.b, &self.setup.a.id, ids).await
+    }
+
+    /// As B, a POST with a body of one's own.
+    pub(super) async fn b_posts(&self, body: &Value) -> Exchange {
+        let path = path(&self.setup.a.id, "dec_keys");
+        self.send(&self.setup.b, Call::post(path, body.to_string())).await
+    }
+
+    /// As B, a GET.
+    pub(super) async fn b_asks(&self, query: &str) -> Exchange {
+        let path = path(&self.setup.a.id, "dec_keys");
+        self.send(&self.setup.b, Call::get(format!("{path}{query}"))).await
+    }
+
+    /// Demands that B gets exactly `key` now.
+    pub(super) async fn b_still_gets(&self, key: &Delivered, clause: &'static str) {
+        let exchange = self.b_gets(&[&key.id]).await;
+        self.same_keys(&exchange, std::slice::from_ref(key), clause);
+    }
+
+    /// Demands that an answer holds exactly `keys`.
+    pub(super) fn same_keys(&self, exchange: &Exchange, keys: &[Delivered], clause: &'static str) {
+        let bits = keys.first().map_or(0, |key| key.key.len() as u64 * 8);
+        match exchange.container(keys.len(), bits) {
+            Err(expected) => self.fail(Failure::new(exchange, clause, expected)),
+            Ok(got) => {
+                for key in keys {
+                    let twin = got.iter().find(|other| other.id.eq_ignore_ascii_case(&key.id));
+                    let has_id = twin.is_some();
+                    self.check(has_id, exchange, clause, "the key IDs that the master received");
+                    let is_same = twin.is_none_or(|twin| twin.key == key.key);
+                    self.check(is_same, exchange, clause, "the same key bytes that the master received");
+                }
+            }
+        }
+    }
+
+    /// Demands that `refused`, sent by `attempt`, leaves the number of stored keys alone. Others may use keys
+    /// meanwhile, so a falling number is believed only when it falls each time.
+    pub(super) async fn uses_nothing<F>(&self, clause: &'static str, attempt: impl Fn() -> F)
+    where
+        F: Future<Output = Exchange>,
+    {
+        let mut last = None;
+        for _ in 0..COUNT_TRIES {
+            let before = self.stored().await;
+            let exchange = attempt().await;
+            let after = self.stored().await;
+            match (before, after) {
+                (Some(before), Some(after)) if after < before => last = Some((exchange, before, after)),
+                _ => return,
+            }
+        }
+        if let Some((exchange, before, after)) = last {
+            let expected = format!(
+                "a refused request that uses up no key; stored_key_count fell from {before} to {after}"
+            );
+            self.fail(Failure::new(&exchange, clause, expected));
+        }
+    }
+
+    /// `stored_key_count` of A to B, when status works.
+    pub(super) async fn stored(&self) -> Option<u64> {
+        self.status().await.json()?.get("stored_key_count")?.as_u64()
+    }
+
+    /// Runs a hook to its end. What it prints goes to standard error.
+    pub(super) async fn hook(&self, command: &str) -> Result<(), Stop> {
+        self.links.lock().await.clear();
+        let mut shell = tokio::process::Command::new("sh");
+        shell.arg("-c").arg(command).stdin(std::process::Stdio::null()).stdout(std::io::stderr());
+        let received = match timeout(HOOK_MAX, shell.kill_on_drop(true).status()).await {
+            Ok(Ok(status)) if status.success() => return Ok(()),
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it did not end within {HOOK_MAX:?}"),
+        };
+        let expected = "a hook that ends with success".to_owned();
+        Err(Failure { expected, sent: command.to_owned(), received, clause: "(hook)" }.into())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgiving, so that a KME with a wrong status is still tested; T8 names what is wrong.
+fn limits_of(status: &Exchange) -> Option<Limits> {
+    let json = status.json()?;
+    let number = |name: &str| match json.get(name)? {
+        Value::String(text) => text.trim().parse().ok(),
+        other => other.as_u64(),
+    };
+    let key_size = number("key_size")?;
+    Some(Limits {
+        key_size,
+        min_key_size: number("min_key_size").unwrap_or(key_size),
+        max_key_size: number("max_key_size").unwrap_or(key_size),
+        max_per_request: number("max_key_per_request").unwrap_or(1),
+        max_additional: number("max_SAE_ID_count").unwrap_or(0),
+    })
+}

@@ -1,0 +1,192 @@
+//! `qkd014 bench`: what it counts is what happened.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use testkit::{Network, output_of, qkd014};
+
+/// Runs a short bench against `manifest` and returns its report.
+fn bench(manifest: &Path, args: &[&str]) -> Value {
+    let mut command = qkd014();
+    command.args(["bench", "--json", "--demo"]).arg(manifest);
+    let output = output_of(command.args(args));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stdout)))
+}
+
+/// Keys for `dec`; other operations wait for none. Few, and no warm-up that uses them up.
+fn stock(operation: &str) -> Vec<&'static str> {
+    let short = ["--duration", "1", "--warmup", "0"];
+    let stock: &[&str] = if operation == "dec" { &["--stock", "300"] } else { &[] };
+    [&short, stock].concat()
+}
+
+/// No errors, and every key that was received had a twin.
+fn check(report: &Value, keys_each: u64) {
+    for round in report["rounds"].as_array().unwrap() {
+        let run = &round["kme"];
+        let operations = run["operations"].as_u64().unwrap();
+        assert!(operations > 0, "{run:#}");
+        let statuses: Vec<&String> = run["statuses"].as_object().unwrap().keys().collect();
+        assert_eq!(statuses, ["200"], "{run:#}");
+        assert_eq!(run["troubles"], serde_json::json!({}));
+        let twins = &run["twins"];
+        // Those of the warm-up too.
+        assert!(twins["compared"].as_u64().unwrap() >= operations * keys_each, "{run:#}");
+        for wrong in ["different", "missing", "repeated", "malformed"] {
+            assert_eq!(twins[wrong], 0, "{twins}");
+        }
+        let times = &run["latency_ms"];
+        let at = |name: &str| times[name].as_f64().unwrap();
+        assert!(0.0 < at("p50") && at("p50") <= at("p90") && at("p90") <= at("p99"), "{times}");
+        assert!(at("p99") <= at("p99.9") && at("p99.9") <= at("max"), "{times}");
+        let cpu: f64 =
+            run["servers"].as_array().unwrap().iter().map(|server| server["cpu_s"].as_f64().unwrap()).sum();
+        assert!(cpu > 0.0, "the daemons' processes were found: {run:#}");
+    }
+}
+
+#[test]
+fn every_operation_over_both_versions_of_http_is_counted_and_every_key_compared_with_its_twin() {
+    let network = Network::start(2);
+    let manifest = network.manifest();
+    for (operation, requests_each) in [("enc", 1), ("dec", 1), ("pair", 2), ("handshake", 1)] {
+        for (http, path) in [("1", "sae"), ("2", "kme")] {
+            let args = ["--op", operation, "--http", http, "--path", path, "--connections", "3"];
+            let report = bench(&manifest, &[&args[..], &stock(operation)].concat());
+            assert_eq!(
+                (&report["operation"], report["http"].to_string().as_str()),
+                (&operation.into(), http)
+            );
+            check(&report, 1);
+            let run = &report["rounds"][0]["kme"];
+            let answered = run["statuses"]["200"].as_u64().unwrap();
+            assert_eq!(answered, requests_each * run["operations"].as_u64().unwrap(), "{run:#}");
+            if operation == "dec" {
+                assert!(answered <= 300 && run["seconds"].as_f64().unwrap() <= 1.0, "{run:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn many_keys_a_request_are_all_compared() {
+    let network = Network::start(2);
+    for operation in ["enc", "dec", "pair"] {
+        let args = ["--op", operation, "--number", "5", "--size", "128", "--connections", "2"];
+        let report = bench(&network.manifest(), &[&args[..], &stock(operation)].concat());
+        check(&report, 5);
+        assert_eq!(report["key_bits"], 128);
+    }
+}
+
+#[test]
+fn the_yardstick_is_measured_before_each_round_and_divides_its_figures() {
+    let network = Network::start(2);
+    for operation in ["enc", "dec", "pair", "handshake"] {
+        let args = ["--op", operation, "--baseline", "--rounds", "2", "--connections", "2"];
+        let report = bench(&network.manifest(), &[&args[..], &stock(operation)].concat());
+        check(&report, 1);
+        let rounds = report["rounds"].as_array().unwrap();
+        assert_eq!(rounds.len(), 2);
+        let of = |round: &Value, who: &str| round[who]["operations_per_s"].as_f64().unwrap();
+        let mut ratios: Vec<f64> = rounds.iter().map(|round| of(round, "kme") / of(round, "hello")).collect();
+        ratios.sort_by(f64::total_cmp);
+        let ratio = report["ratio"].as_f64().unwrap();
+        assert!((ratio - f64::midpoint(ratios[0], ratios[1])).abs() < 1e-9, "{ratio} {ratios:?}");
+        for round in rounds {
+            assert_eq!(round["hello"]["servers"][0]["names"][0], "hello");
+            assert!(round["hello"]["servers"][0]["cpu_s"].as_f64().unwrap() > 0.0);
+        }
+    }
+}
+
+#[test]
+fn an_open_loop_does_not_exceed_its_rate_and_counts_the_wait_of_those_who_are_late() {
+    let network = Network::start(2);
+    let manifest = network.manifest();
+    let report = bench(&manifest, &["--rate", "50", "--connections", "4", "--duration", "4"]);
+    check(&report, 1);
+    let rate = report["kme"]["operations_per_s"].as_f64().unwrap();
+    assert!(rate <= 55.0, "{rate}");
+    // Far more than one connection can do: each operation waits longer than the one before. Counted from when it
+    // was sent, latency times rate were the one that is under way.
+    let args = ["--op", "handshake", "--rate", "100000", "--connections", "1"];
+    let report = bench(&manifest, &[&args[..], &stock("handshake")].concat());
+    let at = |name: &str| report["kme"][name].as_f64().unwrap();
+    let waiting = at("p50_ms") / 1e3 * at("operations_per_s");
+    assert!(waiting > 2.0, "{waiting} operations wait at once");
+}
+
+#[test]
+fn windows_are_told_one_after_the_other_and_add_up_to_the_whole() {
+    const CONNECTIONS: u64 = 4;
+    let network = Network::start(2);
+    let mut command = qkd014();
+    command.args(["bench", "--json", "--op", "pair", "--demo"]).arg(network.manifest());
+    command.args(["--window", "1", "--duration", "3", "--rate", "40", "--connections", "4"]);
+    let output = output_of(&mut command);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let report = lines.pop().unwrap();
+    check(&report, 1);
+    let starts: Vec<f64> = lines.iter().map(|line| line["window"]["start_s"].as_f64().unwrap()).collect();
+    assert_eq!(starts, [0.0, 1.0, 2.0]);
+    let run = &report["rounds"][0]["kme"];
+    for what in ["operations", "200"] {
+        let of =
+            |counts: &Value| counts[what].as_u64().or(counts["statuses"][what].as_u64()).unwrap_or_default();
+        let windows: u64 = lines.iter().map(|line| of(&line["window"])).sum();
+        // An operation that ended just before the end may be counted after the last window.
+        let late = of(run) - windows;
+        assert!(windows > 0 && late <= 2 * CONNECTIONS, "{what}: {run:#} {lines:#?}");
+    }
+    for line in &lines {
+        let at = |name: &str| line["window"]["dec_latency_ms"][name].as_f64();
+        assert!(at("p50") <= at("p99"), "{line:#}");
+        // The whole has the longest of all.
+        assert!(at("max") <= run["dec_latency_ms"]["max"].as_f64(), "{line:#}");
+    }
+}
+
+#[test]
+fn slaves_are_named_in_turn_each_as_often_as_the_others() {
+    const CONNECTIONS: u64 = 3;
+    let mut network = Network::generate(2);
+    for site in [0, 1] {
+        // bob-2 lives nowhere.
+        network.configure(site, "[[sae]]", "[[sae]]\nid = \"bob-1\"\nkme = \"site-b\"\n\n[[sae]]");
+    }
+    network.start_pools(3);
+    network.start_sites();
+    let args = ["--slaves", "2", "--compare", "0", "--connections", "3"];
+    let report = bench(&network.manifest(), &[&args[..], &stock("enc")].concat());
+    let statuses = &report["rounds"][0]["kme"]["statuses"];
+    let [known, unknown] = ["200", "400"].map(|status| statuses[status].as_u64().unwrap());
+    assert!(known > 0 && known.abs_diff(unknown) <= CONNECTIONS, "{statuses}");
+}
+
+#[test]
+fn a_pair_that_is_not_there_and_wrong_usage_are_named() {
+    let network = Network::generate(2);
+    let manifest = network.manifest();
+    let run = |args: &[&str]| {
+        let output = output_of(qkd014().arg("bench").args(args));
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let manifest = manifest.to_str().unwrap();
+    for (args, code, named) in [
+        (&["--demo", manifest][..], 1, "Connection refused"),
+        (&["--demo", "/nowhere/demo.json"], 2, "cannot read /nowhere/demo.json"),
+        (&["--demo", manifest, "--streams", "2"], 2, "--streams needs --http 2"),
+        (&["--demo", manifest, "--duration", "0"], 2, "above 0"),
+        (&["--demo", manifest, "--json", "--window", "0"], 2, "at least 0.1"),
+        (&["--demo", manifest, "--slaves", "2"], 2, "--slaves needs --op enc or handshake"),
+        (&["--url-a", "https://x"], 2, "--url-b"),
+    ] {
+        let (ended, stderr) = run(args);
+        assert!(ended == code && stderr.contains(named), "{args:?}: {ended} {stderr}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The program `qkd014` against real KMEs: networks of `dqkd`, and KMEs that are wrong in one way each.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod bench;
+mod client;
+mod wrong_kme;

@@ -1,0 +1,29 @@
+//! What the tests of this workspace share: an authority for certificates, Postgres servers of the tests' own, networks
+//! of real daemons in processes of their own, the real curl.
+//!
+//! Everything panics when it fails: a test that cannot start its daemons has failed.
+
+#![expect(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits for processes by the real clock"
+)]
+
+mod authority;
+mod curl;
+mod link;
+mod network;
+pub mod postgres;
+mod process;
+
+pub use authority::{
+    TRUST_DOMAIN, TestAuthority, authenticated_kme, authenticated_sae, shared, spiffe_rules,
+};
+pub use curl::{Answer, Curl};
+pub use link::TcpLink;
+pub use network::{Network, Ports, Sae};
+pub use process::{Daemon, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end};

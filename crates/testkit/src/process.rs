@@ -1,0 +1,167 @@
+//! The `dqkd` program as a process.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything; reaching it is a failure, never a way to synchronise.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// `dqkd` without settings of whoever runs the tests: the one that was built with them, or the one that `DQKD_BIN`
+/// names.
+pub fn dqkd() -> Command {
+    bare(std::env::var_os("DQKD_BIN").map_or_else(|| program("dqkd"), PathBuf::from))
+}
+
+/// `qkd014` likewise.
+pub fn qkd014() -> Command {
+    bare(program("qkd014"))
+}
+
+fn bare(program: PathBuf) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("DQKD_") || name.starts_with("QKD014_") || name == "RUST_LOG" {
+            command.env_remove(&*name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A program of this workspace, built beside the running test: `dqkd`, `qkd014` or `examples/wrong-kme`. It must not be
+/// older than its sources; Cargo builds the programs of other packages only when it is asked for all.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    // target/PROFILE/deps/TEST
+    let program = test.ancestors().nth(2).unwrap().join(name);
+    let build = "run `cargo build --workspace --bins --examples` first";
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let built = changed(&program).unwrap_or_else(|| panic!("{} is missing: {build}", program.display()));
+    // Written by Cargo: the program, a colon, its sources.
+    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    for source in sources.split_whitespace().skip(1) {
+        let is_older = changed(Path::new(source)).is_none_or(|source| source <= built);
+        assert!(is_older, "{} is older than {source}: {build}", program.display());
+    }
+    program
+}
+
+/// Runs the program to its end.
+pub fn output_of(command: &mut Command) -> Output {
+    command.output().expect("the program starts")
+}
+
+/// Runs the program to its end; it must succeed. Returns what it printed.
+pub fn run_to_end(args: &[&str]) -> String {
+    let output = output_of(dqkd().args(args));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "dqkd {args:?}: {}\n{stderr}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "never happened: {what}; logs are beside the configurations");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A daemon in a process of its own; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `dqkd COMMAND --config FILE` and waits until it prints that it listens. `listeners` lines come.
+    pub fn start(command: &str, config: &Path, listeners: usize) -> Self {
+        Self::try_start(command, config, listeners).unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// The same; what it logged when it did not come up.
+    pub fn try_start(command: &str, config: &Path, listeners: usize) -> Result<Self, String> {
+        let log = config.with_extension("log");
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut process = dqkd();
+        process.arg(command).arg("--config").arg(config).stdout(Stdio::piped()).stderr(file);
+        let mut daemon = Self { child: process.spawn().unwrap(), log };
+        let lines = lines_of(&mut daemon.child);
+        for _ in 0..listeners {
+            let line = lines.recv_timeout(PATIENCE);
+            if line.is_err() {
+                return Err(format!("{} did not start:\n{}", config.display(), daemon.log()));
+            }
+        }
+        Ok(daemon)
+    }
+
+    /// What it wrote to standard error so far, over all of its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns how it ended.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(Instant::now() < until, "the daemon did not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a child's standard output, read so that it never waits for us.
+pub fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
+    let stdout = child.stdout.take().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
