@@ -62,7 +62,7 @@ enum Command {
     Dec(request::DecArgs),
     /// Test any two KMEs against ETSI GS QKD 014 (docs/conformance.md)
     Conformance(Box<conformance::ConformanceArgs>),
-    /// Put load on two KMEs and measure them, also against a server that does nothing (docs/performance.md)
+    /// Put load on two KMEs and measure them, also against a server that does nothing (docs/lab/performance.md)
     Bench(Box<bench::BenchArgs>),
     #[command(name = crate::bench::hello::COMMAND, hide = true)]
     BenchHello(bench::HelloArgs),
