@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The figures of docs/performance.md: two sites and three pool servers in processes of their own, on this machine.
+"""The figures of docs/lab/performance.md: two sites and three pool servers in processes of their own, on this machine.
 
     cargo build --release
     python3 benches/speed.py [--only enc,dec,...] [--out DIR]

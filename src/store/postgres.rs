@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What a session asks of its server. Writers wait for nobody longer than this; a session that went silent inside
 /// a transaction is ended by the server, which frees its locks for whoever finds out what became of it. Plans do
 /// not change with the statistics of tables that are never the same for long: every hot statement goes by an index
-/// (docs/data-model.md shows the plans).
+/// (docs/lab/query-plans.md shows the plans).
 const SESSION: &str = "-c statement_timeout=5000 -c lock_timeout=3000 \
      -c idle_in_transaction_session_timeout=5000 -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 \
      -c tcp_keepalives_count=3 -c default_transaction_isolation=read\\ committed -c jit=off \

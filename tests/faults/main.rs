@@ -123,7 +123,7 @@ fn whatever_fails_no_key_outlives_its_expiry_or_goes_before_it() {
 }
 
 #[test]
-#[ignore = "takes the whole machine for a minute and is there for its figures (docs/performance.md)"]
+#[ignore = "takes the whole machine for a minute and is there for its figures (docs/lab/performance.md)"]
 fn keys_over_a_long_line_that_loses_packets_are_the_same_at_both_ends() {
     wan::run();
 }

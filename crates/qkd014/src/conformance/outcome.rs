@@ -11,7 +11,7 @@ pub struct Failure {
     pub sent: String,
     /// The answer, without keys.
     pub received: String,
-    /// Clause of the standard, with the requirement (R) or reading (A) of `docs/conformance.md`.
+    /// Clause of the standard, with the requirement (R) or reading (A) of `docs/etsi-014.md`.
     pub clause: &'static str,
 }
 

@@ -1,7 +1,7 @@
 //! How Postgres finds the rows of the statements that every request runs: by an index, never by reading a table.
 //!
-//! `DQKD_PLAN_BATCHES=20000 cargo nextest run --no-capture every_statement_that` fills a larger table and shows the plans,
-//! which `docs/data-model.md` quotes.
+//! `DQKD_PLAN_BATCHES=20000 cargo test --lib every_statement_that -- --nocapture` fills a larger table and shows the plans,
+//! which `docs/lab/query-plans.md` quotes.
 
 use std::fmt::Write as _;
 
