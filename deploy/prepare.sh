@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the secrets of one site that nobody else issues: passwords and certificate of its Postgres, its KEK. Replaces
-# nothing that is there. `bash deploy/prepare.sh` as the user who is to own them; then docs/deployment.md.
+# Makes the secrets of one site that no CA issues: passwords and certificate of its Postgres, and its KEK. Never
+# replaces a file. Run `bash deploy/prepare.sh` as the user who shall own them, then follow docs/deployment.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 umask 077
@@ -13,7 +13,7 @@ for name in db-password postgres-password; do
 done
 if fresh kek; then openssl rand -hex 32 > secrets/kek; fi
 if fresh db.key; then
-    # Its own authority: only the replicas trust it, and only as this database.
+    # Signed by itself: only the replicas trust it, and only as this database.
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=postgres \
         -addext subjectAltName=DNS:postgres -addext basicConstraints=critical,CA:false \
         -addext extendedKeyUsage=serverAuth -keyout secrets/db.key -out secrets/db.pem 2>/dev/null
@@ -22,7 +22,7 @@ if [ -e secrets/probe.pem ] && [ -e secrets/probe.key ]; then
     cat secrets/probe.pem secrets/probe.key > secrets/probe-with-key.pem
     echo "made secrets/probe-with-key.pem"
 fi
-# Daemons run as the owner of the files; root's files are given to a user that is nobody.
+# Daemons run as the owner of the files. If that is root, the files go to an unprivileged user ID.
 uid=$(id -u) gid=$(id -g)
 if [ "$uid" = 0 ]; then
     uid=65532 gid=65532

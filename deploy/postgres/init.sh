@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs once, in an empty database: the role of the KMEs owns its database and may do nothing else.
+# Runs once, in an empty database. The role of the KMEs owns its database and may do nothing else.
 set -euo pipefail
 psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres <<'SQL'
 \set password `cat /run/secrets/db_password`

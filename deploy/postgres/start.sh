@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts Postgres in its container, with TLS. Postgres refuses a private key that others may read, and secrets keep
-# the owner that they have outside: so it gets copies of its own, in memory.
+# Starts Postgres in its container, with TLS. Postgres refuses a private key that others may read, and mounted secrets
+# keep their owner from outside. So it gets its own copies, in memory.
 set -euo pipefail
 tls=/run/postgres-tls
 chown postgres:postgres "$tls"
