@@ -3,6 +3,7 @@
 //! Plain types with their invariants; no I/O, no async, no knowledge of wires or tables. Every other
 //! room speaks in these words, so a value that reaches them is already valid.
 
+mod backoff;
 mod causes;
 mod clock;
 mod directory;
@@ -14,6 +15,7 @@ mod provenance;
 mod random;
 mod secret;
 
+pub use backoff::Backoff;
 pub use causes::causes;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use directory::{Directory, DirectoryError, Party, Recipient};
@@ -22,4 +24,4 @@ pub use key::{Key, KeyLimits, KeyMaterial};
 pub use policy::{Admission, KEY_TTL_MAX, RetrievalMode};
 pub use provenance::{Demands, FreshKey, Provenance, SourceGrade};
 pub use random::{OsRandom, Random, RandomError};
-pub use secret::{SecretBytes, Seed};
+pub use secret::{SecretBytes, Seed, append_wiped};
