@@ -10,7 +10,6 @@ use mtls::identity::{Identity, IdentityError};
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use tokio::time::{Instant, interval, sleep};
 
-use super::front::SaeFront;
 use super::health::{Common, KmeHealth};
 use super::map;
 use super::numbers::{self, KmePools};
@@ -167,7 +166,7 @@ impl Rooms {
 
         let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
         let tls = mutual(map::sae_identity_rules(config), Versions::Compatible);
-        supervisor.listener("sae", sae, tls, SaeFront(api), limits);
+        supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);

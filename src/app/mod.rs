@@ -3,7 +3,6 @@
 //! The only room that knows all others. Owns start order, background tasks, readiness, reload and the
 //! graceful stop; decides nothing about keys.
 
-mod front;
 mod health;
 mod kme;
 mod map;
@@ -13,7 +12,6 @@ mod reload;
 mod supervise;
 
 #[cfg(test)]
-pub(crate) use front::SaeFront;
 pub use kme::start_kme;
 pub use map::{key_encryption_keys, store_url};
 pub use pool_server::start_pool_server;

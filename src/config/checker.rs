@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use kme::IdError;
+use kme::{IdError, is_trust_domain};
 use toml::Spanned;
 
 use super::duration;
@@ -196,8 +196,7 @@ impl<'s> Checker<'s> {
         let form =
             "1 to 255 lower-case letters, digits, dots, hyphens and underscores, as in \"dqkd.example\"";
         let field = self.required(scope, "trust_domain", raw, form)?;
-        let right = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
-        if (1..=255).contains(&field.value.len()) && field.value.chars().all(right) {
+        if is_trust_domain(&field.value) {
             return Some(field.value);
         }
         self.problem(&field.at, &format!("{:?} is no trust domain", field.value), form);

@@ -1,4 +1,4 @@
-//! What certificates look like.
+//! What certificates look like, by role.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use super::PkiError;
 
-/// Clocks of new machines may be behind.
+/// Certificates begin in the past, because clocks of new machines may be behind.
 const BACKDATED: Duration = Duration::from_hours(1);
 /// Characters that stand for themselves in a SPIFFE path segment.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
@@ -34,7 +34,7 @@ pub enum Role {
     Sae,
     /// A random pool server: server.
     Pool,
-    /// A person who looks after daemons: client.
+    /// A person who operates daemons: client.
     Operator,
 }
 
@@ -76,7 +76,7 @@ impl FromStr for Role {
     }
 }
 
-/// From when to when.
+/// From when and how long something is valid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Life {
     pub(super) now: Timestamp,
@@ -102,7 +102,7 @@ pub(super) fn moment(timestamp: Timestamp) -> OffsetDateTime {
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-/// A CA above `below` further CAs.
+/// A CA that may issue to a chain of at most `below` other CAs.
 pub(super) fn ca(common_name: &str, below: u8, life: Life, serial: &[u8]) -> CertificateParams {
     let mut params = base(common_name, life, serial);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
@@ -120,7 +120,7 @@ pub(super) fn leaf(
     life: Life,
     serial: &[u8],
 ) -> Result<CertificateParams, PkiError> {
-    // All IDs keep the same rules, whatever they name.
+    // All IDs follow the same rules, whatever they name.
     id.parse::<SaeId>().map_err(|error| PkiError::Refused(format!("{id:?} is no ID: {error}")))?;
     let uri = format!("spiffe://{trust_domain}/{role}/{}", utf8_percent_encode(id, ESCAPED));
     let ia5 = |text: &str| {

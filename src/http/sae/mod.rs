@@ -25,6 +25,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, header};
 use kme::{KeyLimits, MAX_NAME_BYTES};
 use mtls::identity::ClientIdentity;
+use mtls::{ConnectionService, ListenerService};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
@@ -66,25 +67,26 @@ pub fn api(
     SaeApi(Arc::new(Api { delivery, edge, body_max_bytes, body_timeout: limits.body_timeout() }))
 }
 
-impl SaeApi {
-    /// The answers to one client, who is told apart by its certificate alone. To anybody but an SAE, they are 401.
-    pub fn to(&self, client: ClientIdentity) -> SaeDesk {
-        SaeDesk(Arc::new(Served { api: Arc::clone(&self.0), client }))
+impl ListenerService for SaeApi {
+    type Connection = SaeConnection;
+
+    /// Serves one client, known by its certificate alone. Anybody but an SAE gets 401.
+    fn open(&self, client: ClientIdentity) -> SaeConnection {
+        SaeConnection(Arc::new(Served { api: Arc::clone(&self.0), client }))
     }
 }
 
-/// The answers to one client.
+/// One connection of an SAE.
 #[derive(Clone)]
-pub struct SaeDesk(Arc<Served>);
+pub struct SaeConnection(Arc<Served>);
 
 struct Served {
     api: Arc<Api>,
     client: ClientIdentity,
 }
 
-impl SaeDesk {
-    /// Answers one request.
-    pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
+impl ConnectionService for SaeConnection {
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let served = &self.0;
         let call = Route::parse(request.uri().path()).map(|route| route.call);
         let about = About {

@@ -132,7 +132,7 @@ impl Net {
 /// The client is whom the extensions of `request` name, else nobody.
 async fn answer(api: &SaeApi, request: Request<Body>) -> Answer {
     let client = request.extensions().get::<ClientIdentity>().cloned().unwrap_or_else(ClientIdentity::none);
-    let (parts, body) = api.to(client).answer(request).await.into_parts();
+    let (parts, body) = api.open(client).answer(request).await.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
 }
