@@ -11,7 +11,6 @@ mod pool_server;
 mod reload;
 mod supervise;
 
-#[cfg(test)]
 pub use kme::start_kme;
 pub use map::{key_encryption_keys, store_url};
 pub use pool_server::start_pool_server;

@@ -13,7 +13,7 @@ pub enum EngineError {
         /// Pools given.
         count: usize,
     },
-    /// A pool whose size is no power of two within the limits.
+    /// A pool whose size is not a power of two within the limits.
     #[error(
         "pool {index} has {words} words, not a power of two between {MIN_POOL_WORDS} and {MAX_POOL_WORDS}"
     )]

@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// The text is no RFC 3339 time.
+/// The text is not an RFC 3339 time.
 #[derive(Debug, thiserror::Error)]
 #[error("not an RFC 3339 time: {0}")]
 pub struct TimestampError(String);
@@ -46,7 +46,7 @@ impl Timestamp {
     /// Parses RFC 3339 text and drops digits finer than a millisecond.
     ///
     /// # Errors
-    /// [`TimestampError`] if it is no such time.
+    /// [`TimestampError`] if it is not such a time.
     pub fn parse(text: &str) -> Result<Self, TimestampError> {
         let moment = OffsetDateTime::parse(text, &Rfc3339)
             .map_err(|_| TimestampError(text.chars().take(64).collect()))?;

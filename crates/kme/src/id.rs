@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Random, RandomError};
 
-/// Why text is no identifier.
+/// Why text is not an identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Empty, or white space only.

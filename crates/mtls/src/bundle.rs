@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// The password is wrong or the file is damaged. The two cannot be told apart.
-    #[error("the .p12 bundle cannot be opened: wrong password, or no PKCS#12 file ({0})")]
+    #[error("the .p12 bundle cannot be opened: wrong password, or not a PKCS#12 file ({0})")]
     Open(p12_keystore::error::Error),
     /// It has no private key with a certificate.
     #[error("the .p12 bundle has no private key with its certificate")]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The files are no usable identity.
+/// The files are not a usable identity.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.

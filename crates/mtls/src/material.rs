@@ -206,7 +206,7 @@ fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>,
     let content = |what: String| TlsError::Content { file: file.to_owned(), what };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| content(format!("is no PEM file: {error}")))?;
+        .map_err(|error| content(format!("is not a PEM file: {error}")))?;
     if certificates.is_empty() {
         return Err(content("has no certificate in PEM form".to_owned()));
     }
@@ -217,7 +217,7 @@ fn revocation_lists(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocation
     let content = |what: String| TlsError::Content { file: file.to_owned(), what };
     let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| content(format!("is no PEM file: {error}")))?;
+        .map_err(|error| content(format!("is not a PEM file: {error}")))?;
     if lists.is_empty() {
         return Err(content("has no revocation list in PEM form".to_owned()));
     }

@@ -346,7 +346,7 @@ fn checked_trust_domain(name: &str) -> Result<(), PkiError> {
         return Ok(());
     }
     Err(PkiError::Refused(format!(
-        "{name:?} is no trust domain; allowed are 1 to 255 of a-z, 0-9, dot, hyphen and underscore"
+        "{name:?} is not a trust domain; allowed are 1 to 255 of a-z, 0-9, dot, hyphen and underscore"
     )))
 }
 

@@ -72,7 +72,7 @@ impl FromStr for Role {
         [Self::Kme, Self::Sae, Self::Pool, Self::Operator]
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no role; roles are kme, sae, pool and operator"))
+            .ok_or_else(|| format!("{text:?} is not a role; roles are kme, sae, pool and operator"))
     }
 }
 
@@ -121,10 +121,10 @@ pub(super) fn leaf(
     serial: &[u8],
 ) -> Result<CertificateParams, PkiError> {
     // All IDs follow the same rules, whatever they name.
-    id.parse::<SaeId>().map_err(|error| PkiError::Refused(format!("{id:?} is no ID: {error}")))?;
+    id.parse::<SaeId>().map_err(|error| PkiError::Refused(format!("{id:?} is not an ID: {error}")))?;
     let uri = format!("spiffe://{trust_domain}/{role}/{}", utf8_percent_encode(id, ESCAPED));
     let ia5 = |text: &str| {
-        Ia5String::try_from(text).map_err(|_| PkiError::Refused(format!("{text:?} is no name of a host")))
+        Ia5String::try_from(text).map_err(|_| PkiError::Refused(format!("{text:?} is not a host name")))
     };
     let common_name: String = id.chars().take(CN_MAX_CHARS).collect();
     let mut params = base(&common_name, life, serial);
@@ -134,7 +134,7 @@ pub(super) fn leaf(
     params.subject_alt_names.push(SanType::URI(ia5(&uri)?));
     for name in dns {
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.*_".contains(&b)) {
-            return Err(PkiError::Refused(format!("{name:?} is no DNS name")));
+            return Err(PkiError::Refused(format!("{name:?} is not a DNS name")));
         }
         params.subject_alt_names.push(SanType::DnsName(ia5(name)?));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use http::StatusCode;
-use mtls::{HttpsError, ListenerLimits, ListenerTls, Versions, listener};
+use mtls::{HttpsError, ListenerLimits, ListenerService, ListenerTls, Versions, listener};
 use pki::Role;
 use qkd014::client::{ClientError, EncRequest, Etsi014Client};
 use testkit::TestAuthority;
