@@ -68,9 +68,6 @@ pub(super) trait Maker: Send + Sync {
     /// Whether the recipient's site answers, as far as is known.
     fn is_reachable(&self, recipient: &Recipient) -> bool;
 
-    /// Voids leased keys that nobody needs, in the background.
-    fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock);
-
     /// The time.
     fn now(&self) -> Timestamp;
 }
@@ -320,7 +317,7 @@ impl Reserve {
         let in_hand = pair.in_hand(now);
         match self.parts.store.ready_count(pair.as_ready()).await {
             Ok(stored) => {
-                pair.set_stored(stored, now);
+                pair.set_stored(stored);
                 stored + in_hand
             }
             Err(error) => {

@@ -18,12 +18,8 @@ const LOW_WATER_PART: u64 = 2;
 const FRESH: Duration = Duration::from_secs(1);
 /// A pair is let alone for this long when another replica refills it.
 const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
-/// A reserve is thinned only when no other replica has touched it for this long: twice the time in which a busy
-/// one's target halves, so that it is thinned by the replica that it was made for.
-const QUIET: Duration = Duration::from_mins(10);
-/// A daemon that has just met a pair, and never saw another touch it, waits for this long only. Should it be wrong, the
-/// other refills, and that is seen.
-const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
+/// Ready keys pass the half of their life unseen, so that the store's share is counted anew this often in any case.
+const RECOUNT: Duration = Duration::from_secs(10);
 
 /// One pair.
 pub(super) struct Pair {
@@ -54,8 +50,6 @@ struct Hand {
     learnt_at: Instant,
     /// Keys were asked for since.
     is_used_since: bool,
-    /// When something other than this daemon last changed it.
-    touched_at: Option<Timestamp>,
     /// Keys being made for the store.
     in_work: u64,
     is_filling: bool,
@@ -99,7 +93,6 @@ impl Pair {
             stored: None,
             learnt_at: Instant::now(),
             is_used_since: false,
-            touched_at: None,
             in_work: 0,
             is_filling: true,
             failures: 0,
@@ -202,11 +195,12 @@ impl Pair {
         self.lock().may_lease()
     }
 
-    /// Whether the store's share should be counted before a refill is judged: it was not yet, or the pair is in
-    /// use and others may have taken from it, because they share the store.
+    /// Whether the store's share should be counted before a refill is judged: it never was, it was long ago, or the
+    /// pair is in use and replicas, which share the store, may have taken from it.
     pub(super) fn should_count(&self, is_shared: bool) -> bool {
         let hand = self.lock();
-        hand.stored.is_none() || is_shared && hand.is_used_since && hand.learnt_at.elapsed() >= FRESH
+        let believed = if is_shared && hand.is_used_since { FRESH } else { RECOUNT };
+        hand.stored.is_none() || hand.learnt_at.elapsed() >= believed
     }
 
     /// Whether the store's share is not known yet.
@@ -220,13 +214,8 @@ impl Pair {
     }
 
     /// Notes what the store has.
-    pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
+    pub(super) fn set_stored(&self, keys: u64) {
         let mut hand = self.lock();
-        match hand.stored {
-            None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
-            Some(before) if before != keys => hand.touched_at = Some(now),
-            Some(_) => {}
-        }
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();
         hand.is_used_since = false;
@@ -294,20 +283,6 @@ impl Pair {
         }
         drop(hand);
         self.added.notify_waiters();
-    }
-
-    /// How many blocks the store has more than the pair needs; 0 unless it has far more, and while other replicas
-    /// may need them.
-    pub(super) fn excess_blocks(&self, bounds: Bounds, block: u64, now: Timestamp) -> u64 {
-        let mut hand = self.lock();
-        let target = hand.demand.target(bounds, Instant::now());
-        let is_quiet = hand.touched_at.is_some_and(|touched| now.since(touched) >= QUIET);
-        match hand.stored {
-            Some(stored) if is_quiet && stored >= (2 * target).max(target + 2 * block) => {
-                (stored - target) / block.max(1)
-            }
-            _ => 0,
-        }
     }
 
     /// Whether nothing of the pair is worth remembering.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{interval, timeout};
+use tokio::time::interval;
 
 use super::pair::Pair;
 use super::{Purpose, Reserve};
@@ -17,22 +17,20 @@ const AT_ONCE: usize = 4;
 const STOP_WAIT: Duration = Duration::from_secs(1);
 /// How often all pairs are looked at when nothing calls for it.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the task looks for pairs that have too much.
-const SHRINK_EVERY: Duration = Duration::from_secs(10);
-/// Blocks that one look takes away from a pair.
-const SHRINK_BLOCKS: u32 = 4;
+/// How often the task looks for pairs that nobody uses any more.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 impl Reserve {
     /// Refills until the runtime ends.
     pub(in crate::supply) async fn keep_filled(self: Arc<Self>) {
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        let mut shrink = interval(SHRINK_EVERY);
+        let mut tidy = interval(TIDY_EVERY);
         let mut next = 0;
         loop {
             self.start_refills(&room, &mut next).await;
             tokio::select! {
                 () = self.wanted.notified() => {}
-                _ = shrink.tick() => self.shrink().await,
+                _ = tidy.tick() => self.tidy().await,
                 () = tokio::time::sleep(TICK) => self.count_leased(&self.pairs.all()),
             }
         }
@@ -128,35 +126,14 @@ impl Reserve {
         Ok(Some(turn))
     }
 
-    /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
-    pub(super) async fn shrink(self: &Arc<Self>) {
+    /// Counts the keys in memory, and forgets pairs that nobody uses.
+    async fn tidy(&self) {
         let pairs = self.pairs.all();
         self.count_leased(&pairs);
-        for pair in pairs {
-            // What the store has ends and may be taken by others, so the count is taken anew now and then.
-            self.count_now(&pair).await;
-            let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-            let excess = pair.excess_blocks(bounds, block, self.parts.maker.now());
-            if let Ok(excess @ 1..) = u32::try_from(excess) {
-                self.drop_some(&pair, excess.min(SHRINK_BLOCKS)).await;
-            }
-            if pair.is_idle() {
-                let _moving = pair.moving.lock().await;
-                self.pairs.remove(&pair);
-                self.give_back(&pair).await;
-            }
+        for pair in pairs.iter().filter(|pair| pair.is_idle()) {
+            let _moving = pair.moving.lock().await;
+            self.pairs.remove(pair);
+            self.give_back(pair).await;
         }
-    }
-
-    async fn drop_some(&self, pair: &Pair, blocks: u32) {
-        let _moving = pair.moving.lock().await;
-        let lease = self.parts.store.lease(pair.as_ready(), blocks);
-        let Ok(Ok(blocks)) = timeout(SHRINK_EVERY, lease).await else { return };
-        let keys = blocks.iter().map(|block| block.keys.len() as u64).sum();
-        pair.took(keys, blocks.is_empty());
-        for block in &blocks {
-            Arc::clone(&self.parts.maker).give_up(&pair.recipient, block);
-        }
-        tracing::debug!(sae = %pair.master, peer = %pair.recipient.kme, keys, "an idle reserve shrinks");
     }
 }

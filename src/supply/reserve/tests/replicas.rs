@@ -1,4 +1,4 @@
-//! Several daemons on one database: they share what is ready, and none makes, takes or voids what another needs.
+//! Several daemons on one database: they share what is ready.
 
 use testkit::postgres::Server;
 
@@ -24,24 +24,7 @@ macro_rules! on_both {
 }
 
 on_both! {
-    a_replica_that_needs_little_leaves_another_what_it_goes_on_using,
     what_one_replica_made_another_hands_out_and_no_key_goes_out_twice,
-}
-
-async fn a_replica_that_needs_little_leaves_another_what_it_goes_on_using(site: Site) {
-    let (busy, quiet) = (site.start(640, 4096).await, site.start(64, 4096).await);
-    let filling = busy.fill();
-    busy.is_filled_to(640).await;
-    filling.abort();
-    let _ = filling.await;
-    assert_eq!(quiet.count().await, 640);
-    for _ in 0..8 {
-        busy.store.lease(pair_of(&alice(), &bob()), 1).await.unwrap();
-        quiet.reserve.shrink().await;
-        site.clock.advance(Duration::from_mins(5));
-        quiet.reserve.shrink().await;
-    }
-    assert_eq!(quiet.double.given_up.load(Ordering::SeqCst), 0);
 }
 
 async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site: Site) {
