@@ -1,7 +1,7 @@
 //! What one pair has in this daemon's memory: leased keys, the measure of its demand, who waits for more.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
-use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
+use crate::store::{LeasedBlock, ReadyPair};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
 /// What is known of the store is believed for this long where other replicas may have changed it.
 const FRESH: Duration = Duration::from_secs(1);
-/// A pair is let alone for this long when another replica refills it.
-const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
+/// Where replicas share a store, a second batch is begun for a pair while at least this many blocks are missing.
+const SHARED_MISSING: u64 = 4;
 /// Ready keys pass the half of their life unseen, so that the store's share is counted anew this often in any case.
 const RECOUNT: Duration = Duration::from_secs(10);
 
@@ -32,8 +32,6 @@ pub(super) struct Pair {
     waiting: AtomicUsize,
     /// Held while keys move from the store to the hand, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
-    /// This daemon's turn to refill, shared by the batches that it makes at once; locked while it is asked for.
-    pub(super) refilling: tokio::sync::Mutex<Weak<RefillTurn>>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Rings whenever keys were added.
@@ -48,7 +46,7 @@ struct Hand {
     stored: Option<u64>,
     /// When this daemon last learnt how many that are.
     learnt_at: Instant,
-    /// Keys were asked for since.
+    /// Keys were asked for or made since.
     is_used_since: bool,
     /// Keys being made for the store.
     in_work: u64,
@@ -105,7 +103,6 @@ impl Pair {
             turn: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
-            refilling: tokio::sync::Mutex::default(),
             is_leasing: AtomicBool::new(false),
             added: Notify::new(),
         })
@@ -240,10 +237,21 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// How many keys should be made for the store now, at most `block`; they count as in work from here on.
-    pub(super) fn begin_refill(&self, bounds: Bounds, block: u64, now: Timestamp) -> Option<usize> {
+    /// How many keys should be made for the store now, at most `block`; they count as in work from here on. Where
+    /// replicas share the store and little is missing, one batch at a time: others are making theirs, unseen.
+    pub(super) fn begin_refill(
+        &self,
+        bounds: Bounds,
+        block: u64,
+        is_shared: bool,
+        now: Timestamp,
+    ) -> Option<usize> {
         let mut hand = self.lock();
-        let keys = hand.missing(bounds, block, now, Instant::now())?.min(block);
+        let missing = hand.missing(bounds, block, now, Instant::now())?;
+        if is_shared && hand.in_work > 0 && missing < SHARED_MISSING * block {
+            return None;
+        }
+        let keys = missing.min(block);
         hand.in_work += keys;
         usize::try_from(keys).ok()
     }
@@ -259,19 +267,12 @@ impl Pair {
         usize::try_from(missing).unwrap_or(keys)
     }
 
-    /// Ends what [`Self::begin_refill`] began, because another replica refills the pair.
-    pub(super) fn leave_refill(&self, keys: usize) {
-        let mut hand = self.lock();
-        hand.in_work = hand.in_work.saturating_sub(keys as u64);
-        hand.pause_until = Some(Instant::now() + ELSEWHERE_PAUSE);
-        // What it makes is to be seen.
-        hand.is_used_since = true;
-    }
-
     /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
     pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
         let mut hand = self.lock();
         hand.in_work = hand.in_work.saturating_sub(keys as u64);
+        // A count that was taken between the commit and now has these keys already.
+        hand.is_used_since = true;
         if is_made {
             hand.stored = hand.stored.map(|stored| stored + keys as u64);
             hand.failures = 0;

@@ -8,7 +8,6 @@ use tokio::time::interval;
 
 use super::pair::Pair;
 use super::{Purpose, Reserve};
-use crate::store::{RefillTurn, StoreError};
 use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
@@ -64,7 +63,9 @@ impl Reserve {
             self.count_now(pair).await;
         }
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        let Some(keys) = pair.begin_refill(bounds, block, self.parts.maker.now()) else { return false };
+        let is_shared = self.parts.store.is_shared();
+        let begun = pair.begin_refill(bounds, block, is_shared, self.parts.maker.now());
+        let Some(keys) = begun else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
         // In a task of its own: a stop waits a moment for what is in work. What is given up then leaves twins
         // whose IDs nobody knows.
@@ -76,17 +77,13 @@ impl Reserve {
         true
     }
 
-    /// Makes up to `keys` keys for the pair, unless another replica is at it or has been.
+    /// Makes up to `keys` keys for the pair, as far as no other replica has made them.
     async fn refill(&self, pair: &Pair, keys: usize) {
-        // Held until the keys are in the store, so that whoever has it next counts them.
-        let turn = match self.turn_to_refill(pair).await {
-            Ok(Some(turn)) => turn,
-            Ok(None) => return pair.leave_refill(keys),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "no turn to refill a reserve");
-                return pair.end_refill(keys, false);
-            }
-        };
+        // Replicas may refill the pair at the same time. The count shows what they have stored, not what they are
+        // making, so a reserve gets a surplus of at most what each replica has in work when it becomes full.
+        if self.parts.store.is_shared() {
+            self.count_now(pair).await;
+        }
         let keys = pair.still_missing(keys, self.settings.bounds, self.parts.maker.now());
         if keys == 0 {
             return;
@@ -101,7 +98,6 @@ impl Reserve {
             made = make => made,
             () = stop => Err(SupplyError::Busy),
         };
-        drop(turn);
         if let Err(error) = &made {
             tracing::debug!(
                 sae = %pair.master, peer = %pair.recipient.kme,
@@ -109,21 +105,6 @@ impl Reserve {
             );
         }
         pair.end_refill(keys, made.is_ok());
-    }
-
-    /// The turn to refill the pair: the one that this daemon has, or a new one; then the store is counted anew.
-    async fn turn_to_refill(&self, pair: &Pair) -> Result<Option<Arc<RefillTurn>>, StoreError> {
-        let mut refilling = pair.refilling.lock().await;
-        if let Some(turn) = refilling.upgrade() {
-            return Ok(Some(turn));
-        }
-        let Some(turn) = self.parts.store.try_refill(pair.as_ready()).await? else { return Ok(None) };
-        let turn = Arc::new(turn);
-        *refilling = Arc::downgrade(&turn);
-        if self.parts.store.is_shared() {
-            self.count_now(pair).await;
-        }
-        Ok(Some(turn))
     }
 
     /// Counts the keys in memory, and forgets pairs that nobody uses.
