@@ -95,26 +95,6 @@ fn a_graceful_stop_gives_leased_keys_back() {
 }
 
 #[test]
-fn a_reserve_that_shrinks_leaves_handed_out_keys_of_the_same_batches_alone() {
-    let (mut network, _link) = network_with_link(640);
-    eventually("the reserve is full", || ready(&network) == 640);
-    // From both ends of a block, and some of the next.
-    let handed: Vec<_> = ["?number=5", "?number=70"]
-        .iter()
-        .flat_map(|query| network.enc("alice", "bob", query).keys())
-        .collect();
-    // What is left of these blocks goes back into the store.
-    assert!(network.sites[0].take().unwrap().terminate().success());
-    network.configure(0, "min_stored_per_pair = 640", "min_stored_per_pair = 1");
-    network.start_site(0);
-    // It has far more than it needs now, and begins with what ends first.
-    eventually("the reserve shrinks", || ready(&network) < 400);
-    for (id, key) in &handed {
-        assert_eq!(network.dec("bob", "alice", &[id]).key(), (id.clone(), key.clone()));
-    }
-}
-
-#[test]
 fn a_stopping_site_is_unready_first_and_serves_on_until_its_listeners_drain() {
     let mut network = Network::generate(2);
     network.configure(0, "[store]", "[limits]\ndrain_delay = \"2s\"\n\n[store]");

@@ -3,8 +3,8 @@
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
 //! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
-//! never stand in the way of somebody who waits. Replicas share what the store has ready: one at a time refills a
-//! pair, and what a daemon remembers of the store's share is believed for a moment only.
+//! never stand in the way of somebody who waits. Replicas share what the store has ready: each counts it
+//! before it makes a batch, so that a pair which several refill at once may get a batch of each too many.
 
 mod blocks;
 mod demand;
@@ -67,9 +67,6 @@ pub(super) trait Maker: Send + Sync {
 
     /// Whether the recipient's site answers, as far as is known.
     fn is_reachable(&self, recipient: &Recipient) -> bool;
-
-    /// Voids leased keys that nobody needs, in the background.
-    fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock);
 
     /// The time.
     fn now(&self) -> Timestamp;
@@ -320,7 +317,7 @@ impl Reserve {
         let in_hand = pair.in_hand(now);
         match self.parts.store.ready_count(pair.as_ready()).await {
             Ok(stored) => {
-                pair.set_stored(stored, now);
+                pair.set_stored(stored);
                 stored + in_hand
             }
             Err(error) => {
