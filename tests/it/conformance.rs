@@ -18,8 +18,9 @@ const MAX_KEYS: &str = "20000";
 
 /// Three sites with every fixture of the tester, and hands that do what its hooks ask for.
 struct Laboratory {
-    network: Network,
+    /// Before the network, which has their ports.
     links: [TcpLink; 2],
+    network: Network,
     asks: PathBuf,
 }
 
@@ -49,7 +50,7 @@ impl Laboratory {
         run_to_end(&["pki", "issue", "sae", "alice", "--dir", foreign]);
         network.start_pools(3);
         network.start_sites();
-        Self { network, links, asks }
+        Self { links, network, asks }
     }
 
     /// A shell command that asks for `what` and waits until it is done.

@@ -6,7 +6,7 @@ mod faults;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -18,15 +18,21 @@ const STRICT: &[&str] = &["--profile", "strict"];
 /// Runs at once; more would only wait for each other on the machines at hand.
 const WORKERS: usize = 2;
 
-fn program() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_dqkd")).with_file_name("examples").join("wrong-kme");
-    // Cargo builds it with the tests unless told to build one test program only.
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/wrong-kme");
-    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    let newest =
-        std::fs::read_dir(sources).unwrap().filter_map(|entry| changed(&entry.unwrap().path())).max();
-    assert!(changed(&program) >= newest, "{} is old: cargo build --example wrong-kme", program.display());
-    program
+/// Built when it is first needed: with `--all-targets` Cargo builds examples as tests only.
+fn program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_dqkd")).parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--locked", "--quiet", "--example", "wrong-kme"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--target-dir").arg(folder.parent().unwrap());
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = output_of(&mut build);
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        folder.join("examples/wrong-kme")
+    });
+    &PROGRAM
 }
 
 /// All KMEs of a demo folder; killed when dropped.

@@ -317,14 +317,15 @@ impl Reserve {
         let _moving = pair.moving.lock().await;
         let now = self.parts.maker.now();
         let in_hand = pair.in_hand(now);
-        match self.parts.store.ready_count(pair.as_ready()).await {
-            Ok(stored) => {
-                pair.set_stored(stored, now);
-                stored + in_hand
-            }
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
-                in_hand
+        loop {
+            let refills = pair.refills();
+            match self.parts.store.ready_count(pair.as_ready()).await {
+                Ok(stored) if pair.set_stored(stored, refills, now) => return stored + in_hand,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
+                    return in_hand;
+                }
             }
         }
     }

@@ -58,6 +58,8 @@ struct Hand {
     touched_at: Option<Timestamp>,
     /// Keys being made for the store.
     in_work: u64,
+    /// Refills that put keys into the store.
+    refills: u64,
     is_filling: bool,
     failures: u32,
     pause_until: Option<Instant>,
@@ -101,6 +103,7 @@ impl Pair {
             is_used_since: false,
             touched_at: None,
             in_work: 0,
+            refills: 0,
             is_filling: true,
             failures: 0,
             pause_until: None,
@@ -219,9 +222,18 @@ impl Pair {
         self.lock().stored.unwrap_or(0)
     }
 
-    /// Notes what the store has.
-    pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
+    /// How many refills put keys into the store. Asked before the store is counted.
+    pub(super) fn refills(&self) -> u64 {
+        self.lock().refills
+    }
+
+    /// Notes what the store has, as counted after `refills` of [`Self::refills`]. Returns `false` and notes nothing when
+    /// another refill has ended since: the count may be without its keys.
+    pub(super) fn set_stored(&self, keys: u64, refills: u64, now: Timestamp) -> bool {
         let mut hand = self.lock();
+        if hand.refills != refills {
+            return false;
+        }
         match hand.stored {
             None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
             Some(before) if before != keys => hand.touched_at = Some(now),
@@ -230,6 +242,7 @@ impl Pair {
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();
         hand.is_used_since = false;
+        true
     }
 
     /// Notes that `keys` left the store; with `all`, no others are there.
@@ -285,6 +298,7 @@ impl Pair {
         hand.in_work = hand.in_work.saturating_sub(keys as u64);
         if is_made {
             hand.stored = hand.stored.map(|stored| stored + keys as u64);
+            hand.refills += 1;
             hand.failures = 0;
             hand.pause_until = None;
         } else {
