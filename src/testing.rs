@@ -1,5 +1,7 @@
 //! For unit tests: certificates from one authority for the whole test program, made by our own PKI, and a Postgres.
 
+#[expect(dead_code, reason = "tests under `tests/` include the same file and need the rest")]
+pub(crate) mod needs;
 #[expect(dead_code, reason = "tests under `tests/` include the same file and use the rest")]
 pub(crate) mod postgres;
 mod postgres_tests;

@@ -23,6 +23,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Seconds without users after which a shared server ends.
 const SHARED_IDLE_SECS: u32 = 30;
 /// A private one has one user.
@@ -225,12 +227,13 @@ impl Server {
     }
 
     /// Sends a signal to the postmaster and to all of its processes.
-    pub(crate) fn signal_all(&self, name: &str) {
+    pub(crate) fn signal_all(&self, signal: Signal) {
         let Some(postmaster) = self.pid().map(|pid| pid.to_string()) else { return };
-        let mut kill = Command::new("kill");
-        kill.args(["-s", name, &postmaster]).args(children_of(&postmaster));
-        // A child may have ended meanwhile.
-        let _ = kill.stderr(Stdio::null()).status();
+        let children = children_of(&postmaster);
+        for pid in [&postmaster].into_iter().chain(&children) {
+            // A child may have ended meanwhile.
+            let _ = send(signal, pid);
+        }
     }
 
     /// Ends the server; its files stay.
@@ -242,7 +245,7 @@ impl Server {
             Stop::Kill => {
                 let pid = self.pid().ok_or("it does not run")?.to_string();
                 let rest = children_of(&pid);
-                run(Command::new("kill").args(["-s", "KILL", &pid]))?;
+                send(Signal::KILL, &pid)?;
                 // Its other processes notice and end; before that no new server starts on their files.
                 let is_there = |pid: &String| Path::new("/proc").join(pid).exists();
                 for _ in 0..2000 {
@@ -330,7 +333,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         if !self.is_shared {
             // It may be paused.
-            self.signal_all("CONT");
+            self.signal_all(Signal::CONT);
             let _ = self.stop(Stop::Immediate);
             let _ = fs::remove_dir_all(&self.data);
             let _ = fs::remove_dir_all(&self.folder);
@@ -372,6 +375,11 @@ pub(super) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+fn send(signal: Signal, pid: &str) -> Result<(), String> {
+    let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or_else(|| format!("no process: {pid}"))?;
+    kill_process(pid, signal).map_err(|error| format!("{pid:?}: {error}"))
 }
 
 fn children_of(pid: &str) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::process::Output;
 
 use tempfile::TempDir;
 
+use crate::needs::needs;
 use crate::support::{Network, dqkd, output_of, run_to_end};
 
 fn run(args: &[&str]) -> Output {
@@ -139,6 +140,7 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
 
 #[test]
 fn the_client_says_what_the_kme_said() {
+    needs!(Curl);
     let network = Network::start(2);
     let (site, alice) = network.sae("alice");
     let (ca, p12) = (network.ca().display().to_string(), alice.p12.display().to_string());

@@ -20,6 +20,8 @@ mod demo;
 mod deploy;
 mod metrics;
 mod moving;
+#[path = "../../src/testing/needs.rs"]
+mod needs;
 mod network;
 mod openapi;
 #[path = "../../src/testing/postgres.rs"]
@@ -29,6 +31,10 @@ mod replicas;
 mod reserve;
 mod samples;
 mod support;
+/// Where the unit tests have the same.
+mod testing {
+    pub(crate) use crate::needs;
+}
 mod tidy;
 mod trouble;
 mod uninvited;

@@ -11,6 +11,7 @@ use std::sync::{LazyLock, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::needs::needs;
 use crate::support::{Network, PATIENCE, dqkd, lines_of, output_of, run_to_end};
 use faults::{EXPECTED, Expected, NOTED_ONLY};
 
@@ -168,6 +169,7 @@ fn lenient_complaint(expected: &Expected, run: &Run) -> Option<String> {
 
 #[test]
 fn a_kme_that_is_right_passes_every_test_that_can_be_run() {
+    needs!(Curl);
     let fixture = Fixture::new();
     let three_sites = fixture.run(None, true, STRICT);
     let run = fixture.run(None, false, STRICT);

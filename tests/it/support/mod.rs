@@ -8,4 +8,4 @@ mod process;
 pub(crate) use curl::{Answer, Curl};
 pub(crate) use link::TcpLink;
 pub(crate) use network::{Network, Ports, Sae, stored_keys};
-pub(crate) use process::{Daemon, PATIENCE, dqkd, eventually, lines_of, output_of, run_to_end};
+pub(crate) use process::{Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, run_to_end};

@@ -1,6 +1,7 @@
 //! Several daemons on one database: they share what is ready, and none makes, takes or voids what another needs.
 
 use super::*;
+use crate::testing::needs::needs;
 use crate::testing::postgres::Server;
 
 fn on_sqlite() -> Site {
@@ -17,7 +18,10 @@ macro_rules! on_both {
             $(#[tokio::test] async fn $rule() { super::$rule(super::on_sqlite()).await; })*
         }
         mod postgres {
-            $(#[tokio::test] async fn $rule() { super::$rule(super::on_postgres()).await; })*
+            $(#[tokio::test] async fn $rule() {
+                super::needs!(Postgres);
+                super::$rule(super::on_postgres()).await;
+            })*
         }
     };
 }
@@ -82,6 +86,7 @@ async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site:
 
 #[tokio::test]
 async fn a_replica_refills_what_another_took() {
+    needs!(Postgres);
     let site = on_postgres();
     let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
     let _filling = one.fill();
@@ -103,6 +108,7 @@ async fn a_replica_refills_what_another_took() {
 
 #[tokio::test]
 async fn daemons_that_fill_one_reserve_at_once_make_no_key_too_many() {
+    needs!(Postgres);
     let site = on_postgres();
     let (one, two) = (site.start(1000, 4096).await, site.start(1000, 4096).await);
     let _filling = [one.fill(), two.fill()];
@@ -124,6 +130,7 @@ async fn daemons_that_fill_one_reserve_at_once_make_no_key_too_many() {
 
 #[tokio::test]
 async fn a_daemon_that_cannot_make_keys_does_not_keep_the_turn_to_itself() {
+    needs!(Postgres);
     let site = on_postgres();
     let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
     one.double.refuses.store(true, Ordering::SeqCst);
