@@ -230,11 +230,12 @@ impl Reserve {
             if let Some(keys) = pair.pop(number, &Demands::default(), self.parts.maker.now()) {
                 return Ok(keys);
             }
-            if pair.may_lease() {
-                let blocks = self.lease_blocks(pair, number);
-                if self.lease(pair, blocks).await? > 0 {
-                    continue;
-                }
+            if pair.may_lease() && self.lease(pair, self.lease_blocks(pair, number)).await? > 0 {
+                continue;
+            }
+            // A lease ahead of need may have taken the last ones a moment before.
+            if pair.in_hand(self.parts.maker.now()) >= number as u64 {
+                continue;
             }
             self.make_for_those_who_wait(pair, number).await?;
         }
@@ -254,8 +255,9 @@ impl Reserve {
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
             reserve.leased.fetch_add(keys, Ordering::Relaxed);
-            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
+            // In this order, so that nobody finds them neither here nor there.
             pair.push(leased);
+            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
             Ok(count)
         };
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
