@@ -50,6 +50,8 @@ struct Hand {
     is_used_since: bool,
     /// Keys being made for the store.
     in_work: u64,
+    /// Refills that put keys into the store.
+    refills: u64,
     is_filling: bool,
     failures: u32,
     pause_until: Option<Instant>,
@@ -92,6 +94,7 @@ impl Pair {
             learnt_at: Instant::now(),
             is_used_since: false,
             in_work: 0,
+            refills: 0,
             is_filling: true,
             failures: 0,
             pause_until: None,
@@ -210,12 +213,22 @@ impl Pair {
         self.lock().stored.unwrap_or(0)
     }
 
-    /// Notes what the store has.
-    pub(super) fn set_stored(&self, keys: u64) {
+    /// How many refills put keys into the store. Asked before the store is counted.
+    pub(super) fn refills(&self) -> u64 {
+        self.lock().refills
+    }
+
+    /// Notes what the store has, as counted after `refills` of [`Self::refills`]. Returns `false` and notes nothing when
+    /// another refill has ended since: the count may be without its keys.
+    pub(super) fn set_stored(&self, keys: u64, refills: u64) -> bool {
         let mut hand = self.lock();
+        if hand.refills != refills {
+            return false;
+        }
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();
         hand.is_used_since = false;
+        true
     }
 
     /// Notes that `keys` left the store; with `all`, no others are there.
@@ -275,6 +288,7 @@ impl Pair {
         hand.is_used_since = true;
         if is_made {
             hand.stored = hand.stored.map(|stored| stored + keys as u64);
+            hand.refills += 1;
             hand.failures = 0;
             hand.pause_until = None;
         } else {

@@ -3,6 +3,7 @@
 use testkit::postgres::Server;
 
 use super::*;
+use testkit::needs;
 
 fn on_sqlite() -> Site {
     Site::new()
@@ -18,7 +19,10 @@ macro_rules! on_both {
             $(#[tokio::test] async fn $rule() { super::$rule(super::on_sqlite()).await; })*
         }
         mod postgres {
-            $(#[tokio::test] async fn $rule() { super::$rule(super::on_postgres()).await; })*
+            $(#[tokio::test] async fn $rule() {
+                super::needs!(Postgres);
+                super::$rule(super::on_postgres()).await;
+            })*
         }
     };
 }
@@ -66,6 +70,7 @@ async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site:
 
 #[tokio::test]
 async fn a_replica_refills_what_another_took() {
+    needs!(Postgres);
     let site = on_postgres();
     let (one, two) = (site.start(256, 4096).await, site.start(256, 4096).await);
     let _filling = one.fill();
@@ -87,6 +92,7 @@ async fn a_replica_refills_what_another_took() {
 
 #[tokio::test]
 async fn daemons_that_fill_one_reserve_at_once_make_at_most_a_batch_each_too_many() {
+    needs!(Postgres);
     let site = on_postgres();
     let (one, two) = (site.start(1000, 4096).await, site.start(1000, 4096).await);
     let _filling = [one.fill(), two.fill()];
