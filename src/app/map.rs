@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kme::life::MAX_KEY_LIFE;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 use mtls::{ListenerLimits, TlsFiles};
 
 use crate::config::{
-    KekSource, KmeConfig, PoolServerConfig, RetrievalMode as ConfigRetrievalMode, SaeAdmission, SaeIdentity,
-    StoreConfig, StoreLocation, TlsConfig,
+    KekSource, KmeConfig, PoolServerConfig, SaeAdmission, SaeIdentity, StoreConfig, StoreLocation, TlsConfig,
 };
 use crate::delivery::{Admission, DeliveryRules, RetrievalPolicy};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
-use crate::store::{KekError, KeyEncryptionKeys, RetrievalMode};
+use crate::store::{KekError, KeyEncryptionKeys};
 use crate::supply::{IntakeRules, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
@@ -28,8 +28,6 @@ const ORDER_MARGIN: Duration = Duration::from_millis(250);
 const GROUPS_MAX: usize = 64;
 /// Pool sets that one replica of a peer may make this site hold.
 const SETS_PER_REPLICA_MAX: usize = 16;
-/// Longest life of a key that a peer may push, the longest that `keys.ttl` may be.
-const KEY_TTL_MAX: Duration = Duration::from_hours(24 * 366);
 
 pub(super) fn tls_files(tls: &TlsConfig) -> TlsFiles {
     let own = |path: &PathBuf| path.clone();
@@ -159,7 +157,7 @@ pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
     IntakeRules {
         limits: config.keys.limits.clone(),
         unlisted_masters: config.sae_admission == SaeAdmission::Chain,
-        key_ttl_max: KEY_TTL_MAX,
+        key_ttl_max: MAX_KEY_LIFE,
         clock_skew_max: config.limits.clock_skew_max,
     }
 }
@@ -172,10 +170,7 @@ pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {
             SaeAdmission::Listed => Admission::Listed,
         },
         retrieval: RetrievalPolicy {
-            mode: match config.retrieval.mode {
-                ConfigRetrievalMode::Once => RetrievalMode::Once,
-                ConfigRetrievalMode::UntilExpiry => RetrievalMode::UntilExpiry,
-            },
+            mode: config.retrieval.mode,
             replay_window: config.retrieval.replay_window,
         },
         retrieval_patience: work_timeout(config),

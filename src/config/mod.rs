@@ -27,8 +27,8 @@ pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry, SaeAdmission
 pub use load::{ConfigFile, load, parse};
 pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
 pub use sections::{
-    Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, RetrievalMode,
-    StoreConfig, StoreLocation,
+    Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig,
+    StoreLocation,
 };
 pub use settings::{LogConfig, LogFormat, LogLevel, TlsConfig};
 pub use source::Place;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kme::KeyLimits;
+use kme::life::{MAX_KEY_LIFE, RetrievalMode};
 use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
@@ -235,13 +236,7 @@ impl KeysConfig {
         let floor =
             checker.number(&scope, "min_stored_per_pair", raw.min_stored_per_pair, 64_u32, 0..=1_000_000);
         let additional = checker.number(&scope, "max_sae_id_count", raw.max_sae_id_count, 8_u32, 0..=64);
-        let ttl = checker.duration(
-            &scope,
-            "ttl",
-            raw.ttl,
-            Duration::from_hours(24),
-            TICK..=Duration::from_hours(24 * 366),
-        );
+        let ttl = checker.duration(&scope, "ttl", raw.ttl, Duration::from_hours(24), TICK..=MAX_KEY_LIFE);
         let limits = KeyLimits {
             size_bits: size.value,
             min_size_bits: min.value,
@@ -269,15 +264,6 @@ impl Etsi014Config {
     }
 }
 
-/// `[retrieval] mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetrievalMode {
-    /// Each party retrieves a key once.
-    Once,
-    /// Each party may retrieve a key until it expires.
-    UntilExpiry,
-}
-
 /// `[retrieval]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrievalConfig {
@@ -300,7 +286,7 @@ impl RetrievalConfig {
         let modes = [("once", RetrievalMode::Once), ("until-expiry", RetrievalMode::UntilExpiry)];
         let mode_at = scope.at("mode", raw.mode.as_ref());
         let mode = checker.choice(&scope, "mode", raw.mode.as_ref(), RetrievalMode::Once, &modes);
-        let all = Duration::ZERO..=Duration::from_hours(24 * 366);
+        let all = Duration::ZERO..=MAX_KEY_LIFE;
         let window = checker.duration(&scope, "replay_window", raw.replay_window, Duration::ZERO, all);
         if window.value > ttl.value {
             let what = format!(

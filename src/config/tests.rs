@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::kme::Party;
+use ::kme::life::RetrievalMode;
 
 use super::*;
 
