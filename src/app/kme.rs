@@ -93,7 +93,7 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(wiring::tls_files(&config.tls))?;
+        let tls = TlsStore::open(config.tls.clone())?;
         let rules = wiring::strict_identity_rules(&config.trust_domain);
         is_own(config, tls.own_identity(&rules))?;
         let keks = wiring::key_encryption_keys(&config.store.kek)?;

@@ -20,7 +20,6 @@ mod postgres;
 mod probe;
 mod readers;
 mod ready;
-mod refill;
 mod retrieve;
 mod schema;
 mod seal;
@@ -61,8 +60,6 @@ use self::meter::Meter;
 pub use self::probe::{SealProbe, SealedBatch};
 use self::readers::Readers;
 use self::ready::{LeaseJob, PairText, ReadyRow, ReturnJob};
-pub use self::refill::RefillTurn;
-use self::refill::Turns;
 use self::retrieve::RetrieveJob;
 pub use self::seal::SealError;
 use self::seal::Sealer;
@@ -108,8 +105,7 @@ impl fmt::Debug for StoreSettings {
 pub struct Store {
     queue: mpsc::Sender<Job>,
     readers: Readers,
-    /// On Postgres, which others may use too.
-    turns: Option<Turns>,
+    is_shared: bool,
     sealer: Arc<Sealer>,
     clock: Arc<dyn Clock>,
     meter: Arc<Meter>,
@@ -161,8 +157,8 @@ impl Store {
                 };
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }
-            let turns = (address.dialect() == Dialect::Postgres).then(|| Turns::start(Arc::clone(&address)));
-            Ok(Self { queue, readers: Readers::new(address), turns, sealer, clock, meter })
+            let is_shared = address.dialect() == Dialect::Postgres;
+            Ok(Self { queue, readers: Readers::new(address), is_shared, sealer, clock, meter })
         }
         .instrument(span)
         .await
@@ -279,20 +275,9 @@ impl Store {
         bounded(read).instrument(info_span!("db.ready_count")).await
     }
 
-    /// Asks for the turn to refill a pair. `None`: another daemon on the same database is refilling it now. The
-    /// turn passes on when it is dropped and when its holder dies.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
-        let Some(turns) = &self.turns else { return Ok(Some(RefillTurn::of_the_only_daemon())) };
-        let asked = turns.ask(PairText::of(pair)?.to_string());
-        bounded(asked).instrument(info_span!("db.try_refill", sae.id = %pair.master)).await
-    }
-
     /// Whether other daemons may use the same database.
     pub fn is_shared(&self) -> bool {
-        self.turns.is_some()
+        self.is_shared
     }
 
     async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {

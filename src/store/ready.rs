@@ -3,8 +3,6 @@
 //! A lease is the deletion of the row that lists the keys. It is committed before the keys reach the daemon's
 //! memory, so after a crash nothing can hand them out again; at most they are lost to `enc_keys`.
 
-use std::fmt;
-
 use kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -40,12 +38,6 @@ impl PairText {
             .fetch_one(&mut **link)
             .await?;
         Ok(count.unsigned_abs())
-    }
-}
-
-impl fmt::Display for PairText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.master, self.recipient)
     }
 }
 

@@ -57,8 +57,7 @@ impl RetrieveJob {
     }
 
     fn terms(&self) -> Terms {
-        let until_expiry = self.mode == RetrievalMode::UntilExpiry;
-        Terms { until_expiry, replay_window: self.replay_window }
+        Terms { mode: self.mode, replay_window: self.replay_window }
     }
 }
 

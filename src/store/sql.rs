@@ -295,8 +295,3 @@ pub(super) const LOCK_READY: &str = postgres_packed!(
     "SELECT batch_id FROM ready_blocks WHERE batch_id = ANY(ARRAY(SELECT id FROM ids)) \
      ORDER BY batch_id FOR UPDATE"
 );
-/// `$1` names the pair.
-pub(super) const TRY_REFILL: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtext('dqkd refill ' || current_schema()), hashtext($1)) \
-     THEN 1 ELSE 0 END";
-pub(super) const END_REFILL: &str =
-    "SELECT pg_advisory_unlock(hashtext('dqkd refill ' || current_schema()), hashtext($1))";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use kme::RetrievalMode;
 pub use kme::life::Inserted;
 use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
 
@@ -93,15 +94,6 @@ pub struct ReturnedBlock<'a> {
     pub provenance: &'a Provenance,
     /// At least one.
     pub key_ids: &'a [KeyId],
-}
-
-/// How often a party may retrieve a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RetrievalMode {
-    /// Once (ETSI GS QKD 014, clause 5.4).
-    Once,
-    /// As often as it likes until the key expires.
-    UntilExpiry,
 }
 
 /// A request for keys by ID.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::Timestamp;
+use super::{RetrievalMode, Timestamp};
 
 /// What a site knows of a batch when a push of it arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +82,8 @@ pub const fn void(key: KeyAtVoid) -> Voiding {
 /// How often, and for how long, a retrieval may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Any number of times until the key expires, instead of once.
-    pub until_expiry: bool,
+    /// How often.
+    pub mode: RetrievalMode,
     /// How long the same caller may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
 }
@@ -117,7 +117,7 @@ pub fn claim(earlier: Option<EarlierUse>, terms: Terms, now: Timestamp) -> Claim
     let repeats = earlier.by_same_caller
         && terms.replay_window > Duration::ZERO
         && now < earlier.at.plus(terms.replay_window);
-    if repeats || terms.until_expiry { Claim::Repeat } else { Claim::Spent }
+    if repeats || terms.mode == RetrievalMode::UntilExpiry { Claim::Repeat } else { Claim::Spent }
 }
 
 /// What becomes of the material of a key after a retrieval.
@@ -133,7 +133,7 @@ pub enum Erasure {
 
 /// What becomes of the material after a retrieval; `all_used` says that nobody holds another one here.
 pub fn erasure(all_used: bool, terms: Terms, now: Timestamp) -> Erasure {
-    if !all_used || terms.until_expiry {
+    if !all_used || terms.mode == RetrievalMode::UntilExpiry {
         Erasure::Keep
     } else if terms.replay_window.is_zero() {
         Erasure::Now
@@ -162,9 +162,9 @@ pub fn may_hand_out(created_at: Timestamp, expires_at: Timestamp, now: Timestamp
 mod tests {
     use super::*;
 
-    const ONCE: Terms = Terms { until_expiry: false, replay_window: Duration::ZERO };
-    const WINDOW: Terms = Terms { until_expiry: false, replay_window: Duration::from_millis(10) };
-    const ALWAYS: Terms = Terms { until_expiry: true, replay_window: Duration::ZERO };
+    const ONCE: Terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
+    const WINDOW: Terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::from_millis(10) };
+    const ALWAYS: Terms = Terms { mode: RetrievalMode::UntilExpiry, replay_window: Duration::ZERO };
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_ms(ms)
