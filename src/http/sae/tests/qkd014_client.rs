@@ -21,12 +21,12 @@ use crate::http::middleware::EdgeLimits;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A listener on all loopback addresses, whose certificate is for 127.0.0.1 and localhost.
-struct Server {
+struct TestListener {
     port: u16,
     _stop: DropGuard,
 }
 
-impl Server {
+impl TestListener {
     async fn start(service: impl ListenerService) -> Self {
         let tcp = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let SocketAddr::V4(address) = tcp.local_addr().unwrap() else { panic!("IPv4 was asked for") };
@@ -49,7 +49,7 @@ impl Server {
     }
 }
 
-async fn kme() -> (TestSites, Server) {
+async fn kme() -> (TestSites, TestListener) {
     let sites = TestSites::new(rules()).await;
     let limits = EdgeLimits { max_concurrent: 10, timeout: PATIENCE };
     let api = crate::http::sae::api(
@@ -58,7 +58,7 @@ async fn kme() -> (TestSites, Server) {
         TaskTracker::new(),
         &RequestMeters::default(),
     );
-    let server = Server::start(api).await;
+    let server = TestListener::start(api).await;
     (sites, server)
 }
 
@@ -136,7 +136,7 @@ async fn answers_that_are_no_answers_are_told_apart_and_their_content_is_not_rep
             "/api/v1/keys/bell/{call}",
             any(async || (StatusCode::BAD_REQUEST, "{\"message\":\"\\u001b[2J\\u0007bell\"}")),
         );
-    let server = Server::start(router).await;
+    let server = TestListener::start(router).await;
     let alice = server.client(testkit::shared(), "alice");
     for slave in ["number", "base64", "html"] {
         let garbled = alice.enc_keys(slave, &EncRequest::default()).await.unwrap_err();
@@ -151,7 +151,7 @@ async fn answers_that_are_no_answers_are_told_apart_and_their_content_is_not_rep
 
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
-    let server = Server::start(Router::new().fallback(std::future::pending::<()>)).await;
+    let server = TestListener::start(Router::new().fallback(std::future::pending::<()>)).await;
     let tls = testkit::shared().tls(Role::Sae, "alice");
     let client = Etsi014Client::new(&server.url(), tls, Duration::from_millis(300)).unwrap();
     let slow = client.status("bob").await.unwrap_err();
