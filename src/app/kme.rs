@@ -186,7 +186,7 @@ impl Rooms {
             peers: Arc::clone(&self.peers),
             pool_servers: Arc::clone(&self.pool_servers),
         };
-        let api = http::sae::description(config.key_limits()).context("the API cannot be described")?;
+        let api = http::sae::description(&config.keys.limits).context("the API cannot be described")?;
         let parts = AdminParts {
             health: Arc::new(health),
             readiness: ReadinessMeter::register(&mut registry),

@@ -29,7 +29,7 @@ pub fn check<P: AsRef<Path>>(paths: &[P]) -> Vec<Result<Summary, ConfigError>> {
 }
 
 /// Like [`check`], with the given overrides.
-pub fn check_with<P: AsRef<Path>>(
+pub(super) fn check_with<P: AsRef<Path>>(
     paths: &[P],
     env: &[(String, String)],
 ) -> Vec<Result<Summary, ConfigError>> {

@@ -25,16 +25,6 @@ pub enum ConfigError {
     Invalid(Vec<Problem>),
 }
 
-impl ConfigError {
-    /// All complaints; none if the file could not be read.
-    pub fn problems(&self) -> &[Problem] {
-        match self {
-            Self::Read { .. } => &[],
-            Self::Invalid(problems) => problems,
-        }
-    }
-}
-
 struct Lines<'a>(&'a [Problem]);
 
 impl fmt::Display for Lines<'_> {

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use kme::{Admission, Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
+use kme::{Admission, Directory, DirectoryError, KmeId, PoolServerId, SaeId};
 use mtls::TlsFiles;
 use mtls::identity::SaeIdentitySource;
 use toml::Spanned;
@@ -112,11 +112,6 @@ impl KmeConfig {
     /// Which SAE belongs to which KME.
     pub fn directory(&self) -> &Directory {
         &self.directory
-    }
-
-    /// What SAEs may ask for.
-    pub fn key_limits(&self) -> &KeyLimits {
-        &self.keys.limits
     }
 
     /// `Err` has all complaints about the values.

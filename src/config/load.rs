@@ -71,7 +71,7 @@ pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Res
 ///
 /// # Errors
 /// [`ConfigError::Invalid`] with everything that is wrong.
-pub fn parse(
+pub(super) fn parse(
     path: &Path,
     directory: &Path,
     text: &str,

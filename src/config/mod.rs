@@ -20,11 +20,11 @@ mod url;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Summary, check, check_with};
+pub use check::{Summary, check};
 pub use env::process_environment;
 pub use error::{ConfigError, Problem};
 pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry};
-pub use load::{ConfigFile, load, parse};
+pub use load::{ConfigFile, load};
 pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
 pub use sections::{
     Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, SET_TTL_MAX,

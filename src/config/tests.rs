@@ -7,6 +7,8 @@ use std::time::Duration;
 use ::kme::{Admission, Party, RetrievalMode};
 use mtls::identity::SaeIdentitySource;
 
+use super::check::check_with;
+use super::load::parse;
 use super::*;
 
 /// The smallest KME file; `KEY = ...` lines are added in place of the marked tables.
@@ -95,7 +97,7 @@ fn the_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9090)));
     assert!(config.listen.admin_is_loopback());
     assert!(config.store.migrate);
-    let limits = config.key_limits();
+    let limits = &config.keys.limits;
     assert_eq!((limits.min_size_bits, limits.size_bits, limits.max_size_bits), (8, 256, 65_536));
     assert_eq!(
         (limits.max_per_request, limits.max_stored_per_pair, limits.max_additional_saes),
@@ -453,8 +455,8 @@ fn a_peer_has_one_url_or_several_and_as_many_replicas_or_more() {
 #[test]
 fn all_complaints_come_at_once() {
     let (text, _) = plus("[keys]\nttl = \"x\"\nmax_per_request = 0\n[log]\nlevel = \"x\"");
-    let error = parse_text(&text, &[]).unwrap_err();
-    let keys: Vec<_> = error.problems().iter().map(|problem| problem.key.as_str()).collect();
+    let ConfigError::Invalid(problems) = parse_text(&text, &[]).unwrap_err() else { panic!("{text}") };
+    let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["keys.max_per_request", "keys.ttl", "log.level"]);
 }
 
@@ -485,7 +487,7 @@ fn the_environment_overrides_values_of_every_type() {
         ],
     );
     assert_eq!(config.keys.ttl, Duration::from_hours(1));
-    assert_eq!(config.key_limits().max_per_request, 7);
+    assert_eq!(config.keys.limits.max_per_request, 7);
     assert!(!config.retrieval.master_refetch);
     assert_eq!(config.sae_identity, [SaeIdentitySource::Dns, SaeIdentitySource::Cn]);
     // Text stays text, even if it looks like a number.

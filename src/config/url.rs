@@ -20,8 +20,6 @@ const SQLITE_PATH: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#').add(b' ')
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BaseUrl {
     text: String,
-    host: String,
-    port: u16,
 }
 
 impl BaseUrl {
@@ -37,33 +35,19 @@ impl BaseUrl {
             uri.scheme_str() == Some("https") && matches!(uri.path(), "" | "/") && uri.query().is_none();
         let host = authority.host();
         let after_host = authority.as_str().strip_prefix(host)?;
-        let port = match after_host.strip_prefix(':') {
-            Some(port) => port.parse::<u16>().ok().filter(|port| *port > 0)?,
-            None if after_host.is_empty() => 443,
-            None => return None,
+        let has_good_port = match after_host.strip_prefix(':') {
+            Some(port) => port.parse::<u16>().is_ok_and(|port| port > 0),
+            None => after_host.is_empty(),
         };
         // One slash was stripped above; that of `https://x//` is left, and Uri reads it as the path "/".
         let slashes = text.matches('/').count();
-        (plain && !host.is_empty() && slashes == 2).then(|| Self {
-            text: format!("https://{}", authority.as_str().to_ascii_lowercase()),
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        (plain && has_good_port && !host.is_empty() && slashes == 2)
+            .then(|| Self { text: format!("https://{}", authority.as_str().to_ascii_lowercase()) })
     }
 
     /// `https://HOST[:PORT]` in lower case, without a slash at the end.
     pub fn as_str(&self) -> &str {
         &self.text
-    }
-
-    /// Host name or address. An IPv6 address keeps its brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port, 443 by default.
-    pub fn port(&self) -> u16 {
-        self.port
     }
 }
 
@@ -163,13 +147,12 @@ mod tests {
 
     #[test]
     fn base_urls_are_https_with_a_host_and_at_most_a_port() {
-        for (text, normal, host, port) in [
-            ("https://Site-B.example:9443", "https://site-b.example:9443", "site-b.example", 9443),
-            ("https://site-b.example/", "https://site-b.example", "site-b.example", 443),
-            ("https://[::1]:9443", "https://[::1]:9443", "[::1]", 9443),
+        for (text, normal) in [
+            ("https://Site-B.example:9443", "https://site-b.example:9443"),
+            ("https://site-b.example/", "https://site-b.example"),
+            ("https://[::1]:9443", "https://[::1]:9443"),
         ] {
-            let url = BaseUrl::parse(text).unwrap();
-            assert_eq!((url.as_str(), url.host(), url.port()), (normal, host, port));
+            assert_eq!(BaseUrl::parse(text).unwrap().as_str(), normal);
         }
         for text in [
             "",

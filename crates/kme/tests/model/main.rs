@@ -1,8 +1,8 @@
-//! The life of a key and the peer protocol, searched exhaustively: every order of messages, losses, repetitions,
-//! crashes, stops, voids and expiry, for two sites and a few keys.
+//! A model of the life of a key and of the peer protocol, searched exhaustively: every order of messages, losses,
+//! repetitions, crashes, stops, voids and expiry, for two sites and a few keys.
 //!
-//! `docs/key-life.md` says what the model leaves out. `cargo test --test model -- --nocapture` shows how many
-//! states there are and how each mutant fails.
+//! `docs/key-life.md` says what the model leaves out. `cargo test -p kme --test model -- --nocapture` prints the number
+//! of states and how each mutant fails.
 
 #![expect(
     clippy::indexing_slicing,
@@ -25,7 +25,7 @@ use scope::{Kind, Mutant, Plan, Scope};
 use state::{Site, State};
 use steps::Step;
 
-/// One block of the reserve, whose keys the slave at B and the master at A may each retrieve.
+/// One block of the reserve. The slave at B and the master at A may each retrieve its keys.
 const BLOCK: Scope = Scope {
     name: "a block of two keys, a slave at B and the master at A",
     plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }],
@@ -49,7 +49,7 @@ const TWO_BATCHES: Scope = Scope {
     skews: &[0],
 };
 
-/// A longer block, of which a stop returns one or two.
+/// A longer block, of which a stop can return one or two keys.
 const THREE_KEYS: Scope = Scope {
     name: "a block of three keys, one slave at B",
     plans: &[Plan { kind: Kind::Reserve, keys: 3, born: 0 }],
@@ -57,7 +57,7 @@ const THREE_KEYS: Scope = Scope {
     skews: &[-1, 0, 1],
 };
 
-/// Small enough to search once for each mutant.
+/// Small, because it is searched once for each mutant.
 const SMALL: Scope = Scope {
     name: "a block of two keys, one slave at B",
     plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }],
@@ -79,8 +79,8 @@ fn search(scope: Scope, mutant: Option<Mutant>) -> Found {
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let checker = Protocol::new(scope, mutant).checker().threads(threads).spawn_bfs().join();
-    // No target of states, depth or time was set, and an invariant that holds keeps the search going to its
-    // end: done means that no state is left.
+    // The search has no limit of states, depth or time, and goes on as long as an invariant holds. So done means that
+    // no state is left.
     assert!(checker.is_done(), "{}: the search was cut short", scope.name);
     let discovered: BTreeSet<&'static str> = checker.discoveries().into_keys().collect();
     let named = |expected: fn(&Expectation) -> bool| -> BTreeSet<&'static str> {
@@ -166,15 +166,15 @@ fn each_mutant_violates_exactly_the_invariants_that_it_should() {
     }
 }
 
-/// The library keeps hashes of states and stops by rules of its own; the other search keeps the states.
+/// The library keeps hashes of states and has its own rules for stopping. The other search keeps the states.
 #[test]
 fn a_plain_search_finds_as_many_states() {
     let (states, _) = plain_search(&Protocol::new(SMALL, None), None);
     assert_eq!(search(SMALL, None).states, states);
 }
 
-/// Visits states breadth first: all of them, or until one breaks the invariant `until`. How many it met, and the
-/// fewest steps to the last.
+/// Visits states breadth first: all of them, or until one breaks the invariant `until`. Returns how many it found, and
+/// the shortest steps to the last.
 fn plain_search(model: &Protocol, until: Option<&str>) -> (usize, Vec<Step>) {
     let properties = model.properties();
     let invariant = properties.iter().find(|property| Some(property.name) == until);

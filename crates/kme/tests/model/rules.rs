@@ -1,4 +1,4 @@
-//! What must hold in every state, by name, and what must be reached so that it means something.
+//! The invariants, which must hold in every state, and the situations that a search must reach to mean anything.
 
 use stateright::{Model, Property};
 
@@ -14,7 +14,7 @@ pub(crate) const GONE: &str = "expired => gone";
 pub(crate) const NEVER_BACK: &str = "voided => never back";
 pub(crate) const LEASE_LOST: &str = "leased in a crash => never ready again";
 
-/// The protocol over a scope, ready to be searched.
+/// The protocol in a scope, ready to be searched.
 #[derive(Clone, Debug)]
 pub(crate) struct Protocol {
     pub(crate) scope: Scope,
@@ -102,7 +102,7 @@ fn invariants() -> Vec<Property<Protocol>> {
     ]
 }
 
-/// A search that never sees these proves little.
+/// Situations without which a search proves little.
 fn reached() -> Vec<Property<Protocol>> {
     vec![
         Property::sometimes("a key is handed out and then retrieved at B", |model, state| {

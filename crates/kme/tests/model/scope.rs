@@ -1,13 +1,13 @@
-//! How much is explored, and the ways in which the protocol can be broken on purpose.
+//! How much is searched, and the mutants: defects put into the protocol on purpose.
 
 use crate::state::{ENTITLED_MAX, Site, retrieval};
 
-/// Where A's keys go when every site has them.
+/// Where the keys of A go when every site has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Into the reserve: a ready row, from which they are leased.
     Reserve,
-    /// Straight into memory, for requests that wait.
+    /// Into memory at once, for requests that wait.
     OnDemand,
 }
 
@@ -27,14 +27,14 @@ impl Plan {
     }
 }
 
-/// What is explored. Crashes, restarts and repeated messages have no bound.
+/// What is searched. Crashes, restarts and repeated messages are unlimited.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scope {
     pub(crate) name: &'static str,
     pub(crate) plans: &'static [Plan],
     /// Where each retrieval of every key is held.
     pub(crate) entitled: &'static [Site],
-    /// What B's clock may be ahead of A's, in ticks.
+    /// By how many ticks B's clock may be ahead of A's.
     pub(crate) skews: &'static [i8],
 }
 
@@ -53,7 +53,7 @@ impl Scope {
         (0..plan.keys).fold(0, |bits, key| bits | self.held(key, site))
     }
 
-    /// The last tick: everything has expired on both clocks.
+    /// The last tick, when everything has expired on both clocks.
     pub(crate) fn last_tick(&self) -> i8 {
         let born = self.plans.iter().map(|plan| plan.born).max().unwrap_or(0);
         let behind = self.skews.iter().map(|skew| -skew).max().unwrap_or(0).max(0);
@@ -76,16 +76,16 @@ pub(crate) enum Mutant {
     ForgetTombstone,
     /// A retrieval is answered before its commit.
     AnswerBeforeCommit,
-    /// B takes a push of other content under a known ID for a repetition.
+    /// B accepts a push of other content under a known ID as a repetition.
     IgnoreDigest,
-    /// Retrieval does not look at the expiry.
+    /// A retrieval does not check the expiry.
     ForgetExpiry,
-    /// A hands out until the key expires, without a margin for the recipient and its clock.
+    /// A hands out a key until it expires, without a margin for the recipient and its clock.
     NoMargin,
     /// After a commit of unknown outcome A voids at B without voiding at home first.
     VoidAtPeerFirst,
     /// After a commit of unknown outcome A voids a batch that has been leased since.
     VoidLeased,
-    /// After a commit of unknown outcome A takes a batch that it swept since for one that was never committed.
+    /// After a commit of unknown outcome A voids a batch that has expired, as if it had never been committed.
     VoidExpired,
 }

@@ -1,6 +1,6 @@
-//! What the two sites, the network and an onlooker hold: one state of the model.
+//! One state of the model: what the two sites, the network and an observer hold.
 //!
-//! Small and `Copy`, hashed as one run of bytes: the search makes millions of them, unoptimised.
+//! Small, `Copy` and hashed as one run of bytes, because an unoptimised search makes millions of them.
 
 use std::hash::{Hash, Hasher};
 
@@ -14,21 +14,21 @@ pub(crate) const ENTITLED_MAX: u8 = 2;
 pub(crate) const LIFE_TICKS: i64 = 2;
 const TICK_MS: i64 = 1000;
 
-/// The source of all keys, or their recipient.
+/// A is the source of all keys, B their recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
     A,
     B,
 }
 
-/// What was pushed under a batch ID: what A made, or something else under the same ID.
+/// What was pushed under a batch ID: what A made, or other content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Content {
     Genuine,
     Other,
 }
 
-/// A's work on a batch, in its memory only.
+/// The work of A on a batch, in memory only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Not yet made.
@@ -37,15 +37,15 @@ pub(crate) enum Work {
     Waiting,
     /// Acknowledged; not yet committed here.
     Acknowledged,
-    /// The commit here failed, or nobody knows whether it did: first to be voided here, then there.
+    /// The commit at A failed or its outcome is unknown. The batch must be voided at A, then at B.
     Doubtful,
-    /// Given up; the void is to be sent.
+    /// Retracted; the void must still be sent to B.
     Retracting,
     /// Finished, or forgotten in a crash.
     Over,
 }
 
-/// What a site's database says of a batch.
+/// What the database of a site says of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Unknown,
@@ -71,7 +71,7 @@ impl Row {
     }
 }
 
-/// One batch everywhere. Sets of keys are bits, key 0 first; sets of retrievals too, see [`retrieval`].
+/// One batch at both sites. Sets of keys are bits, key 0 first. So are sets of retrievals, see [`retrieval`].
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
@@ -93,29 +93,29 @@ pub(crate) struct Batch {
     pub(crate) used: u8,
     /// Memory of the site of each: retrievals whose answer is still to be sent.
     pub(crate) answering: u8,
-    /// Network: B's acknowledgement was sent. What was sent may arrive at any time, any number of times.
+    /// Network: B sent its acknowledgement. A message that was sent may arrive at any time, any number of times.
     pub(crate) acknowledged: bool,
-    /// Network: A's void was sent.
+    /// Network: A sent a void.
     pub(crate) void_sent: bool,
-    /// Onlooker: keys handed out.
+    /// Observer: keys handed out.
     pub(crate) handed: u8,
-    /// Onlooker: keys handed out more than once.
+    /// Observer: keys handed out more than once.
     pub(crate) handed_again: u8,
-    /// Onlooker: retrievals answered with the key.
+    /// Observer: retrievals answered with the key.
     pub(crate) answered: u8,
-    /// Onlooker: retrievals answered with the key more than once.
+    /// Observer: retrievals answered with the key more than once.
     pub(crate) answered_again: u8,
-    /// Onlooker: keys whose genuine bytes were handed out or read for an answer.
+    /// Observer: keys whose genuine bytes were handed out or read for an answer.
     pub(crate) genuine: u8,
-    /// Onlooker: keys of which other bytes were read for an answer.
+    /// Observer: keys of which other bytes were read for an answer.
     pub(crate) other: u8,
-    /// Onlooker: keys that were leased when A crashed.
+    /// Observer: keys that were leased when A crashed.
     pub(crate) lost: u8,
-    /// Onlooker: B committed a void of the batch.
+    /// Observer: B committed a void of the batch.
     pub(crate) void_done: bool,
-    /// Onlooker: a key was handed out that could not be retrieved at B at that moment.
+    /// Observer: a key was handed out that could not be retrieved at B at that moment.
     pub(crate) twinless: bool,
-    /// Onlooker: an expired key was handed out or read for an answer.
+    /// Observer: an expired key was handed out or read for an answer.
     pub(crate) late: bool,
 }
 
@@ -183,7 +183,7 @@ pub(crate) struct State {
     pub(crate) batches: [Batch; BATCHES_MAX],
     /// A's clock in ticks.
     pub(crate) clock: i8,
-    /// What B's clock is ahead of A's.
+    /// By how much B's clock is ahead of A's.
     pub(crate) skew: i8,
 }
 

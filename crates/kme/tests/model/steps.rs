@@ -1,7 +1,7 @@
-//! Everything that can happen: what is possible in a state, and what it leads to.
+//! The steps: which are possible in a state, and what they lead to.
 //!
-//! Each step is one commit, one message or one answer, so a crash can come between any two of them. What the
-//! store decides is decided here by the same functions, those of `kme::life`.
+//! Each step is one commit, one message or one answer, so a crash can come between any two. The functions of
+//! `kme::life` decide, as they do in the store.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use kme::{RetrievalMode, Timestamp};
 use crate::scope::{Kind, Mutant, Plan, Scope};
 use crate::state::{Batch, Content, LIFE_TICKS, Row, Site, State, Work, bit, moment, retrieval};
 
-/// The first figure of each is the batch, then key, then whose retrieval.
+/// The numbers are batch, key and entitled party, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A draws IDs, extracts, pushes.
     Make(usize),
-    /// A push arrives at B, and B commits what follows.
+    /// A push arrives at B, and B commits what it decides.
     PushArrives(usize, Content),
     /// B's acknowledgement arrives at A.
     AcknowledgementArrives(usize),
@@ -24,10 +24,10 @@ pub(crate) enum Step {
     Commit(usize),
     /// A's commit fails.
     CommitFails(usize),
-    /// A's commit lands, but A is told that it failed, or nothing in time.
+    /// A's commit succeeds, but A hears that it failed, or hears nothing in time.
     CommitUnclear(usize),
-    /// A waits no longer.
-    GiveUp(usize),
+    /// A waits no longer and retracts the batch.
+    Retract(usize),
     /// A voids in its own database what it may have committed there.
     VoidAtHome(usize),
     /// A sends the void.
@@ -36,9 +36,9 @@ pub(crate) enum Step {
     VoidArrives(usize),
     /// A's commit moves the keys of a ready row to memory.
     Lease(usize),
-    /// The same commit, but A is not told that it landed.
+    /// The same commit, but A does not hear that it succeeded.
     LeaseUnclear(usize),
-    /// `enc_keys` is answered from memory.
+    /// A hands out a key from memory.
     HandOut(usize, u8),
     /// A retrieval is decided and committed.
     Retrieve(usize, u8, u8),
@@ -46,7 +46,7 @@ pub(crate) enum Step {
     Answer(usize, u8, u8),
     /// Expired rows are swept.
     Sweep(usize, Site),
-    /// The process ends without warning and starts again.
+    /// The process crashes and starts again.
     Crash(Site),
     /// A stops gracefully and starts again.
     Stop,
@@ -54,11 +54,11 @@ pub(crate) enum Step {
     Tick,
     /// Only in a mutant: B acknowledges what it has not committed.
     AcknowledgeEarly(usize),
-    /// Only in a mutant: the commit of a retrieval that was answered already.
+    /// Only in a mutant: the commit of a retrieval after its answer.
     CommitLate(usize, u8, u8),
 }
 
-/// The steps worth trying in any state of `scope`; most change nothing in most states.
+/// All steps of `scope`. Most change nothing in most states.
 pub(crate) fn all(scope: &Scope, mutant: Option<Mutant>) -> Vec<Step> {
     let mut steps = vec![Step::Crash(Site::A), Step::Crash(Site::B), Step::Stop, Step::Tick];
     for (b, plan) in scope.plans.iter().enumerate() {
@@ -70,7 +70,7 @@ pub(crate) fn all(scope: &Scope, mutant: Option<Mutant>) -> Vec<Step> {
             Step::Commit(b),
             Step::CommitFails(b),
             Step::CommitUnclear(b),
-            Step::GiveUp(b),
+            Step::Retract(b),
             Step::VoidAtHome(b),
             Step::SendVoid(b),
             Step::VoidArrives(b),
@@ -103,7 +103,7 @@ pub(crate) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Changes `state` as `step` does; leaves it alone when the step is not possible.
+    /// Takes `step`. Does nothing if it is not possible in `state`.
     pub(crate) fn take(self, state: &mut State, step: Step) {
         match step {
             Step::Crash(site) => self.crash(state, site),
@@ -137,7 +137,7 @@ impl Rules<'_> {
             | Step::Commit(b)
             | Step::CommitFails(b)
             | Step::CommitUnclear(b)
-            | Step::GiveUp(b)
+            | Step::Retract(b)
             | Step::SendVoid(b)
             | Step::VoidArrives(b)
             | Step::Lease(b)
@@ -145,7 +145,7 @@ impl Rules<'_> {
         }
     }
 
-    /// The steps that concern one batch and no clock.
+    /// The steps that need one batch and no clock.
     fn work(self, batch: &mut Batch, plan: Plan, step: Step) {
         let early = self.mutant == Some(Mutant::HandOutBeforeAcknowledgement);
         let may_commit = batch.work == Work::Acknowledged || (early && batch.work == Work::Waiting);
@@ -164,7 +164,7 @@ impl Rules<'_> {
                 batch.work = Work::Doubtful;
                 commit(batch, plan);
             }
-            Step::GiveUp(_) if matches!(batch.work, Work::Waiting | Work::Acknowledged) => {
+            Step::Retract(_) if matches!(batch.work, Work::Waiting | Work::Acknowledged) => {
                 batch.work = Work::Retracting;
             }
             Step::SendVoid(_) if batch.work == Work::Retracting => {
@@ -216,7 +216,7 @@ impl Rules<'_> {
         if inserted == Inserted::Stored {
             batch.at_b = Row::Stored(content);
         }
-        // An answer belongs to its request: A takes it for what A pushed, never for the other content.
+        // An answer belongs to its request: that to the other content never counts as an acknowledgement to A.
         if matches!(inserted, Inserted::Stored | Inserted::AlreadyStored) && content == Content::Genuine {
             batch.acknowledged = true;
         }
@@ -228,15 +228,14 @@ impl Rules<'_> {
         if batch.work != Work::Doubtful {
             return;
         }
-        // Handed out and swept, or never committed: that cannot be told apart any more, and B's clock may be
-        // behind.
+        // It was handed out and swept, or never committed: A cannot tell. And B's clock may be behind.
         if !live && self.mutant != Some(Mutant::VoidExpired) {
             batch.work = Work::Over;
             return;
         }
         let whole = plan.kind == Kind::OnDemand || batch.ready == plan.all();
         match batch.at_a {
-            // Its keys were leased since: the commit had landed, and the batch is as good as any.
+            // Its keys were leased since, so the commit succeeded and the batch is good.
             Row::Stored(_) if !whole && self.mutant != Some(Mutant::VoidLeased) => {
                 batch.work = Work::Over;
                 return;
@@ -338,7 +337,7 @@ impl Rules<'_> {
         }
     }
 
-    /// The onlooker's own reckoning, so that a wrong decision of the code does not go unseen.
+    /// Computed by the observer itself, so that a wrong decision of the code is found.
     fn has_expired(self, state: &State, b: usize, site: Site) -> bool {
         state.ticks(site) >= i64::from(self.scope.plans[b].born) + LIFE_TICKS
     }
@@ -371,8 +370,7 @@ impl Rules<'_> {
         }
     }
 
-    /// First nobody is handed a key any more, then one commit returns what is left, then the process ends. A
-    /// crash in between is a crash.
+    /// A stops handing out, one commit returns what is left, and the process ends. A crash in between is a crash.
     fn stop(self, state: &mut State) {
         for (batch, plan) in state.batches.iter_mut().zip(self.scope.plans) {
             batch.answering &= !self.scope.all_held(*plan, Site::A);
