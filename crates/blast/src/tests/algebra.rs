@@ -78,5 +78,7 @@ fn no_secret_of_a_batch_is_printable() {
     for word in &pools[0].words[..4] {
         assert!(!printed.contains(&word.to_string()) && !printed.contains(&format!("{word:x}")));
     }
-    assert!(printed.contains("Seed(32 bytes)") && printed.contains("16384 words"), "{printed}");
+    for shown in ["Seed(32 bytes)", "Confirm(16 bytes)", "16384 words"] {
+        assert!(printed.contains(shown), "{shown} not in {printed}");
+    }
 }

@@ -32,6 +32,9 @@ fn a_sample_of_more_than_a_quarter_of_a_pool_is_refused() {
         let result = regenerate(&pools, &seeds(9), 32, &key_ids(2), given, &confirm);
         refused(result, EngineError::SampleTooLarge { given, most: 4096 });
     }
+    // Exactly a quarter is accepted: then the confirmation value decides.
+    let result = regenerate(&pools, &seeds(9), 32, &key_ids(2), 4096, &confirm);
+    refused(result, EngineError::ConfirmMismatch);
     // The longest output needs 5060 words: more than a quarter of the smallest pool.
     let result = generate(&pools, &seeds(9), 16_368, &key_ids(1));
     refused(result, EngineError::SampleTooLarge { given: 5060, most: 4096 });
