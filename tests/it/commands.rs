@@ -68,7 +68,7 @@ fn a_certificate_of_somebody_else_keeps_a_daemon_from_starting() {
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
     assert!(
-        text.contains("is no certificate of KME site-a") && text.contains("it names KME site-b"),
+        text.contains("is not a certificate of KME site-a") && text.contains("it names KME site-b"),
         "{text}"
     );
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use http::StatusCode;
-use mtls::{Front, HttpsError, ListenerLimits, ListenerTls, Versions, listener};
+use mtls::{HttpsError, ListenerLimits, ListenerService, ListenerTls, Versions, listener};
 use pki::Role;
 use qkd014::client::{ClientError, EncRequest, Etsi014Client};
 use testkit::TestAuthority;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::app::SaeFront;
 use crate::delivery::testing::{TestSites, rules};
 use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
@@ -22,13 +21,13 @@ use crate::http::middleware::EdgeLimits;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A listener on all loopback addresses, whose certificate is for 127.0.0.1 and localhost.
-struct Server {
+struct TestListener {
     port: u16,
     _stop: DropGuard,
 }
 
-impl Server {
-    async fn start(front: impl Front) -> Self {
+impl TestListener {
+    async fn start(service: impl ListenerService) -> Self {
         let tcp = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let SocketAddr::V4(address) = tcp.local_addr().unwrap() else { panic!("IPv4 was asked for") };
         let tls = ListenerTls::Mutual {
@@ -37,7 +36,7 @@ impl Server {
             versions: Versions::Compatible,
         };
         let stop = CancellationToken::new();
-        tokio::spawn(listener::serve("sae", tcp, tls, front, ListenerLimits::default(), stop.clone()));
+        tokio::spawn(listener::serve("sae", tcp, tls, service, ListenerLimits::default(), stop.clone()));
         Self { port: address.port(), _stop: stop.drop_guard() }
     }
 
@@ -50,7 +49,7 @@ impl Server {
     }
 }
 
-async fn kme() -> (TestSites, Server) {
+async fn kme() -> (TestSites, TestListener) {
     let sites = TestSites::new(rules()).await;
     let limits = EdgeLimits { max_concurrent: 10, timeout: PATIENCE };
     let api = crate::http::sae::api(
@@ -59,7 +58,7 @@ async fn kme() -> (TestSites, Server) {
         TaskTracker::new(),
         &RequestMeters::default(),
     );
-    let server = Server::start(SaeFront(api)).await;
+    let server = TestListener::start(api).await;
     (sites, server)
 }
 
@@ -137,7 +136,7 @@ async fn answers_that_are_no_answers_are_told_apart_and_their_content_is_not_rep
             "/api/v1/keys/bell/{call}",
             any(async || (StatusCode::BAD_REQUEST, "{\"message\":\"\\u001b[2J\\u0007bell\"}")),
         );
-    let server = Server::start(router).await;
+    let server = TestListener::start(router).await;
     let alice = server.client(testkit::shared(), "alice");
     for slave in ["number", "base64", "html"] {
         let garbled = alice.enc_keys(slave, &EncRequest::default()).await.unwrap_err();
@@ -152,7 +151,7 @@ async fn answers_that_are_no_answers_are_told_apart_and_their_content_is_not_rep
 
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
-    let server = Server::start(Router::new().fallback(std::future::pending::<()>)).await;
+    let server = TestListener::start(Router::new().fallback(std::future::pending::<()>)).await;
     let tls = testkit::shared().tls(Role::Sae, "alice");
     let client = Etsi014Client::new(&server.url(), tls, Duration::from_millis(300)).unwrap();
     let slow = client.status("bob").await.unwrap_err();
