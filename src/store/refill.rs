@@ -14,10 +14,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::connect::Address;
-use super::dialect::Link;
+use super::connection::{Address, Link};
 use super::error::StoreError;
-use super::sql;
+
+/// `$1` names the pair.
+const TRY_REFILL: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtext('dqkd refill ' || current_schema()), hashtext($1)) \
+     THEN 1 ELSE 0 END";
+const END_REFILL: &str =
+    "SELECT pg_advisory_unlock(hashtext('dqkd refill ' || current_schema()), hashtext($1))";
 
 /// Questions that wait at most.
 const QUESTIONS: usize = 256;
@@ -139,7 +143,7 @@ impl Keeper {
             self.link = Some(self.address.connect().await?);
         }
         let Some(link) = &mut self.link else { return Err(StoreError::Closed) };
-        let asked = sqlx::query_scalar(sql::TRY_REFILL).bind(pair).fetch_one(&mut **link);
+        let asked = sqlx::query_scalar(TRY_REFILL).bind(pair).fetch_one(&mut **link);
         let granted: i64 = timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?;
         Ok(granted != 0)
     }
@@ -150,7 +154,7 @@ impl Keeper {
             return;
         }
         let Some(link) = &mut self.link else { return };
-        let asked = sqlx::query(sql::END_REFILL).bind(pair).execute(&mut **link);
+        let asked = sqlx::query(END_REFILL).bind(pair).execute(&mut **link);
         if !matches!(timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_))) {
             debug!("the connection that holds the turns to refill is lost");
             self.forget();

@@ -16,7 +16,7 @@ use super::meter::Retracted;
 use super::workshop::Workshop;
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
-use crate::store::{LeasedBlock, Withdrawn};
+use crate::store::{LeasedBlock, ReadyVoid};
 
 /// Orders whose traces are being removed at once; more are left to expire.
 pub(super) const RETRACTS_MAX: usize = 1024;
@@ -175,9 +175,9 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
 async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
     let mut patience = Patience::new();
     loop {
-        match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
-            Ok(Withdrawn::Voided) => return true,
-            Ok(Withdrawn::InUse) => {
+        match parts.store.void_unless_leased(&parts.local, batch_id, expires_at).await {
+            Ok(ReadyVoid::Voided) => return true,
+            Ok(ReadyVoid::InUse) => {
                 tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
                 return false;
             }

@@ -6,6 +6,7 @@ mod copy;
 mod on_postgres;
 mod on_sqlite;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
 use testkit::postgres::Server;
 
+use super::testing::{Counts, counts};
 use super::*;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
@@ -84,6 +86,27 @@ impl Site {
             }
         }
     }
+}
+
+/// Runs a statement in a transaction of a writer, as a job among others.
+struct Raw(&'static str);
+
+impl Verb for Raw {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<(), StoreError> {
+        sqlx::raw_sql(self.0).execute(&mut **link).await?;
+        Ok(())
+    }
+}
+
+/// Runs `statement` on the connection of a writer.
+pub(super) async fn on_writer(store: &Store, statement: &'static str) -> Result<(), StoreError> {
+    store.call(Raw(statement)).await
 }
 
 pub(super) fn sae(id: &str) -> SaeId {

@@ -231,7 +231,7 @@ async fn demands_that_cannot_be_met_are_refused_with_the_sentence_of_the_standar
     assert_eq!(answer.message(), "not all extension_mandatory parameters are supported");
     assert_eq!(answer.json()["details"], json!([{"extension_mandatory_unsupported": [{"zz_x": null}]}]));
     assert_eq!(
-        [net.sites.a.store.counts().await.unwrap().keys, net.sites.b.store.counts().await.unwrap().keys],
+        [counts(&net.sites.a.store).await.keys, counts(&net.sites.b.store).await.keys],
         [0, 0]
     );
 }
