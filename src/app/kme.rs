@@ -92,7 +92,7 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(map::tls_files(&config.tls))?;
+        let tls = TlsStore::open(config.tls.clone())?;
         let rules = map::strict_identity_rules(&config.trust_domain);
         is_own(config, tls.own_identity(&rules))?;
         let keks = map::key_encryption_keys(&config.store.kek)?;

@@ -1,17 +1,14 @@
 //! Settings as the rooms take them, from settings as operators write them.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::life::MAX_KEY_LIFE;
+use kme::{Admission, KEY_TTL_MAX};
+use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
-use mtls::{ListenerLimits, TlsFiles};
 
-use crate::config::{
-    KekSource, KmeConfig, PoolServerConfig, SaeAdmission, SaeIdentity, StoreConfig, StoreLocation, TlsConfig,
-};
-use crate::delivery::{Admission, DeliveryRules, RetrievalPolicy};
+use crate::config::{KekSource, KmeConfig, PoolServerConfig, SET_TTL_MAX, StoreConfig, StoreLocation};
+use crate::delivery::{DeliveryRules, RetrievalPolicy};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
 use crate::store::{KekError, KeyEncryptionKeys};
@@ -29,22 +26,8 @@ const GROUPS_MAX: usize = 64;
 /// Pool sets that one replica of a peer may make this site hold.
 const SETS_PER_REPLICA_MAX: usize = 16;
 
-pub(super) fn tls_files(tls: &TlsConfig) -> TlsFiles {
-    let own = |path: &PathBuf| path.clone();
-    TlsFiles { ca: own(&tls.ca), cert: own(&tls.cert), key: own(&tls.key), crl: tls.crl.clone() }
-}
-
 pub(super) fn sae_identity_rules(config: &KmeConfig) -> IdentityRules {
-    let source = |source: &SaeIdentity| match source {
-        SaeIdentity::Spiffe => SaeIdentitySource::Spiffe,
-        SaeIdentity::Dns => SaeIdentitySource::Dns,
-        SaeIdentity::Cn => SaeIdentitySource::Cn,
-        SaeIdentity::Fingerprint => SaeIdentitySource::Fingerprint,
-    };
-    IdentityRules {
-        trust_domain: config.trust_domain.clone(),
-        sae_sources: config.sae_identity.iter().map(source).collect(),
-    }
+    IdentityRules { trust_domain: config.trust_domain.clone(), sae_sources: config.sae_identity.clone() }
 }
 
 /// Machines and operators are known by their SPIFFE URI alone.
@@ -126,7 +109,7 @@ pub(super) fn recipient_sets(config: &KmeConfig) -> RecipientSetsSettings {
     RecipientSetsSettings {
         sets_per_source_max: SETS_PER_REPLICA_MAX.saturating_mul(replicas.unwrap_or(1)),
         words_max: words(config.pools.pool_words_max),
-        life_max: Duration::from_hours(24) + config.limits.clock_skew_max,
+        life_max: SET_TTL_MAX + config.limits.clock_skew_max,
         memory_max_bytes: set_memory_bytes(config),
     }
 }
@@ -156,8 +139,8 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
     IntakeRules {
         limits: config.keys.limits.clone(),
-        unlisted_masters: config.sae_admission == SaeAdmission::Chain,
-        key_ttl_max: MAX_KEY_LIFE,
+        unlisted_masters: config.sae_admission == Admission::Chain,
+        key_ttl_max: KEY_TTL_MAX,
         clock_skew_max: config.limits.clock_skew_max,
     }
 }
@@ -165,10 +148,7 @@ pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {
     DeliveryRules {
         limits: config.keys.limits.clone(),
-        admission: match config.sae_admission {
-            SaeAdmission::Chain => Admission::Chain,
-            SaeAdmission::Listed => Admission::Listed,
-        },
+        admission: config.sae_admission,
         retrieval: RetrievalPolicy {
             mode: config.retrieval.mode,
             replay_window: config.retrieval.replay_window,

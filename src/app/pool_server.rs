@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let tls = TlsStore::open(map::tls_files(&config.tls))?;
+    let tls = TlsStore::open(config.tls.clone())?;
     match tls.own_identity(&map::strict_identity_rules(&config.trust_domain)) {
         Ok(Identity::Pool(own)) if own == config.id => {}
         other => bail!(

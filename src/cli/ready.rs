@@ -16,7 +16,7 @@ use mtls::{ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
 use serde::Deserialize;
 
 use super::{Failure, Outcome, block_on};
-use crate::config::{self, ConfigFile, TlsConfig};
+use crate::config::{self, ConfigFile};
 
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 256 * 1024;
@@ -57,7 +57,7 @@ struct Admin {
     is_plain: bool,
     expected: ExpectedServer,
     trust_domain: String,
-    tls: TlsConfig,
+    tls: TlsFiles,
 }
 
 /// Prints a line for each part; fails when the daemon is not ready or does not answer.
@@ -123,12 +123,7 @@ impl Admin {
     }
 
     fn client(&self, cert: &Path, key: &Path) -> anyhow::Result<HttpsClient> {
-        let files = TlsFiles {
-            ca: self.tls.ca.clone(),
-            cert: cert.to_owned(),
-            key: key.to_owned(),
-            crl: self.tls.crl.clone(),
-        };
+        let files = TlsFiles { cert: cert.to_owned(), key: key.to_owned(), ..self.tls.clone() };
         let tls = TlsStore::open(files)?;
         let expected = self.expected.clone();
         Ok(HttpsClient::new(tls, expected, &self.trust_domain, HttpVersion::Http1Or2)?)
@@ -184,12 +179,7 @@ mod tests {
             is_plain: false,
             expected: ExpectedServer::Kme(id.parse().unwrap()),
             trust_domain: testkit::TRUST_DOMAIN.to_owned(),
-            tls: TlsConfig {
-                ca: files.ca.clone(),
-                cert: "-".into(),
-                key: "-".into(),
-                crl: files.crl.clone(),
-            },
+            tls: TlsFiles { ca: files.ca.clone(), cert: "-".into(), key: "-".into(), crl: files.crl.clone() },
         };
         let operator = args(Some(files.cert.clone()), Some(files.key.clone()));
         let answer = admin("site-a").ask(&operator).await.unwrap();

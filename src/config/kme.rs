@@ -6,37 +6,17 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use kme::{Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
+use kme::{Admission, Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
+use mtls::TlsFiles;
+use mtls::identity::SaeIdentitySource;
 use toml::Spanned;
 
 use super::checker::{At, Checker, Field, Reference, Scope, quoted};
 use super::error::Problem;
 use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
 use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
-use super::settings::{LogConfig, TlsConfig, is_loopback};
+use super::settings::{LogConfig, is_loopback, tls_files};
 use super::url::BaseUrl;
-
-/// `[kme] sae_admission`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaeAdmission {
-    /// Any SAE certificate of the trust chain.
-    Chain,
-    /// Only SAEs of the directory.
-    Listed,
-}
-
-/// Where an SAE's ID may be read from in its certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SaeIdentity {
-    /// URI SAN `spiffe://TRUST_DOMAIN/sae/ID`.
-    Spiffe,
-    /// First DNS SAN.
-    Dns,
-    /// Common name of the subject.
-    Cn,
-    /// SHA-256 fingerprint of the certificate.
-    Fingerprint,
-}
 
 /// `[listen]` of a KME.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +77,11 @@ pub struct KmeConfig {
     /// SPIFFE trust domain of all certificates.
     pub trust_domain: String,
     /// Which SAEs are admitted.
-    pub sae_admission: SaeAdmission,
+    pub sae_admission: Admission,
     /// Where an SAE's ID is read from, in this order; at least one, each once.
-    pub sae_identity: Vec<SaeIdentity>,
+    pub sae_identity: Vec<SaeIdentitySource>,
     /// Certificates.
-    pub tls: TlsConfig,
+    pub tls: TlsFiles,
     /// Listeners.
     pub listen: ListenConfig,
     /// Where keys rest.
@@ -154,7 +134,7 @@ impl KmeConfig {
         let id = checker.id::<KmeId>(&scope, "id", kme.id.clone());
         let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
         let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
-        let tls = TlsConfig::check(checker, raw.tls);
+        let tls = tls_files(checker, raw.tls);
         let listen = ListenConfig::check(checker, raw.listen);
         let store = StoreConfig::check(checker, raw.store);
         let (keys, ttl) = KeysConfig::check(checker, raw.keys);
@@ -190,24 +170,24 @@ impl KmeConfig {
     }
 }
 
-fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (SaeAdmission, Vec<SaeIdentity>) {
-    let admissions = [("chain", SaeAdmission::Chain), ("listed", SaeAdmission::Listed)];
+fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (Admission, Vec<SaeIdentitySource>) {
+    let admissions = [("chain", Admission::Chain), ("listed", Admission::Listed)];
     let admission =
-        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), SaeAdmission::Chain, &admissions);
+        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Chain, &admissions);
     let sources = [
-        ("spiffe", SaeIdentity::Spiffe),
-        ("dns", SaeIdentity::Dns),
-        ("cn", SaeIdentity::Cn),
-        ("fingerprint", SaeIdentity::Fingerprint),
+        ("spiffe", SaeIdentitySource::Spiffe),
+        ("dns", SaeIdentitySource::Dns),
+        ("cn", SaeIdentitySource::Cn),
+        ("fingerprint", SaeIdentitySource::Fingerprint),
     ];
-    let Some(written) = &raw.sae_identity else { return (admission, vec![SaeIdentity::Spiffe]) };
+    let Some(written) = &raw.sae_identity else { return (admission, vec![SaeIdentitySource::Spiffe]) };
     if written.get_ref().is_empty() {
         let allowed = format!("one or more of {}", quoted(&sources));
         checker.problem(&scope.at("sae_identity", Some(written)), "is empty", &allowed);
     }
     let mut identity = Vec::new();
     for item in written.get_ref() {
-        let source = checker.choice(scope, "sae_identity", Some(item), SaeIdentity::Spiffe, &sources);
+        let source = checker.choice(scope, "sae_identity", Some(item), SaeIdentitySource::Spiffe, &sources);
         let known = sources.iter().any(|(name, _)| name == item.get_ref());
         if known && identity.contains(&source) {
             let what = format!("{:?} occurs twice", item.get_ref());

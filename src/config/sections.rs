@@ -3,11 +3,12 @@
 //! Owns their defaults, ranges, and the rules that hold within one table. Rules across tables live in `kme`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kme::KeyLimits;
-use kme::life::{MAX_KEY_LIFE, RetrievalMode};
+use blast::{MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS};
+use kme::{KEY_TTL_MAX, KeyLimits, RetrievalMode};
 use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
@@ -18,11 +19,13 @@ use super::source::ENV_PREFIX;
 use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
 
 /// Shortest useful time for anything that must happen at all.
-const TICK: Duration = Duration::from_millis(1);
+pub(super) const TICK: Duration = Duration::from_millis(1);
 /// Bytes of one word of a pool.
-const WORD_BYTES: u64 = 8;
+pub(super) const WORD_BYTES: u64 = 8;
 /// Bytes of one MiB.
-const MIB: u64 = 1024 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
+/// Longest life of a pool and of a pool set.
+pub const SET_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,7 +239,7 @@ impl KeysConfig {
         let floor =
             checker.number(&scope, "min_stored_per_pair", raw.min_stored_per_pair, 64_u32, 0..=1_000_000);
         let additional = checker.number(&scope, "max_sae_id_count", raw.max_sae_id_count, 8_u32, 0..=64);
-        let ttl = checker.duration(&scope, "ttl", raw.ttl, Duration::from_hours(24), TICK..=MAX_KEY_LIFE);
+        let ttl = checker.duration(&scope, "ttl", raw.ttl, Duration::from_hours(24), TICK..=KEY_TTL_MAX);
         let limits = KeyLimits {
             size_bits: size.value,
             min_size_bits: min.value,
@@ -286,7 +289,7 @@ impl RetrievalConfig {
         let modes = [("once", RetrievalMode::Once), ("until-expiry", RetrievalMode::UntilExpiry)];
         let mode_at = scope.at("mode", raw.mode.as_ref());
         let mode = checker.choice(&scope, "mode", raw.mode.as_ref(), RetrievalMode::Once, &modes);
-        let all = Duration::ZERO..=MAX_KEY_LIFE;
+        let all = Duration::ZERO..=KEY_TTL_MAX;
         let window = checker.duration(&scope, "replay_window", raw.replay_window, Duration::ZERO, all);
         if window.value > ttl.value {
             let what = format!(
@@ -330,14 +333,16 @@ pub struct PoolsConfig {
 }
 
 impl PoolsConfig {
-    /// Fewest and most words of a pool (`docs/blast-engine.md`, section 3).
-    pub(super) const WORDS: std::ops::RangeInclusive<i64> = 1 << 14..=1 << 27;
+    /// Fewest and most words of a pool.
+    pub(super) const WORDS: RangeInclusive<i64> = range(MIN_POOL_WORDS, MAX_POOL_WORDS);
+    /// Fewest and most pools of a set.
+    const POOLS: RangeInclusive<i64> = range(MIN_POOLS, MAX_POOLS);
 
     /// `servers` is how many pool servers are listed; with two, a set has two pools unless written otherwise.
     pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawPools>>, servers: usize) -> Self {
         let (scope, raw) = Scope::open("pools", raw);
-        let default = if servers == 2 { 2_usize } else { 3 };
-        let per_set = checker.number(&scope, "pools_per_set", raw.pools_per_set, default, 2..=8);
+        let default = servers.clamp(MIN_POOLS, 3);
+        let per_set = checker.number(&scope, "pools_per_set", raw.pools_per_set, default, Self::POOLS);
         if per_set.value > servers && servers >= 2 {
             let what = format!("{} is more than the {servers} [[pool_server]] entries", per_set.value);
             checker.problem(
@@ -355,8 +360,8 @@ impl PoolsConfig {
             let what = format!("{} is more than pools.pool_words_max = {}", words.value, words_max.value);
             checker.problem(&words.at, &what, "pool_words <= pool_words_max");
         }
-        let hour = Duration::from_hours(1);
-        let ttl = checker.duration(&scope, "set_ttl", raw.set_ttl, Duration::from_mins(10), TICK..=24 * hour);
+        let ttl =
+            checker.duration(&scope, "set_ttl", raw.set_ttl, Duration::from_mins(10), TICK..=SET_TTL_MAX);
         let memory = checker.number(&scope, "memory_max_mib", raw.memory_max_mib, 256_u64, 1..=1 << 20);
         // The next set is made before the current one runs out, so two of the largest must fit.
         let needed = 2 * per_set.value as u64 * u64::from(words_max.value) * WORD_BYTES;
@@ -377,11 +382,17 @@ impl PoolsConfig {
     }
 }
 
+#[expect(clippy::cast_possible_wrap, reason = "the engine's bounds are far below 2^63")]
+const fn range(least: usize, most: usize) -> RangeInclusive<i64> {
+    least as i64..=most as i64
+}
+
 /// Complains unless the number of words is a power of two.
 pub(super) fn power_of_two(checker: &mut Checker<'_>, words: &Field<u32>) {
     if !words.value.is_power_of_two() {
         let what = format!("{} is no power of two", words.value);
-        checker.problem(&words.at, &what, "a power of two from 16384 to 134217728");
+        let allowed = format!("a power of two from {MIN_POOL_WORDS} to {MAX_POOL_WORDS}");
+        checker.problem(&words.at, &what, &allowed);
     }
 }
 

@@ -3,40 +3,26 @@
 //! Plain values, valid by construction: everything here was judged by `checker`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use mtls::TlsFiles;
 use toml::Spanned;
 
 use super::checker::{Checker, Scope};
 use super::raw::{RawLog, RawTls};
 
 /// `[tls]`: absolute paths of PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsConfig {
-    /// Trusted CA certificates.
-    pub ca: PathBuf,
-    /// This daemon's certificate and its issuers, leaf first.
-    pub cert: PathBuf,
-    /// The private key of the leaf.
-    pub key: PathBuf,
-    /// Certificate revocation lists, when there are any.
-    pub crl: Option<PathBuf>,
-}
-
-impl TlsConfig {
-    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawTls>>) -> Option<Self> {
-        let (scope, raw) = Scope::open("tls", raw);
-        let form = "the path of a PEM file";
-        let ca = checker.required(&scope, "ca", raw.ca, form).and_then(|field| checker.file(field));
-        let cert = checker.required(&scope, "cert", raw.cert, form).and_then(|field| checker.file(field));
-        let key = checker.required(&scope, "key", raw.key, form).and_then(|field| checker.file(field));
-        let crl = match raw.crl {
-            None => None,
-            written => checker.required(&scope, "crl", written, form).and_then(|field| checker.file(field)),
-        };
-        Some(Self { ca: ca?, cert: cert?, key: key?, crl })
-    }
+pub(super) fn tls_files(checker: &mut Checker<'_>, raw: Option<Spanned<RawTls>>) -> Option<TlsFiles> {
+    let (scope, raw) = Scope::open("tls", raw);
+    let form = "the path of a PEM file";
+    let ca = checker.required(&scope, "ca", raw.ca, form).and_then(|field| checker.file(field));
+    let cert = checker.required(&scope, "cert", raw.cert, form).and_then(|field| checker.file(field));
+    let key = checker.required(&scope, "key", raw.key, form).and_then(|field| checker.file(field));
+    let crl = match raw.crl {
+        None => None,
+        written => checker.required(&scope, "crl", written, form).and_then(|field| checker.file(field)),
+    };
+    Some(TlsFiles { ca: ca?, cert: cert?, key: key?, crl })
 }
 
 /// `[log] format`.

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ::kme::Party;
-use ::kme::life::RetrievalMode;
+use ::kme::{Admission, Party, RetrievalMode};
+use mtls::identity::SaeIdentitySource;
 
 use super::*;
 
@@ -90,8 +90,8 @@ fn plus(table: &str) -> (String, usize) {
 #[test]
 fn the_minimal_file_has_the_documented_defaults() {
     let config = kme(MINIMAL, &[]);
-    assert_eq!(config.sae_admission, SaeAdmission::Chain);
-    assert_eq!(config.sae_identity, [SaeIdentity::Spiffe]);
+    assert_eq!(config.sae_admission, Admission::Chain);
+    assert_eq!(config.sae_identity, [SaeIdentitySource::Spiffe]);
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9090)));
     assert!(config.listen.admin_is_loopback());
     assert!(config.store.migrate);
@@ -483,7 +483,7 @@ fn the_environment_overrides_values_of_every_type() {
     assert_eq!(config.keys.ttl, Duration::from_hours(1));
     assert_eq!(config.key_limits().max_per_request, 7);
     assert!(!config.retrieval.master_refetch);
-    assert_eq!(config.sae_identity, [SaeIdentity::Dns, SaeIdentity::Cn]);
+    assert_eq!(config.sae_identity, [SaeIdentitySource::Dns, SaeIdentitySource::Cn]);
     // Text stays text, even if it looks like a number.
     assert_eq!(config.id.as_str(), "007");
     assert_eq!(config.listen.admin.port(), 0);

@@ -4,19 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::Guard;
+pub use kme::Admission;
 use kme::{Directory, Party, Recipient, SaeId};
 use mtls::identity::AuthenticatedSae;
 
 use super::{Delivery, DeliveryError, Refusal};
-
-/// Which SAEs a site serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Every SAE certificate of the trust chain, except SAEs that the directory lists at another KME.
-    Chain,
-    /// Only SAEs that the directory lists at this KME.
-    Listed,
-}
 
 /// An admitted SAE, with the directory as it was on admission. Made by [`Delivery::admit`] only.
 #[derive(Debug)]

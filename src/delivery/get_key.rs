@@ -79,21 +79,6 @@ impl Delivery {
         checked.accept(keys)
     }
 
-    /// The same, if it can be done without waiting for anything; `None` when it cannot, and then nothing happened.
-    ///
-    /// # Errors
-    /// As those of [`Self::get_key`].
-    pub fn get_key_at_once(
-        &self,
-        caller: &Caller,
-        path_id: &str,
-        request: &KeyRequest,
-    ) -> Result<Option<Vec<FreshKey>>, DeliveryError> {
-        let checked = self.check(caller, path_id, request)?;
-        let keys = self.source.take_ready(checked.order(caller.sae()));
-        keys.map(|keys| checked.accept(keys)).transpose()
-    }
-
     fn check<'a>(
         &self,
         caller: &'a Caller,

@@ -16,10 +16,10 @@ use kme::{
 use tokio::sync::Notify;
 
 use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
+use crate::store::testing::counts;
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
 };
-use crate::store::testing::counts;
 use crate::supply::{KeyOrder, SupplyError};
 
 /// How long every key lives.
@@ -114,6 +114,12 @@ impl TestSource {
         copies
     }
 
+    /// From what [`Self::put_ready`] put there.
+    fn take_ready(&self, number: usize) -> Option<Vec<FreshKey>> {
+        let mut ready = self.ready.lock().unwrap();
+        (ready.len() >= number).then(|| ready.drain(..number).collect())
+    }
+
     /// Waits until an order has been placed since this was last called.
     pub(crate) async fn order_placed(&self) {
         self.placed.notified().await;
@@ -164,6 +170,9 @@ fn drawn(len_bytes: usize) -> KeyMaterial {
 impl KeySource for TestSource {
     fn make<'a>(&'a self, order: KeyOrder<'a>) -> BoxFuture<'a, Result<Vec<FreshKey>, SupplyError>> {
         Box::pin(async move {
+            if let Some(keys) = self.take_ready(order.number) {
+                return Ok(keys);
+            }
             self.orders.lock().unwrap().push(Placed {
                 master: order.master.to_string(),
                 recipients: order.recipients.to_vec(),
@@ -188,12 +197,6 @@ impl KeySource for TestSource {
                 }
             }
         })
-    }
-
-    /// From what [`TestSource::put_ready`] put there; the moods are those of a source that one has to wait for.
-    fn take_ready(&self, order: KeyOrder<'_>) -> Option<Vec<FreshKey>> {
-        let mut ready = self.ready.lock().unwrap();
-        (ready.len() >= order.number).then(|| ready.drain(..order.number).collect())
     }
 
     fn ready<'a>(&'a self, _master: &'a SaeId, _recipient: &'a Recipient) -> BoxFuture<'a, u32> {

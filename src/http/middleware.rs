@@ -1,16 +1,13 @@
 //! What surrounds every request: a bound on how many, a bound on how long, panics, one log line.
 //!
-//! A request that has to wait for something is worked on in a task of its own. A client that goes away takes only
-//! its answer with it: work that moves keys is never dropped in the middle. What needs no waiting (a key from
-//! memory) is done at once, where the request came in, which nothing can interrupt either.
+//! Each request is polled once where it arrives. If that answers it (a key from memory), no task is needed. Otherwise it
+//! moves into a task of its own: if the client disconnects, its answer is lost; the work is not.
 
-use std::future::poll_fn;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -19,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use http::Method;
 use mtls::identity::ClientIdentity;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, error, info_span, warn};
@@ -74,14 +72,6 @@ pub(super) struct About<'a> {
     pub(super) ends_by_itself: bool,
 }
 
-/// How far a request comes without waiting for anything.
-pub(super) enum Begun<W> {
-    /// To its end.
-    Answered(Response),
-    /// Not far: there may be something to wait for.
-    Waits(W),
-}
-
 impl Edge {
     /// `listener` names it in logs. Work runs in `tasks`, which a graceful stop waits for. Requests are counted in
     /// `meters`.
@@ -102,35 +92,32 @@ impl Edge {
         }))
     }
 
-    /// Serves one request: begins it here and now; if it waits, it goes on in a task of its own.
-    pub(super) fn serve<W: Future<Output = Response> + Send + 'static>(
+    /// Serves one request: polls `work` here and now; if it has to wait, it goes on in a task of its own.
+    pub(super) fn serve(
         &self,
         about: About<'_>,
-        begin: impl FnOnce() -> Begun<W>,
+        work: impl Future<Output = Response> + Send + 'static,
     ) -> Serving {
         let started = Instant::now();
-        let (work, here) = match self.0.begin(begin) {
+        let begun = match Place::take(&self.0) {
+            Some(place) => self.0.begin(place, Box::pin(work)),
+            None => Begun::Answered(
+                ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS).into_response(),
+            ),
+        };
+        let waiting = match begun {
             Begun::Answered(response) => {
                 self.0.note(&about, started, Some(&response));
                 return Serving::Answered(response);
             }
-            Begun::Waits(begun) => begun,
+            Begun::Waits(waiting) => waiting,
         };
-        // The place goes into the task: work whose client is gone still counts.
-        let place = Place(Arc::clone(&self.0));
-        std::mem::forget(here);
-        let work = async move {
-            let response = work.await;
-            drop(place);
-            response
-        };
-        let work = Box::pin(work.instrument(self.0.span.clone()));
         let (edge, caller) = (Arc::clone(&self.0), about.caller.cloned());
         Serving::Waits(Box::pin(async move {
             let about = About { caller: caller.as_ref(), ..about };
             let ends_by_itself = about.ends_by_itself;
             let mut line = RequestLine { edge: &edge, about, started, is_written: false };
-            let response = edge.wait(ends_by_itself, work).await;
+            let response = edge.wait(ends_by_itself, waiting).await;
             line.write(Some(&response));
             response
         }))
@@ -164,52 +151,52 @@ impl Future for Serving {
 }
 
 /// One of the requests that may be in work at once.
-struct Place<E: Deref<Target = Parts>>(E);
+struct Place(Arc<Parts>);
 
-impl<E: Deref<Target = Parts>> Place<E> {
-    /// One more, and how many there were.
-    fn take(edge: E) -> (Self, usize) {
+impl Place {
+    /// `None` when all are taken.
+    fn take(edge: &Arc<Parts>) -> Option<Self> {
+        let place = Self(Arc::clone(edge));
         let before = edge.in_work.fetch_add(1, Ordering::Relaxed);
-        (Self(edge), before)
+        (before < edge.max_concurrent).then_some(place)
     }
 }
 
-impl<E: Deref<Target = Parts>> Drop for Place<E> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
+/// A request after its first poll.
+enum Begun {
+    Answered(Response),
+    Waits(JoinHandle<Response>),
+}
+
 impl Parts {
-    /// Begins a request, if there is a place for it.
-    fn begin<W>(&self, begin: impl FnOnce() -> Begun<W>) -> Begun<(W, Place<&Self>)> {
-        let (place, before) = Place::take(self);
-        if before >= self.max_concurrent {
-            let refused = ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS);
-            return Begun::Answered(refused.into_response());
-        }
-        match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(begin))) {
-            Ok(Begun::Answered(response)) => Begun::Answered(response),
-            Ok(Begun::Waits(work)) => Begun::Waits((work, place)),
+    fn begin(
+        &self,
+        place: Place,
+        mut work: Pin<Box<impl Future<Output = Response> + Send + 'static>>,
+    ) -> Begun {
+        // Nobody needs to be woken: the task polls again.
+        let mut context = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(|| work.as_mut().poll(&mut context)))) {
+            Ok(Poll::Ready(response)) => Begun::Answered(response),
+            Ok(Poll::Pending) => {
+                // The place goes into the task: work whose client is gone still counts.
+                let work = async move {
+                    let _place = place;
+                    work.await
+                };
+                Begun::Waits(self.tasks.spawn(work.instrument(self.span.clone())))
+            }
             Err(_) => Begun::Answered(self.panicked()),
         }
     }
 
-    /// Work that is begun here, too, and moves into a task only when it really waits.
-    async fn wait(
-        &self,
-        ends_by_itself: bool,
-        mut work: Pin<Box<impl Future<Output = Response> + Send + 'static>>,
-    ) -> Response {
-        let at_once = poll_fn(|context| {
-            let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
-            Poll::Ready(polled.map_err(drop))
-        });
-        let waiting = match at_once.await {
-            Ok(Poll::Ready(response)) => return response,
-            Ok(Poll::Pending) => self.tasks.spawn(work),
-            Err(()) => return self.panicked(),
-        };
+    async fn wait(&self, ends_by_itself: bool, waiting: JoinHandle<Response>) -> Response {
         let ended = if ends_by_itself {
             Ok(waiting.await)
         } else {
@@ -256,7 +243,7 @@ pub async fn guard(
         caller: caller.as_ref(),
         ends_by_itself: false,
     };
-    edge.serve(about, || Begun::Waits(next.run(request))).await
+    edge.serve(about, next.run(request)).await
 }
 
 /// Code of a request whose client did not wait for the answer.

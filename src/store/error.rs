@@ -20,7 +20,9 @@ pub enum StoreError {
     Busy(#[source] Option<Arc<sqlx::Error>>),
     /// The connection broke during a commit, and it could not be found out in time whether the commit took place.
     /// Nothing is tried again. Repeating the call tells, except for a retrieval: it may have been used up.
-    #[error("the key store lost its database during a commit and does not know whether the commit took place")]
+    #[error(
+        "the key store lost its database during a commit and does not know whether the commit took place"
+    )]
     Uncertain(#[source] Option<Arc<sqlx::Error>>),
     /// The database can be read but not written. An operator must act.
     #[error(

@@ -17,7 +17,6 @@ mod copy;
 mod demo;
 mod error;
 mod meter;
-mod refill;
 mod sealing;
 mod types;
 mod verbs;
@@ -45,19 +44,17 @@ pub use self::copy::{Copied, CopyParts};
 pub use self::demo::replace_demo_schema;
 pub use self::error::{RetrieveError, StoreError};
 use self::meter::Meter;
-pub use self::refill::RefillTurn;
-use self::refill::Turns;
 use self::sealing::Sealer;
 pub use self::sealing::{KekError, KeyEncryptionKeys, SealError, SealProbe, SealedBatch};
 pub use self::types::{
     ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, ReadyVoid, Retrieval,
     RetrievalMode, ReturnedBlock, Role, Swept, VoidOutcome,
 };
+pub use self::verbs::MAX_KEYS_PER_RETRIEVAL;
 use self::verbs::{
     GiveBack, Insert, Lease, PairText, ReadyRow, Retrieve, Sweep, Verb, Void, VoidUnlessLeased,
     check_data_keys,
 };
-pub use self::verbs::MAX_KEYS_PER_RETRIEVAL;
 use self::writer::{
     Answer, CommitRace, GiveUpOnDrop, Job, Message, POSTGRES_WRITERS, Queue, Writer, WriterParts,
 };
@@ -90,8 +87,8 @@ impl fmt::Debug for StoreSettings {
 pub struct Store {
     queue: mpsc::Sender<Message>,
     readers: Readers,
-    /// On Postgres, which others may use too.
-    turns: Option<Turns>,
+    /// Whether other daemons may use the same database.
+    is_shared: bool,
     sealer: Arc<Sealer>,
     clock: Arc<dyn Clock>,
     meter: Arc<Meter>,
@@ -139,8 +136,8 @@ impl Store {
                 let writer = Writer::new(parts.clone(), link.take())?;
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }
-            let turns = (address.dialect() == Dialect::Postgres).then(|| Turns::start(Arc::clone(&address)));
-            Ok(Self { queue, readers: Readers::new(address), turns, sealer, clock, meter })
+            let is_shared = address.dialect() == Dialect::Postgres;
+            Ok(Self { queue, readers: Readers::new(address), is_shared, sealer, clock, meter })
         }
         .instrument(span)
         .await
@@ -242,20 +239,9 @@ impl Store {
         bounded(read).instrument(info_span!("db.ready_count")).await
     }
 
-    /// Asks for the turn to refill a pair. `None`: another daemon on the same database is refilling it now. The
-    /// turn passes on when it is dropped and when its holder dies.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn try_refill(&self, pair: ReadyPair<'_>) -> Result<Option<RefillTurn>, StoreError> {
-        let Some(turns) = &self.turns else { return Ok(Some(RefillTurn::of_the_only_daemon())) };
-        let asked = turns.ask(PairText::of(pair)?.to_string());
-        bounded(asked).instrument(info_span!("db.try_refill", sae.id = %pair.master)).await
-    }
-
     /// Whether other daemons may use the same database.
     pub fn is_shared(&self) -> bool {
-        self.turns.is_some()
+        self.is_shared
     }
 
     async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
@@ -300,7 +286,7 @@ impl Store {
         batch_id: BatchId,
         expires_at: Timestamp,
     ) -> Result<ReadyVoid, StoreError> {
-        let span = info_span!("db.withdraw", batch.id = %batch_id);
+        let span = info_span!("db.void_unless_leased", batch.id = %batch_id);
         let void = VoidUnlessLeased(Void::new(source, batch_id, &[], expires_at)?);
         self.call(void).instrument(span).await
     }
@@ -340,11 +326,7 @@ impl Store {
     }
 
     /// Says "busy" only if the retrieval will not take place.
-    async fn retrieve_in_time(
-        &self,
-        asked: Retrieve,
-        patience: Duration,
-    ) -> Result<Vec<Key>, RetrieveError> {
+    async fn retrieve_in_time(&self, asked: Retrieve, patience: Duration) -> Result<Vec<Key>, RetrieveError> {
         let started = Instant::now();
         let race = Arc::new(CommitRace::default());
         let (job, answer) = Job::retrieve(asked, Arc::clone(&race));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use kme::life::{Inserted, RetrievalMode};
+pub use kme::RetrievalMode;
+pub use kme::life::Inserted;
 use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
 
 /// The part a party plays for a key.

@@ -120,13 +120,21 @@ impl Supply {
     }
 
     /// Hands out the keys of `order`: each has a twin, durably stored, at every recipient's site, and no other
-    /// call returns it. From the reserve for one recipient and the default size, else made now.
+    /// call returns it. From the reserve for one recipient and the default size, else made now. Keys that the
+    /// reserve has in memory are there at the first poll.
     ///
     /// # Errors
     /// [`SupplyError`]; then no key was handed out, and what sites stored of this order is being voided.
     pub async fn make(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
+        let of_reserve = self.of_reserve(&order);
+        if let Some(recipient) = of_reserve
+            && let Some(keys) = self.reserve.take_ready(order.master, recipient, order.number, order.demands)
+        {
+            self.workshop.parts.meter.handed_out_ready(keys.len());
+            return Ok(keys);
+        }
         let _permit = self.orders.try_acquire().map_err(|_| SupplyError::Busy)?;
-        if let Some(recipient) = self.of_reserve(&order) {
+        if let Some(recipient) = of_reserve {
             let take = self.reserve.take(order.master, recipient, order.number, order.demands);
             let taken = timeout(self.workshop.settings.order_timeout, take).await;
             if let Some(keys) = taken.unwrap_or(Err(SupplyError::Slow))? {
@@ -137,15 +145,6 @@ impl Supply {
         let keys = order::fill(&self.workshop, order).await?;
         self.workshop.parts.meter.handed_out_made(keys.len());
         Ok(keys)
-    }
-
-    /// Hands out the keys of `order` if the reserve has them in memory; `None` when it has not, or others wait for
-    /// them. Then nothing happened.
-    pub fn take_ready(&self, order: &KeyOrder<'_>) -> Option<Vec<FreshKey>> {
-        let recipient = self.of_reserve(order)?;
-        let keys = self.reserve.take_ready(order.master, recipient, order.number, order.demands)?;
-        self.workshop.parts.meter.handed_out_ready(keys.len());
-        Some(keys)
     }
 
     /// The recipient of an order of the kind that is kept ready.

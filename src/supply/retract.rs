@@ -1,5 +1,4 @@
-//! Voids what sites stored of an order that was given up, so that no twin stays usable anywhere; also ready keys
-//! that nobody needs.
+//! Voids what sites stored of an order that failed, so that no twin stays usable anywhere.
 //!
 //! Best effort: a site that cannot be reached in time keeps keys whose IDs nobody was told; they expire.
 
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use kme::{BatchId, KeyId, KmeId, Timestamp};
+use kme::{BatchId, KmeId, Timestamp};
 use tokio::time::sleep;
 
 use super::SupplyParts;
@@ -16,7 +15,7 @@ use super::meter::Retracted;
 use super::workshop::Workshop;
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
-use crate::store::{LeasedBlock, ReadyVoid};
+use crate::store::ReadyVoid;
 
 /// Orders whose traces are being removed at once; more are left to expire.
 pub(super) const RETRACTS_MAX: usize = 1024;
@@ -52,10 +51,12 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Ti
         let local = traces.local.iter().map(async |batch| at_home(parts, &whole(*batch, expires_at)).await);
         let remote = async {
             // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
-            let ready =
-                traces.ready.iter().map(async |batch| (batch, is_withdrawn(parts, *batch, expires_at).await));
-            for (batch, is_withdrawn) in join_all(ready).await {
-                if !is_withdrawn {
+            let ready = traces
+                .ready
+                .iter()
+                .map(async |batch| (batch, is_voided_here(parts, *batch, expires_at).await));
+            for (batch, is_voided_here) in join_all(ready).await {
+                if !is_voided_here {
                     traces.remote.retain(|(_, other)| other != batch);
                 }
             }
@@ -66,41 +67,6 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Ti
             join_all(peers).await;
         };
         join(join_all(local), remote).await;
-        drop(permit);
-    });
-}
-
-/// Voids the keys of a leased block that nobody will be given, in the background. Only these: others of its batch
-/// were handed out when the block was leased before and given back in part.
-pub(super) fn leftover(workshop: &Arc<Workshop>, recipient: &KmeId, block: &LeasedBlock) {
-    let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
-        tracing::warn!("too many batches are being voided at once; ready keys that nobody needs will expire");
-        return;
-    };
-    let request = VoidRequest {
-        batch_id: block.batch_id,
-        key_ids: block.keys.iter().map(|key| key.id).collect::<Vec<KeyId>>(),
-        expires_at: block.provenance.expires_at,
-    };
-    // An empty list would be the whole batch.
-    if request.key_ids.is_empty() {
-        return;
-    }
-    let (workshop, recipient, is_stored) = (Arc::clone(workshop), recipient.clone(), block.is_stored);
-    let tasks = workshop.parts.tasks.clone();
-    tasks.spawn(async move {
-        let parts = &workshop.parts;
-        let local = async {
-            if is_stored {
-                at_home(parts, &request).await;
-            }
-        };
-        let remote = async {
-            if let Some(peer) = parts.peers.find(&recipient) {
-                at_peer(parts, peer, &request).await;
-            }
-        };
-        join(local, remote).await;
         drop(permit);
     });
 }
@@ -172,7 +138,7 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
     }
 }
 
-async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
+async fn is_voided_here(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
     let mut patience = Patience::new();
     loop {
         match parts.store.void_unless_leased(&parts.local, batch_id, expires_at).await {

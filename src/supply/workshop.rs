@@ -55,10 +55,6 @@ impl Maker for Workshop {
         recipient.kme == self.parts.local || self.parts.peers.is_answering(&recipient.kme)
     }
 
-    fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock) {
-        retract::leftover(&self, &recipient.kme, block);
-    }
-
     fn now(&self) -> Timestamp {
         self.parts.clock.now()
     }

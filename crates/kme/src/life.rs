@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use super::Timestamp;
-
-/// The longest that a key may live, and the longest replay window.
-pub const MAX_KEY_LIFE: Duration = Duration::from_hours(24 * 366);
+use super::{RetrievalMode, Timestamp};
 
 /// What a site knows of a batch when a push of it arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +77,6 @@ pub const fn void(key: KeyAtVoid) -> Voiding {
         KeyAtVoid::Voided => Voiding::AlreadyVoided,
         KeyAtVoid::Retrieved => Voiding::Keep,
     }
-}
-
-/// How often each party may retrieve a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetrievalMode {
-    /// Once (ETSI GS QKD 014, clause 5.4).
-    Once,
-    /// Any number of times until the key expires.
-    UntilExpiry,
 }
 
 /// How often, and for how long, a retrieval may be used.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{Random, RandomError};
 
@@ -106,6 +106,18 @@ impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed(32 bytes)")
     }
+}
+
+/// Appends to a buffer of secrets. When the buffer must grow it moves, and the old place is wiped.
+pub fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    const FIRST_BYTES: usize = 1024;
+    if bytes.capacity() - bytes.len() < more.len() {
+        let wanted = (bytes.len() + more.len()).max(2 * bytes.capacity()).max(FIRST_BYTES);
+        let mut larger = Zeroizing::new(Vec::with_capacity(wanted));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(more);
 }
 
 #[cfg(test)]

@@ -123,12 +123,9 @@ async fn a_request_that_ends_by_itself_is_waited_for() {
             Response::new(Body::from("the truth"))
         };
         let about = About { method: Method::GET, route: "/route", caller: None, ends_by_itself };
-        assert_eq!(edge.serve(about, || Begun::Waits(slow)).await.status(), status);
+        assert_eq!(edge.serve(about, slow).await.status(), status);
     }
 }
-
-/// Work that nothing has to wait for.
-type Never = std::future::Ready<Response>;
 
 #[tokio::test]
 async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
@@ -139,11 +136,11 @@ async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
         &RequestMeters::default(),
     );
     let about = || About { method: Method::GET, route: "/route", caller: None, ends_by_itself: false };
-    let answered = || Begun::<Never>::Answered(StatusCode::IM_A_TEAPOT.into_response());
+    let answered = async || StatusCode::IM_A_TEAPOT.into_response();
     for _ in 0..2 {
-        assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::IM_A_TEAPOT);
-        let panics = || -> Begun<Never> { panic!("a defect") };
-        assert_eq!(edge.serve(about(), panics).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::IM_A_TEAPOT);
+        let panics = async || -> Response { panic!("a defect") };
+        assert_eq!(edge.serve(about(), panics()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     let signal = Arc::new(Notify::new());
     let waits = {
@@ -152,11 +149,11 @@ async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
             signal.notified().await;
             StatusCode::OK.into_response()
         };
-        tokio::spawn(edge.serve(about(), || Begun::Waits(work)))
+        tokio::spawn(edge.serve(about(), work))
     };
     tokio::task::yield_now().await;
-    assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     signal.notify_one();
     assert_eq!(waits.await.unwrap().status(), StatusCode::OK);
-    assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::IM_A_TEAPOT);
+    assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::IM_A_TEAPOT);
 }

@@ -104,17 +104,6 @@ pub(super) fn from_query(query: Option<&str>) -> Result<Asked, ApiError> {
     Ok(Asked { keys, ignored: other_names(query, &["number", "size"]), ..Asked::default() })
 }
 
-/// The keys that can be handed out without waiting; `None` when there are none, and then nothing happened.
-pub(super) fn serve_at_once(
-    delivery: &Delivery,
-    caller: &Caller,
-    peer: &str,
-    asked: &Asked,
-) -> Result<Option<Bytes>, ApiError> {
-    let keys = delivery.get_key_at_once(caller, peer, &asked.keys).map_err(refusal::answer)?;
-    keys.map(|keys| dto::fresh_key_container(&keys, asked.report)).transpose()
-}
-
 pub(super) async fn serve(
     delivery: &Delivery,
     caller: &Caller,

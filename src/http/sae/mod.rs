@@ -33,7 +33,7 @@ pub use self::openapi::description;
 pub use self::path::{Call, Route};
 use super::error::ApiError;
 use super::meter::RequestMeters;
-use super::middleware::{About, Begun, Edge, EdgeLimits, IgnoredParts};
+use super::middleware::{About, Edge, EdgeLimits, IgnoredParts};
 use super::{extract, json};
 use crate::delivery::{Caller, Delivery};
 
@@ -94,10 +94,7 @@ impl SaeDesk {
             // It uses something up: its body and its wait for the commit have bounds of their own.
             ends_by_itself: call == Some(Call::DecKeys),
         };
-        served.api.edge.serve(about, || match served.answer_at_once(&request) {
-            Some(answer) => Begun::Answered(response(answer)),
-            None => Begun::Waits(Arc::clone(served).work(request)),
-        })
+        served.api.edge.serve(about, Arc::clone(served).work(request))
     }
 }
 
@@ -117,22 +114,6 @@ struct Answer {
 }
 
 impl Served {
-    /// The answer, if nothing has to be waited for: keys from memory that are asked for in the path. `None`: ask
-    /// [`Self::work`]; nothing happened.
-    fn answer_at_once(&self, request: &Request) -> Option<Result<Answer, ApiError>> {
-        let route = Route::parse(request.uri().path()).filter(|route| route.call == Call::EncKeys)?;
-        if *request.method() != Method::GET {
-            return None;
-        }
-        let answer = || {
-            let (caller, peer) = (self.caller()?, route.id()?);
-            let asked = enc_keys::from_query(request.uri().query())?;
-            let body = enc_keys::serve_at_once(&self.api.delivery, &caller, &peer, &asked)?;
-            Ok(body.map(|body| Answer { body, ignored: asked.ignored }))
-        };
-        answer().transpose()
-    }
-
     async fn work(self: Arc<Self>, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let Some(route) = Route::parse(parts.uri.path()) else {

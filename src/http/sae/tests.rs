@@ -1,10 +1,10 @@
 //! ETSI GS QKD 014 over HTTP: real stores, a source of keys that counts, certificates forged.
 
-mod at_once;
 mod authorisation;
 mod dec_keys;
 mod edge;
 mod enc_keys;
+mod from_memory;
 mod identity;
 mod openapi;
 mod qkd014_client;

@@ -10,8 +10,8 @@
 //! not open. (It also holds the constants "keys" and "sealed".) Each part has its length in front.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use kme::{BatchId, Key, KeyId, KeyMaterial, Random, SecretBytes, Timestamp};
@@ -183,10 +183,7 @@ impl Sealer {
         }
         let fresh = Arc::new(DataKey::draw(&self.keks, &*self.random, now)?);
         let first = fresh.take_counters(rows).ok_or(SealError::Crypto)?;
-        self.known
-            .write()
-            
-            .insert(fresh.id, Arc::clone(&fresh.cipher));
+        self.known.write().insert(fresh.id, Arc::clone(&fresh.cipher));
         *current = Arc::clone(&fresh);
         Ok((fresh, first))
     }

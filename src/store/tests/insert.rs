@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn the_same_content_again_changes_nothing_even_after_retrievals() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to_bob(3).stored(&store).await;
     assert_eq!(batch.insert(&store).await.unwrap(), Inserted::AlreadyStored);
@@ -16,7 +16,7 @@ async fn the_same_content_again_changes_nothing_even_after_retrievals() {
 
 #[tokio::test]
 async fn other_content_under_the_same_batch_id_is_a_conflict() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let mut batch = Sample::to_bob(2).stored(&store).await;
     batch.content = ContentDigest([8; 32]);
@@ -28,7 +28,7 @@ async fn other_content_under_the_same_batch_id_is_a_conflict() {
 
 #[tokio::test]
 async fn a_key_id_in_use_is_a_conflict_and_stores_nothing_of_the_batch() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let first = Sample::to_bob(2).stored(&store).await;
     let mut second = Sample::to_bob(2);
@@ -41,7 +41,7 @@ async fn a_key_id_in_use_is_a_conflict_and_stores_nothing_of_the_batch() {
 
 #[tokio::test]
 async fn batches_of_every_size_come_back_whole() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     for count in [1, 2, 127, 2000] {
         let batch = Sample::to_bob(count).stored(&store).await;
@@ -53,7 +53,7 @@ async fn batches_of_every_size_come_back_whole() {
 
 #[tokio::test]
 async fn a_malformed_batch_is_refused_as_misuse() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let empty = Sample::to_bob(0);
     let mut twice = Sample::to_bob(1);
@@ -70,7 +70,7 @@ async fn a_malformed_batch_is_refused_as_misuse() {
 
 #[tokio::test]
 async fn jobs_that_share_a_commit_do_not_fail_for_one_another() {
-    let site = site();
+    let site = site!();
     let store = Arc::new(site.open().await);
     // A statement that fails inside the shared transaction, among good ones.
     let mut good = tokio::task::JoinSet::new();
@@ -78,7 +78,7 @@ async fn jobs_that_share_a_commit_do_not_fail_for_one_another() {
         let store = Arc::clone(&store);
         good.spawn(async move {
             if index == 10 {
-                assert!(store.on_writer("INSERT INTO no_such_table VALUES (1)").await.is_err());
+                assert!(on_writer(&store, "INSERT INTO no_such_table VALUES (1)").await.is_err());
             } else {
                 Sample::to_bob(2).stored(&store).await;
             }

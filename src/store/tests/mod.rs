@@ -1,5 +1,5 @@
 //! The store's rules. Each of them is held on both databases: the files of rules are modules of `on_sqlite` and of
-//! `on_postgres`, where `site()` makes a new, empty database of that kind.
+//! `on_postgres`, where `site!()` makes a new, empty database of that kind.
 
 mod copy;
 #[expect(clippy::duplicate_mod, reason = "the same rules on both databases")]

@@ -3,8 +3,6 @@
 //! A lease deletes the row that lists the keys, and is committed before the keys reach the daemon's memory. So after a
 //! crash nobody hands them out again; at worst they are lost to `enc_keys`.
 
-use std::fmt;
-
 use kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -43,12 +41,6 @@ impl PairText {
             .fetch_one(&mut **link)
             .await?;
         Ok(count.unsigned_abs())
-    }
-}
-
-impl fmt::Display for PairText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.master, self.recipient)
     }
 }
 

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use kme::life::{self, Claim, EarlierUse, Erasure, RetrievalMode, Terms};
-use kme::{BatchId, Key, KeyId, KmeId, Party, SaeId, Timestamp};
+use kme::life::{self, Claim, EarlierUse, Erasure, Terms};
+use kme::{BatchId, Key, KeyId, KmeId, Party, RetrievalMode, SaeId, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -238,10 +238,10 @@ impl Rows {
 
     /// Decides one request, all or nothing. On success, later requests see what it used up.
     pub(crate) fn decide(&mut self, asked: &Retrieve, sealer: &Sealer) -> Result<Vec<Key>, RetrieveError> {
-        let verdicts: Vec<(KeyId, Verdict)> = job
+        let verdicts: Vec<(KeyId, Verdict)> = asked
             .key_ids
             .iter()
-            .map(|id| (*id, self.keys.get(id).map_or(Verdict::Missing, |row| row.verdict(job, self.now))))
+            .map(|id| (*id, self.keys.get(id).map_or(Verdict::Missing, |row| row.verdict(asked, self.now))))
             .collect();
         // 401 before 400: one key of others decides, whatever else is missing.
         if verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::NotEntitled)) {
@@ -261,7 +261,7 @@ impl Rows {
         }
         for (id, verdict) in verdicts {
             if let Verdict::Take(party) = verdict {
-                self.take(id, party, job);
+                self.take(id, party, asked);
             }
         }
         Ok(opened)
@@ -317,7 +317,10 @@ impl Rows {
             sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.erased)).execute(&mut **link).await?;
         }
         if !self.own.is_empty() {
-            sqlx::query(link.text(sql::DISTRUST_READY)).bind(pack_batches(&self.own)).execute(&mut **link).await?;
+            sqlx::query(link.text(sql::DISTRUST_READY))
+                .bind(pack_batches(&self.own))
+                .execute(&mut **link)
+                .await?;
         }
         Ok(())
     }

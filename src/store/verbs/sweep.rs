@@ -51,7 +51,8 @@ impl Verb for Sweep {
         let mut marks = 0;
         if link.dialect() == Dialect::Postgres {
             let idle_since = now.minus(MARK_LIFE).as_ms();
-            marks = sqlx::query(sql::SWEEP_MARKS).bind(idle_since).execute(&mut **link).await?.rows_affected();
+            marks =
+                sqlx::query(sql::SWEEP_MARKS).bind(idle_since).execute(&mut **link).await?.rows_affected();
         }
         let [ready_blocks, retrieved, expired, batches, tombstones] = deleted;
         Ok(Swept { ready_blocks, keys: retrieved + expired, batches, tombstones, data_keys, marks })

@@ -56,8 +56,9 @@ impl Void {
         let outcome = self.void(link, &targets).await?;
         if whole_batch {
             sqlx::query(link.text(sql::VOID_BATCH)).bind(id).execute(&mut **link).await?;
-            sqlx::query(link.text(sql::DELETE_READY)).bind(id).execute(&mut **link).await?;
         }
+        // Also when only some keys are voided, so that no list of ready keys names a voided one.
+        sqlx::query(link.text(sql::DELETE_READY)).bind(id).execute(&mut **link).await?;
         Ok(outcome)
     }
 
@@ -102,10 +103,6 @@ impl Void {
         }
         if !to_erase.is_empty() {
             sqlx::query(link.text(sql::VOID_KEYS)).bind(pack(&to_erase)).execute(&mut **link).await?;
-            sqlx::query(link.text(sql::DISTRUST_READY))
-                .bind(self.batch_id.as_bytes().as_slice())
-                .execute(&mut **link)
-                .await?;
         }
         Ok(outcome)
     }

@@ -126,7 +126,10 @@ impl Job {
     }
 
     /// A retrieval, whose caller may give up by `race`.
-    pub(crate) fn retrieve(asked: Retrieve, race: Arc<CommitRace>) -> (Self, Answer<Vec<Key>, RetrieveError>) {
+    pub(crate) fn retrieve(
+        asked: Retrieve,
+        race: Arc<CommitRace>,
+    ) -> (Self, Answer<Vec<Key>, RetrieveError>) {
         let (reply, answer) = oneshot::channel();
         (Self::Retrieve(Box::new(PendingRetrieval { asked, race, keys: None, reply })), answer)
     }

@@ -3,8 +3,8 @@
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
 //! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
-//! never stand in the way of somebody who waits. Replicas share what the store has ready: one at a time refills a
-//! pair, and what a daemon remembers of the store's share is believed for a moment only.
+//! never stand in the way of somebody who waits. Replicas share what the store has ready: each counts it
+//! before it makes a batch, so that a pair which several refill at once may get a batch of each too many.
 
 mod blocks;
 mod demand;
@@ -67,9 +67,6 @@ pub(super) trait Maker: Send + Sync {
 
     /// Whether the recipient's site answers, as far as is known.
     fn is_reachable(&self, recipient: &Recipient) -> bool;
-
-    /// Voids leased keys that nobody needs, in the background.
-    fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock);
 
     /// The time.
     fn now(&self) -> Timestamp;
@@ -231,11 +228,12 @@ impl Reserve {
             if let Some(keys) = pair.pop(number, &Demands::default(), self.parts.maker.now()) {
                 return Ok(keys);
             }
-            if pair.may_lease() {
-                let blocks = self.lease_blocks(pair, number);
-                if self.lease(pair, blocks).await? > 0 {
-                    continue;
-                }
+            if pair.may_lease() && self.lease(pair, self.lease_blocks(pair, number)).await? > 0 {
+                continue;
+            }
+            // A lease ahead of need may have taken the last ones a moment before.
+            if pair.in_hand(self.parts.maker.now()) >= number as u64 {
+                continue;
             }
             self.make_for_those_who_wait(pair, number).await?;
         }
@@ -255,8 +253,9 @@ impl Reserve {
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
             reserve.leased.fetch_add(keys, Ordering::Relaxed);
-            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
+            // In this order, so that nobody finds them neither here nor there.
             pair.push(leased);
+            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
             Ok(count)
         };
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
@@ -318,14 +317,15 @@ impl Reserve {
         let _moving = pair.moving.lock().await;
         let now = self.parts.maker.now();
         let in_hand = pair.in_hand(now);
-        match self.parts.store.ready_count(pair.as_ready()).await {
-            Ok(stored) => {
-                pair.set_stored(stored, now);
-                stored + in_hand
-            }
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
-                in_hand
+        loop {
+            let refills = pair.refills();
+            match self.parts.store.ready_count(pair.as_ready()).await {
+                Ok(stored) if pair.set_stored(stored, refills) => return stored + in_hand,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
+                    return in_hand;
+                }
             }
         }
     }

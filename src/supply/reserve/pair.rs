@@ -1,7 +1,7 @@
 //! What one pair has in this daemon's memory: leased keys, the measure of its demand, who waits for more.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
@@ -10,20 +10,16 @@ use tokio::time::Instant;
 
 use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
-use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
+use crate::store::{LeasedBlock, ReadyPair};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
 /// What is known of the store is believed for this long where other replicas may have changed it.
 const FRESH: Duration = Duration::from_secs(1);
-/// A pair is let alone for this long when another replica refills it.
-const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
-/// A reserve is thinned only when no other replica has touched it for this long: twice the time in which a busy
-/// one's target halves, so that it is thinned by the replica that it was made for.
-const QUIET: Duration = Duration::from_mins(10);
-/// A daemon that has just met a pair, and never saw another touch it, waits for this long only. Should it be wrong, the
-/// other refills, and that is seen.
-const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
+/// Where replicas share a store, a second batch is begun for a pair while at least this many blocks are missing.
+const SHARED_MISSING: u64 = 4;
+/// Ready keys pass the half of their life unseen, so that the store's share is counted anew this often in any case.
+const RECOUNT: Duration = Duration::from_secs(10);
 
 /// One pair.
 pub(super) struct Pair {
@@ -36,8 +32,6 @@ pub(super) struct Pair {
     waiting: AtomicUsize,
     /// Held while keys move from the store to the hand, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
-    /// This daemon's turn to refill, shared by the batches that it makes at once; locked while it is asked for.
-    pub(super) refilling: tokio::sync::Mutex<Weak<RefillTurn>>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Rings whenever keys were added.
@@ -52,12 +46,12 @@ struct Hand {
     stored: Option<u64>,
     /// When this daemon last learnt how many that are.
     learnt_at: Instant,
-    /// Keys were asked for since.
+    /// Keys were asked for or made since.
     is_used_since: bool,
-    /// When something other than this daemon last changed it.
-    touched_at: Option<Timestamp>,
     /// Keys being made for the store.
     in_work: u64,
+    /// Refills that put keys into the store.
+    refills: u64,
     is_filling: bool,
     failures: u32,
     pause_until: Option<Instant>,
@@ -99,8 +93,8 @@ impl Pair {
             stored: None,
             learnt_at: Instant::now(),
             is_used_since: false,
-            touched_at: None,
             in_work: 0,
+            refills: 0,
             is_filling: true,
             failures: 0,
             pause_until: None,
@@ -112,7 +106,6 @@ impl Pair {
             turn: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
-            refilling: tokio::sync::Mutex::default(),
             is_leasing: AtomicBool::new(false),
             added: Notify::new(),
         })
@@ -202,11 +195,12 @@ impl Pair {
         self.lock().may_lease()
     }
 
-    /// Whether the store's share should be counted before a refill is judged: it was not yet, or the pair is in
-    /// use and others may have taken from it, because they share the store.
+    /// Whether the store's share should be counted before a refill is judged: it never was, it was long ago, or the
+    /// pair is in use and replicas, which share the store, may have taken from it.
     pub(super) fn should_count(&self, is_shared: bool) -> bool {
         let hand = self.lock();
-        hand.stored.is_none() || is_shared && hand.is_used_since && hand.learnt_at.elapsed() >= FRESH
+        let believed = if is_shared && hand.is_used_since { FRESH } else { RECOUNT };
+        hand.stored.is_none() || hand.learnt_at.elapsed() >= believed
     }
 
     /// Whether the store's share is not known yet.
@@ -219,17 +213,22 @@ impl Pair {
         self.lock().stored.unwrap_or(0)
     }
 
-    /// Notes what the store has.
-    pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
+    /// How many refills put keys into the store. Asked before the store is counted.
+    pub(super) fn refills(&self) -> u64 {
+        self.lock().refills
+    }
+
+    /// Notes what the store has, as counted after `refills` of [`Self::refills`]. Returns `false` and notes nothing when
+    /// another refill has ended since: the count may be without its keys.
+    pub(super) fn set_stored(&self, keys: u64, refills: u64) -> bool {
         let mut hand = self.lock();
-        match hand.stored {
-            None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
-            Some(before) if before != keys => hand.touched_at = Some(now),
-            Some(_) => {}
+        if hand.refills != refills {
+            return false;
         }
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();
         hand.is_used_since = false;
+        true
     }
 
     /// Notes that `keys` left the store; with `all`, no others are there.
@@ -251,10 +250,21 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// How many keys should be made for the store now, at most `block`; they count as in work from here on.
-    pub(super) fn begin_refill(&self, bounds: Bounds, block: u64, now: Timestamp) -> Option<usize> {
+    /// How many keys should be made for the store now, at most `block`; they count as in work from here on. Where
+    /// replicas share the store and little is missing, one batch at a time: others are making theirs, unseen.
+    pub(super) fn begin_refill(
+        &self,
+        bounds: Bounds,
+        block: u64,
+        is_shared: bool,
+        now: Timestamp,
+    ) -> Option<usize> {
         let mut hand = self.lock();
-        let keys = hand.missing(bounds, block, now, Instant::now())?.min(block);
+        let missing = hand.missing(bounds, block, now, Instant::now())?;
+        if is_shared && hand.in_work > 0 && missing < SHARED_MISSING * block {
+            return None;
+        }
+        let keys = missing.min(block);
         hand.in_work += keys;
         usize::try_from(keys).ok()
     }
@@ -270,21 +280,15 @@ impl Pair {
         usize::try_from(missing).unwrap_or(keys)
     }
 
-    /// Ends what [`Self::begin_refill`] began, because another replica refills the pair.
-    pub(super) fn leave_refill(&self, keys: usize) {
-        let mut hand = self.lock();
-        hand.in_work = hand.in_work.saturating_sub(keys as u64);
-        hand.pause_until = Some(Instant::now() + ELSEWHERE_PAUSE);
-        // What it makes is to be seen.
-        hand.is_used_since = true;
-    }
-
     /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
     pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
         let mut hand = self.lock();
         hand.in_work = hand.in_work.saturating_sub(keys as u64);
+        // A count that was taken between the commit and now has these keys already.
+        hand.is_used_since = true;
         if is_made {
             hand.stored = hand.stored.map(|stored| stored + keys as u64);
+            hand.refills += 1;
             hand.failures = 0;
             hand.pause_until = None;
         } else {
@@ -294,20 +298,6 @@ impl Pair {
         }
         drop(hand);
         self.added.notify_waiters();
-    }
-
-    /// How many blocks the store has more than the pair needs; 0 unless it has far more, and while other replicas
-    /// may need them.
-    pub(super) fn excess_blocks(&self, bounds: Bounds, block: u64, now: Timestamp) -> u64 {
-        let mut hand = self.lock();
-        let target = hand.demand.target(bounds, Instant::now());
-        let is_quiet = hand.touched_at.is_some_and(|touched| now.since(touched) >= QUIET);
-        match hand.stored {
-            Some(stored) if is_quiet && stored >= (2 * target).max(target + 2 * block) => {
-                (stored - target) / block.max(1)
-            }
-            _ => 0,
-        }
     }
 
     /// Whether nothing of the pair is worth remembering.

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use kme::{Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade};
 
 use super::*;
+use crate::store::testing::{Counts, counts};
 use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings};
 
 const TTL: Duration = Duration::from_hours(2);
@@ -23,7 +24,6 @@ struct Double {
     /// Its site seems to answer, and takes nothing.
     refuses: AtomicBool,
     made: AtomicUsize,
-    given_up: AtomicUsize,
     refilled: Mutex<Vec<SaeId>>,
 }
 
@@ -94,10 +94,6 @@ impl Maker for Double {
         self.is_up.load(Ordering::SeqCst)
     }
 
-    fn give_up(self: Arc<Self>, _recipient: &Recipient, block: &LeasedBlock) {
-        self.given_up.fetch_add(block.keys.len(), Ordering::SeqCst);
-    }
-
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -146,7 +142,6 @@ impl Site {
             is_up: AtomicBool::new(true),
             refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
             refilled: Mutex::default(),
         });
         let parts = ReserveParts {
@@ -392,27 +387,28 @@ async fn demands_that_ready_keys_do_not_meet_are_left_to_the_workshop() {
 }
 
 #[tokio::test]
-async fn a_pair_that_needs_little_gives_up_what_it_has_too_much_of() {
+async fn an_idle_pair_makes_no_more_keys_and_those_it_has_go_by_their_expiry() {
     let site = Site::new();
-    let busy = site.start(640, 4096).await;
-    let filling = busy.fill();
-    busy.is_filled_to(640).await;
-    filling.abort();
-    let _ = filling.await;
-    busy.reserve.close().await;
-    let quiet = site.start(64, 4096).await;
-    assert_eq!(quiet.count().await, 640);
-    for _ in 0..20 {
-        quiet.reserve.shrink().await;
+    let run = site.start(64, 4096).await;
+    let _filling = run.fill();
+    run.is_filled_to(64).await;
+    let made = run.double.made.load(Ordering::SeqCst);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    tokio::time::resume();
+    while run.reserve.levels().pairs > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(quiet.count().await, 640, "another replica may need it");
-    site.clock.advance(Duration::from_secs(20));
-    for _ in 0..20 {
-        quiet.reserve.shrink().await;
-    }
-    let left = quiet.count().await;
-    assert!((64..192).contains(&left), "{left}");
-    assert_eq!(quiet.double.given_up.load(Ordering::SeqCst) as u64, 640 - left, "the rest is voided");
+    let ready = async || run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    assert_eq!(ready().await, 64, "they are of use until their time is over");
+    site.clock.advance(TTL / 2);
+    assert_eq!(ready().await, 0);
+    site.clock.advance(TTL / 2);
+    while run.store.sweep(100).await.unwrap().any() {}
+    assert_eq!(counts(&run.store).await, Counts::default());
+    // Longer than the task waits between two looks at all pairs.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(run.double.made.load(Ordering::SeqCst), made);
 }
 
 #[tokio::test]

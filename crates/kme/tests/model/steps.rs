@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use kme::Timestamp;
-use kme::life::{self, Claim, EarlierUse, Inserted, KeyAtVoid, Known, RetrievalMode, Terms, Voiding};
+use kme::life::{self, Claim, EarlierUse, Inserted, KeyAtVoid, Known, Terms, Voiding};
+use kme::{RetrievalMode, Timestamp};
 
 use crate::scope::{Kind, Mutant, Plan, Scope};
 use crate::state::{Batch, Content, LIFE_TICKS, Row, Site, State, Work, bit, moment, retrieval};

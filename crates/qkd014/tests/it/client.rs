@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use testkit::{Network, output_of, qkd014};
+use testkit::{Network, needs, output_of, qkd014};
 
 fn run(args: &[&str]) -> Output {
     output_of(qkd014().args(args))
@@ -21,6 +21,7 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
 
 #[test]
 fn the_client_says_what_the_kme_said() {
+    needs!(Curl);
     let network = Network::start(2);
     let (site, alice) = network.sae("alice");
     let (ca, p12) = (network.ca().display().to_string(), alice.p12.display().to_string());
@@ -37,6 +38,7 @@ fn the_client_says_what_the_kme_said() {
 
 #[test]
 fn keys_are_fetched_at_one_site_and_retrieved_at_the_other() {
+    needs!(Curl);
     let network = Network::start(2);
     let call = |sae: &str, command: &str, rest: &[&str]| {
         let (site, sae) = network.sae(sae);

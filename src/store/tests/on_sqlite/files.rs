@@ -98,7 +98,7 @@ async fn a_transaction_that_ended_by_itself_does_not_stop_the_writer() {
     assert!(on_writer(&store, "ROLLBACK").await.is_err());
     Sample::to_bob(1).stored(&store).await;
     // And a connection left inside a transaction is replaced.
-    assert!(store.on_writer("COMMIT; BEGIN; INSERT INTO no_such_table VALUES (1)").await.is_err());
+    assert!(on_writer(&store, "COMMIT; BEGIN; INSERT INTO no_such_table VALUES (1)").await.is_err());
     Sample::to_bob(1).stored(&store).await;
     assert_eq!(counts(&store).await.batches, 2);
 }
