@@ -3,8 +3,8 @@
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use super::StoreError;
 use super::dialect::{Dialect, Link, Sql};
+use crate::store::error::StoreError;
 
 const HAS_MIGRATIONS: Sql = Sql {
     sqlite: "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'",

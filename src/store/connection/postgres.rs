@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, SqlSafeStr};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::StoreError;
+use crate::store::error::StoreError;
 
 /// Longest time for a server to accept a connection and say whether it takes writes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use sqlx::Connection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::address::Address;
 use super::dialect::{Link, Sql};
-use super::{Address, StoreError};
+use crate::store::error::StoreError;
 
 const PING: Sql = Sql::same("SELECT 1 FROM batches LIMIT 1");
 

@@ -10,7 +10,7 @@ use sqlx::ConnectOptions;
 use sqlx::any::AnyConnectOptions;
 use tracing::warn;
 
-use super::StoreError;
+use crate::store::error::StoreError;
 
 /// Characters that end the path of a URL, or mean something in it.
 const IN_URL: &AsciiSet =

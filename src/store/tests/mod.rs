@@ -28,7 +28,7 @@ pub(super) enum Kind {
     Postgres,
 }
 
-/// A site's database, files and clock, which outlive the store that is open on them.
+/// A site's database, files and clock. Stores are opened on it one after the other, or together.
 pub(super) struct Site {
     dir: tempfile::TempDir,
     url: String,
@@ -67,12 +67,12 @@ impl Site {
         self.try_open("one.kek").await.unwrap()
     }
 
-    /// A connection beside the store, to look at and to spoil what it stored.
+    /// A connection of the test itself, to read or spoil what is stored.
     pub(super) async fn sql(&self) -> Link {
         Address::parse(&self.url).unwrap().connect().await.unwrap()
     }
 
-    /// Spoils the sealed keys for which `condition` holds of `id`.
+    /// Overwrites the sealed keys of the rows that meet `condition`, which has `id` as `$1`.
     pub(super) async fn spoil(&self, condition: &'static str, id: &[u8; 16]) {
         let mut link = self.sql().await;
         let zeros = match link.dialect() {
@@ -164,7 +164,7 @@ impl Sample {
         self.keys.iter().map(|key| key.id).collect()
     }
 
-    /// For the store, as made at the start and gone an hour later.
+    /// Calls `work` with the batch: made at the start, expired an hour later.
     pub(super) async fn with_batch<T>(&self, work: impl AsyncFnOnce(&NewBatch<'_>) -> T) -> T {
         work(&NewBatch {
             batch_id: self.batch_id,
@@ -206,7 +206,7 @@ impl Sample {
     }
 }
 
-/// Material that a test can tell from its ID alone.
+/// Material that follows from the ID, so that a test can check it.
 pub(super) fn material(id: KeyId) -> KeyMaterial {
     let mut bytes = [0x5a; 32];
     bytes[..16].copy_from_slice(id.as_bytes());

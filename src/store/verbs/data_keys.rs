@@ -2,7 +2,8 @@
 
 use tracing::warn;
 
-use super::{id_bytes, sql};
+use super::ids::id_bytes;
+use super::sql;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::{DataKeyId, Sealer};

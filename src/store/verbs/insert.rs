@@ -5,7 +5,12 @@ use std::sync::Arc;
 use kme::life::{self, Known};
 use kme::{BatchId, KmeId, Timestamp};
 
-use super::{AfterCommit, BatchFacts, Needs, ReadyRow, Verb, are_distinct, sql};
+use super::batch_cache::BatchFacts;
+use super::ids::are_distinct;
+use super::locks::Needs;
+use super::ready::ReadyRow;
+use super::sql;
+use super::verb::{AfterCommit, Verb};
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::{SealedKeys, Sealer};

@@ -12,7 +12,8 @@
 
 use kme::{BatchId, KeyId};
 
-use super::{pack, pack_batches, sql};
+use super::ids::{pack, pack_batches};
+use super::sql;
 use crate::store::connection::{Dialect, Link};
 use crate::store::error::StoreError;
 

@@ -9,7 +9,10 @@ use sqlx::any::AnyRow;
 use tracing::error;
 
 use super::data_keys::learn_data_key;
-use super::{Needs, Verb, id_bytes, pack, pack_batches, sql, unpack};
+use super::ids::{id_bytes, pack, pack_batches, unpack};
+use super::locks::Needs;
+use super::sql;
+use super::verb::Verb;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::{DataKeyId, Sealer};

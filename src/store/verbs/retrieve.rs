@@ -15,8 +15,10 @@ use kme::{BatchId, Key, KeyId, KmeId, Party, RetrievalMode, SaeId, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::batch_cache::{BatchCache, BatchFacts};
 use super::data_keys::learn_data_key;
-use super::{BatchCache, BatchFacts, are_distinct, id_bytes, pack, pack_batches, sql};
+use super::ids::{are_distinct, id_bytes, pack, pack_batches};
+use super::sql;
 use crate::store::connection::Link;
 use crate::store::error::{RetrieveError, StoreError};
 use crate::store::sealing::Sealer;

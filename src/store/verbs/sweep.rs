@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use kme::Timestamp;
 
-use super::{AfterCommit, Verb, sql};
+use super::sql;
+use super::verb::{AfterCommit, Verb};
 use crate::store::connection::{Dialect, Link};
 use crate::store::error::StoreError;
 use crate::store::sealing::Sealer;

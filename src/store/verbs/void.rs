@@ -5,8 +5,11 @@ use std::collections::{HashMap, HashSet};
 use kme::life::{self, KeyAtVoid, Voiding};
 use kme::{BatchId, KeyId, KmeId, Timestamp};
 
+use super::ids::{pack, unpack};
 use super::insert::MAX_STORED_BATCH_KEYS;
-use super::{Needs, Verb, pack, sql, unpack};
+use super::locks::Needs;
+use super::sql;
+use super::verb::Verb;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::Sealer;
