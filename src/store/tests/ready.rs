@@ -165,25 +165,25 @@ async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
 }
 
 #[tokio::test]
-async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_leased() {
+async fn a_commit_that_nobody_saw_is_voided_only_while_none_of_its_keys_was_leased() {
     let site = site!();
     let store = site.open().await;
     let end = START.plus(HOUR);
     let untouched = Sample::to_bob(2).ready(&store, true).await;
     let leased = Sample::to_bob(2).ready(&store, true).await;
-    let withdraw =
+    let void =
         async |sample: &Sample| store.void_unless_leased(&sample.source, sample.batch_id, end).await.unwrap();
-    assert_eq!(withdraw(&untouched).await, ReadyVoid::Voided);
-    assert_eq!(withdraw(&untouched).await, ReadyVoid::Voided, "again");
+    assert_eq!(void(&untouched).await, ReadyVoid::Voided);
+    assert_eq!(void(&untouched).await, ReadyVoid::Voided, "again");
     assert_eq!(lease(&store, 2).await.len(), 1);
-    assert_eq!(withdraw(&leased).await, ReadyVoid::InUse);
+    assert_eq!(void(&leased).await, ReadyVoid::InUse);
     // It never came: should it still, it is refused.
     let late = Sample::to_bob(2);
-    assert_eq!(withdraw(&late).await, ReadyVoid::Voided);
+    assert_eq!(void(&late).await, ReadyVoid::Voided);
     assert_eq!(late.insert(&store).await.unwrap(), Inserted::Voided);
     let expired = Sample::to_bob(2).ready(&store, true).await;
     site.clock.advance(HOUR);
-    assert_eq!(withdraw(&expired).await, ReadyVoid::InUse, "nobody can tell after the expiry");
+    assert_eq!(void(&expired).await, ReadyVoid::InUse, "nobody can tell after the expiry");
 }
 
 #[tokio::test]
@@ -200,7 +200,6 @@ async fn what_is_given_back_in_part_counts_as_in_use() {
         key_ids: &sample.ids()[1..],
     };
     store.give_back(&[back]).await.unwrap();
-    let withdrawn =
-        store.void_unless_leased(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
-    assert_eq!(withdrawn, ReadyVoid::InUse);
+    let outcome = store.void_unless_leased(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
+    assert_eq!(outcome, ReadyVoid::InUse);
 }

@@ -182,16 +182,16 @@ async fn a_void_and_a_retrieval_that_cross_agree_on_who_got_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_withdrawal_and_a_lease_that_cross_agree_on_who_has_the_keys() {
+async fn a_void_and_a_lease_that_cross_agree_on_who_has_the_keys() {
     let site = site!();
     let stores = two(&site).await;
     for round in 0..40 {
         let sample = Sample::to_bob(2).ready(&stores[0], round % 2 == 0).await;
         let end = START.plus(HOUR);
-        let withdraw = stores[0].void_unless_leased(&sample.source, sample.batch_id, end);
-        let (withdrawn, leased) = tokio::join!(withdraw, lease(&stores[1], 1));
+        let void = stores[0].void_unless_leased(&sample.source, sample.batch_id, end);
+        let (voided, leased) = tokio::join!(void, lease(&stores[1], 1));
         let expected = if leased.is_empty() { ReadyVoid::Voided } else { ReadyVoid::InUse };
-        assert_eq!(withdrawn.unwrap(), expected, "round {round}");
+        assert_eq!(voided.unwrap(), expected, "round {round}");
         assert!(lease(&stores[0], 5).await.is_empty());
     }
 }
