@@ -1,32 +1,52 @@
-//! Voiding keys for their source, within the writer's transaction.
+//! Voiding keys for their source.
 
 use std::collections::{HashMap, HashSet};
 
 use kme::life::{self, KeyAtVoid, Voiding};
 use kme::{BatchId, KeyId, KmeId, Timestamp};
 
-use super::dialect::Link;
-use super::error::StoreError;
-use super::types::{VoidOutcome, Withdrawn};
-use super::{pack, sql, unpack};
+use super::ids::{pack, unpack};
+use super::insert::MAX_STORED_BATCH_KEYS;
+use super::locks::Needs;
+use super::sql;
+use super::verb::Verb;
+use crate::store::connection::Link;
+use crate::store::error::StoreError;
+use crate::store::sealing::Sealer;
+use crate::store::types::{ReadyVoid, VoidOutcome};
 
-/// A request to void.
-pub(super) struct VoidJob {
-    pub(super) source: KmeId,
-    pub(super) batch_id: BatchId,
+/// Voids keys of a batch.
+pub(crate) struct Void {
+    source: KmeId,
+    batch_id: BatchId,
     /// Empty: the whole batch.
-    pub(super) key_ids: Vec<KeyId>,
-    pub(super) expires_at: Timestamp,
+    key_ids: Vec<KeyId>,
+    expires_at: Timestamp,
 }
 
-impl VoidJob {
-    pub(super) async fn run(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
+/// Voids a whole batch of ready keys, unless some of them were leased.
+pub(crate) struct VoidUnlessLeased(pub(crate) Void);
+
+impl Void {
+    pub(crate) fn new(
+        source: &KmeId,
+        batch_id: BatchId,
+        key_ids: &[KeyId],
+        expires_at: Timestamp,
+    ) -> Result<Self, StoreError> {
+        if key_ids.len() > MAX_STORED_BATCH_KEYS {
+            return Err(StoreError::Misuse("too many keys in one void"));
+        }
+        Ok(Self { source: source.clone(), batch_id, key_ids: key_ids.to_vec(), expires_at })
+    }
+
+    async fn carry_out(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
         let id: &[u8] = self.batch_id.as_bytes();
         let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
             sqlx::query_as(link.text(sql::BATCH)).bind(id).fetch_optional(&mut **link).await?;
         let members = match known {
             Some((source, _, _, key_ids)) if source == self.source.as_str() => unpack(&key_ids),
-            // Another KME's batch is none of the caller's business, so it looks like an unknown one.
+            // A batch of another KME looks like an unknown one.
             _ => return self.leave_tombstone(link).await,
         };
         let whole_batch = self.key_ids.is_empty();
@@ -43,22 +63,6 @@ impl VoidJob {
         // Also when only some keys are voided, so that no list of ready keys names a voided one.
         sqlx::query(link.text(sql::DELETE_READY)).bind(id).execute(&mut **link).await?;
         Ok(outcome)
-    }
-
-    /// Voids a batch of ready keys of this site whose commit may or may not have taken place, unless some of it
-    /// were leased since. Past its expiry nobody can tell, so nothing is voided then.
-    pub(super) async fn withdraw(&self, link: &mut Link, now: Timestamp) -> Result<Withdrawn, StoreError> {
-        if !life::is_live(self.expires_at, now) {
-            return Ok(Withdrawn::InUse);
-        }
-        let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(link.text(sql::READINESS))
-            .bind(self.batch_id.as_bytes().as_slice())
-            .fetch_optional(&mut **link)
-            .await?;
-        match known {
-            Some((state, all, ready)) if state != "voided" && ready != Some(all) => Ok(Withdrawn::InUse),
-            _ => self.run(link).await.map(|_| Withdrawn::Voided),
-        }
     }
 
     async fn leave_tombstone(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
@@ -88,7 +92,7 @@ impl VoidJob {
             let key = match rows.get(id.as_bytes().as_slice()) {
                 Some((true, _)) => KeyAtVoid::Voided,
                 Some((false, false)) => KeyAtVoid::Fresh,
-                // A member of the batch without a row was erased by its last retrieval.
+                // Its last retrieval erased the row.
                 Some((false, true)) | None => KeyAtVoid::Retrieved,
             };
             match life::void(key) {
@@ -104,5 +108,54 @@ impl VoidJob {
             sqlx::query(link.text(sql::VOID_KEYS)).bind(pack(&to_erase)).execute(&mut **link).await?;
         }
         Ok(outcome)
+    }
+}
+
+impl Verb for Void {
+    type Output = VoidOutcome;
+
+    fn name(&self) -> &'static str {
+        "void"
+    }
+
+    fn key_count(&self) -> usize {
+        self.key_ids.len()
+    }
+
+    fn lock(&self, needs: &mut Needs) {
+        needs.keys_of_batch(self.batch_id, &self.key_ids);
+    }
+
+    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<VoidOutcome, StoreError> {
+        self.carry_out(link).await
+    }
+}
+
+impl Verb for VoidUnlessLeased {
+    type Output = ReadyVoid;
+
+    /// `docs/metrics.md` documents this name, so it stays.
+    fn name(&self) -> &'static str {
+        "withdraw"
+    }
+
+    fn lock(&self, needs: &mut Needs) {
+        self.0.lock(needs);
+    }
+
+    async fn run(&self, link: &mut Link, _: &Sealer, now: Timestamp) -> Result<ReadyVoid, StoreError> {
+        let Self(void) = self;
+        if !life::is_live(void.expires_at, now) {
+            // A sweep may have erased what would tell.
+            return Ok(ReadyVoid::InUse);
+        }
+        let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(link.text(sql::READINESS))
+            .bind(void.batch_id.as_bytes().as_slice())
+            .fetch_optional(&mut **link)
+            .await?;
+        match known {
+            Some((state, all, ready)) if state != "voided" && ready != Some(all) => Ok(ReadyVoid::InUse),
+            _ => void.carry_out(link).await.map(|_| ReadyVoid::Voided),
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! Sealing alone, without a database: for measurements.
+//! Sealing without a database, for measurements.
 
 use std::sync::Arc;
 
 use kme::{BatchId, Key, KeyId, Random, Timestamp};
 
-use super::KeyEncryptionKeys;
-use super::seal::{SealError, SealedKeys, Sealer};
+use super::error::SealError;
+use super::kek::KeyEncryptionKeys;
+use super::seal::{SealedKeys, Sealer};
 
 /// Seals and opens as the store does.
 pub struct SealProbe {
@@ -17,7 +18,7 @@ pub struct SealProbe {
 pub struct SealedBatch(SealedKeys);
 
 impl SealProbe {
-    /// With a data key of its own.
+    /// A probe with a data key of its own.
     ///
     /// # Errors
     /// [`SealError`].
@@ -37,7 +38,7 @@ impl SealProbe {
         self.sealer.seal(self.batch_id, keys, Timestamp::from_ms(0)).map(SealedBatch)
     }
 
-    /// Opens every key again; how many were genuine.
+    /// Opens every key again. Returns how many were genuine.
     ///
     /// # Errors
     /// [`SealError`].

@@ -1,8 +1,4 @@
-//! The two databases, and a connection to one of them.
-//!
-//! Everything that differs between them stands here, in [`super::sql`] (statements), [`super::sqlite`] and
-//! [`super::postgres`] (addresses and how a connection is made) and [`super::commit`] (how a transaction begins
-//! and ends). The verbs know only a [`Link`].
+//! The two databases, a statement for both, and a connection to either.
 
 use std::ops::{Deref, DerefMut};
 
@@ -10,25 +6,25 @@ use sqlx::AnyConnection;
 
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     Sqlite,
     Postgres,
 }
 
 /// A statement in both dialects.
 #[derive(Clone, Copy)]
-pub(super) struct Sql {
-    pub(super) sqlite: &'static str,
-    pub(super) postgres: &'static str,
+pub(crate) struct Sql {
+    pub(crate) sqlite: &'static str,
+    pub(crate) postgres: &'static str,
 }
 
 impl Sql {
-    /// A statement that means the same in both.
-    pub(super) const fn same(text: &'static str) -> Self {
+    /// A statement with one text for both.
+    pub(crate) const fn same(text: &'static str) -> Self {
         Self { sqlite: text, postgres: text }
     }
 
-    pub(super) fn on(self, dialect: Dialect) -> &'static str {
+    fn on(self, dialect: Dialect) -> &'static str {
         match dialect {
             Dialect::Sqlite => self.sqlite,
             Dialect::Postgres => self.postgres,
@@ -37,26 +33,26 @@ impl Sql {
 }
 
 /// A connection that knows its dialect.
-pub(super) struct Link {
+pub(crate) struct Link {
     connection: AnyConnection,
     dialect: Dialect,
 }
 
 impl Link {
-    pub(super) fn new(connection: AnyConnection, dialect: Dialect) -> Self {
+    pub(crate) fn new(connection: AnyConnection, dialect: Dialect) -> Self {
         Self { connection, dialect }
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
     }
 
     /// The text of `statement` for this connection.
-    pub(super) fn text(&self, statement: Sql) -> &'static str {
+    pub(crate) fn text(&self, statement: Sql) -> &'static str {
         statement.on(self.dialect)
     }
 
-    pub(super) fn into_inner(self) -> AnyConnection {
+    pub(crate) fn into_inner(self) -> AnyConnection {
         self.connection
     }
 }

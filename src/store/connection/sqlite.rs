@@ -1,4 +1,4 @@
-//! SQLite: from a URL to a file, and how a connection to it is made.
+//! SQLite: from a URL to a file, and connections to it.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -10,35 +10,36 @@ use sqlx::ConnectOptions;
 use sqlx::any::AnyConnectOptions;
 use tracing::warn;
 
-use super::error::StoreError;
+use crate::store::error::StoreError;
 
-/// What would end the path of a URL or be decoded in it.
+/// Characters that end the path of a URL, or mean something in it.
 const IN_URL: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`').add(b'\\');
 
-/// How every connection is made: a commit is on disk when it is answered, freed cells are overwritten, a lock of
-/// another process is waited for.
+/// For every connection: a commit is on disk when it returns, freed cells are overwritten, a lock of another process
+/// is waited for.
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
      PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF";
 /// For a connection that is the only one.
 const ALONE: &str = "PRAGMA busy_timeout = 1000; PRAGMA locking_mode = EXCLUSIVE";
-/// And then for a connection that may write, with room for the pages of some ten thousand keys (each commit
-/// walks the cache, so more costs more), or may not.
-pub(super) const WRITE: &str = "PRAGMA query_only = OFF; PRAGMA cache_size = -8192";
-pub(super) const READ: &str = "PRAGMA query_only = ON";
+/// For a connection that may write. The cache has room for the pages of some ten thousand keys; each commit walks all
+/// of it, so a larger one costs more.
+pub(crate) const WRITE: &str = "PRAGMA query_only = OFF; PRAGMA cache_size = -8192";
+/// For a connection that only reads.
+pub(crate) const READ: &str = "PRAGMA query_only = ON";
 
 /// A database file.
-pub(super) struct SqliteFile {
+pub(crate) struct SqliteFile {
     path: PathBuf,
     options: AnyConnectOptions,
 }
 
 impl SqliteFile {
-    /// From what follows `sqlite:` in the URL; PATH is absolute or relative to the working directory.
+    /// From what follows `sqlite:` in the URL. The path is absolute or relative to the working directory.
     ///
     /// # Errors
     /// [`StoreError::Settings`]; the text never repeats the URL.
-    pub(super) fn parse(rest: &str) -> Result<Self, StoreError> {
+    pub(crate) fn parse(rest: &str) -> Result<Self, StoreError> {
         let path = database_file(rest)?;
         let unusable = || StoreError::Settings("store.url: the file name cannot be used".to_owned());
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(unusable()) };
@@ -50,8 +51,8 @@ impl SqliteFile {
         Ok(Self { path, options: options.disable_statement_logging() })
     }
 
-    /// Makes the file when there is none and `create` says so.
-    pub(super) fn find(&self, create: bool) -> Result<(), StoreError> {
+    /// Checks that the file exists. With `create`, makes a missing one.
+    pub(crate) fn find(&self, create: bool) -> Result<(), StoreError> {
         if create {
             return create_private(&self.path);
         }
@@ -68,9 +69,9 @@ impl SqliteFile {
     ///
     /// # Errors
     /// [`StoreError::Busy`] when another process has the file open.
-    pub(super) async fn connect_alone(&self) -> Result<AnyConnection, StoreError> {
+    pub(crate) async fn connect_alone(&self) -> Result<AnyConnection, StoreError> {
         let mut connection = self.options.connect().await?;
-        // Before the file is touched: then the log has no shared index, and others that are there are found out.
+        // Before the file is touched, so that the log gets no shared index and other users of the file are noticed.
         sqlx::raw_sql(ALONE).execute(&mut connection).await?;
         sqlx::raw_sql(PRAGMAS).execute(&mut connection).await?;
         sqlx::raw_sql(ALONE).execute(&mut connection).await?;
@@ -79,7 +80,7 @@ impl SqliteFile {
     }
 
     /// `then` is [`READ`] or [`WRITE`].
-    pub(super) async fn connect(&self, then: &'static str) -> Result<AnyConnection, StoreError> {
+    pub(crate) async fn connect(&self, then: &'static str) -> Result<AnyConnection, StoreError> {
         let mut connection = self.options.connect().await?;
         sqlx::raw_sql(PRAGMAS).execute(&mut connection).await?;
         sqlx::raw_sql(then).execute(&mut connection).await?;
@@ -119,8 +120,8 @@ fn database_file(rest: &str) -> Result<PathBuf, StoreError> {
     Ok(path)
 }
 
-/// Makes the file, readable for its owner only, before SQLite would make it readable for others. SQLite
-/// gives `-wal` and `-shm` the mode of the file.
+/// Makes the file with mode 0600; SQLite would make it readable for others. SQLite gives `-wal` and `-shm` the mode of
+/// the file.
 fn create_private(path: &Path) -> Result<(), StoreError> {
     let failed = |what: &str, error: &std::io::Error| {
         StoreError::Settings(format!("{what} the database file {}: {error}", path.display()))
@@ -128,7 +129,7 @@ fn create_private(path: &Path) -> Result<(), StoreError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let mode = path.metadata().map_err(|e| failed("cannot look at", &e))?.mode();
+            let mode = path.metadata().map_err(|e| failed("cannot read the mode of", &e))?.mode();
             if mode & 0o077 != 0 {
                 warn!(store.file = %path.display(), "others may read the database file: chmod 600 it");
             }

@@ -1,22 +1,23 @@
 //! Sealing of key material: data keys, nonces, associated data. Knows nothing of SQL.
 //!
-//! **Nonces never repeat under one data key.** A data key is 256 fresh random bits and lives in one process,
-//! which draws it and is the only one that ever seals with it; a later process opens with it but draws its own
-//! to seal. A nonce is a 32-bit counter of that data key followed by 64 random bits drawn for each batch. The
-//! counter alone makes nonces distinct: it is taken with one atomic step for a whole batch, never goes
-//! back, and a data key that has sealed 2^32 - 1 rows is replaced. The random half guards the one case
-//! that the counter cannot see, a virtual machine resumed twice from one snapshot.
+//! **Nonces never repeat under one data key.** A data key is 256 fresh random bits. Only the process that drew it
+//! seals with it; later processes open with it and draw their own to seal. A nonce is a 32-bit counter of the data
+//! key, then 64 random bits of the batch. The counter alone keeps nonces distinct: one atomic step takes the values
+//! for a whole batch, it never goes back, and a data key that has sealed 2^32 - 1 rows is replaced. The random half
+//! covers the one case that the counter cannot see: a virtual machine resumed twice from one snapshot.
 //!
-//! Associated data binds a row to its table, column, key ID, batch ID and data key, each with its length in
-//! front, so a ciphertext moved to another row does not open.
+//! The associated data binds a row to its key ID, batch ID and data key, so a ciphertext moved to another row does
+//! not open. (It also holds the constants "keys" and "sealed".) Each part has its length in front.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use kme::{BatchId, Key, KeyId, KeyMaterial, Random, RandomError, SecretBytes, Timestamp};
+use kme::{BatchId, Key, KeyId, KeyMaterial, Random, SecretBytes, Timestamp};
+use parking_lot::{Mutex, RwLock};
 
+use super::error::SealError;
 use super::kek::{DATA_KEY_BYTES, KeyEncryptionKeys};
 
 const TAG_BYTES: usize = 16;
@@ -24,41 +25,15 @@ const COUNTER_BYTES: usize = 4;
 /// What sealing adds to the material.
 const OVERHEAD_BYTES: usize = NONCE_LEN + TAG_BYTES;
 
-/// Why something cannot be sealed or opened.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum SealError {
-    /// The KEK that wrapped a data key was not given.
-    #[error(
-        "the KEK that sealed these keys is not among the given ones: it has ID {kek_id}; add it to the \
-         KEK file as a further line"
-    )]
-    UnknownKek {
-        /// The missing KEK's ID.
-        kek_id: String,
-    },
-    /// The random generator failed.
-    #[error("no random bytes for sealing: {0}")]
-    Random(String),
-    /// The cipher refused; does not happen with keys and lengths of the right size.
-    #[error("the cipher failed")]
-    Crypto,
-}
-
-impl From<RandomError> for SealError {
-    fn from(error: RandomError) -> Self {
-        Self::Random(error.to_string())
-    }
-}
-
 /// ID of a data key: 16 random bytes.
-pub(super) type DataKeyId = [u8; 16];
+pub(crate) type DataKeyId = [u8; 16];
 
-/// A data key that this process drew and seals with.
-pub(super) struct DataKey {
-    pub(super) id: DataKeyId,
-    pub(super) kek_id: String,
-    pub(super) wrapped: Vec<u8>,
-    pub(super) created_at: Timestamp,
+/// A data key that this process drew, and seals with.
+pub(crate) struct DataKey {
+    pub(crate) id: DataKeyId,
+    pub(crate) kek_id: String,
+    pub(crate) wrapped: Vec<u8>,
+    pub(crate) created_at: Timestamp,
     cipher: Arc<LessSafeKey>,
     sealed_rows: AtomicU32,
 }
@@ -74,8 +49,7 @@ impl DataKey {
         Ok(Self { id, kek_id, wrapped, created_at: now, cipher, sealed_rows: AtomicU32::new(0) })
     }
 
-    /// Takes `rows` counter values that nobody else will get; the first of them, or `None` when the data
-    /// key has not so many left.
+    /// Takes `rows` counter values and returns the first. `None` when the data key has fewer left.
     fn take_counters(&self, rows: u32) -> Option<u32> {
         self.sealed_rows
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(rows))
@@ -83,17 +57,17 @@ impl DataKey {
     }
 }
 
-/// A batch's key IDs and sealed keys, each one after the other in the order of the IDs.
-pub(super) struct SealedKeys {
-    pub(super) data_key: Arc<DataKey>,
-    pub(super) key_ids: Vec<u8>,
-    pub(super) sealed: Vec<u8>,
+/// The key IDs and the sealed keys of a batch, each packed in the order of the IDs.
+pub(crate) struct SealedKeys {
+    pub(crate) data_key: Arc<DataKey>,
+    pub(crate) key_ids: Vec<u8>,
+    pub(crate) sealed: Vec<u8>,
     /// Length of one sealed key in bytes.
-    pub(super) sealed_bytes: usize,
+    pub(crate) sealed_bytes: usize,
 }
 
 /// Seals with the current data key and opens with any data key it knows.
-pub(super) struct Sealer {
+pub(crate) struct Sealer {
     keks: KeyEncryptionKeys,
     random: Arc<dyn Random>,
     current: Mutex<Arc<DataKey>>,
@@ -101,7 +75,7 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn new(
+    pub(crate) fn new(
         keks: KeyEncryptionKeys,
         random: Arc<dyn Random>,
         now: Timestamp,
@@ -112,25 +86,25 @@ impl Sealer {
     }
 
     /// The data key that seals now.
-    pub(super) fn current(&self) -> Arc<DataKey> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn current(&self) -> Arc<DataKey> {
+        Arc::clone(&self.current.lock())
     }
 
     /// Whether rows of this data key can be opened without [`Self::learn`].
-    pub(super) fn knows(&self, id: &DataKeyId) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    pub(crate) fn knows(&self, id: &DataKeyId) -> bool {
+        self.known.read().contains_key(id)
     }
 
-    /// Unwraps a stored data key; `Ok(false)` when the wrapped bytes are not genuine.
-    pub(super) fn learn(&self, id: DataKeyId, kek_id: &str, wrapped: &[u8]) -> Result<bool, SealError> {
+    /// Unwraps a stored data key, to open rows with. `Ok(false)` when the wrapped bytes are not genuine.
+    pub(crate) fn learn(&self, id: DataKeyId, kek_id: &str, wrapped: &[u8]) -> Result<bool, SealError> {
         let Some(key) = self.keks.unwrap(kek_id, wrapped)? else { return Ok(false) };
         let cipher = Arc::new(cipher(&key)?);
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id, cipher);
+        self.known.write().insert(id, cipher);
         Ok(true)
     }
 
-    /// Seals `keys`, all of one length, sorted by ID so that they are inserted in index order.
-    pub(super) fn seal(
+    /// Seals `keys`, which all have one length. The result is sorted by ID, so rows are inserted in index order.
+    pub(crate) fn seal(
         &self,
         batch_id: BatchId,
         keys: &[Key],
@@ -146,9 +120,9 @@ impl Sealer {
         sorted.sort_unstable_by_key(|key| key.id);
         let sealed_bytes = key_bytes + OVERHEAD_BYTES;
         let mut key_ids = Vec::with_capacity(keys.len() * 16);
-        // Exactly as long as needed: growing would leave a copy of a key behind.
+        // Full length from the start: growing would leave a copy of a key behind.
         let mut sealed = vec![0; keys.len() * sealed_bytes];
-        // The counters come last in the zip: the range must not step past its end.
+        // The counters come last in the zip, or the range would step past its end.
         let rows = sealed.chunks_exact_mut(sealed_bytes).zip(sorted).zip(first_counter..);
         for ((row, key), counter) in rows {
             let aad = associated_data(key.id, batch_id, &data_key.id);
@@ -178,15 +152,15 @@ impl Sealer {
         Ok(SealedKeys { data_key, key_ids, sealed, sealed_bytes })
     }
 
-    /// Opens one row. `Ok(None)` when it is not what was sealed there.
-    pub(super) fn open(
+    /// Opens one row. `Ok(None)` when the row is not what was sealed there.
+    pub(crate) fn open(
         &self,
         data_key_id: &DataKeyId,
         key_id: KeyId,
         batch_id: BatchId,
         sealed: &[u8],
     ) -> Result<Option<Key>, SealError> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(data_key_id).cloned();
+        let known = self.known.read().get(data_key_id).cloned();
         let cipher = known.ok_or(SealError::Crypto)?;
         let Some((nonce, text)) = sealed.split_first_chunk::<NONCE_LEN>() else { return Ok(None) };
         let aad = associated_data(key_id, batch_id, data_key_id);
@@ -201,17 +175,15 @@ impl Sealer {
             .map(|plain| Key { id: key_id, material: KeyMaterial::new(SecretBytes::copy_of(plain)) }))
     }
 
+    /// The data key for the next `rows` rows, and its first counter value.
     fn reserve(&self, rows: u32, now: Timestamp) -> Result<(Arc<DataKey>, u32), SealError> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         if let Some(first) = current.take_counters(rows) {
             return Ok((Arc::clone(&current), first));
         }
         let fresh = Arc::new(DataKey::draw(&self.keks, &*self.random, now)?);
         let first = fresh.take_counters(rows).ok_or(SealError::Crypto)?;
-        self.known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(fresh.id, Arc::clone(&fresh.cipher));
+        self.known.write().insert(fresh.id, Arc::clone(&fresh.cipher));
         *current = Arc::clone(&fresh);
         Ok((fresh, first))
     }

@@ -1,7 +1,7 @@
-//! Postgres: from a URL to the servers it names, and how a connection to one of them is made.
+//! Postgres: from a URL to the servers that it names, and connections to them.
 //!
-//! The URL is libpq's, with several hosts: they are tried in turn, and only one that takes writes is used. Every
-//! wait on a server is bounded, on its side (`statement_timeout` and others, set by the connection) and on ours.
+//! The URL is libpq's and may name several hosts. They are tried in order; only one that takes writes is used. Every
+//! wait for a server is bounded: by the server (`statement_timeout` and others, set for each session) and here.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -16,21 +16,20 @@ use sqlx::{ConnectOptions, SqlSafeStr};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::error::StoreError;
+use crate::store::error::StoreError;
 
-/// The longest that one server may take to accept a connection and say what it is.
+/// Longest time for a server to accept a connection and say whether it takes writes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a session asks of its server. Writers wait for nobody longer than this; a session that went silent inside
-/// a transaction is ended by the server, which frees its locks for whoever finds out what became of it. Plans do
-/// not change with the statistics of tables that are never the same for long: every hot statement goes by an index
-/// (docs/lab/query-plans.md shows the plans).
+/// Settings of each session. The timeouts bound every wait; the server ends a session that goes silent inside a
+/// transaction, which frees its locks. The planner may use only indexes: the statistics of tables that change this
+/// fast are always wrong (docs/lab/query-plans.md shows the plans).
 const SESSION: &str = "-c statement_timeout=5000 -c lock_timeout=3000 \
      -c idle_in_transaction_session_timeout=5000 -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 \
      -c tcp_keepalives_count=3 -c default_transaction_isolation=read\\ committed -c jit=off \
      -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
 
-/// What the URL may say beside the address. Others are refused: a misspelt `sslmode` must not be passed over.
+/// Parameters that the URL may have. Any other is refused, so that a misspelt `sslmode` is noticed.
 const PARAMETERS: &[&str] = &[
     "sslmode",
     "sslrootcert",
@@ -50,15 +49,15 @@ const CHECK: &str = "SELECT CASE WHEN pg_is_in_recovery() \
 const COMMIT_TO_DISK: &str = "SET synchronous_commit = on";
 
 /// The servers that a URL names. Holds credentials, so it has no `Debug`.
-pub(super) struct Servers {
-    servers: Vec<Server>,
-    /// The one that took writes last.
+pub(crate) struct PostgresServers {
+    servers: Vec<PostgresServer>,
+    /// Index of the one that last took writes.
     preferred: AtomicUsize,
     is_down: AtomicBool,
-    told_of_fsync: AtomicBool,
+    has_warned_of_fsync: AtomicBool,
 }
 
-struct Server {
+struct PostgresServer {
     /// Host and port, for the log.
     name: String,
     options: AnyConnectOptions,
@@ -83,7 +82,7 @@ impl Host {
         self.host.starts_with('/')
     }
 
-    /// Whether nobody else sees what is sent there.
+    /// Whether what is sent there stays on this machine.
     fn is_local(&self) -> bool {
         self.is_socket()
             || self.host == "localhost"
@@ -91,18 +90,18 @@ impl Host {
     }
 }
 
-impl Servers {
-    /// From what follows `postgres://` in the URL.
+impl PostgresServers {
+    /// Reads what follows `postgres://` in the URL.
     ///
     /// # Errors
     /// [`StoreError::Settings`]; the text never repeats the URL.
-    pub(super) fn parse(rest: &str) -> Result<Self, StoreError> {
+    pub(crate) fn parse(rest: &str) -> Result<Self, StoreError> {
         let parts = Parts::of(rest)?;
         parts.check_secrecy()?;
         let server = |host: &Host| {
             let options: AnyConnectOptions =
                 parts.url_for(host).parse().map_err(|_| settings("cannot be read as a Postgres address"))?;
-            Ok(Server {
+            Ok(PostgresServer {
                 name: format!("{}:{}", host.host, host.port),
                 options: options.disable_statement_logging(),
             })
@@ -112,12 +111,12 @@ impl Servers {
             servers,
             preferred: AtomicUsize::default(),
             is_down: AtomicBool::default(),
-            told_of_fsync: AtomicBool::default(),
+            has_warned_of_fsync: AtomicBool::default(),
         })
     }
 
-    /// A connection to the first server, from the one that served last, that takes writes.
-    pub(super) async fn connect(&self) -> Result<AnyConnection, StoreError> {
+    /// A connection to a server that takes writes. Tries the one that last did first.
+    pub(crate) async fn connect(&self) -> Result<AnyConnection, StoreError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut failure = StoreError::Busy(None);
         for (index, server) in self.servers.iter().enumerate().cycle().skip(first).take(self.servers.len()) {
@@ -126,16 +125,16 @@ impl Servers {
                 Ok(Ok(connection)) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     if self.is_down.swap(false, Ordering::Relaxed) {
-                        info!(store.server = %server.name, "the database is there again");
+                        info!(store.server = %server.name, "the database is available again");
                     }
                     return Ok(connection);
                 }
                 Ok(Err(error)) => error,
                 Err(_) => StoreError::Busy(None),
             };
-            debug!(store.server = %server.name, error = %failure, "no connection to the database");
+            debug!(store.server = %server.name, error = %failure, "cannot connect to a database server");
         }
-        // Once, not for every request meanwhile.
+        // Once for each outage, not for each request.
         if !self.is_down.swap(true, Ordering::Relaxed) {
             let error = std::error::Error::source(&failure).map(ToString::to_string);
             warn!(error, "no database server of store.url takes writes");
@@ -143,7 +142,7 @@ impl Servers {
         Err(failure)
     }
 
-    async fn connect_to(&self, server: &Server) -> Result<AnyConnection, StoreError> {
+    async fn connect_to(&self, server: &PostgresServer) -> Result<AnyConnection, StoreError> {
         let mut connection = server.options.connect().await?;
         let (is_standby, commits, fsync): (i64, String, String) =
             sqlx::query_as(CHECK).fetch_one(&mut connection).await?;
@@ -152,11 +151,11 @@ impl Servers {
             return Err(StoreError::Busy(Some(Arc::new(sqlx::Error::Configuration(text.into())))));
         }
         if commits == "off" {
-            // A commit that is answered before it is on disk could be forgotten, and its keys given out again.
+            // The server could forget a commit that it has answered, and its keys would be handed out again.
             sqlx::raw_sql(COMMIT_TO_DISK.into_sql_str()).execute(&mut connection).await?;
         }
-        if fsync == "off" && !self.told_of_fsync.swap(true, Ordering::Relaxed) {
-            warn!(store.server = %server.name, "the database runs with fsync = off: a crash may bring retrieved keys back");
+        if fsync == "off" && !self.has_warned_of_fsync.swap(true, Ordering::Relaxed) {
+            warn!(store.server = %server.name, "the database has fsync = off: a crash may bring retrieved keys back");
         }
         Ok(connection)
     }
@@ -171,7 +170,7 @@ impl<'a> Parts<'a> {
         let parameters: Vec<_> = query.split('&').filter(|text| !text.is_empty()).map(pair).collect();
         if let Some((name, _)) = parameters.iter().find(|(name, _)| !PARAMETERS.contains(name)) {
             return Err(settings(&format!(
-                "the parameter {} is not known (a password goes into store.password_file)",
+                "has an unknown parameter: {} (a password goes into store.password_file)",
                 name.escape_default()
             )));
         }
@@ -189,31 +188,31 @@ impl<'a> Parts<'a> {
         self.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
-    /// Between machines the server has to prove who it is. What travels is sealed keys and, as good as keys,
-    /// the answer to "was this key retrieved before?". `require` and `prefer` look safe and take any certificate;
-    /// `disable`, written out, is taken at its word: the operator has a network of their own for this.
+    /// A server on another machine has to prove who it is. It is sent sealed keys, and its answers decide whether a key
+    /// was retrieved before. `require` and `prefer` look safe but accept any certificate. An explicit `disable` is
+    /// accepted: the operator has a separate network.
     fn check_secrecy(&self) -> Result<(), StoreError> {
         let mode = self.value("sslmode");
         let is_safe = matches!(mode, Some("verify-full" | "disable"));
         match self.hosts.iter().find(|host| !host.is_local()) {
             Some(_) if !is_safe => Err(settings(
-                "another machine's database needs sslmode=verify-full (and sslrootcert=FILE for a private CA); \
-                 sslmode=disable only where nobody else is on that network",
+                "names a database on another machine, which needs sslmode=verify-full (and sslrootcert=FILE for a \
+                 private CA); sslmode=disable only where nobody else is on that network",
             )),
             _ => Ok(()),
         }
     }
 
-    /// The URL of one host, as the driver reads it.
+    /// The URL of one host, in the form that the driver reads.
     fn url_for(&self, host: &Host) -> String {
         let mut url = "postgres://".to_owned();
         if !self.user_info.is_empty() {
             url.push_str(self.user_info);
             url.push('@');
         }
-        // The driver would look a bracketed IPv6 address up as a name; as a parameter it takes it bare.
+        // The driver takes a bracketed IPv6 address for a name. As a parameter, without brackets, it works.
         let is_v6 = host.host.contains(':');
-        // It takes a name as it stands there, and only a socket's directory escaped.
+        // It wants a name unescaped, and the directory of a socket escaped.
         let shown = match host.host.as_str() {
             _ if is_v6 => "localhost".to_owned(),
             directory if host.is_socket() => escaped(directory).to_string(),
@@ -229,7 +228,7 @@ impl<'a> Parts<'a> {
         if self.value("application_name").is_none() {
             url.push_str("application_name=dqkd&");
         }
-        // What the operator wrote comes later and wins.
+        // The operator's parameters come last, so they win.
         let _ = write!(url, "options={}", escaped(SESSION));
         for (name, value) in &self.parameters {
             if !matches!(*name, "host" | "port") {
@@ -263,7 +262,7 @@ fn host_and_port(text: &str) -> Result<Host, StoreError> {
 fn port_of(text: Option<&str>) -> Result<u16, StoreError> {
     match text {
         None => Ok(5432),
-        Some(text) => text.parse().map_err(|_| settings("has a port that is no number up to 65535")),
+        Some(text) => text.parse().map_err(|_| settings("has a port that is not a number up to 65535")),
     }
 }
 

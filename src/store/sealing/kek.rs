@@ -1,7 +1,7 @@
-//! Key-encryption keys: where they come from and the wrapping of data keys. Knows nothing of SQL.
+//! Key-encryption keys (KEKs): reading them, and wrapping data keys with them. Knows nothing of SQL.
 //!
-//! A KEK is 256 bits, written as 64 hexadecimal digits, one to a line. It never enters the database; only
-//! its ID does, a truncated digest that shows nothing of the key.
+//! A KEK is 256 bits, written as 64 hexadecimal digits on a line. The database never holds it, only its ID: a
+//! truncated digest that reveals nothing of the key.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -16,17 +16,17 @@ use sha3::{Digest, Sha3_256};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::seal::SealError;
+use super::error::SealError;
 
 const KEK_BYTES: usize = 32;
 const KEK_ID_BYTES: usize = 8;
 const KEK_ID_LABEL: &[u8] = b"dqkd store kek id 1";
-/// A file of KEKs has a few lines; anything longer is some other file.
+/// Longest file of KEKs that is read. A real one has a few lines.
 const MAX_TEXT_BYTES: u64 = 64 * 1024;
 /// What AES key wrap adds (RFC 3394).
 const WRAP_OVERHEAD_BYTES: usize = 8;
 /// Length of a data key.
-pub(super) const DATA_KEY_BYTES: usize = 32;
+pub(crate) const DATA_KEY_BYTES: usize = 32;
 
 /// Why there are no usable key-encryption keys. Never shows a key.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +43,10 @@ pub enum KekError {
     /// The environment variable is not set, or not text.
     #[error("environment variable {0} with the key-encryption key is not set")]
     NotSet(String),
-    /// A credential's name must be a plain file name.
-    #[error("{0:?} is no name of a systemd credential")]
+    /// The credential's name is not a plain file name.
+    #[error("{0:?} is not the name of a systemd credential")]
     CredentialName(String),
-    /// A line holds no key.
+    /// A line is not a key.
     #[error("{origin}, line {line}: a key-encryption key is 64 hexadecimal digits and not all zero")]
     Syntax {
         /// The file or variable.
@@ -55,10 +55,10 @@ pub enum KekError {
         line: usize,
     },
     /// There is no key at all.
-    #[error("{0} holds no key-encryption key")]
+    #[error("{0} has no key-encryption key")]
     Empty(String),
     /// The same key twice.
-    #[error("{origin}, line {line}: this key-encryption key stands there twice")]
+    #[error("{origin}, line {line}: this key-encryption key is there twice")]
     Twice {
         /// The file or variable.
         origin: String,
@@ -75,7 +75,7 @@ struct Kek {
     key: SecretBytes,
 }
 
-/// The key-encryption keys of a site: the first wraps new data keys, all unwrap old ones.
+/// The key-encryption keys of a site. The first wraps new data keys; all of them unwrap old ones.
 #[derive(Clone)]
 pub struct KeyEncryptionKeys(Arc<[Kek]>);
 
@@ -86,8 +86,8 @@ impl fmt::Debug for KeyEncryptionKeys {
 }
 
 impl KeyEncryptionKeys {
-    /// Reads a file of one key per line, 64 hexadecimal digits each; empty lines and `#` comments are
-    /// skipped. The first key encrypts. Warns when others than the owner may read the file.
+    /// Reads a file with one key on each line, as 64 hexadecimal digits. Skips empty lines and `#` comments. Warns
+    /// if others than the owner may read the file.
     ///
     /// # Errors
     /// [`KekError`] names the file and the line.
@@ -102,7 +102,7 @@ impl KeyEncryptionKeys {
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// Reads the environment variable `name`, in the form of the file.
+    /// Reads the environment variable `name`, written like the file.
     ///
     /// # Errors
     /// [`KekError`] names the variable and the line.
@@ -111,8 +111,7 @@ impl KeyEncryptionKeys {
         Self::parse(&Zeroizing::new(text), &format!("environment variable {name}"))
     }
 
-    /// Reads the systemd credential `name` (`LoadCredential=`, `LoadCredentialEncrypted=`), in the form of
-    /// the file.
+    /// Reads the systemd credential `name` (`LoadCredential=`, `LoadCredentialEncrypted=`), written like the file.
     ///
     /// # Errors
     /// [`KekError`] when `$CREDENTIALS_DIRECTORY` is not set, or as for [`Self::from_file`].
@@ -129,7 +128,7 @@ impl KeyEncryptionKeys {
         Self::from_file(&dir.join(name))
     }
 
-    /// Writes a new file with one fresh key, mode 0600. Never overwrites.
+    /// Writes a new file with one fresh key and mode 0600. Never overwrites.
     ///
     /// # Errors
     /// [`KekError::File`] when the file exists or cannot be written, [`KekError::Random`].
@@ -170,8 +169,8 @@ impl KeyEncryptionKeys {
         if keks.is_empty() { Err(KekError::Empty(origin.to_owned())) } else { Ok(Self(keks.into())) }
     }
 
-    /// Wraps `data_key` with the first KEK; returns that KEK's ID too.
-    pub(super) fn wrap(&self, data_key: &SecretBytes) -> Result<(String, Vec<u8>), SealError> {
+    /// Wraps `data_key` with the first KEK. Returns that KEK's ID and the wrapped key.
+    pub(crate) fn wrap(&self, data_key: &SecretBytes) -> Result<(String, Vec<u8>), SealError> {
         let kek = self.0.first().ok_or(SealError::Crypto)?;
         let cipher = AesKek::new(&AES_256, kek.key.expose()).map_err(|_| SealError::Crypto)?;
         let mut out = [0; DATA_KEY_BYTES + WRAP_OVERHEAD_BYTES];
@@ -179,15 +178,15 @@ impl KeyEncryptionKeys {
         Ok((kek.id.clone(), wrapped.to_vec()))
     }
 
-    /// Unwraps a data key with the KEK named `kek_id`; `Ok(None)` when the wrapped bytes are not genuine.
-    pub(super) fn unwrap(&self, kek_id: &str, wrapped: &[u8]) -> Result<Option<SecretBytes>, SealError> {
+    /// Unwraps a data key with the KEK `kek_id`. `Ok(None)` when the wrapped bytes are not genuine.
+    pub(crate) fn unwrap(&self, kek_id: &str, wrapped: &[u8]) -> Result<Option<SecretBytes>, SealError> {
         let kek = self
             .0
             .iter()
             .find(|kek| kek.id == kek_id)
             .ok_or_else(|| SealError::UnknownKek { kek_id: kek_id.to_owned() })?;
         let cipher = AesKek::new(&AES_256, kek.key.expose()).map_err(|_| SealError::Crypto)?;
-        // aws-lc wants room for the wrapped length although the result is shorter.
+        // aws-lc wants room for the wrapped length, although the result is shorter.
         let mut out = Zeroizing::new([0; DATA_KEY_BYTES + WRAP_OVERHEAD_BYTES]);
         if wrapped.len() != out.len() {
             return Ok(None);
@@ -199,8 +198,8 @@ impl KeyEncryptionKeys {
     }
 }
 
-/// The first bytes of SHA3-256 over a label and the key: tells keys apart and shows nothing of them, since
-/// guessing 256 random bits through a digest is no easier than guessing them at all.
+/// The first bytes of SHA3-256 over a label and the key. Tells keys apart and reveals nothing of them: 256 random bits
+/// are as hard to guess from a digest as without one.
 fn kek_id(key: &SecretBytes) -> String {
     let mut hash = Sha3_256::new();
     hash.update((KEK_ID_LABEL.len() as u64).to_be_bytes());

@@ -1,11 +1,19 @@
-//! Schema versions: what they are, how an old one is brought up to date, that a newer one is refused.
+//! Schema versions: brings an older schema up to date, refuses a newer one.
 
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use super::dialect::{Dialect, Link};
-use super::error::StoreError;
-use super::sql;
+use super::dialect::{Dialect, Link, Sql};
+use crate::store::error::StoreError;
+
+const HAS_MIGRATIONS: Sql = Sql {
+    sqlite: "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'",
+    postgres: "SELECT CASE WHEN to_regclass('_sqlx_migrations') IS NULL THEN 0 ELSE 1 END",
+};
+const SCHEMA_VERSION: Sql = Sql::same("SELECT coalesce(max(version), 0) FROM _sqlx_migrations");
+const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
+/// Back to the limits of the connection.
+const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
 
 /// A schema version: its name and its statements, which never change once published.
 struct Version {
@@ -20,8 +28,8 @@ macro_rules! version {
         Version {
             number: $number,
             name: $name,
-            sqlite: include_str!(concat!("../../migrations/sqlite/", $file)),
-            postgres: include_str!(concat!("../../migrations/postgres/", $file)),
+            sqlite: include_str!(concat!("../../../migrations/sqlite/", $file)),
+            postgres: include_str!(concat!("../../../migrations/postgres/", $file)),
         }
     };
 }
@@ -30,25 +38,25 @@ macro_rules! version {
 const VERSIONS: &[Version] =
     &[version!(1, "keys", "0001_keys.sql"), version!(2, "ready_blocks", "0002_ready_blocks.sql")];
 
-/// Refuses a schema that this program does not know; brings an old one up to date when `migrate`.
-pub(super) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
+/// Refuses a schema that this program does not know. With `migrate`, brings an older one up to date.
+pub(crate) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
     if link.dialect() == Dialect::Sqlite {
         return check_and_migrate(link, migrate).await;
     }
-    // Another daemon may be at it, for as long as its statements take.
-    sqlx::raw_sql(sql::BE_PATIENT).execute(&mut **link).await?;
+    // Another daemon may be migrating, which takes as long as its statements take.
+    sqlx::raw_sql(BE_PATIENT).execute(&mut **link).await?;
     check_and_migrate(link, migrate).await?;
-    sqlx::raw_sql(sql::BE_HASTY).execute(&mut **link).await?;
+    sqlx::raw_sql(BE_HASTY).execute(&mut **link).await?;
     Ok(())
 }
 
 async fn check_and_migrate(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
     let newest = VERSIONS.last().map_or(0, |version| version.number);
-    let has_table: i64 = sqlx::query_scalar(link.text(sql::HAS_MIGRATIONS)).fetch_one(&mut **link).await?;
+    let has_table: i64 = sqlx::query_scalar(link.text(HAS_MIGRATIONS)).fetch_one(&mut **link).await?;
     let version: i64 = if has_table == 0 {
         0
     } else {
-        sqlx::query_scalar(link.text(sql::SCHEMA_VERSION)).fetch_one(&mut **link).await?
+        sqlx::query_scalar(link.text(SCHEMA_VERSION)).fetch_one(&mut **link).await?
     };
     if version > newest {
         return Err(StoreError::Schema(format!(

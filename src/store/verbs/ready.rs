@@ -1,36 +1,42 @@
-//! Keys made ahead of demand: marked ready, leased by a daemon, given back, within the writer's transaction.
+//! Keys made ahead of demand: listed as ready, leased by a daemon, given back.
 //!
-//! A lease is the deletion of the row that lists the keys. It is committed before the keys reach the daemon's
-//! memory, so after a crash nothing can hand them out again; at most they are lost to `enc_keys`.
+//! A lease deletes the row that lists the keys, and is committed before the keys reach the daemon's memory. So after a
+//! crash nobody hands them out again; at worst they are lost to `enc_keys`.
 
 use kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use tracing::error;
 
-use super::dialect::Link;
-use super::error::StoreError;
-use super::retrieve::{array, learn_data_key};
-use super::seal::{DataKeyId, Sealer};
-use super::types::{LeasedBlock, ReadyPair};
-use super::{pack, sql, unpack};
+use super::data_keys::learn_data_key;
+use super::ids::{id_bytes, pack, pack_batches, unpack};
+use super::locks::Needs;
+use super::sql;
+use super::verb::Verb;
+use crate::store::connection::Link;
+use crate::store::error::StoreError;
+use crate::store::sealing::{DataKeyId, Sealer};
+use crate::store::types::{LeasedBlock, ReadyPair, ReturnedBlock};
 
-/// The pair in the form of its columns.
+/// Keys that a block counts for before it is read. An estimate.
+const BLOCK_KEYS: usize = 64;
+
+/// A pair as the columns hold it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct PairText {
+pub(crate) struct PairText {
     master: String,
     recipient: String,
 }
 
 impl PairText {
-    pub(super) fn of(pair: ReadyPair<'_>) -> Result<Self, StoreError> {
+    pub(crate) fn of(pair: ReadyPair<'_>) -> Result<Self, StoreError> {
         let recipient = serde_json::to_string(pair.recipient)
-            .map_err(|_| StoreError::Misuse("a recipient that is no JSON"))?;
+            .map_err(|_| StoreError::Misuse("a recipient that cannot be JSON"))?;
         Ok(Self { master: pair.master.to_string(), recipient })
     }
 
-    /// Keys that are ready for the pair at `now`, in all blocks.
-    pub(super) async fn count(&self, link: &mut Link, now: Timestamp) -> Result<u64, StoreError> {
+    /// How many keys are ready for the pair.
+    pub(crate) async fn count(&self, link: &mut Link, now: Timestamp) -> Result<u64, StoreError> {
         let count: i64 = sqlx::query_scalar(link.text(sql::COUNT_READY))
             .bind(self.master.as_str())
             .bind(self.recipient.as_str())
@@ -41,26 +47,25 @@ impl PairText {
     }
 }
 
-/// A block to be marked ready.
-pub(super) struct ReadyRow {
-    pub(super) pair: PairText,
-    pub(super) grade: String,
-    pub(super) usable_until: Timestamp,
+/// A block to be listed as ready.
+pub(crate) struct ReadyRow {
+    pair: PairText,
+    grade: String,
+    usable_until: Timestamp,
 }
 
 impl ReadyRow {
-    pub(super) fn new(
+    pub(crate) fn new(
         pair: ReadyPair<'_>,
         grade: &SourceGrade,
         usable_until: Timestamp,
     ) -> Result<Self, StoreError> {
         let grade =
-            serde_json::to_string(grade).map_err(|_| StoreError::Misuse("a grade that is no JSON"))?;
+            serde_json::to_string(grade).map_err(|_| StoreError::Misuse("a grade that cannot be JSON"))?;
         Ok(Self { pair: PairText::of(pair)?, grade, usable_until })
     }
 
-    /// Lists `key_ids` of a stored batch as ready, with all of them `sealed` or without. Does nothing for a batch that
-    /// was voided meanwhile.
+    /// Lists `key_ids` of a stored batch, with or without the `sealed` keys. Does nothing if the batch was voided.
     pub(super) async fn write(
         &self,
         link: &mut Link,
@@ -82,28 +87,33 @@ impl ReadyRow {
     }
 }
 
-/// A request for a lease.
-pub(super) struct LeaseJob {
-    pub(super) pair: PairText,
-    pub(super) blocks: u32,
+/// Takes blocks of ready keys out of the store.
+pub(crate) struct Lease {
+    pub(crate) pair: PairText,
+    /// At most so many.
+    pub(crate) blocks: u32,
 }
 
 /// What a lease took out of the store.
-pub(super) struct Leased {
-    pub(super) blocks: Vec<LeasedBlock>,
-    /// Also a block that was given up counts.
-    pub(super) took_any: bool,
+pub(crate) struct Leased {
+    pub(crate) blocks: Vec<LeasedBlock>,
+    /// Also true when all blocks were damaged.
+    took_any: bool,
 }
 
-impl LeaseJob {
-    /// Takes the blocks that end first. A block whose rows are damaged is reported and given up: it must not
-    /// stand in the way of the others.
-    pub(super) async fn run(
-        &self,
-        link: &mut Link,
-        sealer: &Sealer,
-        now: Timestamp,
-    ) -> Result<Leased, StoreError> {
+impl Verb for Lease {
+    type Output = Leased;
+
+    fn name(&self) -> &'static str {
+        "lease"
+    }
+
+    fn key_count(&self) -> usize {
+        usize::try_from(self.blocks).unwrap_or(usize::MAX).saturating_mul(BLOCK_KEYS)
+    }
+
+    /// Takes the blocks that end first. A damaged block is reported and deleted, so that it does not block the others.
+    async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Leased, StoreError> {
         let rows = sqlx::query(link.text(sql::READY))
             .bind(self.pair.master.as_str())
             .bind(self.pair.recipient.as_str())
@@ -116,26 +126,30 @@ impl LeaseJob {
             return Ok(leased);
         }
         let blocks = rows.iter().map(Block::read).collect::<Result<Vec<_>, _>>()?;
-        let ids: Vec<u8> = blocks.iter().flat_map(|block| *block.batch_id.as_bytes()).collect();
+        let ids = pack_batches(blocks.iter().map(|block| &block.batch_id));
         sqlx::query(link.text(sql::DELETE_READY)).bind(ids).execute(&mut **link).await?;
         for block in blocks {
             match block.open(link, sealer).await {
                 Ok(keys) => leased.blocks.push(block.leased(keys)),
                 Err(error) if error.is_damage_of_rows() => {
-                    error!(batch.id = %block.batch_id, "ready keys cannot be opened and are given up");
+                    error!(batch.id = %block.batch_id, "ready keys cannot be opened and are dropped");
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(leased)
     }
+
+    fn is_change(leased: &Leased) -> bool {
+        leased.took_any
+    }
 }
 
-/// A row of `ready_blocks` with what its batch says.
+/// A row of `ready_blocks`, with columns of its batch.
 struct Block {
     batch_id: BatchId,
     key_ids: Vec<KeyId>,
-    /// All of them one after the other, unless they have to be looked up one by one.
+    /// All of them one after the other. `None`: each has to be looked up.
     sealed: Option<Vec<u8>>,
     grade: SourceGrade,
     usable_until: Timestamp,
@@ -147,7 +161,7 @@ struct Block {
 
 impl Block {
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
-        let batch_id = BatchId::from_bytes(array(row.try_get("batch_id")?, "ready_blocks")?);
+        let batch_id = BatchId::from_bytes(id_bytes(row.try_get("batch_id")?, "ready_blocks")?);
         let time = |column: &str| row.try_get::<i64, _>(column).map(Timestamp::from_ms);
         let grade: String = row.try_get("grade")?;
         let entitled: String = row.try_get("entitled")?;
@@ -159,12 +173,12 @@ impl Block {
             usable_until: time("usable_until_ms")?,
             created_at: time("created_at_ms")?,
             expires_at: time("expires_at_ms")?,
-            data_key_id: array(row.try_get("data_key_id")?, "batches")?,
+            data_key_id: id_bytes(row.try_get("data_key_id")?, "batches")?,
             is_retrievable: entitled != "[]",
         })
     }
 
-    /// The keys of the block; erased here when nobody may retrieve them at this site.
+    /// The keys of the block. Erases them if nobody may retrieve them at this site.
     async fn open(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
         learn_data_key(link, sealer, self.data_key_id).await?;
         let keys = match &self.sealed {
@@ -177,7 +191,7 @@ impl Block {
         Ok(keys)
     }
 
-    /// The keys as they stand in the block.
+    /// The keys in the block itself.
     fn open_all(&self, sealer: &Sealer, sealed: &[u8]) -> Result<Vec<Key>, StoreError> {
         let damaged = || StoreError::corrupt("ready_blocks", self.batch_id);
         let row_bytes = sealed.len().checked_div(self.key_ids.len()).filter(|bytes| *bytes > 0);
@@ -191,7 +205,7 @@ impl Block {
         self.key_ids.iter().zip(rows).map(open).collect()
     }
 
-    /// Those keys of the block that are not voided.
+    /// The keys of the block that are still in `keys`.
     async fn look_up(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(link.text(sql::READY_KEYS))
             .bind(pack(&self.key_ids))
@@ -200,7 +214,7 @@ impl Block {
             .await?;
         let mut keys = Vec::with_capacity(rows.len());
         for (id, sealed) in rows {
-            let id = KeyId::from_bytes(array(&id, "keys")?);
+            let id = KeyId::from_bytes(id_bytes(&id, "keys")?);
             let key = sealer.open(&self.data_key_id, id, self.batch_id, &sealed)?;
             keys.push(key.ok_or_else(|| StoreError::corrupt("keys", id))?);
         }
@@ -219,15 +233,40 @@ impl Block {
     }
 }
 
-/// Blocks whose keys are still in the store, given back.
-pub(super) struct ReturnJob {
-    pub(super) batch_id: BatchId,
-    pub(super) key_ids: Vec<u8>,
-    pub(super) row: ReadyRow,
+/// Lists leased keys as ready again.
+pub(crate) struct GiveBack(Vec<ReturnedRow>);
+
+struct ReturnedRow {
+    batch_id: BatchId,
+    key_ids: Vec<u8>,
+    row: ReadyRow,
 }
 
-impl ReturnJob {
-    pub(super) async fn run(&self, link: &mut Link) -> Result<(), StoreError> {
-        self.row.write(link, self.batch_id, &self.key_ids, None).await
+impl GiveBack {
+    pub(crate) fn new(blocks: &[ReturnedBlock<'_>]) -> Result<Self, StoreError> {
+        let row = |block: &ReturnedBlock<'_>| {
+            let row = ReadyRow::new(block.pair, &block.provenance.grade, block.usable_until)?;
+            Ok(ReturnedRow { batch_id: block.batch_id, key_ids: pack(block.key_ids), row })
+        };
+        blocks.iter().map(row).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Verb for GiveBack {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "return"
+    }
+
+    fn lock(&self, needs: &mut Needs) {
+        self.0.iter().for_each(|block| needs.batch(block.batch_id));
+    }
+
+    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<(), StoreError> {
+        for block in &self.0 {
+            block.row.write(link, block.batch_id, &block.key_ids, None).await?;
+        }
+        Ok(())
     }
 }

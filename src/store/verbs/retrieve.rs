@@ -1,63 +1,62 @@
-//! Retrieving keys by ID, within the writer's transaction.
+//! Retrieving keys by ID.
 //!
-//! All retrievals of one commit share three steps: load the rows of every requested ID, decide each request
-//! on them in memory (each seeing what the ones before it used up), write the changes. [`Rows::decide`] is the
-//! whole rule and does no I/O.
+//! All retrievals of one commit share three steps: load the rows of all requested IDs, decide each request on them in
+//! memory (after those before it), write the changes. [`Rows::decide`] is the whole rule and does no I/O.
 //!
-//! Most retrievals use up fresh keys that one party holds. For a group of such, [`Rows::take_fresh`] erases the rows and
-//! reads them in one statement; when the decisions come to anything else, the transaction is rolled back and the group
-//! goes the long way.
+//! Most retrievals use up fresh keys that one party holds. For a group of these, one statement erases the rows and
+//! returns them ([`Rows::take_fresh`]). If the decisions are anything but the erasure of exactly these keys, the
+//! transaction is rolled back and the group takes the three steps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use kme::life::{self, Claim, EarlierUse, Erasure, Terms};
-use kme::{BatchId, Key, KeyId, KmeId, Party, SaeId, Timestamp};
+use kme::{BatchId, Key, KeyId, KmeId, Party, RetrievalMode, SaeId, Timestamp};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::dialect::Link;
-use super::error::{RetrieveError, StoreError};
-use super::known::{BatchFacts, KnownBatches};
-use super::seal::{DataKeyId, Sealer};
-use super::turn::Turn;
-use super::types::{Retrieval, RetrievalMode};
-use super::{pack, sql};
+use super::batch_cache::{BatchCache, BatchFacts};
+use super::data_keys::learn_data_key;
+use super::ids::{are_distinct, id_bytes, pack, pack_batches};
+use super::sql;
+use crate::store::connection::Link;
+use crate::store::error::{RetrieveError, StoreError};
+use crate::store::sealing::Sealer;
+use crate::store::types::Retrieval;
 
-/// A request, owned by the writer's queue.
-pub(super) struct RetrieveJob {
-    pub(super) caller: SaeId,
-    pub(super) local: KmeId,
-    pub(super) path: Party,
-    pub(super) key_ids: Vec<KeyId>,
-    pub(super) mode: RetrievalMode,
-    pub(super) replay_window: Duration,
-    pub(super) turn: Arc<Turn>,
+/// Most keys of one retrieval.
+pub const MAX_KEYS_PER_RETRIEVAL: usize = 4_096;
+
+/// A request for keys by ID.
+pub(crate) struct Retrieve {
+    pub(crate) key_ids: Vec<KeyId>,
+    caller: SaeId,
+    local: KmeId,
+    path: Party,
+    terms: Terms,
 }
 
-impl From<&Retrieval<'_>> for RetrieveJob {
-    fn from(asked: &Retrieval<'_>) -> Self {
-        Self {
+impl Retrieve {
+    /// Copies the request.
+    pub(crate) fn new(asked: &Retrieval<'_>) -> Result<Self, StoreError> {
+        if asked.key_ids.is_empty() || asked.key_ids.len() > MAX_KEYS_PER_RETRIEVAL {
+            return Err(StoreError::Misuse("too few or too many keys in one retrieval"));
+        }
+        if !are_distinct(asked.key_ids.iter().copied()) {
+            return Err(StoreError::Misuse("a key ID twice in one retrieval"));
+        }
+        Ok(Self {
+            key_ids: asked.key_ids.to_vec(),
             caller: asked.caller.clone(),
             local: asked.local.clone(),
             path: asked.path.clone(),
-            key_ids: asked.key_ids.to_vec(),
-            mode: asked.mode,
-            replay_window: asked.replay_window,
-            turn: Arc::default(),
-        }
-    }
-}
-
-impl RetrieveJob {
-    /// Whether it uses up for good what it takes.
-    pub(super) fn is_once_for_all(&self) -> bool {
-        self.mode == RetrievalMode::Once && self.replay_window.is_zero()
+            terms: Terms { mode: asked.mode, replay_window: asked.replay_window },
+        })
     }
 
-    fn terms(&self) -> Terms {
-        Terms { mode: self.mode, replay_window: self.replay_window }
+    /// Whether a retrieval can be used once and not repeated, as [`Rows::take_fresh`] needs it.
+    pub(crate) fn is_once_for_all(&self) -> bool {
+        self.terms.mode == RetrievalMode::Once && self.terms.replay_window.is_zero()
     }
 }
 
@@ -70,7 +69,7 @@ struct Use {
 
 struct KeyRow {
     batch: Arc<BatchFacts>,
-    /// `None`: voided, or erased by a request before this one.
+    /// `None`: voided, or erased by an earlier request of the group.
     sealed: Option<Vec<u8>>,
     uses: Vec<Use>,
 }
@@ -79,33 +78,33 @@ struct KeyRow {
 enum Verdict {
     NotEntitled,
     Missing,
-    /// Serve it, using up this party's retrieval.
+    /// Serve it, and use up this party's retrieval.
     Take(String),
-    /// Serve it again; the retrieval was used by the same caller a moment ago.
+    /// Serve it again.
     Repeat,
 }
 
 impl KeyRow {
-    fn verdict(&self, job: &RetrieveJob, now: Timestamp) -> Verdict {
+    fn verdict(&self, asked: &Retrieve, now: Timestamp) -> Verdict {
         if self.sealed.is_none() {
             return Verdict::Missing;
         }
-        // What is addressed to the caller itself comes before what is addressed to its site.
-        let parties = [Party::Sae(job.caller.clone()), Party::Kme(job.local.clone())];
+        // The caller's own right comes before that of its site.
+        let parties = [Party::Sae(asked.caller.clone()), Party::Kme(asked.local.clone())];
         let mut verdict = Verdict::NotEntitled;
         for party in parties {
             for held in self.batch.entitled.iter().filter(|held| held.party == party) {
                 verdict = Verdict::Missing;
-                if !self.batch.path_fits(held.role, &job.path) {
+                if !self.batch.path_fits(held.role, &asked.path) {
                     continue;
                 }
                 let name = party_text(&party);
                 let earlier = self.uses.iter().find(|used| used.party == name);
                 let earlier = earlier.map(|used| {
-                    let by_same_caller = used.by == job.caller.as_str();
+                    let by_same_caller = used.by == asked.caller.as_str();
                     EarlierUse { by_same_caller, at: used.at }
                 });
-                match life::claim(earlier, job.terms(), now) {
+                match life::claim(earlier, asked.terms, now) {
                     Claim::Take => return Verdict::Take(name),
                     Claim::Repeat => return Verdict::Repeat,
                     Claim::Spent => {}
@@ -123,24 +122,24 @@ impl KeyRow {
     }
 }
 
-/// The requested keys that exist and are not expired, and what changed on them.
-pub(super) struct Rows {
+/// The requested keys that exist and have not expired, and what changed on them.
+pub(crate) struct Rows {
     keys: HashMap<KeyId, KeyRow>,
     now: Timestamp,
     /// How many rows [`Self::take_fresh`] has erased.
     taken: Option<usize>,
     erased: Vec<KeyId>,
-    /// Keys to be erased by the sweeper, by the moment from which it may.
+    /// Keys that the sweep may erase, by the time from which it may.
     erase_later: BTreeMap<Timestamp, Vec<KeyId>>,
     /// New uses by (party, caller).
     used: BTreeMap<(String, String), Vec<KeyId>>,
-    /// Batches of this site with new uses: what may still be ready of them must not be leased unseen.
+    /// Batches of this site with new uses. A lease of them has to look up each key.
     own: BTreeSet<BatchId>,
 }
 
 impl Rows {
-    /// Loads the rows of `key_ids`, and the data keys to open them with.
-    pub(super) async fn load(
+    /// Loads the rows of `key_ids` and the data keys that open them.
+    pub(crate) async fn load(
         link: &mut Link,
         sealer: &Sealer,
         mut key_ids: Vec<KeyId>,
@@ -166,12 +165,12 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Erases those of `key_ids` that nobody has touched, and has what they were. Whatever is decided on these rows
-    /// may be committed only if it [`Self::is_what_was_taken`].
-    pub(super) async fn take_fresh(
+    /// Erases those of `key_ids` that nobody has touched, and loads what they were. Decisions on these rows may be
+    /// committed only if [`Self::is_what_was_taken`].
+    pub(crate) async fn take_fresh(
         link: &mut Link,
         sealer: &Sealer,
-        known: &mut KnownBatches,
+        cache: &mut BatchCache,
         mut key_ids: Vec<KeyId>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
@@ -182,20 +181,20 @@ impl Rows {
             sqlx::query_as(link.text(sql::TAKE_FRESH)).bind(pack(&key_ids)).fetch_all(&mut **link).await?;
         rows.taken = Some(taken.len());
         let mut fresh = Vec::with_capacity(taken.len());
-        let mut unknown = BTreeSet::new();
+        let mut missing = BTreeSet::new();
         for (key_id, batch_id, sealed) in taken {
-            let batch_id = BatchId::from_bytes(array(&batch_id, "keys")?);
-            let facts = known.get(batch_id);
+            let batch_id = BatchId::from_bytes(id_bytes(&batch_id, "keys")?);
+            let facts = cache.get(batch_id);
             if facts.is_none() {
-                unknown.insert(batch_id);
+                missing.insert(batch_id);
             }
-            fresh.push((KeyId::from_bytes(array(&key_id, "keys")?), batch_id, facts, sealed));
+            fresh.push((KeyId::from_bytes(id_bytes(&key_id, "keys")?), batch_id, facts, sealed));
         }
-        for facts in batches_of(link, sealer, unknown).await? {
-            known.add(facts);
+        for facts in batches_of(link, sealer, missing).await? {
+            cache.add(facts);
         }
         for (key_id, batch_id, facts, sealed) in fresh {
-            let Some(batch) = facts.or_else(|| known.get(batch_id)) else { continue };
+            let Some(batch) = facts.or_else(|| cache.get(batch_id)) else { continue };
             if life::is_live(batch.expires_at, now) {
                 rows.keys.insert(key_id, KeyRow { batch, sealed: Some(sealed), uses: Vec::new() });
             }
@@ -215,12 +214,12 @@ impl Rows {
         }
     }
 
-    /// Adds a row, unless its batch is expired.
+    /// Adds a row, unless its batch has expired.
     fn add(&mut self, row: &AnyRow, batch: &Arc<BatchFacts>) -> Result<(), StoreError> {
         if !life::is_live(batch.expires_at, self.now) {
             return Ok(());
         }
-        let key_id = KeyId::from_bytes(array(row.try_get("key_id")?, "keys")?);
+        let key_id = KeyId::from_bytes(id_bytes(row.try_get("key_id")?, "keys")?);
         let erase_at: Option<i64> = row.try_get("erase_at_ms")?;
         let past_erasure = erase_at.is_some_and(|at| at <= self.now.as_ms());
         let sealed: Option<Vec<u8>> = row.try_get("sealed")?;
@@ -239,14 +238,14 @@ impl Rows {
         Ok(())
     }
 
-    /// Decides one request, all or nothing; on success its uses count for the requests after it.
-    pub(super) fn decide(&mut self, job: &RetrieveJob, sealer: &Sealer) -> Result<Vec<Key>, RetrieveError> {
-        let verdicts: Vec<(KeyId, Verdict)> = job
+    /// Decides one request, all or nothing. On success, later requests see what it used up.
+    pub(crate) fn decide(&mut self, asked: &Retrieve, sealer: &Sealer) -> Result<Vec<Key>, RetrieveError> {
+        let verdicts: Vec<(KeyId, Verdict)> = asked
             .key_ids
             .iter()
-            .map(|id| (*id, self.keys.get(id).map_or(Verdict::Missing, |row| row.verdict(job, self.now))))
+            .map(|id| (*id, self.keys.get(id).map_or(Verdict::Missing, |row| row.verdict(asked, self.now))))
             .collect();
-        // 401 before 400: a key that is not the caller's decides, whatever else is missing.
+        // 401 before 400: one key of others decides, whatever else is missing.
         if verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::NotEntitled)) {
             return Err(RetrieveError::NotEntitled);
         }
@@ -256,7 +255,7 @@ impl Rows {
             let (Verdict::Take(_) | Verdict::Repeat, Some(sealed)) = (verdict, &row.sealed) else {
                 return Err(RetrieveError::NotFound);
             };
-            // Opened before anything is used up: a damaged row must not cost the intact ones.
+            // Before anything is used up: a damaged row must not cost the others.
             let key = sealer
                 .open(&row.batch.data_key_id, *id, row.batch.batch_id, sealed)
                 .map_err(StoreError::from)?;
@@ -264,19 +263,19 @@ impl Rows {
         }
         for (id, verdict) in verdicts {
             if let Verdict::Take(party) = verdict {
-                self.take(id, party, job);
+                self.take(id, party, asked);
             }
         }
         Ok(opened)
     }
 
-    fn take(&mut self, id: KeyId, party: String, job: &RetrieveJob) {
+    fn take(&mut self, id: KeyId, party: String, asked: &Retrieve) {
         let Some(row) = self.keys.get_mut(&id) else { return };
-        row.uses.push(Use { party: party.clone(), by: job.caller.to_string(), at: self.now });
-        if row.batch.source == job.local {
+        row.uses.push(Use { party: party.clone(), by: asked.caller.to_string(), at: self.now });
+        if row.batch.source == asked.local {
             self.own.insert(row.batch.batch_id);
         }
-        match life::erasure(row.all_used(), job.terms(), self.now) {
+        match life::erasure(row.all_used(), asked.terms, self.now) {
             Erasure::Now => {
                 row.sealed = None;
                 self.erased.push(id);
@@ -285,21 +284,21 @@ impl Rows {
             Erasure::At(at) => self.erase_later.entry(at).or_default().push(id),
             Erasure::Keep => {}
         }
-        self.used.entry((party, job.caller.to_string())).or_default().push(id);
+        self.used.entry((party, asked.caller.to_string())).or_default().push(id);
     }
 
-    /// Whether the decisions use up exactly the keys that [`Self::take_fresh`] has erased.
-    pub(super) fn is_what_was_taken(&self) -> bool {
+    /// Whether the decisions erase exactly the keys that [`Self::take_fresh`] has erased.
+    pub(crate) fn is_what_was_taken(&self) -> bool {
         self.taken == Some(self.erased.len()) && self.used.is_empty() && self.erase_later.is_empty()
     }
 
     /// Whether the decisions changed anything.
-    pub(super) fn is_changed(&self) -> bool {
+    pub(crate) fn is_changed(&self) -> bool {
         !self.used.is_empty() || !self.erased.is_empty()
     }
 
     /// Writes what the decisions changed.
-    pub(super) async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
         for ((party, by), key_ids) in &self.used {
             sqlx::query(link.text(sql::INSERT_RETRIEVALS))
                 .bind(pack(key_ids))
@@ -320,32 +319,16 @@ impl Rows {
             sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.erased)).execute(&mut **link).await?;
         }
         if !self.own.is_empty() {
-            let packed: Vec<u8> = self.own.iter().flat_map(BatchId::as_bytes).copied().collect();
-            sqlx::query(link.text(sql::DISTRUST_READY)).bind(packed).execute(&mut **link).await?;
+            sqlx::query(link.text(sql::DISTRUST_READY))
+                .bind(pack_batches(&self.own))
+                .execute(&mut **link)
+                .await?;
         }
         Ok(())
     }
 }
 
-/// Unwraps a data key that this process did not draw, once.
-pub(super) async fn learn_data_key(
-    link: &mut Link,
-    sealer: &Sealer,
-    id: DataKeyId,
-) -> Result<(), StoreError> {
-    if sealer.knows(&id) {
-        return Ok(());
-    }
-    let (kek_id, wrapped): (String, Vec<u8>) =
-        sqlx::query_as(link.text(sql::DATA_KEY)).bind(id.as_slice()).fetch_one(&mut **link).await?;
-    if sealer.learn(id, &kek_id, &wrapped)? {
-        Ok(())
-    } else {
-        Err(StoreError::corrupt("data_keys", hex::encode(id)))
-    }
-}
-
-/// What is to be known of batches, and the data keys to open their keys with.
+/// Loads batches and the data keys that open their keys.
 async fn batches_of(
     link: &mut Link,
     sealer: &Sealer,
@@ -354,8 +337,7 @@ async fn batches_of(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let packed: Vec<u8> = ids.iter().flat_map(BatchId::as_bytes).copied().collect();
-    let rows = sqlx::query(link.text(sql::BATCHES)).bind(packed).fetch_all(&mut **link).await?;
+    let rows = sqlx::query(link.text(sql::BATCHES)).bind(pack_batches(&ids)).fetch_all(&mut **link).await?;
     let facts = rows.iter().map(|row| batch_facts(row).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     for batch in &facts {
         learn_data_key(link, sealer, batch.data_key_id).await?;
@@ -364,7 +346,7 @@ async fn batches_of(
 }
 
 fn batch_of(row: &AnyRow, table: &'static str) -> Result<BatchId, StoreError> {
-    Ok(BatchId::from_bytes(array(row.try_get("batch_id")?, table)?))
+    Ok(BatchId::from_bytes(id_bytes(row.try_get("batch_id")?, table)?))
 }
 
 fn batch_facts(row: &AnyRow) -> Result<BatchFacts, StoreError> {
@@ -377,16 +359,12 @@ fn batch_facts(row: &AnyRow) -> Result<BatchFacts, StoreError> {
         master: text("master_sae")?.parse().map_err(|_| damaged())?,
         recipients: serde_json::from_str(&text("recipients")?).map_err(|_| damaged())?,
         entitled: serde_json::from_str(&text("entitled")?).map_err(|_| damaged())?,
-        data_key_id: array(row.try_get("data_key_id")?, "batches")?,
+        data_key_id: id_bytes(row.try_get("data_key_id")?, "batches")?,
         expires_at: Timestamp::from_ms(row.try_get("expires_at_ms")?),
     })
 }
 
-pub(super) fn array(bytes: &[u8], table: &'static str) -> Result<[u8; 16], StoreError> {
-    bytes.try_into().map_err(|_| StoreError::corrupt(table, "an ID of another length than 16 bytes"))
-}
-
-/// A party as the `retrievals` table names it. The kind goes in front, so an SAE never reads as a KME.
+/// A party in the table `retrievals`. The prefix keeps an SAE and a KME of the same name apart.
 fn party_text(party: &Party) -> String {
     match party {
         Party::Sae(sae) => format!("sae:{sae}"),

@@ -1,49 +1,52 @@
-//! From a store URL to connections.
+//! The address of a store: from its URL to connections.
 
 use super::dialect::{Dialect, Link};
-use super::error::StoreError;
-use super::postgres::Servers;
+use super::postgres::PostgresServers;
 use super::sqlite::{self, SqliteFile};
+use crate::store::error::StoreError;
 
 /// Where the database is. May hold credentials, so it has no `Debug`.
-pub(super) enum Address {
+pub(crate) enum Address {
     Sqlite(SqliteFile),
-    Postgres(Servers),
+    Postgres(PostgresServers),
 }
 
 impl Address {
+    /// Reads the URL of a store.
+    ///
     /// # Errors
     /// [`StoreError::Settings`]; the text never repeats the URL, which may hold credentials.
-    pub(super) fn parse(url: &str) -> Result<Self, StoreError> {
-        // The second call finds them installed.
+    pub(crate) fn parse(url: &str) -> Result<Self, StoreError> {
+        // Calling it again does no harm.
         sqlx::any::install_default_drivers();
         if let Some(rest) = url.strip_prefix("sqlite:") {
             return SqliteFile::parse(rest).map(Self::Sqlite);
         }
         for scheme in ["postgres://", "postgresql://"] {
             if let Some(rest) = url.strip_prefix(scheme) {
-                return Servers::parse(rest).map(Self::Postgres);
+                return PostgresServers::parse(rest).map(Self::Postgres);
             }
         }
         Err(StoreError::Settings("store.url must be sqlite://FILE or postgres://HOST/DATABASE".to_owned()))
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Sqlite(_) => Dialect::Sqlite,
             Self::Postgres(_) => Dialect::Postgres,
         }
     }
 
-    /// Whether there is a database; makes the file of one when `create`.
-    pub(super) fn find(&self, create: bool) -> Result<(), StoreError> {
+    /// Checks that there is a database. With `create`, makes a missing SQLite file.
+    pub(crate) fn find(&self, create: bool) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(file) => file.find(create),
             Self::Postgres(_) => Ok(()),
         }
     }
 
-    pub(super) async fn connect(&self) -> Result<Link, StoreError> {
+    /// A connection that may write.
+    pub(crate) async fn connect(&self) -> Result<Link, StoreError> {
         let connection = match self {
             Self::Sqlite(file) => file.connect(sqlite::WRITE).await?,
             Self::Postgres(servers) => servers.connect().await?,
@@ -51,16 +54,16 @@ impl Address {
         Ok(Link::new(connection, self.dialect()))
     }
 
-    /// A connection to a database that nobody else uses, as far as the database can tell: SQLite makes sure of it.
-    pub(super) async fn connect_alone(&self) -> Result<Link, StoreError> {
+    /// A connection for a copy. On SQLite it keeps every other process out.
+    pub(crate) async fn connect_alone(&self) -> Result<Link, StoreError> {
         match self {
             Self::Sqlite(file) => Ok(Link::new(file.connect_alone().await?, Dialect::Sqlite)),
             Self::Postgres(_) => self.connect().await,
         }
     }
 
-    /// A connection for single statements that change nothing.
-    pub(super) async fn connect_to_read(&self) -> Result<Link, StoreError> {
+    /// A connection for single statements that only read.
+    pub(crate) async fn connect_to_read(&self) -> Result<Link, StoreError> {
         match self {
             Self::Sqlite(file) => Ok(Link::new(file.connect(sqlite::READ).await?, Dialect::Sqlite)),
             Self::Postgres(_) => self.connect().await,

@@ -1,8 +1,8 @@
-//! Moves a store to another database, of the same kind or of the other: all rows that are still of use, or none.
+//! Copies a store to another database, of the same kind or the other: all live rows, or none.
 //!
-//! Both databases are held for the whole time, so that no daemon changes what is copied and none begins on half a
-//! store. One transaction of the target holds everything; before it is committed, every row is read back and
-//! compared, and every sealed key is opened. Material stays sealed as it is: no key is seen but for that check.
+//! Both databases are locked all the time, so no daemon changes the source or starts on half a target. One transaction
+//! of the target holds everything. Before its commit, every row is read back and compared, and every sealed key is
+//! opened. Keys stay sealed as they are.
 
 mod tables;
 
@@ -14,15 +14,30 @@ use kme::{BatchId, Clock, KeyId, Random, Timestamp};
 use tokio::time::sleep;
 
 use self::tables::{KEY_MATERIAL, PAGE_ROWS, Row, TABLES, Table, Value};
-use super::connect::Address;
-use super::dialect::{Dialect, Link};
+use super::connection::{Address, Dialect, Link, Sql, prepare_schema};
 use super::error::StoreError;
-use super::kek::KeyEncryptionKeys;
-use super::migrate::prepare_schema;
-use super::seal::{DataKeyId, Sealer};
-use super::{commit, sql};
+use super::sealing::{DataKeyId, KeyEncryptionKeys, Sealer};
+use super::writer::commit::commit;
 
-/// How long sessions of daemons that were just stopped are waited for.
+/// Lets a session be silent while the other database works.
+const PATIENT_SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+/// Other sessions of this role in this database: most likely daemons.
+const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()";
+/// Begins a transaction during which nobody else changes the tables.
+const LOCK_SOURCE: Sql = Sql {
+    sqlite: "BEGIN IMMEDIATE",
+    postgres: "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN SHARE MODE",
+};
+/// Begins a transaction during which nobody else reads the tables.
+const LOCK_TARGET: Sql = Sql {
+    sqlite: "BEGIN IMMEDIATE",
+    postgres: "BEGIN; \
+               LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN ACCESS EXCLUSIVE MODE",
+};
+const DATA_KEY_OF_BATCH: &str = "SELECT data_key_id FROM batches WHERE batch_id = $1";
+
+/// How long to wait until the sessions of daemons that were just stopped are gone.
 const SESSIONS_WAIT: Duration = Duration::from_secs(3);
 
 /// What was copied.
@@ -43,21 +58,21 @@ impl fmt::Display for Copied {
     }
 }
 
-/// What the store is sealed with, and what the time is.
+/// What a copy needs beside the two databases.
 pub struct CopyParts {
-    /// Every KEK that the source needs.
+    /// All KEKs that the source needs.
     pub keks: KeyEncryptionKeys,
-    /// What has expired is not copied.
+    /// Tells what has expired, and is not copied.
     pub clock: Arc<dyn Clock>,
-    /// For the sealer, which seals nothing here.
+    /// The sealer wants it, although it seals nothing here.
     pub random: Arc<dyn Random>,
 }
 
-/// Copies the store at the URL `from` to the one at `to`, which must be empty and is made when there is none.
+/// Copies the store at the URL `from` to the URL `to`, which must be empty; a missing database is made.
 ///
 /// # Errors
 /// [`StoreError`]; then the target has nothing. [`StoreError::Uncertain`]: it has everything or nothing.
-pub(super) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
+pub(crate) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
     let (from, to) = (Address::parse(from)?, Address::parse(to)?);
     from.find(false)?;
     let mut source = hold(&from, "the source").await?;
@@ -65,8 +80,8 @@ pub(super) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copie
     to.find(true)?;
     let mut target = hold(&to, "the target").await?;
     prepare_schema(&mut target, true).await?;
-    begin(&mut source, sql::HOLD_SOURCE, "the source").await?;
-    begin(&mut target, sql::HOLD_TARGET, "the target").await?;
+    begin(&mut source, LOCK_SOURCE, "the source").await?;
+    begin(&mut target, LOCK_TARGET, "the target").await?;
     let now = parts.clock.now();
     let sealer = Sealer::new(parts.keks, parts.random, now)?;
     let mut work = Work { source, target, now, sealer };
@@ -79,7 +94,7 @@ pub(super) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copie
         copied.opened += work.verify(table, *rows).await?;
     }
     let Work { source, mut target, .. } = work;
-    commit::commit(&mut target)
+    commit(&mut target)
         .await
         .map_err(|error| if error.proves_no_commit() { error } else { error.into_uncertain() })?;
     close(target).await;
@@ -87,17 +102,17 @@ pub(super) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copie
     Ok(copied)
 }
 
-/// A connection to a database that no daemon uses.
+/// A connection to a database that nobody else uses.
 async fn hold(address: &Address, what: &str) -> Result<Link, StoreError> {
     let mut link = match address.connect_alone().await {
         Err(StoreError::Busy(_)) if address.dialect() == Dialect::Sqlite => return Err(in_use(what)),
         other => other?,
     };
     if link.dialect() == Dialect::Postgres {
-        sqlx::raw_sql(sql::PATIENT_SESSION).execute(&mut *link).await?;
+        sqlx::raw_sql(PATIENT_SESSION).execute(&mut *link).await?;
         let deadline = tokio::time::Instant::now() + SESSIONS_WAIT;
         loop {
-            let others: i64 = sqlx::query_scalar(sql::OTHER_SESSIONS).fetch_one(&mut *link).await?;
+            let others: i64 = sqlx::query_scalar(OTHER_SESSIONS).fetch_one(&mut *link).await?;
             if others == 0 {
                 break;
             }
@@ -112,11 +127,11 @@ async fn hold(address: &Address, what: &str) -> Result<Link, StoreError> {
 
 fn in_use(what: &str) -> StoreError {
     StoreError::Settings(format!(
-        "{what} is in use: stop every daemon that uses it, and whatever else is connected to it, then try again"
+        "{what} is in use: stop every daemon that uses it and close all other connections to it, then try again"
     ))
 }
 
-async fn begin(link: &mut Link, hold: super::dialect::Sql, what: &str) -> Result<(), StoreError> {
+async fn begin(link: &mut Link, hold: Sql, what: &str) -> Result<(), StoreError> {
     let begun = sqlx::raw_sql(link.text(hold)).execute(&mut **link).await.map_err(StoreError::from);
     match begun {
         Err(StoreError::Busy(_)) => Err(in_use(what)),
@@ -124,7 +139,7 @@ async fn begin(link: &mut Link, hold: super::dialect::Sql, what: &str) -> Result
     }
 }
 
-/// Whatever it says, what counts is committed.
+/// Errors do not matter: what counts is committed.
 async fn close(link: Link) {
     let _ = sqlx::Connection::close(link.into_inner()).await;
 }
@@ -150,7 +165,7 @@ impl Work {
         Ok(())
     }
 
-    /// Copies the rows of one table that are of use; returns how many.
+    /// Copies the live rows of a table. Returns how many.
     async fn copy(&mut self, table: &Table) -> Result<u64, StoreError> {
         let (mut rows, mut after) = (0, None);
         loop {
@@ -165,7 +180,7 @@ impl Work {
         }
     }
 
-    /// Reads a table of the target back beside the source's; returns how many sealed keys were opened.
+    /// Compares a table of the target with the source. Returns how many sealed keys were opened.
     async fn verify(&mut self, table: &Table, rows: u64) -> Result<u64, StoreError> {
         let (mut seen, mut opened, mut after) = (0, 0, None);
         loop {
@@ -185,7 +200,7 @@ impl Work {
         Ok(opened)
     }
 
-    /// Unwraps the data keys of a page, opens its sealed keys.
+    /// Unwraps the data keys of a page or opens its sealed keys. Returns how many were opened.
     async fn check_seals(&mut self, table: &Table, page: &[Row]) -> Result<u64, StoreError> {
         match table.name {
             "data_keys" => {
@@ -216,7 +231,7 @@ impl Work {
             // Voided keys have no material.
             let Value::Bytes(sealed) = sealed else { continue };
             let damaged = || StoreError::corrupt(KEY_MATERIAL, hex::encode(key_id));
-            let data_key: Vec<u8> = sqlx::query_scalar(sql::DATA_KEY_OF_BATCH)
+            let data_key: Vec<u8> = sqlx::query_scalar(DATA_KEY_OF_BATCH)
                 .bind(batch_id.as_slice())
                 .fetch_one(&mut *self.target)
                 .await?;

@@ -1,20 +1,19 @@
-//! What batches say of all their keys, and the batches of late, remembered: that part of a batch never changes while
-//! the batch is there.
+//! Cache of immutable facts about batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use kme::{BatchId, KmeId, Party, Recipient, SaeId, Timestamp};
 
-use super::seal::DataKeyId;
-use super::types::{Entitlement, Role};
+use crate::store::sealing::DataKeyId;
+use crate::store::types::{Entitlement, Role};
 
-/// Batches of one generation. There are two, so memory has a bound and whatever is in use stays.
+/// Batches of one generation. There are two, so memory is bounded and what is in use stays.
 const GENERATION: usize = 4096;
 
-/// What a batch says of all its keys.
+/// What the keys of a batch have in common.
 #[derive(Debug)]
-pub(super) struct BatchFacts {
+pub(crate) struct BatchFacts {
     pub(super) batch_id: BatchId,
     pub(super) source: KmeId,
     pub(super) master: SaeId,
@@ -25,7 +24,7 @@ pub(super) struct BatchFacts {
 }
 
 impl BatchFacts {
-    /// Whether a path names the peer of somebody who plays `role` for these keys.
+    /// Whether the path of a request names the other side of somebody who plays `role` for these keys.
     pub(super) fn path_fits(&self, role: Role, path: &Party) -> bool {
         match (role, path) {
             (Role::Slave, Party::Sae(sae)) => *sae == self.master,
@@ -37,16 +36,16 @@ impl BatchFacts {
     }
 }
 
-/// Batches that one writer has met.
+/// Batches that one writer stored or read.
 #[derive(Default)]
-pub(super) struct KnownBatches {
+pub(crate) struct BatchCache {
     young: HashMap<BatchId, Arc<BatchFacts>>,
     old: HashMap<BatchId, Arc<BatchFacts>>,
 }
 
-impl KnownBatches {
-    /// Only for a batch that is committed.
-    pub(super) fn add(&mut self, facts: Arc<BatchFacts>) {
+impl BatchCache {
+    /// Adds a batch that is committed.
+    pub(crate) fn add(&mut self, facts: Arc<BatchFacts>) {
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }

@@ -1,20 +1,26 @@
-//! Storing a batch, within the writer's transaction.
+//! Storing a batch.
 
 use std::sync::Arc;
 
 use kme::life::{self, Known};
 use kme::{BatchId, KmeId, Timestamp};
 
-use super::dialect::Link;
-use super::error::StoreError;
-use super::known::BatchFacts;
+use super::batch_cache::BatchFacts;
+use super::ids::are_distinct;
+use super::locks::Needs;
 use super::ready::ReadyRow;
-use super::seal::SealedKeys;
 use super::sql;
-use super::types::{Inserted, NewBatch};
+use super::verb::{AfterCommit, Verb};
+use crate::store::connection::Link;
+use crate::store::error::StoreError;
+use crate::store::sealing::{SealedKeys, Sealer};
+use crate::store::types::{Inserted, NewBatch};
 
-/// A batch, sealed and in the form of its row; holds no secret.
-pub(super) struct InsertJob {
+/// Most keys that a stored batch may have: its row lists all their IDs.
+pub(super) const MAX_STORED_BATCH_KEYS: usize = 65_536;
+
+/// Stores a batch, which is sealed already.
+pub(crate) struct Insert {
     batch_id: BatchId,
     source: KmeId,
     master: String,
@@ -29,14 +35,18 @@ pub(super) struct InsertJob {
     facts: Arc<BatchFacts>,
 }
 
-impl InsertJob {
-    pub(super) fn new(
+impl Insert {
+    /// Checks and seals `batch`. With `ready`, its keys are also listed as ready.
+    pub(crate) fn new(
         batch: &NewBatch<'_>,
-        keys: SealedKeys,
         ready: Option<ReadyRow>,
+        sealer: &Sealer,
+        now: Timestamp,
     ) -> Result<Self, StoreError> {
+        check(batch)?;
+        let keys = sealer.seal(batch.batch_id, batch.keys, now)?;
         let json = |text: Result<String, serde_json::Error>| {
-            text.map_err(|_| StoreError::Misuse("parties that are no JSON"))
+            text.map_err(|_| StoreError::Misuse("parties that cannot be JSON"))
         };
         let key_bytes = batch.keys.first().map_or(0, |key| key.material.len_bytes());
         Ok(Self {
@@ -61,30 +71,6 @@ impl InsertJob {
             keys,
             ready,
         })
-    }
-
-    pub(super) fn batch_id(&self) -> BatchId {
-        self.batch_id
-    }
-
-    /// What the batch says of its keys, should it be stored.
-    pub(super) fn facts(&self) -> Arc<BatchFacts> {
-        Arc::clone(&self.facts)
-    }
-
-    /// Keys in this batch.
-    pub(super) fn key_count(&self) -> usize {
-        self.keys.key_ids.len() / 16
-    }
-
-    /// Nobody else stores or voids this batch meanwhile (`super::locks`), so what it looks up first still holds
-    /// when it writes.
-    pub(super) async fn run(&self, link: &mut Link) -> Result<Inserted, StoreError> {
-        let inserted = life::push(self.known(link).await?);
-        if inserted == Inserted::Stored {
-            self.write(link).await?;
-        }
-        Ok(inserted)
     }
 
     async fn known(&self, link: &mut Link) -> Result<Known, StoreError> {
@@ -112,7 +98,7 @@ impl InsertJob {
 
     async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
         let data_key = &self.keys.data_key;
-        // Each time, not once: another process's sweep may have found it unused.
+        // With every batch: the sweep of another process may have erased it as unused.
         sqlx::query(link.text(sql::INSERT_DATA_KEY))
             .bind(data_key.id.as_slice())
             .bind(data_key.kek_id.as_str())
@@ -148,4 +134,57 @@ impl InsertJob {
         }
         Ok(())
     }
+}
+
+impl Verb for Insert {
+    type Output = Inserted;
+
+    fn name(&self) -> &'static str {
+        "insert"
+    }
+
+    fn key_count(&self) -> usize {
+        self.keys.key_ids.len() / 16
+    }
+
+    /// Nobody else stores or voids this batch meanwhile, so what [`Self::known`] finds still holds when it is written.
+    fn lock(&self, needs: &mut Needs) {
+        needs.batch(self.batch_id);
+    }
+
+    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<Inserted, StoreError> {
+        let inserted = life::push(self.known(link).await?);
+        if inserted == Inserted::Stored {
+            self.write(link).await?;
+        }
+        Ok(inserted)
+    }
+
+    fn is_change(inserted: &Inserted) -> bool {
+        *inserted == Inserted::Stored
+    }
+
+    fn after_commit(&self, inserted: &Inserted) -> AfterCommit {
+        match inserted {
+            Inserted::Stored => AfterCommit::Cache(Arc::clone(&self.facts)),
+            _ => AfterCommit::Nothing,
+        }
+    }
+}
+
+fn check(batch: &NewBatch<'_>) -> Result<(), StoreError> {
+    let Some(first) = batch.keys.first() else {
+        return Err(StoreError::Misuse("a batch without keys"));
+    };
+    let key_bytes = first.material.len_bytes();
+    if batch.keys.len() > MAX_STORED_BATCH_KEYS {
+        return Err(StoreError::Misuse("too many keys in one batch"));
+    }
+    if key_bytes == 0 || batch.keys.iter().any(|key| key.material.len_bytes() != key_bytes) {
+        return Err(StoreError::Misuse("the keys of a batch must have one length, of at least a byte"));
+    }
+    if !are_distinct(batch.keys.iter().map(|key| key.id)) {
+        return Err(StoreError::Misuse("a key ID twice in one batch"));
+    }
+    Ok(())
 }

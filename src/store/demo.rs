@@ -1,14 +1,16 @@
-//! A schema of its own in a Postgres database, for each site of a demo.
+//! A schema in a Postgres database for each site of a demo.
 
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::connect::Address;
-use super::dialect::Dialect;
+use super::connection::{Address, Dialect};
 use super::error::StoreError;
 
-/// Makes an empty schema for `site` in the database at `url`, and whatever a schema of that name held is gone: its
-/// name begins with `dqkd_demo_`. Returns the URL of a store in it.
-pub(super) async fn of_a_demo(url: &str, site: &str) -> Result<String, StoreError> {
+/// Makes an empty schema for `site` of a demo in the Postgres database at `url`. **Drops** the schema of that name,
+/// which begins with `dqkd_demo_`. Returns the URL of the site's store.
+///
+/// # Errors
+/// [`StoreError::Settings`] for any other URL, or a failure of the database.
+pub async fn replace_demo_schema(url: &str, site: &str) -> Result<String, StoreError> {
     let address = Address::parse(url)?;
     if address.dialect() != Dialect::Postgres {
         return Err(StoreError::Settings("a demo's store must be postgres://HOST/DATABASE".to_owned()));
