@@ -4,7 +4,7 @@
 
 use super::EngineError;
 
-/// Fewest pools of a batch.
+/// Fewest pools of a batch: with one, its server would know every key.
 pub const MIN_POOLS: usize = 2;
 /// Most pools of a batch.
 pub const MAX_POOLS: usize = 8;
