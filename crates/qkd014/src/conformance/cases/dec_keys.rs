@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::outcome::{Ended, Refusal, Sentence};
 use super::super::session::Session;
-use super::{Case, case};
+use super::case::{Case, case};
 
 const SAME: &str = "5.4, 6.4 R49";
 

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::super::exchange::Exchange;
 use super::super::outcome::{Ended, Refusal, Sentence, skip};
 use super::super::session::Session;
-use super::super::wire::{Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::HttpRequest;
+use crate::wire::path;
 
 pub(super) fn cases() -> [Case; 6] {
     [
@@ -102,7 +103,7 @@ async fn refuses_each(session: &Session, name: &str, cases: Vec<(Value, Refusal)
 }
 
 async fn posted(session: &Session, body: &str) -> Exchange {
-    session.send_alone(&session.setup.a, Call::post(path(&session.setup.b.id, "enc_keys"), body)).await
+    session.send_alone(&session.setup.a, HttpRequest::post(path(&session.setup.b.id, "enc_keys"), body)).await
 }
 
 async fn bad_bodies(session: &Session) -> Ended {

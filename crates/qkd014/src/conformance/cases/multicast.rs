@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::exchange::Delivered;
 use super::super::outcome::{Ended, Failure, Refusal, Sentence, Stop, skip};
 use super::super::session::Session;
-use super::{Case, case};
+use super::case::{Case, case};
 
 /// Most additional IDs that T27 lists, whatever the limit.
 const LISTED_MAX: u64 = 1000;
