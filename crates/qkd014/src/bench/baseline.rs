@@ -82,7 +82,7 @@ impl Identity {
         Ok(Self { tls, throw_away: Some(certificate) })
     }
 
-    /// The line that tells whoever started the baseline at `address`.
+    /// The line that tells the load generator where the baseline is.
     pub fn ready_line(&self, address: std::net::SocketAddr) -> String {
         let certificate = self.throw_away.as_deref().map(|der| STANDARD.encode(der)).unwrap_or_default();
         format!("{READY}{address} {certificate}")

@@ -95,7 +95,7 @@ pub(super) async fn run(
     Ok(Measured { counts, answers, counted, used, used_for })
 }
 
-/// One thread: the workers of so many connections, on a runtime of their own.
+/// One thread: the workers of its share of the connections, on a runtime of their own.
 fn work(job: Arc<Job>, connections: usize, tally: Arc<Mutex<Tally>>) -> Result<(), BenchError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| BenchError(format!("no runtime: {error}")))?;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// The shortest pause between two looks at what is due. A runtime's timer counts whole milliseconds.
 const GRAIN: Duration = Duration::from_micros(200);
 
-/// The time of one measurement, which begins when everybody is connected.
+/// The time of one measurement. It begins when all workers are connected.
 pub(super) struct Clock {
     start: OnceLock<Instant>,
     warmup: Duration,

@@ -91,7 +91,12 @@ impl<'a> Bench<'a> {
         let load = &self.setup.load;
         let stock = Arc::new(Stock::of_baseline(load.number)?);
         let measured = load::run(load, (&a, &b), Some(stock), 0, &processes, None).await?;
-        Ok(Run::new(&measured, load))
+        let run = Run::new(&measured, load);
+        if run.operations == 0 {
+            let text = "the baseline server served no request; do the SAEs' certificates come from --ca, or --baseline-ca?";
+            return Err(BenchError(text.to_owned()));
+        }
+        Ok(run)
     }
 
     /// What has to be there before the clock runs.

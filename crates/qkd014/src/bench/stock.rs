@@ -1,4 +1,4 @@
-//! What has to be there before the clock runs: keys for `dec_keys`, ready keys for `enc_keys`.
+//! What is made ready before the clock runs: keys for `dec_keys`, ready keys for `enc_keys`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Size of the keys of a KME that does not say.
 const USUAL_KEY_BITS: u32 = 256;
 
-/// What the first KME says about what can be asked of it.
+/// Limits of the first KME, by its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) key_bits: u32,
@@ -34,7 +34,7 @@ pub(super) fn client(end: &End) -> Result<Client, BenchError> {
     Client::of(end.url.clone(), end.credentials.clone()).map_err(|error| BenchError(error.to_string()))
 }
 
-/// Asks A; a KME whose status is not of the standard is taken to deliver one usual key a request.
+/// Asks A. If its status is not of the standard, it is assumed to deliver one key of 256 bits a request.
 pub(super) async fn limits(a: &Client, slave: &str) -> Result<Limits, BenchError> {
     match a.status(slave).await {
         Ok(status) => Ok(Limits {

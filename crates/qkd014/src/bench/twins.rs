@@ -1,4 +1,4 @@
-//! Whether both SAEs got the same: every key that was kept is compared with its twin.
+//! Whether both SAEs got the same keys: every kept key is compared with its twin.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ pub struct Twins {
     pub compared: u64,
     /// Keys that differ from their twins.
     pub different: u64,
-    /// Keys without a twin: B was refused, or got others.
+    /// Keys without a twin: B was refused, or got other keys.
     pub missing: u64,
     /// Keys whose ID came twice.
     pub repeated: u64,
@@ -34,7 +34,7 @@ impl Twins {
         (self.different, self.missing, self.repeated, self.malformed) == (0, 0, 0, 0)
     }
 
-    /// With what another comparison found.
+    /// Adds what another comparison found.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {

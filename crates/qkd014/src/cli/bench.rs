@@ -17,7 +17,7 @@ use crate::https::KmeUrl;
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// What one operation is
+    /// What to measure
     #[arg(long, value_enum, default_value = "enc")]
     op: OpArg,
     /// Take the KMEs, the CA and the SAEs from the demo.json of `dqkd demo`; other options override it
@@ -48,7 +48,7 @@ pub(super) struct BenchArgs {
     /// Most operations of a round whose keys are compared with their twins
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     compare: usize,
-    /// Print a line of JSON for each window of so many seconds; the report is then one line, too
+    /// Print a line of JSON for each window of this length; the report is then one line, too
     #[arg(long, value_name = "SECS", requires = "json", value_parser = not_short)]
     window: Option<f64>,
     /// Print JSON
@@ -347,7 +347,7 @@ pub(super) struct BaselineServerArgs {
     key_bytes: usize,
 }
 
-/// Serves at a free port until its standard input ends, which it does with whoever started it.
+/// Serves at a free port until its standard input ends. That is when the process that started it ends.
 pub(super) fn baseline_server(args: BaselineServerArgs) -> Outcome {
     let BaselineServerArgs { client_ca, cert, key, number, key_bytes } = args;
     let identity = match cert.zip(key) {

@@ -97,7 +97,7 @@ pub(super) struct ConformanceArgs {
 
 #[derive(Debug, Args)]
 struct Scope {
-    /// How much is demanded
+    /// How strict to be
     #[arg(long, value_enum, default_value = "lenient")]
     profile: ProfileArg,
     /// How the report is printed

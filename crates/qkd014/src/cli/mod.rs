@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show how many keys a KME can deliver to share with a peer, and its limits (Get status)
+    /// Show how many keys a KME can deliver, and its limits (Get status)
     Status(request::StatusArgs),
     /// Fetch fresh keys (Get key)
     Enc(request::EncArgs),

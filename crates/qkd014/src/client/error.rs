@@ -21,9 +21,12 @@ pub enum ClientError {
         /// The innermost cause.
         reason: String,
     },
-    /// The connection broke. The KME may have used up keys for the request.
-    #[error("{0}; the KME may have acted on the request")]
-    Broken(String),
+    /// The connection broke. The KME may have used up keys for the request, unless it refused the certificate.
+    #[error("{reason}{}", broken_hint(.reason))]
+    Broken {
+        /// What happened.
+        reason: String,
+    },
     /// No complete answer in time. The KME may have used up keys for the request.
     #[error("no answer within {} s; the KME may have acted on the request", .0.as_secs_f64())]
     Slow(Duration),
@@ -43,11 +46,20 @@ pub enum ClientError {
 fn connect_hint(reason: &str) -> &'static str {
     let hints = [
         ("UnknownIssuer", "; is this the CA of the KME's certificate?"),
-        ("NotValidForName", "; the KME's certificate is for another host: use a name that it has"),
+        ("BadSignature", "; is this the CA of the KME's certificate?"),
         ("refused", "; is the KME running, and is this its port?"),
     ];
     let hint = hints.iter().find(|(word, _)| reason.contains(word));
     hint.map_or("", |(_, hint)| hint)
+}
+
+/// In TLS 1.3 a server refuses a certificate only after the client has sent its request.
+fn broken_hint(reason: &str) -> &'static str {
+    if reason.contains("fatal alert") {
+        "; does the KME trust the CA of this SAE's certificate?"
+    } else {
+        "; the KME may have acted on the request"
+    }
 }
 
 fn refusal_hint(status: StatusCode) -> &'static str {

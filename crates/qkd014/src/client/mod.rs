@@ -158,7 +158,7 @@ impl Client {
             .map_err(|_| ClientError::Slow(self.timeout))?
             .map_err(|trouble| match trouble {
                 Trouble::Unsent(reason) => ClientError::Connect { reason },
-                Trouble::Broken(reason) => ClientError::Broken(reason),
+                Trouble::Broken(reason) => ClientError::Broken { reason },
             })?;
         if response.status == StatusCode::OK.as_u16() {
             return serde_json::from_slice(&response.body)

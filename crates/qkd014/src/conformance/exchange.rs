@@ -1,4 +1,4 @@
-//! One request and its answer; what a report may show of them.
+//! One request with its answer, and what a report may show of them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -71,7 +71,7 @@ impl Exchange {
         self.json()?.get("message")?.as_str().map(str::to_owned)
     }
 
-    /// What an error has to be and is not (clause 6.5). `holds_key`: a delivered key was found in it.
+    /// What an error should be and is not (clause 6.5). `holds_key`: it contains a delivered key.
     pub(super) fn wrong_form_of_error(&self, is_strict: bool, holds_key: bool) -> Option<&'static str> {
         let (json, message) = (self.json(), self.message());
         let details = json.as_ref().and_then(|json| json.get("details"));
@@ -116,7 +116,7 @@ impl Exchange {
         format!("{} {shown}", self.status).trim_end().to_owned()
     }
 
-    /// The keys of a container (clause 6.3): as many and as long as they should be, in the standard's form.
+    /// The keys of a container (clause 6.3), if they have the number, the length and the form that they should have.
     pub(super) fn container(&self, number: usize, bits: u64) -> Result<Vec<Delivered>, String> {
         if self.status != 200 {
             return Err("status 200 and a key container".to_owned());
@@ -161,7 +161,7 @@ fn delivered_key(entry: &Value, bits: u64) -> Result<Delivered, String> {
     Ok(Delivered { id: id.to_owned(), key })
 }
 
-/// JSON that may have keys in it, which are wiped when dropped.
+/// JSON that may hold keys, which are wiped when it is dropped.
 pub(super) struct Wiped(Value);
 
 impl std::ops::Deref for Wiped {

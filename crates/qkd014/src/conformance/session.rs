@@ -195,8 +195,8 @@ impl Session {
         connected.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())
     }
 
-    /// Demands that the KME of `sae` still answers over a new connection. Without that, no refusal says anything: a KME
-    /// that is down refuses everybody.
+    /// Demands that the KME of `sae` still answers over a new connection. A KME that is down refuses every connection, so
+    /// without this its refusals would say nothing.
     pub(super) async fn still_answers(&self, sae: &Sae, clause: &'static str) {
         let exchange = self.send_alone(sae, HttpRequest::get(path(&sae.id, "status"))).await;
         let expected = "an answer of this KME to a good connection: else its refusals say nothing";

@@ -8,7 +8,7 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use kme::append_wiped;
+use kme::{append_wiped, causes};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
@@ -81,7 +81,7 @@ async fn over_http_2(
     response: &mut HttpResponse,
 ) -> Result<(), Trouble> {
     let broken = |error: hyper::Error| {
-        let text = format!("the connection broke: {error}");
+        let text = format!("the connection broke: {}", causes(&error));
         if error.is_canceled() { Trouble::Unsent(text) } else { Trouble::Broken(text) }
     };
     let mut outgoing =
@@ -92,7 +92,10 @@ async fn over_http_2(
     let outgoing = outgoing
         .body(Full::new(request.body.clone()))
         .map_err(|error| Trouble::Unsent(format!("not a request: {error}")))?;
-    requests.ready().await.map_err(|error| Trouble::Unsent(format!("the connection is closed: {error}")))?;
+    requests
+        .ready()
+        .await
+        .map_err(|error| Trouble::Unsent(format!("the connection is closed: {}", causes(&error))))?;
     let (head, mut body) = requests.send_request(outgoing).await.map_err(broken)?.into_parts();
     response.clear(0);
     (response.status, response.version, response.headers) =
@@ -104,7 +107,7 @@ async fn over_http_2(
             return Err(Trouble::Broken(format!("an answer of more than {BODY_MAX_BYTES} bytes")));
         }
         append_wiped(&mut response.body, &data);
-        // Wiped if nobody else holds it.
+        // Wiped unless hyper still holds a part of the same buffer.
         if let Ok(mut data) = data.try_into_mut() {
             data.as_mut().zeroize();
         }

@@ -66,13 +66,23 @@ async fn a_server_with_a_certificate_for_another_host_or_of_another_ca_gets_no_r
     let client = Client::new(&elsewhere, tls).unwrap();
     let refused = client.enc_keys("bob", &KeyRequest::default()).await.unwrap_err();
     assert!(matches!(refused, ClientError::Connect { .. }), "{refused:?}");
-    assert!(refused.to_string().contains("is for another host"), "{refused}");
+    assert!(refused.to_string().contains("not valid for name"), "{refused}");
 
     let stranger = Client::new(&server.url(), TestAuthority::new().tls(Role::Sae, "alice")).unwrap();
     let refused = stranger.enc_keys("bob", &KeyRequest::default()).await.unwrap_err();
     assert!(matches!(refused, ClientError::Connect { .. }), "{refused:?}");
     assert!(refused.to_string().contains("is this the CA of the KME's certificate?"), "{refused}");
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_kme_that_refuses_the_certificate_is_told_from_one_that_broke_off() {
+    let (kme, stranger) = (SmallKme::start().await, TestAuthority::new());
+    let own = stranger.files(Role::Sae, "alice");
+    let credentials =
+        Credentials::from_pem_files(testkit::shared().path("ca.pem"), own.cert, own.key).unwrap();
+    let refused = Client::new(&kme.url(), credentials).unwrap().status("bob").await.unwrap_err().to_string();
+    assert!(refused.contains("does the KME trust the CA of this SAE's certificate?"), "{refused}");
 }
 
 #[tokio::test]

@@ -53,7 +53,9 @@ fn no_snapshot_is_pending_or_left_over() {
 #[test]
 fn help() {
     for command in ["", "status", "enc", "dec", "conformance", "bench"] {
-        let output = output_of(qkd014().args([command, "--help"].iter().filter(|arg| !arg.is_empty())));
+        let output = output_of(
+            qkd014().env("COLUMNS", "100").args([command, "--help"].iter().filter(|arg| !arg.is_empty())),
+        );
         let name = if command.is_empty() { "help".to_owned() } else { format!("help-{command}") };
         assert_text(&name, &text(&output.stdout));
     }

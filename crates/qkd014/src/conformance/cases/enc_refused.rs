@@ -119,7 +119,7 @@ async fn bad_bodies(session: &Session) -> Ended {
     ] {
         session.refused(&posted(session, body).await, &Refusal::of("5.1, 6.2 R9 A20", of));
     }
-    // Malformed as well, so that nobody may serve it.
+    // Malformed as well, so that serving it is always wrong.
     let huge = format!(r#"{{"zz_x":"{}"#, "a".repeat(1024 * 1024));
     let exchange = posted(session, &huge).await;
     if exchange.trouble.is_some() {

@@ -22,7 +22,7 @@ async fn foreign(session: &Session) -> Ended {
     let c = session.c()?;
     let key = session.fresh_one().await?;
     let of = "a key that does not name the caller";
-    // At the KME that holds the key, whoever is served there.
+    // At the KME that holds the key, even if C is served elsewhere.
     let at_b = Sae { url: session.setup.b.url.clone(), ..c.clone() };
     let request = || {
         let body = json!({ "key_IDs": [{ "key_ID": key.id }] });

@@ -33,7 +33,7 @@ async fn members(session: &Session) -> Ended {
     let of_a = session.status().await;
     let from_a = judge(session, &of_a, &a.id, &b.id)?;
     let of_b = session.send(b, HttpRequest::get(path(&a.id, "status"))).await;
-    // Whoever asks is the master, also on the other side (A26).
+    // The caller is the master, also on the other side (A26).
     let from_b = judge(session, &of_b, &b.id, &a.id)?;
     let text = |status: &Value, name: &str| status.get(name).and_then(Value::as_str).map(str::to_owned);
     let is_mirrored = text(&from_a, "source_KME_ID") == text(&from_b, "target_KME_ID")
