@@ -32,7 +32,7 @@ const MESSAGE_MAX_CHARS: usize = 500;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let kme = SmallKme::start().await;
-/// # let (url, [ca, cert, key]) = (kme.url(), kme.files("alice"));
+/// # let (url, [ca, cert, key]) = (kme.url(), SmallKme::files("alice"));
 /// use qkd014::{Client, Credentials};
 ///
 /// // url: "https://kme.example:8443"; ca, cert, key: "ca.pem", "alice.pem", "alice.key"

@@ -15,11 +15,10 @@ pub use outcome::Failure;
 pub use report::{Report, Row, Verdict};
 pub use setup::{Hooks, Profile, Sae, Setup};
 
-use std::time::Instant;
-
 use cases::Case;
 use outcome::Stop;
 use session::Session;
+use tokio::time::Instant;
 
 /// Runs the tests that `setup` allows and reports on every one.
 pub async fn run(setup: Setup) -> Report {

@@ -88,8 +88,9 @@ fn encode(request: &HttpRequest, authority: &str, out: &mut Vec<u8>) -> Result<(
         if parts.iter().any(|part| part.bytes().any(|byte| byte.is_ascii_control())) {
             return Err(Trouble::Unsent("a request with control characters in its head".to_owned()));
         }
-        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
-        out.extend_from_slice(b"\r\n");
+        for part in parts.iter().chain(&["\r\n"]) {
+            out.extend_from_slice(part.as_bytes());
+        }
         Ok(())
     };
     line(&[request.method.as_str(), " ", &request.target, " HTTP/1.1"])?;

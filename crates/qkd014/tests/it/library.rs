@@ -48,9 +48,9 @@ async fn a_url_that_is_none_comes_with_the_one_that_was_meant() {
     assert!(error.to_string().contains("did you mean https://127.0.0.1:8443?"), "{error}");
 }
 
-#[tokio::test]
-async fn certificates_that_cannot_be_used_are_named() {
-    let [ca, cert, _] = SmallKme::start().await.files("alice");
+#[test]
+fn certificates_that_cannot_be_used_are_named() {
+    let [ca, cert, _] = SmallKme::files("alice");
     let error = Credentials::from_pem_files(ca, &cert, "/nowhere/alice.key").unwrap_err();
     assert!(error.to_string().contains("/nowhere/alice.key"), "{error}");
 }

@@ -31,13 +31,13 @@ impl SmallKme {
     }
 
     /// CA, certificate and key of an SAE.
-    pub(crate) fn files(&self, sae: &str) -> [std::path::PathBuf; 3] {
+    pub(crate) fn files(sae: &str) -> [std::path::PathBuf; 3] {
         let files = testkit::shared().files(pki::Role::Sae, sae);
         [files.ca, files.cert, files.key]
     }
 
     pub(crate) fn client(&self, sae: &str) -> qkd014::Client {
-        let [ca, cert, key] = self.files(sae);
+        let [ca, cert, key] = Self::files(sae);
         qkd014::Client::new(&self.url(), qkd014::Credentials::from_pem_files(ca, cert, key).unwrap()).unwrap()
     }
 
@@ -77,13 +77,11 @@ impl SmallKme {
             let request: Value = serde_json::from_str(&body).unwrap();
             let ids = request["key_IDs"].as_array().unwrap().iter().map(|id| id["key_ID"].as_str().unwrap());
             let found: Option<Vec<Value>> = ids.map(|id| given.lock().unwrap().remove(id)).collect();
-            match found {
-                Some(found) => (http::StatusCode::OK, json!({ "keys": found }).to_string()),
-                None => {
-                    let message = "one or more keys specified are not found on KME";
-                    (http::StatusCode::BAD_REQUEST, json!({ "message": message }).to_string())
-                }
-            }
+            let message = "one or more keys specified are not found on KME";
+            found.map_or_else(
+                || (http::StatusCode::BAD_REQUEST, json!({ "message": message }).to_string()),
+                |found| (http::StatusCode::OK, json!({ "keys": found }).to_string()),
+            )
         };
         axum::Router::new()
             .route("/api/v1/keys/{slave}/status", get(status))
