@@ -206,6 +206,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn readiness_as_json() {
+        let part = |name: &str, condition, message: Option<&str>| Part {
+            name: name.to_owned(),
+            condition,
+            message: message.map(str::to_owned),
+        };
+        let readiness = Readiness::of(vec![
+            part("store", Condition::Ok, None),
+            part("peer site-b", Condition::Degraded, Some("does not answer")),
+            part("certificate", Condition::Failed, Some("expired at 2026-01-01T00:00:00Z")),
+        ]);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&readiness).unwrap(), @r#"
+        {
+          "ready": false,
+          "parts": [
+            {
+              "name": "store",
+              "condition": "ok"
+            },
+            {
+              "name": "peer site-b",
+              "condition": "degraded",
+              "message": "does not answer"
+            },
+            {
+              "name": "certificate",
+              "condition": "failed",
+              "message": "expired at 2026-01-01T00:00:00Z"
+            }
+          ]
+        }
+        "#);
+    }
+
     #[tokio::test]
     async fn a_degraded_daemon_is_ready_and_one_with_a_failed_part_is_not() {
         assert_eq!(status(&[Condition::Ok, Condition::Degraded], false, "/readyz").await, StatusCode::OK);
