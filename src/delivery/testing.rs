@@ -10,13 +10,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use kme::{
-    BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock,
-    OsRandom, Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
+    Admission, BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId,
+    ManualClock, OsRandom, Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
+use super::{Delivery, DeliveryRules, KeySource, RetrievalPolicy};
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
 };
