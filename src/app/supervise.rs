@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use mtls::identity::{Identity, IdentityError};
-use mtls::{Front, ListenerLimits, ListenerTls, listener};
+use mtls::{ListenerLimits, ListenerService, ListenerTls, listener};
 
 /// Pauses before an ended task is started again.
 const RESTART_PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -132,17 +132,17 @@ impl Supervisor {
         }
     }
 
-    /// Serves `front` on a bound listener.
+    /// Serves `service` on a bound listener.
     pub(super) fn listener(
         &mut self,
         name: &'static str,
         bound: Bound,
         tls: ListenerTls,
-        front: impl Front,
+        service: impl ListenerService,
         limits: ListenerLimits,
     ) {
         let shutdown = self.shutdown.clone();
-        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, front, limits, shutdown));
+        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, service, limits, shutdown));
     }
 
     /// Serves the admin `router` on a bound listener, until the others have ended.

@@ -15,7 +15,7 @@ use super::meter::Retracted;
 use super::workshop::Workshop;
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
-use crate::store::Withdrawn;
+use crate::store::ReadyVoid;
 
 /// Orders whose traces are being removed at once; more are left to expire.
 pub(super) const RETRACTS_MAX: usize = 1024;
@@ -51,10 +51,12 @@ pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Ti
         let local = traces.local.iter().map(async |batch| at_home(parts, &whole(*batch, expires_at)).await);
         let remote = async {
             // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
-            let ready =
-                traces.ready.iter().map(async |batch| (batch, is_withdrawn(parts, *batch, expires_at).await));
-            for (batch, is_withdrawn) in join_all(ready).await {
-                if !is_withdrawn {
+            let ready = traces
+                .ready
+                .iter()
+                .map(async |batch| (batch, is_voided_here(parts, *batch, expires_at).await));
+            for (batch, is_voided_here) in join_all(ready).await {
+                if !is_voided_here {
                     traces.remote.retain(|(_, other)| other != batch);
                 }
             }
@@ -136,12 +138,12 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
     }
 }
 
-async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
+async fn is_voided_here(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
     let mut patience = Patience::new();
     loop {
-        match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
-            Ok(Withdrawn::Voided) => return true,
-            Ok(Withdrawn::InUse) => {
+        match parts.store.void_unless_leased(&parts.local, batch_id, expires_at).await {
+            Ok(ReadyVoid::Voided) => return true,
+            Ok(ReadyVoid::InUse) => {
                 tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
                 return false;
             }

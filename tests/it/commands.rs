@@ -39,19 +39,28 @@ fn a_wrong_configuration_ends_with_2_and_names_the_line_for_every_command_that_r
 fn check_config_shows_every_mistake_with_its_place() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("site.toml");
-    let text = [
-        "[kme]",
-        "id = \"site-a\"",
-        "trust_domian = \"example.org\"",
-        "",
-        "[keys]",
-        "ttl = \"5 apples\"",
-        "size = 100",
-        "",
-        "[limits]",
-        "request_timeout = 0",
-    ];
-    std::fs::write(&file, text.join("\n")).unwrap();
+    let text = r#"[kme]
+id = "site-a"
+trust_domain = "example.org"
+
+[tls]
+ca = "ca.pem"
+cert = "site-a.pem"
+key = "site-a.key"
+
+[listen]
+sae = "127.0.0.1:8443"
+peer = "127.0.0.1:8444"
+admin = "127.0.0.1"
+
+[store]
+url = "sqlite://site-a.db"
+
+[keys]
+ttl = "5 apples"
+max_per_request = 0
+"#;
+    std::fs::write(&file, text).unwrap();
     let output = run(&["check-config", &file.display().to_string()]);
     assert_eq!(output.status.code(), Some(2));
     insta::with_settings!({ filters => vec![(dir.path().to_str().unwrap(), "DIR")] }, {

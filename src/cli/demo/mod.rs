@@ -18,7 +18,7 @@ use super::daemon::told_to_stop;
 use super::{Outcome, block_on};
 use crate::app::{self, Daemon};
 use crate::config::{self, ConfigFile, LogConfig, LogLevel};
-use crate::store::Store;
+use crate::store::replace_demo_schema;
 use crate::telemetry;
 use manifest::Manifest;
 use plan::Plan;
@@ -75,7 +75,7 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
 /// Gives each site a schema in the database at `url`.
 async fn use_postgres(plan: &mut Plan, url: &str) -> anyhow::Result<()> {
     for site in &mut plan.sites {
-        site.store_url = Store::make_demo_schema(url, &site.id).await.context("--store")?;
+        site.store_url = replace_demo_schema(url, &site.id).await.context("--store")?;
     }
     Ok(())
 }

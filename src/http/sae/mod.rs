@@ -14,7 +14,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, header};
 use kme::{KeyLimits, MAX_NAME_BYTES};
 use mtls::identity::ClientIdentity;
-use mtls::{Desk, Front};
+use mtls::{ConnectionService, ListenerService};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
@@ -66,10 +65,10 @@ pub fn api(
     SaeApi(Arc::new(Api { delivery, edge, body_max_bytes, body_timeout: limits.body_timeout() }))
 }
 
-impl Front for SaeApi {
-    type Desk = SaeConnection;
+impl ListenerService for SaeApi {
+    type Connection = SaeConnection;
 
-    fn open(&self, client: ClientIdentity, _address: SocketAddr) -> SaeConnection {
+    fn open(&self, client: ClientIdentity) -> SaeConnection {
         SaeConnection(Arc::new(Connection { api: Arc::clone(&self.0), client }))
     }
 }
@@ -83,7 +82,7 @@ struct Connection {
     client: ClientIdentity,
 }
 
-impl Desk for SaeConnection {
+impl ConnectionService for SaeConnection {
     fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let connection = &self.0;
         let call = Route::parse(request.uri().path()).map(|route| route.call);

@@ -10,7 +10,6 @@ mod openapi;
 mod qkd014_client;
 mod status;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use mtls::identity::{ClientIdentity, Identity};
-use mtls::{Desk as _, Front as _};
+use mtls::{ConnectionService as _, ListenerService as _};
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
@@ -30,8 +29,6 @@ use crate::delivery::testing::{TestSite, TestSites, rules};
 use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
 
-/// The address of clients that are not connected.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
 
 /// What a client gets.
@@ -136,7 +133,7 @@ impl Net {
 /// The client is whom the extensions of `request` name, else nobody.
 async fn answer(api: &SaeApi, request: Request<Body>) -> TestAnswer {
     let client = request.extensions().get::<ClientIdentity>().cloned().unwrap_or_else(ClientIdentity::none);
-    let (parts, body) = api.open(client, NOWHERE).answer(request).await.into_parts();
+    let (parts, body) = api.open(client).answer(request).await.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     TestAnswer {
         status: parts.status,

@@ -108,13 +108,13 @@ async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() 
     let site = site!();
     let store = site.open().await;
     Sample::to_bob(3).ready(&store, false).await;
-    assert_eq!(store.counts().await.unwrap().keys, 3);
+    assert_eq!(counts(&store).await.keys, 3);
     let leased = lease(&store, 1).await.pop().unwrap();
     assert!(!leased.is_stored);
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
     Sample::to_bob(3).ready(&store, true).await;
     assert!(lease(&store, 1).await[0].is_stored);
-    assert_eq!(store.counts().await.unwrap().keys, 3, "the master may still retrieve these");
+    assert_eq!(counts(&store).await.keys, 3, "the master may still retrieve these");
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
     assert_eq!(store.sweep(10).await.unwrap().ready_blocks, 1);
     site.clock.advance(HALF);
     while store.sweep(10).await.unwrap().any() {}
-    assert_eq!(store.counts().await.unwrap(), Counts::default());
+    assert_eq!(counts(&store).await, Counts::default());
 }
 
 #[tokio::test]
@@ -165,25 +165,25 @@ async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
 }
 
 #[tokio::test]
-async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_leased() {
+async fn a_commit_that_nobody_saw_is_voided_only_while_none_of_its_keys_was_leased() {
     let site = site!();
     let store = site.open().await;
     let end = START.plus(HOUR);
     let untouched = Sample::to_bob(2).ready(&store, true).await;
     let leased = Sample::to_bob(2).ready(&store, true).await;
-    let withdraw =
-        async |sample: &Sample| store.withdraw(&sample.source, sample.batch_id, end).await.unwrap();
-    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided);
-    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided, "again");
+    let void =
+        async |sample: &Sample| store.void_unless_leased(&sample.source, sample.batch_id, end).await.unwrap();
+    assert_eq!(void(&untouched).await, ReadyVoid::Voided);
+    assert_eq!(void(&untouched).await, ReadyVoid::Voided, "again");
     assert_eq!(lease(&store, 2).await.len(), 1);
-    assert_eq!(withdraw(&leased).await, Withdrawn::InUse);
+    assert_eq!(void(&leased).await, ReadyVoid::InUse);
     // It never came: should it still, it is refused.
     let late = Sample::to_bob(2);
-    assert_eq!(withdraw(&late).await, Withdrawn::Voided);
+    assert_eq!(void(&late).await, ReadyVoid::Voided);
     assert_eq!(late.insert(&store).await.unwrap(), Inserted::Voided);
     let expired = Sample::to_bob(2).ready(&store, true).await;
     site.clock.advance(HOUR);
-    assert_eq!(withdraw(&expired).await, Withdrawn::InUse, "nobody can tell after the expiry");
+    assert_eq!(void(&expired).await, ReadyVoid::InUse, "nobody can tell after the expiry");
 }
 
 #[tokio::test]
@@ -200,6 +200,6 @@ async fn what_is_given_back_in_part_counts_as_in_use() {
         key_ids: &sample.ids()[1..],
     };
     store.give_back(&[back]).await.unwrap();
-    let withdrawn = store.withdraw(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
-    assert_eq!(withdrawn, Withdrawn::InUse);
+    let outcome = store.void_unless_leased(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
+    assert_eq!(outcome, ReadyVoid::InUse);
 }

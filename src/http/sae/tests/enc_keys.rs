@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::delivery::testing::{Placed, to_kme, to_sae};
+use crate::store::testing::counts;
 
 #[tokio::test]
 async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default_size() {
@@ -230,10 +231,7 @@ async fn demands_that_cannot_be_met_are_refused_with_the_sentence_of_the_standar
     let answer = net.post("alice", "bob/enc_keys", both).await;
     assert_eq!(answer.message(), "not all extension_mandatory parameters are supported");
     assert_eq!(answer.json()["details"], json!([{"extension_mandatory_unsupported": [{"zz_x": null}]}]));
-    assert_eq!(
-        [net.sites.a.store.counts().await.unwrap().keys, net.sites.b.store.counts().await.unwrap().keys],
-        [0, 0]
-    );
+    assert_eq!([counts(&net.sites.a.store).await.keys, counts(&net.sites.b.store).await.keys], [0, 0]);
 }
 
 #[tokio::test]

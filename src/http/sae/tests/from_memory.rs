@@ -14,7 +14,7 @@ async fn a_key_in_memory_is_answered_without_waiting_and_with_few_allocations() 
     let net = Net::new().await;
     let made = net.sites.a.source.put_ready(3).await;
     let alice = Identity::Sae(testkit::authenticated_sae("alice"));
-    let connection = net.a.open(ClientIdentity::new(Ok(alice)), NOWHERE);
+    let connection = net.a.open(ClientIdentity::new(Ok(alice)));
     for (nth, key) in made.iter().enumerate() {
         let request = Request::get("/api/v1/keys/bob/enc_keys").body(Body::empty()).unwrap();
         let mut answer = None;

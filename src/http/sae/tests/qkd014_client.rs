@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use http::StatusCode;
-use mtls::{Front, HttpsError, ListenerLimits, ListenerTls, Versions, listener};
+use mtls::{HttpsError, ListenerLimits, ListenerService, ListenerTls, Versions, listener};
 use pki::Role;
 use qkd014::client::{ClientError, EncRequest, Etsi014Client};
 use testkit::TestAuthority;
@@ -27,7 +27,7 @@ struct TestListener {
 }
 
 impl TestListener {
-    async fn start(front: impl Front) -> Self {
+    async fn start(service: impl ListenerService) -> Self {
         let tcp = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let SocketAddr::V4(address) = tcp.local_addr().unwrap() else { panic!("IPv4 was asked for") };
         let tls = ListenerTls::Mutual {
@@ -36,7 +36,7 @@ impl TestListener {
             versions: Versions::Compatible,
         };
         let stop = CancellationToken::new();
-        tokio::spawn(listener::serve("sae", tcp, tls, front, ListenerLimits::default(), stop.clone()));
+        tokio::spawn(listener::serve("sae", tcp, tls, service, ListenerLimits::default(), stop.clone()));
         Self { port: address.port(), _stop: stop.drop_guard() }
     }
 

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::store::verbs::sql;
 
 /// Keys of each batch.
 const KEYS: u32 = 50;

@@ -155,7 +155,7 @@ async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
     assert!(refusals > 0, "the stops were felt");
     // The server came back each time long before anyone would give up finding out.
     assert_eq!(uncertain, 0);
-    assert_eq!(stores[0].counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&stores[0]).await.keys, 0);
 }
 
 impl Ask {
@@ -242,7 +242,7 @@ async fn a_connection_that_turns_read_only_is_replaced() {
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     for _ in 0..POSTGRES_WRITERS {
         let read_only = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
-        store.on_writer(read_only).await.unwrap();
+        on_writer(&store, read_only).await.unwrap();
     }
     Ask::by("bob").gets(&store, &ids).await;
 }
@@ -339,7 +339,7 @@ async fn a_standby_is_passed_over_and_takes_over_every_answered_retrieval_when_i
     while let Some(result) = tasks.join_next().await {
         result.unwrap();
     }
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
     Sample::to_bob(1).stored(&store).await;
 }
 
