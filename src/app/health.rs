@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::supervise::Restarts;
 use crate::http::admin::{Condition, Health, Part, Readiness};
 use crate::peer::{BreakerState, PeerClient};
-use crate::pool::{PoolServers, PoolVault, SET_POOLS_MIN, lock_report};
+use crate::pool::{PoolServers, PoolVault, lock_report};
 use crate::store::Store;
 use crate::supply::Peers;
 
@@ -89,10 +89,10 @@ impl Health for KmeHealth {
             });
             parts.extend(self.peers.iter().map(|peer| peer_part(peer)));
             let available = self.pool_servers.available().len();
-            parts.push(if available >= SET_POOLS_MIN {
+            parts.push(if available >= blast::MIN_POOLS {
                 ok("pool servers")
             } else {
-                degraded("pool servers", format!("{available} answer, {SET_POOLS_MIN} are needed"))
+                degraded("pool servers", format!("{available} answer, {} are needed", blast::MIN_POOLS))
             });
             Readiness::of(parts)
         })

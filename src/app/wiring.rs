@@ -163,7 +163,7 @@ pub(super) fn vault(config: &PoolServerConfig) -> VaultLimits {
         memory_max_bytes: config.memory_max_mib.saturating_mul(MIB),
         owner_memory_max_bytes: config.owner_memory_max_mib.saturating_mul(MIB),
         pools_max: config.pools_max,
-        words_min: crate::pool::POOL_WORDS_MIN,
+        words_min: blast::MIN_POOL_WORDS,
         words_max: words(config.words_max),
         ttl_max: config.ttl_max,
         readers_max: config.readers_max,

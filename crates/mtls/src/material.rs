@@ -124,12 +124,6 @@ impl Material {
         names: &TlsFiles,
     ) -> Result<Self, TlsError> {
         let content = |file: &Path, what: String| TlsError::Content { file: file.to_owned(), what };
-        let mut roots = RootCertStore::empty();
-        for certificate in anchors {
-            roots
-                .add(certificate)
-                .map_err(|error| content(&names.ca, format!("has no usable CA: {error}")))?;
-        }
         let not_after = chain
             .first()
             .and_then(end_of)
@@ -137,7 +131,23 @@ impl Material {
         let identity = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             content(&names.key, format!("does not go with {}: {error}", names.cert.display()))
         })?;
-        let (roots, identity) = (Arc::new(roots), Arc::new(identity));
+        Self::assemble(trust(anchors, &names.ca)?, crls, Arc::new(identity), not_after, fingerprint)
+    }
+
+    /// The same identity, which trusts the certificates in `ca_pem` alone; `name` is what to call it in complaints.
+    pub(super) fn trusting(&self, ca_pem: &[u8], name: &Path) -> Result<Self, TlsError> {
+        let roots = trust(certificates(ca_pem, name)?, name)?;
+        Self::assemble(roots, Vec::new(), Arc::clone(&self.identity), self.not_after, [0; 32])
+    }
+
+    fn assemble(
+        roots: RootCertStore,
+        crls: Vec<CertificateRevocationListDer<'static>>,
+        identity: Arc<CertifiedKey>,
+        not_after: Timestamp,
+        fingerprint: [u8; 32],
+    ) -> Result<Self, TlsError> {
+        let roots = Arc::new(roots);
         let server = |versions| server_config(&roots, &crls, &identity, versions);
         Ok(Self {
             server_latest: server(Versions::Latest)?,
@@ -200,6 +210,17 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+fn trust(anchors: Vec<CertificateDer<'static>>, file: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in anchors {
+        roots.add(certificate).map_err(|error| TlsError::Content {
+            file: file.to_owned(),
+            what: format!("has no usable CA: {error}"),
+        })?;
+    }
+    Ok(roots)
 }
 
 fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -47,6 +47,16 @@ impl TlsStore {
         Self::of(material, names, false)
     }
 
+    /// The same identity, which trusts the certificates in `ca_pem` alone and no revocation list. Never read again.
+    ///
+    /// # Errors
+    /// [`TlsError`] when there is no usable certificate in `ca_pem`.
+    pub fn trusting(&self, ca_pem: &[u8]) -> Result<Arc<Self>, TlsError> {
+        let names = TlsFiles { ca: "the given CA".into(), crl: None, ..self.files.clone() };
+        let material = self.current.load().trusting(ca_pem, &names.ca)?;
+        Self::of(material, names, false)
+    }
+
     fn of(material: Material, files: TlsFiles, is_in_files: bool) -> Result<Arc<Self>, TlsError> {
         // Otherwise the first call would fail.
         material.server_verifier()?;
