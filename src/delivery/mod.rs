@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 use kme::{Admission, Directory, KeyLimits, RetrievalMode};
 
 pub use self::admission::Caller;
-pub use self::error::{DeliveryError, KEYS_NOT_FOUND, Refusal};
+pub use self::error::{DeliveryError, Refusal};
 pub use self::get_key::KeyRequest;
 pub use self::ports::KeySource;
 pub use self::status::Status;
@@ -36,11 +36,6 @@ pub struct RetrievalPolicy {
     pub mode: RetrievalMode,
     /// How long the same SAE may repeat a retrieval, in case its answer was lost; zero for never.
     pub replay_window: Duration,
-}
-
-impl RetrievalPolicy {
-    /// ETSI GS QKD 014, clause 5.4, to the letter.
-    pub const STRICT: Self = Self { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
 }
 
 /// The rules of one site.

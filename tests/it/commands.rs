@@ -194,7 +194,7 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
         from       TIME
         until      TIME
         usage      certificate authority
-        ") });
+        "); });
     for private in ["router-7.key", "router-7.p12", "authority/root.key", "authority/issuing.key"] {
         let mode = std::fs::metadata(pki.join(private)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{private}");
