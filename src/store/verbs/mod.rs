@@ -12,7 +12,7 @@ mod sweep;
 mod verb;
 mod void;
 
-pub(crate) use self::batch_cache::{BatchCache, BatchFacts};
+pub(crate) use self::batch_cache::BatchCache;
 pub(crate) use self::data_keys::check_data_keys;
 pub(crate) use self::insert::Insert;
 pub(crate) use self::locks::Needs;
