@@ -44,8 +44,7 @@ pub use self::copy::{Copied, CopyParts};
 pub use self::demo::replace_demo_schema;
 pub use self::error::{RetrieveError, StoreError};
 use self::meter::Meter;
-use self::sealing::Sealer;
-pub use self::sealing::{KekError, KeyEncryptionKeys, SealError, SealProbe, SealedBatch};
+pub use self::sealing::{DataKeyId, KekError, KeyEncryptionKeys, SealError, SealedKeys, Sealer};
 pub use self::types::{
     ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, ReadyVoid, Retrieval,
     RetrievalMode, ReturnedBlock, Role, Swept, VoidOutcome,
@@ -342,10 +341,10 @@ impl Store {
     }
 
     async fn call<V: Verb>(&self, verb: V) -> Result<V::Output, StoreError> {
-        let (name, started) = (verb.name(), Instant::now());
+        let started = Instant::now();
         let (job, answer) = Job::change(verb);
         let result = bounded(self.exchange(job, answer)).await;
-        self.meter.note_call(name, started.elapsed());
+        self.meter.note_call(V::NAME, started.elapsed());
         result
     }
 

@@ -155,7 +155,7 @@ struct Work {
 impl Work {
     async fn check_empty(&mut self) -> Result<(), StoreError> {
         for table in TABLES {
-            if !table.is_empty(&mut self.target).await? {
+            if table.count(&mut self.target).await? > 0 {
                 return Err(StoreError::Settings(format!(
                     "the target is not empty: its table {} has rows; name a new database",
                     table.name

@@ -138,10 +138,7 @@ impl Insert {
 
 impl Verb for Insert {
     type Output = Inserted;
-
-    fn name(&self) -> &'static str {
-        "insert"
-    }
+    const NAME: &'static str = "insert";
 
     fn key_count(&self) -> usize {
         self.keys.key_ids.len() / 16
