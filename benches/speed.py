@@ -46,7 +46,7 @@ class Speed:
         return report
 
     def print(self):
-        head = ["measurement", "ops/s", "p50 ms", "p99 ms", "hello ops/s", "hello p99 ms", "ratio of ops/s",
+        head = ["measurement", "ops/s", "p50 ms", "p99 ms", "baseline ops/s", "baseline p99 ms", "ratio of ops/s",
                 "ratio of p99", "ratio of server CPU", "others", "keys compared"]
         table(head, self.rows)
 
@@ -60,12 +60,12 @@ def bounds(ratio):
 
 
 def row(name, report):
-    kme, hello = report["kme"], report["hello"] or {}
-    runs = [run for each in report["rounds"] for run in (each["hello"], each["kme"]) if run]
+    kme, baseline = report["kme"], report["baseline"] or {}
+    runs = [run for each in report["rounds"] for run in (each["baseline"], each["kme"]) if run]
     wrong = sum(errors(runs).values())
     compared = f"{report['twins']['compared']:,}" + (f", {wrong} errors" if wrong else "")
     return [name, number(kme["operations_per_s"]), number(kme["p50_ms"]), number(kme["p99_ms"]),
-            number(hello.get("operations_per_s")), number(hello.get("p99_ms")), bounds(report["ratio_of_operations_per_s"]),
+            number(baseline.get("operations_per_s")), number(baseline.get("p99_ms")), bounds(report["ratio_of_operations_per_s"]),
             bounds(report["ratio_of_p99"]), bounds(report["ratio_of_cpu"]), f"{others(runs):.0%} of a core", compared]
 
 

@@ -46,8 +46,11 @@ def main():
     print("| place | product | test |\n|---|---|---|")
     for name in sorted(rows):
         print(f"| {name} | {rows[name][0]:,} | {rows[name][1]:,} |")
+    tools = ("bench", "client", "conformance", "qkd014", "testkit", "testing")
+    beside = (*tools, "pki", "src/cli", "crates/pki")
     for title, is_in in (
-        ("the KME: `src/` and the crates it is made of", lambda n: n.startswith(("src/", "crates/")) and "qkd014" not in n and "testkit" not in n),
+        ("`dqkd`: `src/` and the crates that it is made of", lambda n: n.startswith(("src/", "crates/")) and not any(t in n for t in tools)),
+        ("the KME proper: without the command line, the demo and the certificate authority", lambda n: n.startswith(("src/", "crates/")) and not any(t in n for t in beside)),
         ("everything", lambda n: True),
     ):
         chosen = [row for name, row in rows.items() if is_in(name)]

@@ -1,7 +1,7 @@
 //! The configuration of a KME (`dqkd serve`).
 //!
-//! Owns the rules that join tables: who is who, which listeners, enough pool servers. Must not open sockets or
-//! read the files it names.
+//! Owns the rules that join tables: SAEs and KMEs, listeners, enough pool servers. Opens no sockets and reads none of
+//! the files that it names.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,16 +21,16 @@ use super::url::BaseUrl;
 /// `[listen]` of a KME.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenConfig {
-    /// For applications: ETSI GS QKD 014.
+    /// Address for applications: ETSI GS QKD 014.
     pub sae: SocketAddr,
-    /// For other KMEs.
+    /// Address for other KMEs.
     pub peer: SocketAddr,
-    /// For operators.
+    /// Address for operators.
     pub admin: SocketAddr,
 }
 
 impl ListenConfig {
-    /// Whether the admin listener may speak plain HTTP; otherwise it demands an operator certificate.
+    /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
     }
@@ -54,22 +54,22 @@ const REPLICAS_MAX: i64 = 64;
 pub struct PeerConfig {
     /// The other KME.
     pub id: KmeId,
-    /// The peer listeners of its replicas, or one address for all of them; at least one, each once.
+    /// The URLs of its replicas, or one for all of them. At least one, each once.
     pub urls: Vec<BaseUrl>,
-    /// How many replicas it has: as many downloads of one pool are no cause for alarm.
+    /// How many replicas it has. More downloads of a pool than that raise an alarm.
     pub replicas: u64,
 }
 
 /// One `[[pool_server]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolServerEntry {
-    /// The name that every site knows the server by.
+    /// Its ID, the same at every site.
     pub id: PoolServerId,
-    /// Its pool listener.
+    /// The URL of its pool listener.
     pub url: BaseUrl,
 }
 
-/// A KME's whole configuration. Paths are absolute, values judged.
+/// The whole configuration of a KME. Paths are absolute and values checked.
 #[derive(Clone, Debug)]
 pub struct KmeConfig {
     /// This KME.
@@ -78,21 +78,21 @@ pub struct KmeConfig {
     pub trust_domain: String,
     /// Which SAEs are admitted.
     pub sae_admission: Admission,
-    /// Where an SAE's ID is read from, in this order; at least one, each once.
+    /// Where the ID of an SAE is read from, in this order. At least one, each once.
     pub sae_identity: Vec<SaeIdentitySource>,
     /// Certificates.
     pub tls: TlsFiles,
     /// Listeners.
     pub listen: ListenConfig,
-    /// Where keys rest.
+    /// Where keys are stored.
     pub store: StoreConfig,
-    /// What keys are.
+    /// Sizes, numbers and life of keys.
     pub keys: KeysConfig,
-    /// How the standard is read.
+    /// How strictly the standard is followed.
     pub etsi014: Etsi014Config,
-    /// How keys are retrieved.
+    /// How often keys may be retrieved.
     pub retrieval: RetrievalConfig,
-    /// What keys are made from.
+    /// The pools that keys are made from.
     pub pools: PoolsConfig,
     /// Bounds.
     pub limits: LimitsConfig,
@@ -102,14 +102,14 @@ pub struct KmeConfig {
     pub peers: Vec<PeerConfig>,
     /// Random pool servers: at least two.
     pub pool_servers: Vec<PoolServerEntry>,
-    /// Listed SAEs and their homes.
+    /// Listed SAEs, each with its KME.
     pub saes: Vec<(SaeId, KmeId)>,
     pub(super) directory: Directory,
     pub(super) references: Vec<Reference>,
 }
 
 impl KmeConfig {
-    /// Who lives where.
+    /// Which SAE belongs to which KME.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
@@ -119,7 +119,7 @@ impl KmeConfig {
         &self.keys.limits
     }
 
-    /// `Err` has every complaint about the values.
+    /// `Err` has all complaints about the values.
     pub(super) fn check(mut checker: Checker<'_>, raw: RawKmeFile) -> Result<Self, Vec<Problem>> {
         let config = Self::build(&mut checker, raw);
         let (problems, references) = checker.finish();
@@ -222,11 +222,11 @@ fn check_peers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPeer>>, own: &KmeI
     peers
 }
 
-/// As many as there are URLs, or more behind one of them.
+/// At least one replica for each URL; several may share one.
 fn check_replicas(checker: &mut Checker<'_>, scope: &Scope, raw: Option<Spanned<i64>>, listed: i64) -> u64 {
     let replicas = checker.number(scope, "replicas", raw, listed, 1..=REPLICAS_MAX);
     if replicas.value < listed {
-        let what = format!("{} replicas do not have {listed} URLs", replicas.value);
+        let what = format!("{} replicas cannot have {listed} URLs", replicas.value);
         checker.problem(&replicas.at, &what, &format!("{listed} or more"));
     }
     replicas.value.unsigned_abs()
@@ -251,7 +251,7 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
         urls.extend(url);
     }
     checker.distinct(&ids, "one [[pool_server]] for each server");
-    // One server under two names would count as two independent ones in the security statement.
+    // One server under two names would be counted as two independent ones.
     checker.distinct(&urls, "one URL for each server");
     servers
 }
@@ -272,12 +272,12 @@ fn check_saes(
         }
     }
     let saes: Vec<_> = entries.iter().map(|(id, kme)| (id.value.clone(), kme.value.clone())).collect();
-    // Peers that repeat an ID have their own complaint already.
+    // There is a complaint already about peers that repeat an ID.
     let peers: HashSet<_> = peers.iter().map(|peer| &peer.id).filter(|id| *id != own).cloned().collect();
     match Directory::new(own.clone(), peers, saes.clone()) {
         Ok(directory) => (saes, Some(directory)),
         Err(error) => {
-            let at = guilty(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
+            let at = refused_entry(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
             let allowed = "SAE IDs that occur once, differ from KME IDs, and live at this KME or a [[peer]]";
             checker.problem(&at, &error.to_string(), allowed);
             (saes, None)
@@ -285,8 +285,8 @@ fn check_saes(
     }
 }
 
-/// The entry that [`Directory::new`] stopped at.
-fn guilty(error: &DirectoryError, entries: &[(Field<SaeId>, Field<KmeId>)]) -> Option<At> {
+/// The entry that [`Directory::new`] complains about.
+fn refused_entry(error: &DirectoryError, entries: &[(Field<SaeId>, Field<KmeId>)]) -> Option<At> {
     match error {
         DirectoryError::SaeAndKme(name) => {
             entries.iter().find(|(id, _)| id.value.as_str() == name).map(|(id, _)| id.at.clone())

@@ -1,7 +1,7 @@
 //! Typed settings of both kinds of daemon, from one TOML file and environment overrides.
 //!
-//! Owns names, defaults, ranges and the wording of complaints (`docs/configuration.md`). Reads the configuration
-//! file only: certificates and keys are opened by their owners, and secrets never pass through here.
+//! Owns names, defaults, ranges and the wording of complaints (`docs/configuration.md`). Reads the configuration file
+//! only: other rooms open certificates and keys, so no secret passes through here.
 
 mod check;
 mod checker;

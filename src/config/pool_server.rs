@@ -1,6 +1,6 @@
 //! The configuration of a random pool server (`dqkd pool`).
 //!
-//! Owns its defaults and bounds. Must not open sockets or read the files it names.
+//! Owns its defaults and bounds. Opens no sockets and reads none of the files that it names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,14 +18,14 @@ use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolListenConfig {
-    /// For KMEs.
+    /// Address for KMEs.
     pub pool: SocketAddr,
-    /// For operators.
+    /// Address for operators.
     pub admin: SocketAddr,
 }
 
 impl PoolListenConfig {
-    /// Whether the admin listener may speak plain HTTP; otherwise it demands an operator certificate.
+    /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
     }
@@ -45,11 +45,11 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
-    /// How long requests in work may finish after a stop was asked for.
+    /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
 }
 
-/// A pool server's whole configuration. Paths are absolute, values judged.
+/// The whole configuration of a pool server. Paths are absolute and values checked.
 #[derive(Clone, Debug)]
 pub struct PoolServerConfig {
     /// This server.
@@ -80,7 +80,7 @@ pub struct PoolServerConfig {
 }
 
 impl PoolServerConfig {
-    /// `Err` has every complaint about the values.
+    /// `Err` has all complaints about the values.
     pub(super) fn check(mut checker: Checker<'_>, raw: RawPoolServerFile) -> Result<Self, Vec<Problem>> {
         let config = Self::build(&mut checker, raw);
         let (problems, references) = checker.finish();

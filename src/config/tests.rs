@@ -232,7 +232,7 @@ fn each_complains(rows: &[(&str, &str)]) {
 #[test]
 fn each_rule_on_keys_and_their_retrieval_names_line_and_remedy() {
     each_complains(&[
-        ("[keys]\nsize_bits = 12", "keys.size_bits: 12 bits are no whole bytes; allowed: a multiple of 8"),
+        ("[keys]\nsize_bits = 12", "keys.size_bits: 12 bits are not whole bytes; allowed: a multiple of 8"),
         ("[keys]\nmin_size_bits = 512", "keys.min_size_bits: 512 is more than keys.size_bits = 256"),
         ("[keys]\nmax_size_bits = 128", "keys.size_bits: 256 is more than keys.max_size_bits = 128"),
         (
@@ -278,7 +278,7 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "pools.pools_per_set: 9 is out of range; allowed: a whole number from 2 to 8",
         ),
         ("[pools]\npools_per_set = 4", "pools.pools_per_set: 4 is more than the 3 [[pool_server]] entries"),
-        ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is no power of two"),
+        ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is not a power of two"),
         (
             "[pools]\npool_words = 8192",
             "pools.pool_words: 8192 is out of range; allowed: a whole number from 16384 to 134217728",
@@ -289,7 +289,7 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
         ),
         (
             "[pools]\nmemory_max_mib = 40",
-            "pools.memory_max_mib: 40 MiB do not hold two sets of 3 pools of 1048576 words; allowed: 48 or more",
+            "pools.memory_max_mib: 40 MiB cannot hold two sets of 3 pools of 1048576 words; allowed: 48 or more",
         ),
         (
             "[limits]\nrequest_timeout = \"1d\"",
@@ -309,7 +309,7 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
         ),
         (
             "[[peer]]\nreplicas = 1\nid = \"c\"\nurl = [\"https://x\", \"https://y\"]",
-            "peer.replicas: 1 replicas do not have 2 URLs; allowed: 2 or more",
+            "peer.replicas: 1 replicas cannot have 2 URLs; allowed: 2 or more",
         ),
         (
             "[[peer]]\nreplicas = 65\nid = \"c\"\nurl = \"https://x\"",
@@ -323,8 +323,8 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
 fn each_rule_on_who_and_where_names_its_line() {
     for (from, to, told) in [
         ("kme = \"site-b\"", "kme = \"site-z\"", "site.toml:28:7: sae.kme: SAE bob lives at KME site-z"),
-        ("id = \"bob\"", "id = \" \"", "site.toml:27:6: sae.id: is no ID: an ID must not be blank"),
-        ("\"dqkd.example\"", "\"Dqkd\"", "site.toml:3:16: kme.trust_domain: \"Dqkd\" is no trust domain"),
+        ("id = \"bob\"", "id = \" \"", "site.toml:27:6: sae.id: is not an ID: an ID must not be blank"),
+        ("\"dqkd.example\"", "\"Dqkd\"", "site.toml:3:16: kme.trust_domain: \"Dqkd\" is not a trust domain"),
         (
             "[tls]",
             "sae_identity = [\"dns\", \"x\"]\n[tls]",
@@ -346,12 +346,12 @@ fn each_rule_on_who_and_where_names_its_line() {
         (
             "\"0.0.0.0:9443\"",
             "\"localhost:9443\"",
-            "listen.peer: \"localhost:9443\" is no address; allowed: ADDRESS:PORT",
+            "listen.peer: \"localhost:9443\" is not an address; allowed: ADDRESS:PORT",
         ),
         (
             "https://site-b.example:9443",
             "http://site-b.example:9443",
-            "site.toml:16:7: peer.url: is no address of a daemon; allowed: https://HOST",
+            "site.toml:16:7: peer.url: is not the address of a daemon; allowed: https://HOST",
         ),
         (
             "https://pool-2.example:9643",
@@ -361,7 +361,7 @@ fn each_rule_on_who_and_where_names_its_line() {
         (
             "sqlite://a.db",
             "sqlite::memory:",
-            "site.toml:12:7: store.url: is no store; allowed: sqlite://FILE",
+            "site.toml:12:7: store.url: is not a store; allowed: sqlite://FILE",
         ),
         (
             "kek_file = \"a.kek\"",
@@ -378,13 +378,17 @@ fn each_rule_on_who_and_where_names_its_line() {
             "kek_file = \"a.kek\"\nkek_env = \"K\"",
             "site.toml:14:11: store.kek_env: is a second source",
         ),
-        ("kek_file = \"a.kek\"", "kek_env = \"a-b\"", "store.kek_env: is no name of an environment variable"),
+        (
+            "kek_file = \"a.kek\"",
+            "kek_env = \"a-b\"",
+            "store.kek_env: is not the name of an environment variable",
+        ),
         (
             "kek_file = \"a.kek\"",
             "kek_credential = \"../x\"",
-            "store.kek_credential: is no name of a credential",
+            "store.kek_credential: is not the name of a credential",
         ),
-        ("ca = \"pki/ca.pem\"", "ca = \"\"", "site.toml:5:6: tls.ca: is no path"),
+        ("ca = \"pki/ca.pem\"", "ca = \"\"", "site.toml:5:6: tls.ca: is not a path"),
     ] {
         let complaints = complaint(&with(from, to), &[]);
         assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
@@ -398,7 +402,7 @@ fn each_rule_of_a_pool_server_names_line_and_remedy() {
             "owner_memory_max_mib = 512",
             "site.toml:4:24: pool.owner_memory_max_mib: 512 is more than pool.memory_max_mib = 256",
         ),
-        ("words_max = 1000000", "site.toml:4:13: pool.words_max: 1000000 is no power of two"),
+        ("words_max = 1000000", "site.toml:4:13: pool.words_max: 1000000 is not a power of two"),
         ("words_max = 33554432", "pool.words_max: 33554432 words take 256 MiB, more than an owner may have"),
         ("ttl_max = \"0h\"", "pool.ttl_max: \"0h\" is out of range"),
         ("readers_max = 0", "pool.readers_max: 0 is out of range"),
@@ -415,7 +419,7 @@ fn a_wrong_url_in_a_list_is_named_at_its_own_place() {
     for (to, told) in [
         (
             "[\"https://b1\", \"http://b2\"]",
-            "site.toml:16:22: peer.url: is no address of a daemon; allowed: https://HOST",
+            "site.toml:16:22: peer.url: is not the address of a daemon; allowed: https://HOST",
         ),
         (
             "[\"https://b1\", \"https://b1\"]",
@@ -578,7 +582,7 @@ fn a_postgres_store_takes_its_password_from_a_file() {
     assert_eq!(file.as_deref(), Some(Path::new("/etc/dqkd/pw")));
     assert_eq!(url.with_password("a b@c"), "postgres://dqkd:a%20b%40c@db.example/dqkd?sslmode=verify-full");
     let error = parse_text(&text.replace("dqkd@db", "db"), &[]).unwrap_err();
-    assert!(error.to_string().contains("is the password of nobody"), "{error}");
+    assert!(error.to_string().contains("needs a user, but store.url names none"), "{error}");
 }
 
 fn samples() -> Vec<PathBuf> {

@@ -1,4 +1,4 @@
-//! What delivery needs of the room that makes keys.
+//! What delivery needs from `supply`.
 
 use futures_util::future::BoxFuture;
 use kme::{FreshKey, Recipient, SaeId};

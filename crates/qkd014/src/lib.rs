@@ -1,9 +1,15 @@
-//! A client, a tester and a load generator for any ETSI GS QKD 014 KME, of any vendor.
-//!
-//! [`client`] is the Rust client: status, fresh keys, keys by their IDs. [`conformance`] tests any two KMEs against
-//! the standard. [`bench`] puts load on them. The program `qkd014` is all three at the command line ([`cli`]).
+#![doc = include_str!("../README.md")]
 
 pub mod bench;
 pub mod cli;
-pub mod client;
+mod client;
 pub mod conformance;
+mod credentials;
+mod https;
+mod wire;
+
+pub use client::{Client, ClientError};
+pub use credentials::{Credentials, CredentialsError};
+pub use https::{KmeUrl, UrlError};
+pub use kme::SecretBytes;
+pub use wire::{DeliveredKey, KeyContainer, KeyRequest, KmeStatus};

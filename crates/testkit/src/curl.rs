@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::network::Sae;
+use super::manifest::Sae;
 
 /// One SAE's curl.
 #[derive(Clone)]

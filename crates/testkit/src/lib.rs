@@ -16,6 +16,7 @@
 mod authority;
 mod curl;
 mod link;
+mod manifest;
 mod needs;
 mod network;
 pub mod postgres;
@@ -26,8 +27,9 @@ pub use authority::{
 };
 pub use curl::{Answer, Curl};
 pub use link::TcpLink;
+pub use manifest::Sae;
 pub use needs::Need;
-pub use network::{Network, Ports, Sae};
+pub use network::{Network, Ports};
 pub use process::{
     Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
 };

@@ -5,46 +5,12 @@ use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::curl::{Answer, Curl};
+use super::manifest::{Manifest, PoolServer, Sae, Site};
 use super::process::{Daemon, eventually, run_to_end};
-
-/// What `demo.json` says.
-#[derive(Deserialize)]
-struct Manifest {
-    ca: PathBuf,
-    sites: Vec<Site>,
-    pool_servers: Vec<PoolServer>,
-}
-
-#[derive(Clone, Deserialize)]
-pub struct Site {
-    pub id: String,
-    pub config: PathBuf,
-    pub sae_url: String,
-    pub peer_url: String,
-    pub admin_url: String,
-    pub saes: Vec<Sae>,
-}
-
-#[derive(Clone, Deserialize)]
-pub struct Sae {
-    pub id: String,
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    pub p12: PathBuf,
-    pub p12_password: String,
-}
-
-#[derive(Clone, Deserialize)]
-pub struct PoolServer {
-    pub id: String,
-    pub config: PathBuf,
-    pub url: String,
-}
 
 /// Ports of one test. Above those that systems hand out for outgoing connections, so that a daemon finds its
 /// ports free again after a restart; the last one is held, so that no other test takes the same.

@@ -1,4 +1,4 @@
-//! The edge around routers that misbehave on purpose.
+//! The guard around routers that misbehave on purpose.
 
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,8 @@ fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Router {
 async fn call(router: &Router, path: &str) -> (StatusCode, Option<String>, String) {
     let request = Request::get(path).body(Body::empty()).unwrap();
     let response = router.clone().oneshot(request).await.unwrap();
-    let retry = response.headers().get(http::header::RETRY_AFTER);
+    let retry = response.headers().get(header::RETRY_AFTER);
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
     let (status, retry) = (response.status(), retry.map(|value| value.to_str().unwrap().to_owned()));
     let text = response.into_body().collect().await.unwrap().to_bytes();
     (status, retry, String::from_utf8(text.to_vec()).unwrap())

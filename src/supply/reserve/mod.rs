@@ -34,10 +34,6 @@ use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, S
 
 /// Blocks that one lease takes at most.
 const LEASE_BLOCKS_MAX: u32 = 32;
-/// Pause of a pair after its first failed refill; doubles with each further one.
-const PAUSE_MIN: Duration = Duration::from_millis(250);
-/// Longest such pause, so that a reserve fills soon after the cause has gone.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The longest that a first look at a pair waits for its first keys.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
@@ -129,38 +125,8 @@ impl Reserve {
         Arc::new(Self { parts, settings, pairs, leased, wanted, is_closed })
     }
 
-    /// Hands out `number` keys of the pair; `None` when the reserve has nothing to do with such an order: too
-    /// many pairs, or demands that what is ready does not meet.
-    ///
-    /// # Errors
-    /// [`SupplyError`]; no key was handed out.
-    pub(super) async fn take(
-        self: &Arc<Self>,
-        master: &SaeId,
-        recipient: &Recipient,
-        number: usize,
-        demands: &Demands,
-    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
-        let Some(pair) = self.pair(master, recipient) else { return Ok(None) };
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        let taken = pair.take(number, demands, bounds, block, self.parts.maker.now());
-        if let Some(keys) = taken.keys {
-            self.look_ahead(&pair, taken.needs);
-            return Ok(Some(keys));
-        }
-        if *demands != Demands::default() {
-            return Ok(None);
-        }
-        let waiting = pair.wait_for(number);
-        let _turn = pair.turn.lock().await;
-        let keys = self.take_in_turn(&pair, number).await?;
-        drop(waiting);
-        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
-        Ok(Some(keys))
-    }
-
-    /// Hands out `number` keys of the pair that are in memory; `None` when they are not, or others wait for what is.
-    /// Then nothing happened, and [`Self::take`] is to be asked.
+    /// Hands out `number` keys of the pair that are in memory. `None`: they are not, or others wait for what is. Then
+    /// nothing happened, and the caller goes on with [`Self::lease_or_make`].
     pub(super) fn take_ready(
         self: &Arc<Self>,
         master: &SaeId,
@@ -174,6 +140,32 @@ impl Reserve {
             self.look_ahead(pair, needs);
             Some(keys)
         })?
+    }
+
+    /// Hands out `number` keys of the pair as soon as they are leased or made; those who asked earlier come first.
+    /// `None`: the reserve does not serve such an order (too many pairs, or keys with demands).
+    ///
+    /// # Errors
+    /// [`SupplyError`]; no key was handed out.
+    pub(super) async fn lease_or_make(
+        self: &Arc<Self>,
+        master: &SaeId,
+        recipient: &Recipient,
+        number: usize,
+        demands: &Demands,
+    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
+        let Some(pair) = self.pair(master, recipient) else { return Ok(None) };
+        pair.note_demand(number);
+        if *demands != Demands::default() {
+            return Ok(None);
+        }
+        let waiting = pair.wait_for(number);
+        let _first_in_queue = pair.queue.lock().await;
+        let keys = self.serve_first(&pair, number).await?;
+        drop(waiting);
+        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
+        Ok(Some(keys))
     }
 
     /// How many keys of the pair could be handed out this moment without making any. A pair that nobody asked
@@ -216,7 +208,8 @@ impl Reserve {
         }
     }
 
-    async fn take_in_turn(
+    /// Serves the caller that is first in the queue.
+    async fn serve_first(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
         number: usize,
@@ -249,7 +242,7 @@ impl Reserve {
                 return Err(SupplyError::Busy);
             }
             let leased = reserve.parts.store.lease(pair.as_ready(), blocks).await;
-            let leased = leased.map_err(super::order::not_stored)?;
+            let leased = leased.map_err(|error| SupplyError::of_store(&error))?;
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
             reserve.leased.fetch_add(keys, Ordering::Relaxed);

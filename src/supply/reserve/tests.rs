@@ -15,7 +15,7 @@ use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings
 const TTL: Duration = Duration::from_hours(2);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 
-/// Makes batches as the workshop does, with another site that always agrees, or never.
+/// Makes batches as `KeyMaker` does, with another site that always agrees, or never.
 struct Double {
     store: Arc<Store>,
     clock: Arc<ManualClock>,
@@ -172,8 +172,20 @@ impl Running {
     }
 
     async fn take(&self, number: usize) -> Result<Vec<FreshKey>, SupplyError> {
-        let taken = self.reserve.take(&alice(), &bob(), number, &Demands::default()).await;
-        taken.map(|keys| keys.unwrap())
+        self.take_for(&alice(), number, &Demands::default()).await.map(|keys| keys.unwrap())
+    }
+
+    /// As an order does.
+    async fn take_for(
+        &self,
+        master: &SaeId,
+        number: usize,
+        demands: &Demands,
+    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
+        match self.reserve.take_ready(master, &bob(), number, demands) {
+            Some(keys) => Ok(Some(keys)),
+            None => self.reserve.lease_or_make(master, &bob(), number, demands).await,
+        }
     }
 
     async fn count(&self) -> u64 {
@@ -308,7 +320,7 @@ async fn a_graceful_stop_gives_back_what_was_not_handed_out() {
         let _ = filling.await;
         let mut seen: HashSet<KeyId> = ids(&run.take(5).await.unwrap()).into_iter().collect();
         run.reserve.close().await;
-        assert!(run.reserve.take(&alice(), &bob(), 1, &Demands::default()).await.unwrap().is_none());
+        assert!(run.take_for(&alice(), 1, &Demands::default()).await.unwrap().is_none());
         run.store.close().await;
         let again = site.start(128, 4096).await;
         again.set_up(false);
@@ -365,22 +377,22 @@ async fn pairs_do_not_share_keys_and_too_many_pairs_are_served_on_demand() {
     let mut seen = HashSet::new();
     for master in ["alice", "dave", "x"] {
         let master: SaeId = master.parse().unwrap();
-        let keys = run.reserve.take(&master, &bob(), 3, &Demands::default()).await.unwrap().unwrap();
+        let keys = run.take_for(&master, 3, &Demands::default()).await.unwrap().unwrap();
         assert!(ids(&keys).into_iter().all(|id| seen.insert(id)));
     }
     let fourth: SaeId = "y".parse().unwrap();
-    assert!(run.reserve.take(&fourth, &bob(), 1, &Demands::default()).await.unwrap().is_none());
+    assert!(run.take_for(&fourth, 1, &Demands::default()).await.unwrap().is_none());
     assert_eq!(run.reserve.count(&fourth, &bob()).await, 0);
 }
 
 #[tokio::test]
-async fn demands_that_ready_keys_do_not_meet_are_left_to_the_workshop() {
+async fn demands_that_ready_keys_do_not_meet_are_not_for_the_reserve() {
     let site = Site::new();
     let run = site.start(64, 4096).await;
     let _filling = run.fill();
     run.is_filled_to(64).await;
     run.take(1).await.unwrap();
-    let ask = async |demands: Demands| run.reserve.take(&alice(), &bob(), 1, &demands).await.unwrap();
+    let ask = async |demands: Demands| run.take_for(&alice(), 1, &demands).await.unwrap();
     assert!(ask(Demands { min_pools: Some(3), ..Demands::default() }).await.is_some());
     assert!(ask(Demands { min_pools: Some(4), ..Demands::default() }).await.is_none());
     assert!(ask(Demands { min_lifetime: Some(2 * TTL), ..Demands::default() }).await.is_none());

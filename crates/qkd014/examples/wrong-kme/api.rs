@@ -15,7 +15,7 @@ use crate::request::{KeyRequest, ids_from_body, ids_from_query};
 
 /// The longest request body.
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// How much of a longer one is read before the connection is given up.
+/// How much of a longer body is read before the connection is closed.
 const DRAINED_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Whom a connection belongs to.

@@ -86,7 +86,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, api: Api, rules: &Ident
     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// [`Fault::AnyCa`]: whoever signed, only the possession of the key is checked.
+/// [`Fault::AnyCa`]: takes a certificate of any CA and checks only that the client has its key.
 #[derive(Debug)]
 struct AnyChain(Arc<dyn ClientCertVerifier>);
 

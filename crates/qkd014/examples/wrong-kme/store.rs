@@ -13,7 +13,7 @@ use crate::fault::{Fault, Faults};
 /// Keys that a pair of SAEs can get from one start of the program.
 pub(crate) const MAX_STORED: usize = 1500;
 
-/// A key that somebody still has to fetch.
+/// A key that is not yet fetched by all who may.
 struct Issued {
     bytes: Zeroizing<Vec<u8>>,
     master: String,
@@ -40,7 +40,7 @@ pub(crate) enum Failed {
     Random(RandomError),
 }
 
-/// How one ID stands to whoever asks for it.
+/// What a caller may have of one ID.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// The caller may have it.

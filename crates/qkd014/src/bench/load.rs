@@ -1,33 +1,34 @@
 //! One measurement: all workers connect, the clock runs, everything is counted.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use parking_lot::Mutex;
 use tokio::runtime::Builder;
 use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep_until};
 
-use super::BenchError;
-use super::answers::Answers;
-use super::calls::Turns;
-use super::link::Target;
+use super::error::BenchError;
+use super::kept::KeptAnswers;
 use super::pace::{Clock, Pacer};
 use super::processes::{Processes, Used};
-use super::setup::{End, Load};
+use super::requests::EncRequests;
+use super::setup::{End, Http, Load};
 use super::stock::Stock;
 use super::tally::{Counts, Tally};
 use super::windows::{self, Windows};
-use super::worker::{Job, Links, Worker};
+use super::worker::{Connections, Job, Worker};
+use crate::https::{Endpoint, HTTP_1, HTTP_2};
 
 /// What was counted, and in how long.
 pub(super) struct Measured {
     pub(super) counts: Counts,
-    pub(super) answers: Answers,
+    pub(super) answers: KeptAnswers,
     pub(super) counted: Duration,
-    /// Of the processor, while it was counted.
+    /// Processor time meanwhile.
     pub(super) used: Used,
-    /// For how long that was.
+    /// How long processor time was counted.
     pub(super) used_for: Duration,
 }
 
@@ -43,13 +44,15 @@ pub(super) async fn run(
     let streams = load.http.streams();
     let workers = load.connections * streams;
     let clock = Arc::new(Clock::new(load.warmup, load.duration));
+    let offer = if load.http == Http::V1 { HTTP_1 } else { HTTP_2 };
+    let endpoint = |end: &End| Endpoint::new(&end.url, &end.credentials.0, offer).map_err(BenchError);
     let job = Arc::new(Job {
-        target_a: Target::new(ends.0, load.http, load.timeout)?,
-        target_b: Target::new(ends.1, load.http, load.timeout)?,
+        endpoint_a: endpoint(ends.0)?,
+        endpoint_b: endpoint(ends.1)?,
         a: ends.0.clone(),
         clock: Arc::clone(&clock),
         pacer: OnceLock::new(),
-        enc_calls: Turns::new(ends.1, load),
+        enc_requests: EncRequests::new(ends.1, load),
         stock,
         connected: Barrier::new(load.connections + 1),
         failed: OnceLock::new(),
@@ -83,15 +86,16 @@ pub(super) async fn run(
     if counted.is_zero() {
         return Err(BenchError("the keys that were fetched before did not outlast the warm-up".to_owned()));
     }
-    let mut answers = Answers::default();
+    let mut answers = KeptAnswers::default();
     for tally in tallies {
-        let tally = Arc::into_inner(tally).ok_or_else(|| BenchError("a worker is still there".to_owned()))?;
-        answers.append(tally.into_inner().unwrap_or_else(PoisonError::into_inner).answers);
+        let tally = Arc::into_inner(tally)
+            .ok_or_else(|| BenchError("a worker of the client did not end".to_owned()))?;
+        answers.append(tally.into_inner().answers);
     }
     Ok(Measured { counts, answers, counted, used, used_for })
 }
 
-/// One thread: the workers of so many connections, on a runtime of their own.
+/// One thread: the workers of its share of the connections, on a runtime of their own.
 fn work(job: Arc<Job>, connections: usize, tally: Arc<Mutex<Tally>>) -> Result<(), BenchError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| BenchError(format!("no runtime: {error}")))?;
@@ -108,19 +112,19 @@ fn work(job: Arc<Job>, connections: usize, tally: Arc<Mutex<Tally>>) -> Result<(
 
 /// The workers of one connection.
 async fn connection(job: Arc<Job>, tally: Arc<Mutex<Tally>>) {
-    let links = Links::open(&job).await;
-    if let Err(error) = &links {
+    let connections = Connections::open(&job).await;
+    if let Err(error) = &connections {
         let _ = job.failed.set(format!("no connection: {error}"));
     }
     job.connected.wait().await;
-    let (None, Ok(links)) = (job.failed.get(), links) else { return };
+    let (None, Ok(connections)) = (job.failed.get(), connections) else { return };
     if let Some(rate) = job.load.rate {
         job.pacer.get_or_init(|| Pacer::start(Arc::clone(&job.clock), rate));
     }
-    let mut all_links: Vec<Links> = (1..job.load.http.streams()).map(|_| links.share()).collect();
-    all_links.push(links);
-    let work = |links| tokio::spawn(Worker::new(Arc::clone(&job), links, Arc::clone(&tally)).work());
-    let workers: Vec<_> = all_links.into_iter().map(work).collect();
+    let mut all: Vec<Connections> = (1..job.load.http.streams()).map(|_| connections.share()).collect();
+    all.push(connections);
+    let work = |own| tokio::spawn(Worker::new(Arc::clone(&job), own, Arc::clone(&tally)).work());
+    let workers: Vec<_> = all.into_iter().map(work).collect();
     for worker in workers {
         let _ = worker.await;
     }

@@ -1,33 +1,31 @@
-//! Load on any two ETSI GS QKD 014 KMEs, and on the yardstick: a server that does nothing.
+//! Load on any two ETSI GS QKD 014 KMEs, and on the baseline: a server that does nothing.
 //!
-//! Closed loop, or open loop at a given rate with times that start when a request was due. Every figure can be
-//! taken beside one of the yardstick ([`hello`]) in the same minute, so that it is a ratio and not a property
-//! of the machine. Keys that it receives are compared with their twins, wiped, and never part of a report.
+//! The load is a closed loop, or an open loop at a given rate in which an operation's time starts when it was due. With
+//! the baseline measured in the same minute, a figure is a ratio rather than a property of the machine. Keys are compared
+//! with their twins, wiped, and never part of a report.
 
-mod answers;
-mod calls;
-pub mod hello;
-mod http1;
-mod link;
+pub mod baseline;
+mod error;
+mod kept;
 mod load;
 mod pace;
 mod processes;
 mod report;
+mod requests;
 mod rounds;
 mod setup;
 mod stock;
 mod tally;
+mod times;
 mod twins;
 mod windows;
 mod worker;
 
-pub use report::{Figures, Report, Round, Run};
+pub use error::BenchError;
+pub use processes::ServerUse;
+pub use report::{Figures, Ratio, Report, Round, Run};
 pub use rounds::{News, run};
 pub use setup::{Baseline, End, Http, Load, Operation, Setup};
+pub use times::Times;
 pub use twins::Twins;
 pub use windows::Window;
-
-/// Why a measurement could not be made, in words for whoever asked for it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BenchError(String);

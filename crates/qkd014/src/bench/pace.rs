@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// The shortest pause between two looks at what is due. A runtime's timer counts whole milliseconds.
 const GRAIN: Duration = Duration::from_micros(200);
 
-/// The time of one measurement, which begins when everybody is connected.
+/// The time of one measurement. It begins when all workers are connected.
 pub(super) struct Clock {
     start: OnceLock<Instant>,
     warmup: Duration,
@@ -25,7 +26,7 @@ impl Clock {
         Self { start: OnceLock::new(), warmup, end_ns }
     }
 
-    /// The start; whoever asks first starts it.
+    /// The start. The first call starts the clock.
     pub(super) fn start(&self) -> Instant {
         *self.start.get_or_init(Instant::now)
     }
@@ -50,7 +51,7 @@ impl Clock {
         moment >= self.counting() && moment < self.end()
     }
 
-    /// How long it counted.
+    /// How long it counts.
     pub(super) fn counted(&self) -> Duration {
         self.end().saturating_duration_since(self.counting())
     }
@@ -60,8 +61,8 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Hands out the moments at which operations are due. Those that nobody takes wait, and their operations'
-/// times start then: a server that stalls cannot slow down the load that it is measured by.
+/// Hands out the moments at which operations are due. A moment that nobody takes waits, and its operation's time starts
+/// at that moment: a server that stalls cannot slow down the load that measures it.
 pub(super) struct Pacer {
     due: Mutex<VecDeque<Instant>>,
     count: Semaphore,
@@ -79,7 +80,7 @@ impl Pacer {
     /// The next moment, once it has come; `None` when the time is over.
     pub(super) async fn next(&self) -> Option<Instant> {
         self.count.acquire().await.ok()?.forget();
-        self.due.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.due.lock().pop_front()
     }
 
     fn keep_going(&self, clock: &Clock, rate: f64) {
@@ -96,7 +97,7 @@ impl Pacer {
                 if moment > now {
                     break moment;
                 }
-                self.due.lock().unwrap_or_else(PoisonError::into_inner).push_back(moment);
+                self.due.lock().push_back(moment);
                 added += 1;
                 number = number.saturating_add(1);
             };

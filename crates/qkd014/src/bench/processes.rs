@@ -1,4 +1,4 @@
-//! What client and servers use of the processor, as far as `/proc` tells.
+//! Processor time of the client and of servers on this machine, from `/proc`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ pub(super) struct Used {
     pub(super) servers: Vec<ServerUse>,
     /// Of the whole machine, the client and the servers included.
     pub(super) machine: f64,
-    /// Taken by the host of a virtual machine.
+    /// Taken by the host of this virtual machine.
     pub(super) stolen: f64,
 }
 

@@ -3,43 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::load::Measured;
 use super::processes::ServerUse;
 use super::setup::Load;
+use super::times::{Times, float};
 use super::twins::Twins;
-
-/// Milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Times {
-    /// Half are shorter.
-    pub p50: f64,
-    /// Nine in ten are.
-    pub p90: f64,
-    /// 99 in a hundred.
-    pub p99: f64,
-    /// 999 in a thousand.
-    #[serde(rename = "p99.9")]
-    pub p99_9: f64,
-    /// The longest.
-    pub max: f64,
-}
-
-impl Times {
-    /// `None` when there are none.
-    pub(super) fn of_some(times: &Histogram<u64>) -> Option<Self> {
-        (!times.is_empty()).then(|| Self::of(times))
-    }
-
-    fn of(times: &Histogram<u64>) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of at most ten minutes")]
-        let ms = |nanos: u64| nanos as f64 / 1e6;
-        let at = |quantile| ms(times.value_at_quantile(quantile));
-        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p99_9: at(0.999), max: ms(times.max()) }
-    }
-}
 
 /// One measurement of one server or pair.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,31 +24,31 @@ pub struct Run {
     pub requests_per_s: f64,
     /// Keys a second.
     pub keys_per_s: f64,
-    /// Of whole operations; in an open loop from the moment at which each was due.
+    /// Of whole operations. In an open loop an operation's time starts when it was due.
     pub latency_ms: Times,
-    /// Of the parts of `pair`.
+    /// Of `enc_keys` in `pair`.
     pub enc_latency_ms: Option<Times>,
-    /// Of the parts of `pair`.
+    /// Of `dec_keys` in `pair`.
     pub dec_latency_ms: Option<Times>,
-    /// Answers by status.
+    /// KeptAnswers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by reason.
     pub troubles: BTreeMap<&'static str, u64>,
-    /// Seconds in which processor time was counted: those of the measurement and those up to the last answer.
+    /// How long processor time was counted: the measurement, and on to the last answer.
     pub cpu_counted_s: f64,
     /// Seconds of the processor that the client used.
     pub client_cpu_s: f64,
-    /// The same of servers on this machine.
+    /// What each server on this machine used.
     pub servers: Vec<ServerUse>,
-    /// The same of everything else on this machine.
+    /// What everything else on this machine used.
     pub others_cpu_s: f64,
-    /// Seconds that the host took from this machine.
+    /// Seconds that the host of a virtual machine took from it.
     pub stolen_cpu_s: f64,
-    /// Of all servers on this machine together, for one operation: their share of the time, over operations a second.
+    /// Processor time for one operation, of all servers on this machine together.
     pub server_cpu_us_per_operation: Option<f64>,
-    /// Ready keys before and after, by the status of the first KME.
+    /// Ready keys before, by the status of the first KME.
     pub ready_before: Option<u64>,
-    /// After.
+    /// Ready keys after.
     pub ready_after: Option<u64>,
     /// What the comparison of keys found.
     pub twins: Option<Twins>,
@@ -122,17 +92,11 @@ impl Run {
     }
 }
 
-pub(super) fn float(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-    let float = count as f64;
-    float
-}
-
-/// The yardstick, then the KMEs.
+/// The baseline, then the KMEs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Round {
-    /// The yardstick.
-    pub hello: Option<Run>,
+    /// The baseline.
+    pub baseline: Option<Run>,
     /// The KMEs.
     pub kme: Run,
 }
@@ -144,9 +108,9 @@ pub struct Figures {
     pub operations_per_s: f64,
     /// Keys a second.
     pub keys_per_s: f64,
-    /// Of operations.
+    /// Half of the operations were faster.
     pub p50_ms: f64,
-    /// Of operations.
+    /// 99 in a hundred operations were faster.
     pub p99_ms: f64,
     /// Of all servers together, for one operation.
     pub server_cpu_us_per_operation: Option<f64>,
@@ -174,7 +138,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(*lower, *upper))
 }
 
-/// KMEs against the yardstick, round by round.
+/// KMEs against the baseline, round by round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
     /// The middle.
@@ -204,35 +168,35 @@ pub struct Report {
     pub number: u32,
     /// Bits of a key.
     pub key_bits: u32,
-    /// Operations that were due in a second; `None`: as many as possible.
+    /// Operations that were due in a second; `None` for as many as possible.
     pub rate: Option<f64>,
-    /// Operations a second of the KMEs divided by those of the yardstick: the median of the rounds' ratios.
+    /// Operations a second of the KMEs divided by those of the baseline: the median of the rounds' ratios.
     pub ratio: Option<f64>,
-    /// With its bounds.
+    /// The same with the least and the greatest.
     pub ratio_of_operations_per_s: Option<Ratio>,
     /// The same of the 99th percentile: above 1 the KMEs are slower.
     pub ratio_of_p99: Option<Ratio>,
-    /// Processor time of the yardstick for one operation divided by that of the KMEs.
+    /// Processor time of the baseline for one operation divided by that of the KMEs.
     pub ratio_of_cpu: Option<Ratio>,
-    /// Medians of the yardstick.
-    pub hello: Option<Figures>,
+    /// Medians of the baseline.
+    pub baseline: Option<Figures>,
     /// Medians of the KMEs.
     pub kme: Option<Figures>,
     /// Of all rounds together.
     pub twins: Twins,
-    /// Each.
+    /// The rounds.
     pub rounds: Vec<Round>,
 }
 
 impl Report {
     pub(super) fn new(load: &Load, key_bits: u32, rounds: Vec<Round>) -> Self {
-        let pairs = || rounds.iter().filter_map(|round| Some((round.hello.as_ref()?, &round.kme)));
+        let pairs = || rounds.iter().filter_map(|round| Some((round.baseline.as_ref()?, &round.kme)));
         let ratio = |value: fn(&Run, &Run) -> Option<f64>| {
-            let mut ratios: Vec<f64> = pairs().filter_map(|(hello, kme)| value(hello, kme)).collect();
+            let mut ratios: Vec<f64> = pairs().filter_map(|(baseline, kme)| value(baseline, kme)).collect();
             ratios.sort_by(f64::total_cmp);
             Some(Ratio { min: *ratios.first()?, max: *ratios.last()?, median: median(ratios)? })
         };
-        let of_operations = ratio(|hello, kme| over(kme.operations_per_s, hello.operations_per_s));
+        let of_operations = ratio(|baseline, kme| over(kme.operations_per_s, baseline.operations_per_s));
         let twins = rounds.iter().filter_map(|round| round.kme.twins).fold(Twins::default(), Twins::and);
         Self {
             operation: load.operation.name(),
@@ -246,11 +210,11 @@ impl Report {
             rate: load.rate,
             ratio: of_operations.map(|ratio| ratio.median),
             ratio_of_operations_per_s: of_operations,
-            ratio_of_p99: ratio(|hello, kme| over(kme.latency_ms.p99, hello.latency_ms.p99)),
-            ratio_of_cpu: ratio(|hello, kme| {
-                over(hello.server_cpu_us_per_operation?, kme.server_cpu_us_per_operation?)
+            ratio_of_p99: ratio(|baseline, kme| over(kme.latency_ms.p99, baseline.latency_ms.p99)),
+            ratio_of_cpu: ratio(|baseline, kme| {
+                over(baseline.server_cpu_us_per_operation?, kme.server_cpu_us_per_operation?)
             }),
-            hello: Figures::of(rounds.iter().filter_map(|round| round.hello.as_ref())),
+            baseline: Figures::of(rounds.iter().filter_map(|round| round.baseline.as_ref())),
             kme: Figures::of(rounds.iter().map(|round| &round.kme)),
             twins,
             rounds,
@@ -280,19 +244,19 @@ impl Report {
             "", "ops/s", "keys/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "server us", "others"
         );
         for round in &self.rounds {
-            for (name, run) in [("hello", round.hello.as_ref()), ("kme", Some(&round.kme))] {
+            for (name, run) in [("baseline", round.baseline.as_ref()), ("kme", Some(&round.kme))] {
                 if let Some(run) = run {
                     text.push_str(&row(name, run));
                 }
             }
         }
         for (name, ratio) in [
-            ("ops/s, KMEs / hello", self.ratio_of_operations_per_s),
-            ("p99, KMEs / hello", self.ratio_of_p99),
-            ("server time, hello / KMEs", self.ratio_of_cpu),
+            ("ops/s, KMEs / baseline", self.ratio_of_operations_per_s),
+            ("p99, KMEs / baseline", self.ratio_of_p99),
+            ("server time, baseline / KMEs", self.ratio_of_cpu),
         ] {
             if let Some(Ratio { median, min, max }) = ratio {
-                let _ = writeln!(text, "{name:<27} {median:.3} [{min:.3}, {max:.3}]");
+                let _ = writeln!(text, "{name:<30} {median:.3} [{min:.3}, {max:.3}]");
             }
         }
         let Twins { compared, different, missing, repeated, malformed } = self.twins;

@@ -1,29 +1,29 @@
-//! One round after the other: the yardstick, then the KMEs, each under the same load.
+//! One round after the other: the baseline, then the KMEs, each under the same load.
 
 use std::sync::Arc;
 
-use super::BenchError;
-use super::answers::Answers;
-use super::calls;
-use super::hello::Yardstick;
+use super::baseline::BaselineProcess;
+use super::error::BenchError;
+use super::kept::KeptAnswers;
 use super::load;
 use super::processes::Processes;
 use super::report::{Report, Round, Run};
-use super::setup::{Baseline, End, Load, Operation, Setup};
+use super::requests;
+use super::setup::{Baseline, Load, Operation, Setup};
 use super::stock::{self, Limits, Stock};
 use super::twins::{Comparison, Twins};
 use super::windows::{Window, Windows};
-use crate::client::Etsi014Client;
+use crate::client::Client;
 
 /// Keys that are fetched for each second of `dec_keys`: more than any server here retrieves in it.
 const STOCK_PER_S: f64 = 30_000.0;
 
-/// What is told while a measurement runs.
+/// News while a measurement runs.
 #[derive(Debug)]
 pub enum News {
-    /// What is done now.
+    /// What comes next.
     Step(String),
-    /// What was counted in a stretch of time that is over.
+    /// What was counted in a window that is over.
     Window(Window),
 }
 
@@ -37,28 +37,28 @@ pub async fn run(setup: &Setup, tell: impl Fn(News)) -> Result<Report, BenchErro
         |text: &str, round: usize| tell(News::Step(format!("round {round} of {}: {text}", setup.rounds)));
     let mut rounds = Vec::with_capacity(setup.rounds);
     for round in 1..=setup.rounds {
-        let hello = match &setup.baseline {
+        let baseline = match &setup.baseline {
             None => None,
             Some(baseline) => {
-                progress("hello", round);
-                Some(bench.hello(baseline).await?)
+                progress("baseline", round);
+                Some(bench.baseline(baseline).await?)
             }
         };
         progress("making ready", round);
         let stock = bench.prepare().await?;
         progress(setup.load.operation.name(), round);
         let kme = bench.kmes(stock, &|window| tell(News::Window(window))).await?;
-        rounds.push(Round { hello, kme });
+        rounds.push(Round { baseline, kme });
     }
     Ok(Report::new(&setup.load, bench.key_bits(), rounds))
 }
 
 struct Bench<'a> {
     setup: &'a Setup,
-    /// Outside the measured time.
-    client_a: Etsi014Client,
-    client_b: Etsi014Client,
-    /// Whose ready keys are counted and waited for.
+    /// For calls outside the measured time.
+    client_a: Client,
+    client_b: Client,
+    /// The slave whose ready keys are counted and waited for.
     slave: String,
     limits: Limits,
 }
@@ -66,7 +66,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     async fn open(setup: &'a Setup) -> Result<Self, BenchError> {
         let (client_a, client_b) = (stock::client(&setup.a)?, stock::client(&setup.b)?);
-        let slave = calls::first_slave(&setup.b, &setup.load);
+        let slave = requests::first_slave(&setup.b, &setup.load);
         let limits = stock::limits(&client_a, &slave).await?;
         if setup.load.number > limits.max_per_request {
             let text = format!(
@@ -82,17 +82,21 @@ impl<'a> Bench<'a> {
         self.setup.load.size_bits.unwrap_or(self.limits.key_bits)
     }
 
-    /// Measures a new yardstick. `dec` and `pair` send what they send to a KME: it answers anything.
-    async fn hello(&self, baseline: &Baseline) -> Result<Run, BenchError> {
+    /// Measures a new baseline. `dec` and `pair` send what they send to a KME: it answers anything.
+    async fn baseline(&self, baseline: &Baseline) -> Result<Run, BenchError> {
         let key_bytes = usize::try_from(self.key_bits() / 8).unwrap_or_default();
-        let yardstick = Yardstick::start(baseline, self.setup.load.number, key_bytes)?;
-        let end = |end: &End| End { url: yardstick.url.clone(), ..end.clone() };
-        let (a, b) = (end(&self.setup.a), end(&self.setup.b));
-        let processes = Processes::find(&[("hello".to_owned(), yardstick.url.clone())]);
+        let process = BaselineProcess::start(baseline, self.setup.load.number, key_bytes)?;
+        let (a, b) = (process.instead_of(&self.setup.a)?, process.instead_of(&self.setup.b)?);
+        let processes = Processes::find(&[("baseline".to_owned(), process.url())]);
         let load = &self.setup.load;
-        let stock = Arc::new(Stock::of_yardstick(load.number)?);
+        let stock = Arc::new(Stock::of_baseline(load.number)?);
         let measured = load::run(load, (&a, &b), Some(stock), 0, &processes, None).await?;
-        Ok(Run::new(&measured, load))
+        let run = Run::new(&measured, load);
+        if run.operations == 0 {
+            let text = "the baseline server served no request; do the SAEs' certificates come from --ca, or --baseline-ca?";
+            return Err(BenchError(text.to_owned()));
+        }
+        Ok(run)
     }
 
     /// What has to be there before the clock runs.
@@ -120,7 +124,7 @@ impl<'a> Bench<'a> {
         Ok(Run { ready_before, ready_after, twins: Some(twins), ..run })
     }
 
-    async fn twins(&self, answers: &Answers, stock: Option<&Stock>) -> Twins {
+    async fn twins(&self, answers: &KeptAnswers, stock: Option<&Stock>) -> Twins {
         let Setup { a, load, .. } = self.setup;
         let comparison = Comparison::new(answers, load.number);
         match load.operation {

@@ -1,19 +1,20 @@
 //! What is measured: KMEs, certificates, kind and amount of load.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use mtls::{TlsFiles, TlsStore};
+use crate::credentials::Credentials;
+use crate::https::KmeUrl;
 
 /// One SAE and the KME that serves it.
 #[derive(Clone)]
 pub struct End {
-    /// The KME: `https://HOST[:PORT]`.
-    pub url: String,
+    /// The KME.
+    pub url: KmeUrl,
     /// What the other SAE's paths call this one: its SAE ID, or the ID of its KME.
     pub name: String,
     /// The SAE's certificate and the CA of the KMEs.
-    pub tls: Arc<TlsStore>,
+    pub credentials: Credentials,
 }
 
 /// What one operation is.
@@ -46,7 +47,7 @@ impl Operation {
 pub enum Http {
     /// 1.1: one request at a time on a connection.
     V1,
-    /// 2: so many on each.
+    /// 2: several requests at a time on a connection.
     V2 {
         /// Requests at a time on one connection.
         streams: usize,
@@ -54,13 +55,6 @@ pub enum Http {
 }
 
 impl Http {
-    pub(super) fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::V1 => b"http/1.1",
-            Self::V2 { .. } => b"h2",
-        }
-    }
-
     pub(super) fn streams(self) -> usize {
         match self {
             Self::V1 => 1,
@@ -90,7 +84,7 @@ pub struct Load {
     pub threads: usize,
     /// Keys of one request.
     pub number: u32,
-    /// Slaves that `enc_keys` names in turn, instead of B: its name with -1, -2 and so on.
+    /// How many slaves `enc_keys` names one after the other instead of B: B's name with -1, -2 and so on.
     pub slaves: Option<usize>,
     /// Bits of a key; the KME's own choice unless given.
     pub size_bits: Option<u32>,
@@ -98,17 +92,19 @@ pub struct Load {
     pub warmup: Duration,
     /// Time that is measured.
     pub duration: Duration,
-    /// Operations a second that are due whether or not earlier ones have ended; as many as possible unless given.
+    /// Operations a second, due whether or not earlier ones have ended; as many as possible unless given.
     pub rate: Option<f64>,
     /// The longest that one answer may take.
     pub timeout: Duration,
 }
 
-/// Where the yardstick is started: on this machine, with the certificates of a KME.
+/// The baseline, which is started on this machine.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    /// Its certificates; its `ca` must cover the SAEs.
-    pub files: TlsFiles,
+    /// CA certificates of the SAEs, whose certificates it verifies; PEM.
+    pub client_ca: PathBuf,
+    /// Its own certificate and key; PEM. It makes a throw-away certificate unless given.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// Everything that a measurement needs.
@@ -121,15 +117,15 @@ pub struct Setup {
     pub load: Load,
     /// How often everything is measured.
     pub rounds: usize,
-    /// The KMEs' figures of every so long are told while they are measured.
+    /// Length of a window: its figures are told while the KMEs are measured.
     pub window: Option<Duration>,
-    /// Measured before each round in the same way.
+    /// Measured before each round in the same way, if given.
     pub baseline: Option<Baseline>,
-    /// For `dec`: keys that A fetches before the clock runs; otherwise ready keys that are waited for. Enough
-    /// for the whole time unless given, and none waited for.
+    /// For `dec`: keys that A fetches before the clock runs; enough for the whole time unless given. For others: ready
+    /// keys to wait for; none unless given.
     pub stock: Option<u64>,
     /// Most operations of one round whose keys are kept and compared with their twins.
     pub compared_max: usize,
-    /// Servers by name and URL whose use of the processor is reported where they run on this machine.
+    /// Servers by name and URL. Their processor time is reported if they run on this machine.
     pub servers: Vec<(String, String)>,
 }

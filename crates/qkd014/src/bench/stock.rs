@@ -1,4 +1,4 @@
-//! What has to be there before the clock runs: keys for `dec_keys`, ready keys for `enc_keys`.
+//! What is made ready before the clock runs: keys for `dec_keys`, ready keys for `enc_keys`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,21 +7,22 @@ use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
+use super::baseline;
+use super::error::BenchError;
 use super::setup::{End, Load};
-use super::{BenchError, hello};
-use crate::client::{ClientError, DeliveredKey, EncRequest, Etsi014Client, KeyContainer};
+use crate::client::{Client, ClientError};
+use crate::wire::{DeliveredKey, KeyContainer, KeyRequest};
 
 /// Requests at once.
 const AT_ONCE: usize = 8;
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest without a new key until one gives up.
+/// The longest wait for one more key.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Of a KME that does not tell its own.
+/// Size of the keys of a KME that does not say.
 const USUAL_KEY_BITS: u32 = 256;
 
-/// What the first KME says about what can be asked of it.
+/// Limits of the first KME, by its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) key_bits: u32,
@@ -29,29 +30,29 @@ pub(super) struct Limits {
 }
 
 /// A client that fetches keys outside the measured time.
-pub(super) fn client(end: &End) -> Result<Etsi014Client, BenchError> {
-    Etsi014Client::new(&end.url, end.tls.clone(), CALL_TIMEOUT).map_err(|error| BenchError(error.to_string()))
+pub(super) fn client(end: &End) -> Result<Client, BenchError> {
+    Client::of(end.url.clone(), end.credentials.clone()).map_err(|error| BenchError(error.to_string()))
 }
 
-/// Asks A; a KME whose status is not of the standard is taken to deliver one usual key a request.
-pub(super) async fn limits(a: &Etsi014Client, slave: &str) -> Result<Limits, BenchError> {
+/// Asks A. If its status is not of the standard, it is assumed to deliver one key of 256 bits a request.
+pub(super) async fn limits(a: &Client, slave: &str) -> Result<Limits, BenchError> {
     match a.status(slave).await {
         Ok(status) => Ok(Limits {
             key_bits: status.key_size,
             max_per_request: u32::try_from(status.max_key_per_request).unwrap_or(u32::MAX).max(1),
         }),
-        Err(ClientError::Garbled(_)) => Ok(Limits { key_bits: USUAL_KEY_BITS, max_per_request: 1 }),
+        Err(ClientError::NotEtsi014(_)) => Ok(Limits { key_bits: USUAL_KEY_BITS, max_per_request: 1 }),
         Err(error) => Err(BenchError(format!("status of the first KME: {error}"))),
     }
 }
 
 /// Ready keys, as the first KME counts them.
-pub(super) async fn ready(a: &Etsi014Client, slave: &str) -> Option<u64> {
+pub(super) async fn ready(a: &Client, slave: &str) -> Option<u64> {
     a.status(slave).await.ok().map(|status| status.stored_key_count)
 }
 
 /// Waits until A has `wanted` ready keys.
-pub(super) async fn wait_until_ready(a: &Etsi014Client, slave: &str, wanted: u64) -> Result<(), BenchError> {
+pub(super) async fn wait_until_ready(a: &Client, slave: &str, wanted: u64) -> Result<(), BenchError> {
     let (mut most, mut grew_at) = (0, Instant::now());
     loop {
         let now = ready(a, slave).await.unwrap_or_default();
@@ -63,8 +64,9 @@ pub(super) async fn wait_until_ready(a: &Etsi014Client, slave: &str, wanted: u64
         }
         if grew_at.elapsed() > PATIENCE {
             let text = format!(
-                "{wanted} ready keys were waited for, and there are {now}; \
-                 keys.min_stored_per_pair and keys.max_stored_per_pair of the first KME bound them"
+                "the first KME has {now} ready keys, and no more for {} s; --stock waits for {wanted}. \
+                 For dqkd see keys.min_stored_per_pair and keys.max_stored_per_pair",
+                PATIENCE.as_secs()
             );
             return Err(BenchError(text));
         }
@@ -76,14 +78,14 @@ pub(super) async fn wait_until_ready(a: &Etsi014Client, slave: &str, wanted: u64
 pub(super) struct Stock {
     keys: Vec<DeliveredKey>,
     next: AtomicUsize,
-    /// Whether the same come again and again.
+    /// Whether the same keys are handed out again and again.
     is_endless: bool,
 }
 
 impl Stock {
     /// Fetches `count` keys of `load`'s size.
     pub(super) async fn fetch(
-        a: &Etsi014Client,
+        a: &Client,
         slave: &str,
         load: &Load,
         limits: Limits,
@@ -102,10 +104,10 @@ impl Stock {
         Ok(Self { keys, next: AtomicUsize::new(0), is_endless: false })
     }
 
-    /// What can be asked of the yardstick, which answers anything, for ever.
-    pub(super) fn of_yardstick(number: u32) -> Result<Self, BenchError> {
-        let container: KeyContainer = serde_json::from_slice(&hello::body(number, 1))
-            .map_err(|error| BenchError(format!("the yardstick's keys: {error}")))?;
+    /// IDs to ask the baseline for, which answers anything, for ever.
+    pub(super) fn of_baseline(number: u32) -> Result<Self, BenchError> {
+        let container: KeyContainer = serde_json::from_slice(&baseline::body(number, 1))
+            .map_err(|error| BenchError(format!("the baseline's keys: {error}")))?;
         Ok(Self { keys: container.keys, next: AtomicUsize::new(0), is_endless: true })
     }
 
@@ -122,14 +124,14 @@ impl Stock {
     }
 }
 
-/// One request, repeated for a while as long as the KME says that it may be.
+/// One request, repeated for a while when the KME answers 503.
 async fn fetch_some(
-    a: &Etsi014Client,
+    a: &Client,
     slave: &str,
     number: u32,
     size: Option<u32>,
 ) -> Result<Vec<DeliveredKey>, BenchError> {
-    let request = EncRequest { number: Some(number), size, ..EncRequest::default() };
+    let request = KeyRequest { number: Some(number), size, ..KeyRequest::default() };
     let until = Instant::now() + PATIENCE;
     loop {
         match a.enc_keys(slave, &request).await {

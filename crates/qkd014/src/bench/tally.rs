@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::BenchError;
-use super::answers::Answers;
+use super::error::BenchError;
+use super::kept::KeptAnswers;
 
 /// Times from 1 us to 10 minutes, to a thousandth, in nanoseconds.
 const SHORTEST_NS: u64 = 1_000;
@@ -17,7 +17,7 @@ const DIGITS: u8 = 3;
 pub(super) struct Tally {
     pub(super) counts: Counts,
     /// Of operations that succeeded, warm-up included.
-    pub(super) answers: Answers,
+    pub(super) answers: KeptAnswers,
 }
 
 /// Counts of operations that ended while the clock ran.
@@ -35,7 +35,7 @@ pub(super) struct Counts {
 
 impl Tally {
     pub(super) fn new(answers_max: usize) -> Result<Self, BenchError> {
-        Ok(Self { counts: Counts::new()?, answers: Answers::with_room_for(answers_max) })
+        Ok(Self { counts: Counts::new()?, answers: KeptAnswers::with_room_for(answers_max) })
     }
 }
 

@@ -1,13 +1,14 @@
-//! Whether both SAEs got the same: every key that was kept is compared with its twin.
+//! Whether both SAEs got the same keys: every kept key is compared with its twin.
 
 use std::collections::HashMap;
 
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
-use super::answers::Answers;
+use super::kept::KeptAnswers;
 use super::stock::{Limits, Stock};
-use crate::client::{DeliveredKey, Etsi014Client, KeyContainer};
+use crate::client::Client;
+use crate::wire::{DeliveredKey, KeyContainer};
 
 /// Requests at once.
 const AT_ONCE: usize = 8;
@@ -19,11 +20,11 @@ pub struct Twins {
     pub compared: u64,
     /// Keys that differ from their twins.
     pub different: u64,
-    /// Keys without a twin: B was refused, or got others.
+    /// Keys without a twin: B was refused, or got other keys.
     pub missing: u64,
     /// Keys whose ID came twice.
     pub repeated: u64,
-    /// Answers that are no key containers, or hold more or fewer keys than were asked for.
+    /// KeptAnswers that are no key containers, or hold more or fewer keys than were asked for.
     pub malformed: u64,
 }
 
@@ -33,7 +34,7 @@ impl Twins {
         (self.different, self.missing, self.repeated, self.malformed) == (0, 0, 0, 0)
     }
 
-    /// With what another comparison found.
+    /// Adds what another comparison found.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -55,7 +56,7 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// Of the keys in the answers of `enc_keys`, `number` in each, and those of `stock`.
-    pub(super) fn new(answers: &Answers, number: u32) -> Self {
+    pub(super) fn new(answers: &KeptAnswers, number: u32) -> Self {
         let mut comparison = Self { mine: HashMap::new(), twins: Twins::default() };
         for (enc, _) in answers.iter().filter(|(enc, _)| !enc.is_empty()) {
             for key in comparison.container(enc, number) {
@@ -68,7 +69,7 @@ impl Comparison {
     }
 
     /// Compares with the answers of `dec_keys`, whose keys A had in `stock` or fetched just before.
-    pub(super) fn with_answers(mut self, answers: &Answers, stock: Option<&Stock>, number: u32) -> Twins {
+    pub(super) fn with_answers(mut self, answers: &KeptAnswers, stock: Option<&Stock>, number: u32) -> Twins {
         let stocked: HashMap<&str, &DeliveredKey> = stock
             .map(|stock| stock.keys().iter().map(|key| (key.id.as_str(), key)).collect())
             .unwrap_or_default();
@@ -85,7 +86,7 @@ impl Comparison {
     }
 
     /// Fetches the twins from B.
-    pub(super) async fn by_fetching(self, b: &Etsi014Client, master: &str, limits: Limits) -> Twins {
+    pub(super) async fn by_fetching(self, b: &Client, master: &str, limits: Limits) -> Twins {
         let Self { mine, mut twins } = self;
         let each = usize::try_from(limits.max_per_request).unwrap_or(usize::MAX);
         let mut keys = mine.into_values();
@@ -94,8 +95,9 @@ impl Comparison {
             (!group.is_empty()).then_some(group)
         });
         let requests = groups.map(|group| async move {
-            let ids: Vec<String> = group.iter().map(|key| key.id.clone()).collect();
-            (group, b.dec_keys(master, &ids).await)
+            let ids: Vec<&str> = group.iter().map(|key| key.id.as_str()).collect();
+            let answer = b.dec_keys(master, &ids).await;
+            (group, answer)
         });
         let mut answers = stream::iter(requests).buffer_unordered(AT_ONCE);
         while let Some((group, answer)) = answers.next().await {

@@ -1,37 +1,38 @@
-//! Figures of one stretch of time after the other, while the load runs.
+//! Figures of consecutive windows of time, while the load runs.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::BenchError;
+use super::error::BenchError;
 use super::pace::Clock;
-use super::report::{Times, float};
 use super::tally::{Counts, Tally};
+use super::times::{Times, float};
 
-/// What was counted in one stretch of time.
+/// What was counted in one window of time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Window {
-    /// When it began, in seconds from when the clock did.
+    /// When it began, in seconds since the clock started.
     pub start_s: f64,
     /// How long it is.
     pub seconds: f64,
     /// Operations that succeeded.
     pub operations: u64,
-    /// The same a second.
+    /// Operations a second.
     pub operations_per_s: f64,
     /// Of whole operations; `None` when none succeeded.
     pub latency_ms: Option<Times>,
-    /// Of the parts of `pair`.
+    /// Of `enc_keys` in `pair`.
     pub enc_latency_ms: Option<Times>,
-    /// Of the parts of `pair`.
+    /// Of `dec_keys` in `pair`.
     pub dec_latency_ms: Option<Times>,
-    /// Answers by status.
+    /// KeptAnswers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by reason.
     pub troubles: BTreeMap<&'static str, u64>,
@@ -54,14 +55,14 @@ impl Window {
     }
 }
 
-/// How long each is, and who is told of it.
+/// How long each window is, and who is told of it.
 pub(super) struct Windows<'a> {
     pub(super) every: Duration,
     pub(super) tell: &'a dyn Fn(Window),
 }
 
-/// Waits until the load has `ended`; tells of each window meanwhile. Returns what was counted in all. Operations that
-/// a thread counts late are in the next window, or after the last one in the sum only.
+/// Tells of each window until the load has `ended`. Returns what was counted in all. An operation that a thread counts
+/// late is in the next window; after the last window it is in the sum only.
 pub(super) async fn count(
     clock: &Clock,
     tallies: &[Arc<Mutex<Tally>>],
@@ -106,7 +107,7 @@ fn take(tallies: &[Arc<Mutex<Tally>>]) -> Result<Counts, BenchError> {
     let mut sum = Counts::new()?;
     for tally in tallies {
         let empty = Counts::new()?;
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tally = tally.lock();
         let counts = std::mem::replace(&mut tally.counts, empty);
         drop(tally);
         sum.append(&counts)?;

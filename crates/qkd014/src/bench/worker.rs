@@ -1,20 +1,21 @@
-//! One of those who ask: one operation after the other over connections of its own.
+//! A worker: one operation after the other over its own connections.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::calls::{Call, Turns};
-use super::link::{Link, Reply, Target};
 use super::pace::{Clock, Pacer};
-use super::setup::{End, Load, Operation};
+use super::requests::{self, EncRequests};
+use super::setup::{End, Http, Load, Operation};
 use super::stock::Stock;
 use super::tally::{Tally, note};
+use crate::https::{Connection, Endpoint, HttpRequest, HttpResponse, Trouble};
 
 /// Pause after a request without an answer.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -25,15 +26,14 @@ const OK: u16 = 200;
 pub(super) struct Job {
     pub(super) load: Load,
     pub(super) a: End,
-    pub(super) target_a: Target,
-    pub(super) target_b: Target,
+    pub(super) endpoint_a: Endpoint,
+    pub(super) endpoint_b: Endpoint,
     pub(super) clock: Arc<Clock>,
     pub(super) pacer: OnceLock<Arc<Pacer>>,
-    /// `enc_keys`.
-    pub(super) enc_calls: Turns,
+    pub(super) enc_requests: EncRequests,
     /// For `dec`.
     pub(super) stock: Option<Arc<Stock>>,
-    /// Everybody has connected, or tried to.
+    /// Passed when all workers have connected, or tried to.
     pub(super) connected: Barrier,
     /// Why there is no measurement.
     pub(super) failed: OnceLock<String>,
@@ -41,28 +41,28 @@ pub(super) struct Job {
 
 /// Connections to A and to B, as far as the operation needs them.
 #[derive(Default)]
-pub(super) struct Links {
-    a: Option<Link>,
-    b: Option<Link>,
+pub(super) struct Connections {
+    a: Option<Connection>,
+    b: Option<Connection>,
 }
 
-impl Links {
-    /// Those that `job` needs before the clock runs.
+impl Connections {
+    /// Opens those that `job` needs before the clock runs.
     pub(super) async fn open(job: &Job) -> io::Result<Self> {
         let operation = job.load.operation;
         let (mut a, mut b) = (None, None);
         if matches!(operation, Operation::Enc | Operation::Pair) {
-            a = Some(job.target_a.open().await?);
+            a = Some(open(&job.endpoint_a, job).await?);
         }
         if matches!(operation, Operation::Dec | Operation::Pair) {
-            b = Some(job.target_b.open().await?);
+            b = Some(open(&job.endpoint_b, job).await?);
         }
         Ok(Self { a, b })
     }
 
     /// Shares in the same connections; with HTTP/2 only.
     pub(super) fn share(&self) -> Self {
-        let share = |link: &Option<Link>| link.as_ref().and_then(Link::share);
+        let share = |connection: &Option<Connection>| connection.as_ref().and_then(Connection::share);
         Self { a: share(&self.a), b: share(&self.b) }
     }
 }
@@ -85,25 +85,32 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<Trouble> for Failure {
+    fn from(_: Trouble) -> Self {
+        Self::NoAnswer
+    }
+}
+
 /// One worker.
 pub(super) struct Worker {
     job: Arc<Job>,
-    links: Links,
+    connections: Connections,
     tally: Arc<Mutex<Tally>>,
-    enc: Reply,
-    dec: Reply,
+    enc: HttpResponse,
+    dec: HttpResponse,
     /// When `enc_keys` of a pair was answered.
     between: Option<Instant>,
 }
 
 impl Worker {
-    pub(super) fn new(job: Arc<Job>, links: Links, tally: Arc<Mutex<Tally>>) -> Self {
-        Self { job, links, tally, enc: Reply::default(), dec: Reply::default(), between: None }
+    pub(super) fn new(job: Arc<Job>, connections: Connections, tally: Arc<Mutex<Tally>>) -> Self {
+        let (enc, dec) = (HttpResponse::default(), HttpResponse::default());
+        Self { job, connections, tally, enc, dec, between: None }
     }
 
     /// Works until the time is over.
     pub(super) async fn work(mut self) {
-        while let Some(due) = self.turn().await {
+        while let Some(due) = self.due().await {
             let patience = self.job.load.timeout;
             let result = match timeout(patience, self.operate()).await {
                 Ok(result) => result,
@@ -115,14 +122,14 @@ impl Worker {
                 ref result => self.count(due, now, result),
             }
             if matches!(result, Err(Failure::NoAnswer)) {
-                self.links = Links::default();
+                self.connections = Connections::default();
                 sleep(PAUSE).await;
             }
         }
     }
 
     /// When the next operation is due: now, or when the pacer says.
-    async fn turn(&self) -> Option<Instant> {
+    async fn due(&self) -> Option<Instant> {
         if let Some(pacer) = self.job.pacer.get() {
             return pacer.next().await;
         }
@@ -133,39 +140,39 @@ impl Worker {
     async fn operate(&mut self) -> Result<(), Failure> {
         (self.enc.status, self.dec.status, self.between) = (0, 0, None);
         match self.job.load.operation {
-            Operation::Enc => self.enc(false).await,
+            Operation::Enc => self.enc().await,
             Operation::Handshake => {
-                self.links.a = None;
-                let result = self.enc(true).await;
-                self.links.a = None;
+                self.connections.a = None;
+                let result = self.enc().await;
+                self.connections.a = None;
                 result
             }
             Operation::Pair => {
-                self.enc(false).await?;
+                self.enc().await?;
                 self.between = Some(Instant::now());
-                let call = self.dec_call()?;
-                self.dec(&call).await
+                let request = self.dec_request()?;
+                self.dec(&request).await
             }
             Operation::Dec => {
                 let job = Arc::clone(&self.job);
                 let ids = job.stock.as_ref().and_then(|stock| stock.take(job.load.number));
-                let call = Call::dec(&job.a, ids.ok_or(Failure::StockIsOut)?);
-                self.dec(&call).await
+                self.dec(&requests::dec(&job.a, ids.ok_or(Failure::StockIsOut)?)).await
             }
         }
     }
 
-    async fn enc(&mut self, is_last: bool) -> Result<(), Failure> {
-        let enc_call = self.job.enc_calls.next();
-        call(&mut self.links.a, &self.job.target_a, enc_call, is_last, &mut self.enc).await
+    async fn enc(&mut self) -> Result<(), Failure> {
+        let Self { job, connections, enc, .. } = self;
+        exchange(&mut connections.a, &job.endpoint_a, job, job.enc_requests.next(), enc).await
     }
 
-    async fn dec(&mut self, call_: &Call) -> Result<(), Failure> {
-        call(&mut self.links.b, &self.job.target_b, call_, false, &mut self.dec).await
+    async fn dec(&mut self, request: &HttpRequest) -> Result<(), Failure> {
+        let Self { job, connections, dec, .. } = self;
+        exchange(&mut connections.b, &job.endpoint_b, job, request, dec).await
     }
 
-    /// `dec_keys` of the keys that `enc_keys` has just brought.
-    fn dec_call(&self) -> Result<Call, Failure> {
+    /// `dec_keys` for the keys that `enc_keys` has just brought.
+    fn dec_request(&self) -> Result<HttpRequest, Failure> {
         #[derive(Deserialize)]
         struct Container<'a> {
             #[serde(borrow)]
@@ -180,12 +187,12 @@ impl Worker {
         }
         let container: Container<'_> =
             serde_json::from_slice(&self.enc.body).map_err(|_| Failure::NoContainer)?;
-        Ok(Call::dec(&self.job.a, container.keys.iter().map(|entry| entry.id)))
+        Ok(requests::dec(&self.job.a, container.keys.iter().map(|entry| entry.id)))
     }
 
     /// Counts an operation that was due at `due` and ended at `now`.
     fn count(&self, due: Instant, now: Instant, result: &Result<(), Failure>) {
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tally = self.tally.lock();
         if result.is_ok() {
             tally.answers.keep(
                 if self.enc.status == OK { &self.enc.body } else { &[] },
@@ -216,21 +223,32 @@ impl Worker {
     }
 }
 
-/// One request over `link`, which is opened when there is none.
-async fn call(
-    link: &mut Option<Link>,
-    target: &Target,
-    call: &Call,
-    is_last: bool,
-    reply: &mut Reply,
+/// One request over `connection`, which is opened when there is none.
+async fn exchange(
+    connection: &mut Option<Connection>,
+    endpoint: &Endpoint,
+    job: &Job,
+    request: &HttpRequest,
+    response: &mut HttpResponse,
 ) -> Result<(), Failure> {
-    let open = match link {
-        Some(open) => open,
-        None => link.insert(target.open().await?),
+    let open_one = match connection {
+        Some(open_one) => open_one,
+        None => connection.insert(open(endpoint, job).await?),
     };
-    open.exchange(call, is_last, reply).await?;
-    if reply.is_last {
-        *link = None;
+    open_one.exchange(request, response).await?;
+    if response.is_last {
+        *connection = None;
     }
-    if reply.status == OK { Ok(()) } else { Err(Failure::Status) }
+    if response.status == OK { Ok(()) } else { Err(Failure::Status) }
+}
+
+/// Connects, with the version of HTTP that is measured.
+async fn open(endpoint: &Endpoint, job: &Job) -> io::Result<Connection> {
+    let connected = timeout(job.load.timeout, endpoint.connect()).await;
+    let connection = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if connection.is_http_2() == (job.load.http == Http::V1) {
+        let text = format!("the server does not speak HTTP/{}", job.load.http.number());
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(connection)
 }

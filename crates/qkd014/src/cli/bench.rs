@@ -1,4 +1,4 @@
-//! `qkd014 bench`: load at the command line, and the yardstick that it starts beside itself.
+//! `qkd014 bench`: load at the command line, and the baseline server that it starts beside itself.
 //!
 //! Exit codes: 0 measured and every key equals its twin, 1 not, 2 wrong usage or files that cannot be used.
 
@@ -7,43 +7,48 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use clap::{Args, ValueEnum};
-use mtls::{TlsFiles, TlsStore};
+use mtls::TlsFiles;
 
 use super::demo::Manifest;
-use super::{Failure, Outcome, block_on};
-use crate::bench::{self, Baseline, End, Http, Load, News, Operation, Setup, hello};
+use super::outcome::{Failure, Outcome, block_on};
+use crate::bench::{self, Baseline, End, Http, Load, News, Operation, Setup, baseline};
+use crate::credentials::Credentials;
+use crate::https::KmeUrl;
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// What one operation is
+    /// What to measure
     #[arg(long, value_enum, default_value = "enc")]
     op: OpArg,
-    /// Take KMEs, CA, SAEs and the yardstick's certificates from the demo.json of `dqkd demo`
+    /// Take the KMEs, the CA and the SAEs from the demo.json of `dqkd demo`; other options override it
     #[arg(long, value_name = "FILE")]
     demo: Option<PathBuf>,
     #[command(flatten)]
     pair: PairArgs,
     #[command(flatten)]
     load: LoadArgs,
-    /// Measure a server that does nothing before each round, and print the ratio
+    /// Before each round measure a server that does nothing, and print the ratio
     #[arg(long)]
     baseline: bool,
-    /// The yardstick's certificate; that of the demo's first site unless given
+    /// CA certificates that the SAEs' certificates come from, for the baseline server; --ca unless given
+    #[arg(long, value_name = "FILE", requires = "baseline")]
+    baseline_ca: Option<PathBuf>,
+    /// The baseline server's certificate, which must come from --ca; a throw-away one unless given
     #[arg(long, value_name = "FILE", requires = "baseline_key")]
     baseline_cert: Option<PathBuf>,
-    /// Its private key
+    /// Private key of --baseline-cert
     #[arg(long, value_name = "FILE", requires = "baseline_cert")]
     baseline_key: Option<PathBuf>,
-    /// How often everything is measured; 5 with --baseline, else 1, unless given
+    /// Rounds of measurement; 5 with --baseline, else 1, unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
-    /// dec: keys fetched before the clock runs (else 33000 for each second); others: ready keys to wait for
+    /// dec: keys to fetch before the clock runs (33000 a second unless given); others: ready keys to wait for first
     #[arg(long, value_name = "KEYS")]
     stock: Option<u64>,
     /// Most operations of a round whose keys are compared with their twins
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     compare: usize,
-    /// While it runs, print a line of JSON for every so many seconds; the report is then one line too
+    /// Print a line of JSON for each window of this length; the report is then one line, too
     #[arg(long, value_name = "SECS", requires = "json", value_parser = not_short)]
     window: Option<f64>,
     /// Print JSON
@@ -56,11 +61,11 @@ pub(super) struct BenchArgs {
 struct PairArgs {
     /// The KME that serves A, the master
     #[arg(long, value_name = "URL", required_unless_present = "demo")]
-    url_a: Option<String>,
+    url_a: Option<KmeUrl>,
     /// The KME that serves B, the slave
     #[arg(long, value_name = "URL", required_unless_present = "demo")]
-    url_b: Option<String>,
-    /// CA certificates that the KMEs' certificates must come from; PEM
+    url_b: Option<KmeUrl>,
+    /// CA certificates that the KMEs' certificates come from; PEM
     #[arg(long, value_name = "FILE", required_unless_present = "demo")]
     ca: Option<PathBuf>,
     /// SAE ID of A
@@ -87,7 +92,7 @@ struct PairArgs {
     /// B's private key; PEM
     #[arg(long, value_name = "FILE", requires = "cert_b")]
     key_b: Option<PathBuf>,
-    /// Whom paths name
+    /// Whether paths name SAEs or KMEs
     #[arg(long, value_enum, default_value = "sae")]
     path: PathArg,
 }
@@ -110,22 +115,22 @@ struct LoadArgs {
     /// Keys of one request
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     number: u32,
-    /// enc, handshake: name N slaves in turn, B's ID with -1, -2 to -N; B cannot fetch their keys, so --compare 0
+    /// enc, handshake: name N slaves one after the other: B's ID with -1, -2 to -N. Needs --compare 0: B cannot fetch their keys
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     slaves: Option<u32>,
-    /// Bits of a key; the KME's choice unless given
+    /// Size of a key in bits; the KME's choice unless given
     #[arg(long, value_name = "BITS")]
     size: Option<u32>,
-    /// Measured seconds of a round
+    /// Seconds of a round that are measured
     #[arg(long, value_name = "SECS", default_value_t = 10.0, value_parser = positive)]
     duration: f64,
     /// Seconds under load before the clock runs
     #[arg(long, value_name = "SECS", default_value_t = 1.0, value_parser = not_negative)]
     warmup: f64,
-    /// Operations a second, due whether or not earlier ones have ended; times start when they are due
+    /// Operations a second, due whether or not earlier ones have ended; an operation's time starts when it is due
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
-    /// The longest to wait for an answer, in seconds
+    /// Seconds to wait for each answer
     #[arg(long, value_name = "SECS", default_value_t = 10.0, value_parser = positive)]
     timeout: f64,
 }
@@ -157,11 +162,11 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (0.0..=SECS_MAX).contains(&number) { Ok(number) } else { Err(format!("0 up to {SECS_MAX}")) }
 }
 
-/// Shorter windows would be told of later than they end.
+/// A shorter window would end before it is printed.
 const WINDOW_MIN_SECS: f64 = 0.1;
 
 fn not_short(text: &str) -> Result<f64, String> {
@@ -197,24 +202,20 @@ impl BenchArgs {
     fn setup(self) -> anyhow::Result<Setup> {
         let demo = self.demo.as_deref().map(Demo::read).transpose()?;
         let mut servers = demo.as_ref().map(|demo| demo.pool_servers.clone()).unwrap_or_default();
-        let site_config = demo.as_ref().map(|demo| demo.site_config.clone());
         let pair = self.pair.or(demo);
         let ca = pair.ca.clone().context("give --ca")?;
         let a = pair.end(&ca, (&pair.url_a, &pair.cert_a, &pair.key_a), (&pair.sae_a, &pair.kme_a), "a")?;
         let b = pair.end(&ca, (&pair.url_b, &pair.cert_b, &pair.key_b), (&pair.sae_b, &pair.kme_b), "b")?;
-        servers.push(("KME of A".to_owned(), a.url.clone()));
-        servers.push(("KME of B".to_owned(), b.url.clone()));
-        let baseline = match (self.baseline, self.baseline_cert, self.baseline_key, site_config) {
-            (false, ..) => None,
-            (true, Some(cert), Some(key), _) => Some(TlsFiles { ca, cert, key, crl: None }),
-            (true, _, _, Some(config)) => Some(certificates_of(&config)?),
-            (true, ..) => anyhow::bail!("give --baseline-cert and --baseline-key"),
-        };
+        servers.push(("KME of A".to_owned(), a.url.to_string()));
+        servers.push(("KME of B".to_owned(), b.url.to_string()));
+        let certificate = self.baseline_cert.zip(self.baseline_key);
+        let client_ca = self.baseline_ca.unwrap_or(ca);
+        let baseline = self.baseline.then_some(Baseline { client_ca, certificate });
         Ok(Setup {
             a,
             b,
             rounds: self.rounds.map_or(if baseline.is_some() { 5 } else { 1 }, usize::from),
-            baseline: baseline.map(|files| Baseline { files }),
+            baseline,
             load: self.load.load(self.op, self.compare)?,
             window: self.window.map(Duration::from_secs_f64),
             stock: self.stock,
@@ -278,35 +279,29 @@ impl PairArgs {
     fn end(
         &self,
         ca: &Path,
-        (url, cert, key): (&Option<String>, &Option<PathBuf>, &Option<PathBuf>),
+        (url, cert, key): (&Option<KmeUrl>, &Option<PathBuf>, &Option<PathBuf>),
         (sae, kme): (&Option<String>, &Option<String>),
         letter: &str,
     ) -> anyhow::Result<End> {
         let missing = |option: &str| format!("give --{option}-{letter}");
-        let files = TlsFiles {
-            ca: ca.to_owned(),
-            cert: cert.clone().with_context(|| missing("cert"))?,
-            key: key.clone().with_context(|| missing("key"))?,
-            crl: None,
-        };
+        let cert = cert.as_ref().with_context(|| missing("cert"))?;
+        let key = key.as_ref().with_context(|| missing("key"))?;
         let (name, option) = match self.path {
             PathArg::Sae => (sae, "sae"),
             PathArg::Kme => (kme, "kme"),
         };
-        let url = url.as_deref().with_context(|| missing("url"))?;
         Ok(End {
-            url: url.trim_end_matches('/').to_owned(),
+            url: url.clone().with_context(|| missing("url"))?,
             name: name.clone().with_context(|| missing(option))?,
-            tls: TlsStore::open(files)?,
+            credentials: Credentials::from_pem_files(ca, cert, key)?,
         })
     }
 }
 
-/// What a demo's file has of use here.
+/// The first two sites of a demo.
 struct Demo {
     pair: PairArgs,
     pool_servers: Vec<(String, String)>,
-    site_config: PathBuf,
 }
 
 impl Demo {
@@ -334,51 +329,40 @@ impl Demo {
         };
         let pool_servers =
             manifest.pool_servers.iter().map(|pool| (pool.id.clone(), pool.url.clone())).collect();
-        Ok(Self { pair, pool_servers, site_config: site_a.config.clone() })
+        Ok(Self { pair, pool_servers })
     }
 }
 
-/// The certificates in the configuration of a demo's KME.
-fn certificates_of(config: &Path) -> anyhow::Result<TlsFiles> {
-    let text =
-        std::fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
-    let text: toml::Table = text.parse().with_context(|| format!("{} is no TOML", config.display()))?;
-    let file = |key: &str| {
-        let path = text.get("tls").and_then(|tls| tls.get(key)).and_then(toml::Value::as_str);
-        path.map(|path| config.with_file_name("").join(path))
-    };
-    let needed = |key| file(key).with_context(|| format!("{} has no tls.{key}", config.display()));
-    Ok(TlsFiles { ca: needed("ca")?, cert: needed("cert")?, key: needed("key")?, crl: file("crl") })
-}
-
 #[derive(Debug, Args)]
-pub(super) struct HelloArgs {
+pub(super) struct BaselineServerArgs {
     #[arg(long, value_name = "FILE")]
-    ca: PathBuf,
-    #[arg(long, value_name = "FILE")]
-    cert: PathBuf,
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
-    #[arg(long, value_name = "FILE")]
-    crl: Option<PathBuf>,
+    client_ca: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     #[arg(long, value_name = "N")]
     number: u32,
     #[arg(long, value_name = "N")]
     key_bytes: usize,
 }
 
-/// Serves at a free port until its standard input ends, which it does with whoever started it.
-pub(super) fn hello(args: HelloArgs) -> Outcome {
-    let HelloArgs { ca, cert, key, crl, number, key_bytes } = args;
-    let tls = TlsStore::open(TlsFiles { ca, cert, key, crl }).map_err(anyhow::Error::from)?;
+/// Serves at a free port until its standard input ends. That is when the process that started it ends.
+pub(super) fn baseline_server(args: BaselineServerArgs) -> Outcome {
+    let BaselineServerArgs { client_ca, cert, key, number, key_bytes } = args;
+    let identity = match cert.zip(key) {
+        Some((cert, key)) => baseline::Identity::from_files(TlsFiles { ca: client_ca, cert, key, crl: None }),
+        None => baseline::Identity::throw_away(&client_ca),
+    };
+    let identity = identity.map_err(anyhow::Error::from)?;
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
     block_on(async {
         let tcp = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
-        println!("{}{}", hello::READY, tcp.local_addr()?);
-        hello::serve(tcp, tls, hello::body(number, key_bytes)).await;
+        println!("{}", identity.ready_line(tcp.local_addr()?));
+        baseline::serve(tcp, &identity, baseline::body(number, key_bytes)).await;
         Ok::<_, std::io::Error>(())
     })?
     .map_err(anyhow::Error::from)?;

@@ -3,21 +3,21 @@
 //! Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage or files that cannot be used.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
-use mtls::{TlsFiles, TlsParts, TlsStore, open_bundle};
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use super::demo::Manifest;
-use super::{Failure, Outcome, block_on, first_line};
+use super::outcome::{Failure, Outcome, block_on};
+use super::password::first_line;
 use crate::conformance::{self, Hooks, Profile, Sae, Setup, TESTS};
+use crate::credentials::Credentials;
+use crate::https::KmeUrl;
 
 /// The certificate of one SAE; options start with its letter.
-macro_rules! credentials {
+macro_rules! sae_options {
     ($name:ident, $letter:literal, $who:literal) => {
         #[derive(Debug, Args)]
         struct $name {
@@ -36,11 +36,11 @@ macro_rules! credentials {
             p12: Option<PathBuf>,
             #[arg(id = concat!($letter, "-p12-password-file"), long = concat!($letter, "-p12-password-file"),
                         value_name = "FILE", requires = concat!($letter, "-p12"),
-                        help = "The bundle's password is the first line of this file")]
+                        help = "File whose first line is the bundle's password")]
             p12_password_file: Option<PathBuf>,
         }
 
-        impl From<$name> for Credentials {
+        impl From<$name> for SaeOptions {
             fn from($name { id, cert, key, p12, p12_password_file }: $name) -> Self {
                 Self { letter: $letter, id, cert, key, p12, p12_password_file }
             }
@@ -48,13 +48,14 @@ macro_rules! credentials {
     };
 }
 
-credentials!(CredentialsOfA, "a", "A, the master of most tests, served by the first KME");
-credentials!(CredentialsOfB, "b", "B, the slave of most tests, served by the second KME");
-credentials!(CredentialsOfC, "c", "C, a third registered SAE (optional)");
-credentials!(CredentialsOfX, "x", "X, whom the KMEs have to refuse although its CA is trusted (optional)");
-credentials!(CredentialsOfY, "y", "Y, whose certificate is of a CA that the KMEs do not trust (optional)");
+sae_options!(OptionsOfA, "a", "A, the master of most tests, served by the first KME");
+sae_options!(OptionsOfB, "b", "B, the slave of most tests, served by the second KME");
+sae_options!(OptionsOfC, "c", "C, a third registered SAE (optional)");
+sae_options!(OptionsOfX, "x", "X, whom the KMEs have to refuse although its CA is trusted (optional)");
+sae_options!(OptionsOfY, "y", "Y, whose certificate is of a CA that the KMEs do not trust (optional)");
 
-struct Credentials {
+/// What the command line says of one SAE.
+struct SaeOptions {
     letter: &'static str,
     id: Option<String>,
     cert: Option<PathBuf>,
@@ -67,36 +68,36 @@ struct Credentials {
 pub(super) struct ConformanceArgs {
     /// The KME that serves A, for example https://kme-a.example:8443
     #[arg(long, value_name = "URL", required_unless_present = "demo_json")]
-    kme_a: Option<String>,
+    kme_a: Option<KmeUrl>,
     /// The KME that serves B
     #[arg(long, value_name = "URL", required_unless_present = "demo_json")]
-    kme_b: Option<String>,
+    kme_b: Option<KmeUrl>,
     /// The KME that serves C; B's unless given
     #[arg(long, value_name = "URL")]
-    kme_c: Option<String>,
-    /// CA certificates that the KMEs' certificates must come from; PEM
+    kme_c: Option<KmeUrl>,
+    /// CA certificates that the KMEs' certificates come from; PEM
     #[arg(long, value_name = "FILE", required_unless_present = "demo_json")]
     ca: Option<PathBuf>,
-    /// Take KMEs, CA and the SAEs A, B, C from the demo.json of `dqkd demo`; other options overrule it
+    /// Take the KMEs, the CA and the SAEs A, B, C from the demo.json of `dqkd demo`; other options override it
     #[arg(long, value_name = "FILE")]
     demo_json: Option<PathBuf>,
     #[command(flatten)]
-    a: CredentialsOfA,
+    a: OptionsOfA,
     #[command(flatten)]
-    b: CredentialsOfB,
+    b: OptionsOfB,
     #[command(flatten)]
-    c: CredentialsOfC,
+    c: OptionsOfC,
     #[command(flatten)]
-    x: CredentialsOfX,
+    x: OptionsOfX,
     #[command(flatten)]
-    y: CredentialsOfY,
+    y: OptionsOfY,
     #[command(flatten)]
     scope: Scope,
 }
 
 #[derive(Debug, Args)]
 struct Scope {
-    /// How much is demanded
+    /// How strict to be
     #[arg(long, value_enum, default_value = "lenient")]
     profile: ProfileArg,
     /// How the report is printed
@@ -108,7 +109,7 @@ struct Scope {
     /// Most keys that the run may use up
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_keys: usize,
-    /// The longest to wait for one answer, in seconds
+    /// Seconds to wait for each answer
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
     /// Run T45, which empties the store of A and B (within --max-keys)
@@ -162,7 +163,7 @@ pub(super) fn run(args: ConformanceArgs) -> Outcome {
     match format {
         Format::Table => print!("{}", report.to_table()),
         Format::Json => println!("{:#}", report.to_json()),
-        Format::Junit => print!("{}", report.to_junit()),
+        Format::Junit => print!("{}", report.to_junit().map_err(anyhow::Error::from)?),
     }
     match report.failed() {
         0 => Ok(()),
@@ -179,13 +180,13 @@ impl ConformanceArgs {
         // A demo's C lives where the demo has it; a C of one's own at B's KME unless told.
         let has_own_c = self.c.id.is_some();
         let kme_c = self.kme_c.or(demo.c.url.clone().filter(|_| !has_own_c)).unwrap_or_else(|| kme_b.clone());
-        let a = needed(Credentials::from(self.a).or(demo.a), &ca, &kme_a)?;
-        let b = needed(Credentials::from(self.b).or(demo.b), &ca, &kme_b)?;
+        let a = needed(SaeOptions::from(self.a).or(demo.a), &ca, &kme_a)?;
+        let b = needed(SaeOptions::from(self.b).or(demo.b), &ca, &kme_b)?;
         anyhow::ensure!(a.id != b.id, "A and B are the same SAE");
-        let stranger = |credentials: Credentials| {
-            let id = format!("({})", credentials.letter.to_ascii_uppercase());
-            let id = credentials.id.clone().unwrap_or(id);
-            Credentials { id: Some(id), ..credentials }.open(&ca, &kme_a)
+        let stranger = |options: SaeOptions| {
+            let id = format!("({})", options.letter.to_ascii_uppercase());
+            let id = options.id.clone().unwrap_or(id);
+            SaeOptions { id: Some(id), ..options }.open(&ca, &kme_a)
         };
         let scope = self.scope;
         let parse = |text: &String| serde_json::from_str::<Map<String, Value>>(text);
@@ -193,7 +194,7 @@ impl ConformanceArgs {
         Ok(Setup {
             a,
             b,
-            c: Credentials::from(self.c).or(demo.c).open(&ca, &kme_c)?,
+            c: SaeOptions::from(self.c).or(demo.c).open(&ca, &kme_c)?,
             x: stranger(self.x.into())?,
             y: stranger(self.y.into())?,
             odd_id: scope.odd_id,
@@ -217,13 +218,13 @@ impl ConformanceArgs {
     }
 }
 
-fn needed(credentials: Credentials, ca: &Path, url: &str) -> anyhow::Result<Sae> {
-    let letter = credentials.letter;
+fn needed(options: SaeOptions, ca: &Path, url: &KmeUrl) -> anyhow::Result<Sae> {
+    let letter = options.letter;
     let missing = || format!("give --{letter}-id, and --{letter}-cert with --{letter}-key or --{letter}-p12");
-    credentials.open(ca, url)?.with_context(missing)
+    options.open(ca, url)?.with_context(missing)
 }
 
-impl Credentials {
+impl SaeOptions {
     /// What is given here, else what the demo has.
     fn or(self, demo: DemoSae) -> Self {
         let is_given = self.id.is_some() || self.cert.is_some() || self.p12.is_some();
@@ -231,38 +232,23 @@ impl Credentials {
     }
 
     /// Reads the files. `None` when there are none.
-    fn open(&self, ca: &Path, url: &str) -> anyhow::Result<Option<Sae>> {
+    fn open(&self, ca: &Path, url: &KmeUrl) -> anyhow::Result<Option<Sae>> {
         let letter = self.letter;
-        let names = |cert: &Path, key: &Path| TlsFiles {
-            ca: ca.to_owned(),
-            cert: cert.into(),
-            key: key.into(),
-            crl: None,
-        };
-        let tls: Arc<TlsStore> = match (&self.cert, &self.key, &self.p12) {
-            (Some(cert), Some(key), _) => TlsStore::open(names(cert, key))?,
+        let credentials = match (&self.cert, &self.key, &self.p12) {
+            (Some(cert), Some(key), _) => Credentials::from_pem_files(ca, cert, key)?,
             (_, _, Some(p12)) => {
-                let read = |file: &Path| {
-                    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-                };
-                let password = match &self.p12_password_file {
-                    Some(file) => first_line(file)?,
-                    None => Zeroizing::default(),
-                };
-                let opened = open_bundle(&read(p12)?, &password)
-                    .with_context(|| format!("cannot use {}", p12.display()))?;
-                let (chain_der, key_der) = (opened.chain_der, opened.key_der);
-                TlsStore::from_parts(TlsParts { ca_pem: read(ca)?, chain_der, key_der }, names(p12, p12))?
+                let password = self.p12_password_file.as_deref().map(first_line).transpose()?;
+                Credentials::from_p12_file(ca, p12, &password.unwrap_or_default())?
             }
             _ if self.id.is_none() || ["x", "y"].contains(&letter) => return Ok(None),
             _ => anyhow::bail!("--{letter}-id needs --{letter}-cert with --{letter}-key, or --{letter}-p12"),
         };
         let id = self.id.clone().with_context(|| format!("give --{letter}-id"))?;
-        Ok(Some(Sae { id, url: url.trim_end_matches('/').to_owned(), tls }))
+        Ok(Some(Sae { id, url: url.clone(), credentials }))
     }
 }
 
-/// What a demo's file has of use here.
+/// The SAEs of a demo.
 #[derive(Default)]
 struct Demo {
     ca: Option<PathBuf>,
@@ -273,7 +259,7 @@ struct Demo {
 
 #[derive(Default)]
 struct DemoSae {
-    url: Option<String>,
+    url: Option<KmeUrl>,
     id: Option<String>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -313,7 +299,7 @@ fn numbers(list: &str) -> anyhow::Result<Vec<u32>> {
         };
         let range = number(first).zip(number(last)).filter(|(first, last)| first <= last);
         let (first, last): (u32, u32) =
-            range.with_context(|| format!("--only: `{part}` is no test; there are 1 to {TESTS}"))?;
+            range.with_context(|| format!("--only: `{part}` is not a test; there are 1 to {TESTS}"))?;
         all.extend(first..=last);
     }
     Ok(all)

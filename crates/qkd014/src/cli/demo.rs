@@ -1,12 +1,14 @@
-//! `demo.json` of `dqkd demo`: where the sites and SAEs of a demo are. Other KMEs are named by options.
+//! `demo.json`, which `dqkd demo` writes: where the sites and SAEs of a demo are. For other KMEs there are options.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-/// The members of the file that are of use here.
+use crate::https::KmeUrl;
+
+/// The members of the file that are used here.
 #[derive(Deserialize)]
 pub(super) struct Manifest {
     pub(super) ca: PathBuf,
@@ -17,8 +19,8 @@ pub(super) struct Manifest {
 #[derive(Deserialize)]
 pub(super) struct Site {
     pub(super) id: String,
-    pub(super) config: PathBuf,
-    pub(super) sae_url: String,
+    #[serde(deserialize_with = "url")]
+    pub(super) sae_url: KmeUrl,
     pub(super) saes: Vec<Sae>,
 }
 
@@ -41,6 +43,10 @@ impl Manifest {
             std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         // It has the passwords of the bundles.
         let text = Zeroizing::new(text);
-        serde_json::from_str(&text).with_context(|| format!("{} is no demo.json", file.display()))
+        serde_json::from_str(&text).with_context(|| format!("{} is not a demo.json", file.display()))
     }
+}
+
+fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KmeUrl, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }

@@ -5,15 +5,14 @@
 mod bench;
 mod conformance;
 mod demo;
+mod outcome;
+mod password;
 mod request;
 
-use std::future::Future;
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use zeroize::Zeroizing;
+use outcome::{Failure, Outcome};
 
 /// Client, tester and load generator for any ETSI GS QKD 014 KME
 #[derive(Debug, Parser)]
@@ -25,41 +24,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// What can be asked of a KME for a peer (ETSI GS QKD 014, Get status)
+    /// Show how many keys a KME can deliver, and its limits (Get status)
     Status(request::StatusArgs),
-    /// Fetch fresh keys (ETSI GS QKD 014, Get key)
+    /// Fetch fresh keys (Get key)
     Enc(request::EncArgs),
-    /// Fetch keys by their IDs (ETSI GS QKD 014, Get key with key IDs)
+    /// Fetch keys by their IDs (Get key with key IDs)
     Dec(request::DecArgs),
-    /// Test any two KMEs against ETSI GS QKD 014 (docs/conformance.md)
+    /// Test any two KMEs against the standard (docs/conformance.md)
     Conformance(Box<conformance::ConformanceArgs>),
-    /// Put load on two KMEs and measure them, also against a server that does nothing
+    /// Put load on any two KMEs and measure them, also against a server that does nothing
     Bench(Box<bench::BenchArgs>),
-    #[command(name = crate::bench::hello::COMMAND, hide = true)]
-    BenchHello(bench::HelloArgs),
+    #[command(name = crate::bench::baseline::COMMAND, hide = true)]
+    BaselineServer(bench::BaselineServerArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
 }
-
-/// Why a command did not do what it should.
-#[derive(Debug)]
-enum Failure {
-    /// The command line is wrong: exit code 2.
-    Usage(String),
-    /// It failed: exit code 1.
-    Failed(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-type Outcome = Result<(), Failure>;
 
 /// Runs the command of this process's command line.
 pub fn main() -> ExitCode {
@@ -83,26 +65,12 @@ fn run(command: Command) -> Outcome {
         Command::Dec(args) => request::dec(args),
         Command::Conformance(args) => conformance::run(*args),
         Command::Bench(args) => bench::run(*args),
-        Command::BenchHello(args) => bench::hello(args),
+        Command::BaselineServer(args) => bench::baseline_server(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "qkd014", &mut std::io::stdout());
             Ok(())
         }
     }
-}
-
-/// Runs `work` on a runtime of its own.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    Ok(runtime.block_on(work))
-}
-
-/// The first line of a file with a password.
-fn first_line(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let text = Zeroizing::new(text);
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]

@@ -1,36 +1,37 @@
 //! `qkd014 status`, `qkd014 enc`, `qkd014 dec`: a client of any ETSI GS QKD 014 KME for people.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
-use mtls::{TlsFiles, TlsParts, TlsStore, open_bundle};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Failure, Outcome, block_on, first_line};
-use crate::client::{EncRequest, Etsi014Client, KeyContainer};
+use super::outcome::{Failure, Outcome, block_on};
+use super::password::first_line;
+use crate::client::Client;
+use crate::credentials::Credentials;
+use crate::https::KmeUrl;
+use crate::wire::{DeliveredKey, KeyContainer, KeyRequest};
 
 #[derive(Debug, Args)]
 struct Connection {
     /// The KME, for example https://kme.example:8443
     #[arg(long, value_name = "URL")]
-    url: String,
-    /// CA certificates that the KME's certificate must come from; PEM
+    url: KmeUrl,
+    /// CA certificates that the KME's certificate comes from; PEM
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
-    /// The SAE's certificate and intermediates; PEM
+    /// The SAE's certificate, then its intermediates; PEM
     #[arg(long, value_name = "FILE", requires = "key", required_unless_present = "p12")]
     cert: Option<PathBuf>,
     /// The SAE's private key; PEM
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// The SAE's certificate and key in one .p12 bundle
+    /// The SAE's certificate and key in a .p12 bundle
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cert", "key"])]
     p12: Option<PathBuf>,
-    /// The bundle's password is the first line of this file
+    /// File whose first line is the bundle's password
     #[arg(long, value_name = "FILE", requires = "p12")]
     p12_password_file: Option<PathBuf>,
     /// The bundle's password; other users of the machine can see it in the list of processes
@@ -42,7 +43,7 @@ struct Connection {
         hide_env_values = true
     )]
     p12_password: Option<String>,
-    /// The longest to wait for an answer, in seconds
+    /// Seconds to wait for the answer
     #[arg(long, value_name = "N", default_value_t = 30)]
     timeout: u64,
     /// Print JSON
@@ -64,10 +65,10 @@ pub(super) struct EncArgs {
     connection: Connection,
     /// The SAE or KME to share the keys with
     slave: String,
-    /// How many keys
+    /// How many keys; the KME's choice unless given
     #[arg(long, value_name = "N")]
     number: Option<u32>,
-    /// Size of each key in bits
+    /// Size of each key in bits; the KME's choice unless given
     #[arg(long, value_name = "BITS")]
     size: Option<u32>,
     /// A further SAE that may retrieve the keys (may be repeated)
@@ -107,7 +108,7 @@ pub(super) fn status(args: StatusArgs) -> Outcome {
 pub(super) fn enc(args: EncArgs) -> Outcome {
     let client = args.connection.client()?;
     let request =
-        EncRequest { number: args.number, size: args.size, additional_slaves: args.additional_slaves };
+        KeyRequest { number: args.number, size: args.size, additional_slaves: args.additional_slaves };
     let keys = block_on(client.enc_keys(&args.slave, &request))?.map_err(anyhow::Error::from)?;
     print_keys(&keys, args.connection.json);
     Ok(())
@@ -123,7 +124,7 @@ pub(super) fn dec(args: DecArgs) -> Outcome {
 /// The one place that prints keys: to the person who asked for them.
 fn print_keys(container: &KeyContainer, as_json: bool) {
     if as_json {
-        let key = |key: &crate::client::DeliveredKey| json!({ "key_ID": key.id, "key": *key.to_base64() });
+        let key = |key: &DeliveredKey| json!({ "key_ID": key.id, "key": *key.to_base64() });
         let keys: Vec<_> = container.keys.iter().map(key).collect();
         println!("{}", json!({ "keys": keys }));
         return;
@@ -134,34 +135,15 @@ fn print_keys(container: &KeyContainer, as_json: bool) {
 }
 
 impl Connection {
-    fn client(&self) -> Result<Etsi014Client, Failure> {
-        let tls = self.tls()?;
-        let timeout = Duration::from_secs(self.timeout.clamp(1, 3600));
-        Ok(Etsi014Client::new(&self.url, tls, timeout).map_err(anyhow::Error::from)?)
+    fn client(&self) -> Result<Client, Failure> {
+        let client = Client::of(self.url.clone(), self.credentials()?).map_err(anyhow::Error::from)?;
+        Ok(client.with_timeout(Duration::from_secs(self.timeout.clamp(1, 3600))))
     }
 
-    fn tls(&self) -> anyhow::Result<Arc<TlsStore>> {
-        let files = |cert: &Path, key: &Path| TlsFiles {
-            ca: self.ca.clone(),
-            cert: cert.to_owned(),
-            key: key.to_owned(),
-            crl: None,
-        };
+    fn credentials(&self) -> anyhow::Result<Credentials> {
         match (&self.cert, &self.key, &self.p12) {
-            (Some(cert), Some(key), _) => Ok(TlsStore::open(files(cert, key))?),
-            (_, _, Some(p12)) => {
-                let read = |file: &Path| {
-                    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-                };
-                let opened = open_bundle(&read(p12)?, &self.password()?)
-                    .with_context(|| format!("cannot use {}", p12.display()))?;
-                let parts = TlsParts {
-                    ca_pem: read(&self.ca)?,
-                    chain_der: opened.chain_der,
-                    key_der: opened.key_der,
-                };
-                Ok(TlsStore::from_parts(parts, files(p12, p12))?)
-            }
+            (Some(cert), Some(key), _) => Ok(Credentials::from_pem_files(&self.ca, cert, key)?),
+            (_, _, Some(p12)) => Ok(Credentials::from_p12_file(&self.ca, p12, &self.password()?)?),
             _ => anyhow::bail!("give --cert and --key, or --p12"),
         }
     }

@@ -1,115 +1,197 @@
-//! A client of any ETSI GS QKD 014 KME: status, fresh keys, keys by their IDs.
-//!
-//! For people at the command line, for the demo and for tests. Keys it receives are wiped when dropped.
+//! The client: status, fresh keys, keys by their IDs.
 
 mod error;
-mod wire;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use http::StatusCode;
+use mtls::TlsStore;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 pub use error::ClientError;
-pub use wire::{DeliveredKey, EncRequest, KeyContainer, KmeStatus};
 
-use mtls::{ExpectedServer, HttpVersion, HttpsClient, TlsError, TlsStore};
+use crate::credentials::Credentials;
+use crate::https::{ANY_HTTP, Endpoint, HttpRequest, HttpResponse, KeptConnections, KmeUrl, Trouble};
+use crate::wire::{self, ErrorBody, KeyContainer, KeyRequest, KmeStatus};
 
-/// Longest answer that is read: over a thousand keys of the largest size.
-const ANSWER_MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Characters of a server's message that are kept.
+/// How long a call may take unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Characters of a KME's message that are kept.
 const MESSAGE_MAX_CHARS: usize = 500;
-/// Characters of an ID that stand for themselves in a path.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Calls one KME as one SAE.
-#[derive(Clone, Debug)]
-pub struct Etsi014Client {
-    base: String,
-    https: HttpsClient,
-    call_timeout: Duration,
+/// Calls one KME as one SAE. Cheap to clone; clones share connections.
+///
+/// Keys are wiped from memory when they are dropped.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/small_kme.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let kme = SmallKme::start().await;
+/// # let (url, [ca, cert, key]) = (kme.url(), SmallKme::files("alice"));
+/// use qkd014::{Client, Credentials};
+///
+/// // url: "https://kme.example:8443"; ca, cert, key: "ca.pem", "alice.pem", "alice.key"
+/// let client = Client::new(&url, Credentials::from_pem_files(ca, cert, key)?)?;
+/// let status = client.status("bob").await?;
+/// println!("{} keys are ready for bob", status.stored_key_count);
+/// # assert_eq!(status.master_sae_id, "alice");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    timeout: Duration,
 }
 
-impl Etsi014Client {
-    /// A client of the KME at `url` (scheme, host and port), which must have a certificate for that host.
-    /// `call_timeout` bounds every call.
+struct Shared {
+    url: KmeUrl,
+    tls: Arc<TlsStore>,
+    current: Mutex<Current>,
+}
+
+/// Connections made with the certificates in force.
+struct Current {
+    generation: u64,
+    connections: Arc<KeptConnections>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.shared.url)
+    }
+}
+
+impl Client {
+    /// A client of the KME at `url` (`https://HOST[:PORT]`), which must have a certificate for that host.
     ///
     /// # Errors
-    /// [`TlsError`] when the certificates cannot be used for a client.
-    pub fn new(url: &str, tls: Arc<TlsStore>, call_timeout: Duration) -> Result<Self, TlsError> {
-        let https = HttpsClient::new(tls, ExpectedServer::HostName, "", HttpVersion::Http1Or2)?;
-        Ok(Self { base: url.trim_end_matches('/').to_owned(), https, call_timeout })
+    /// [`ClientError::Url`] and [`ClientError::Certificates`].
+    pub fn new(url: &str, credentials: impl Into<Credentials>) -> Result<Self, ClientError> {
+        Self::of(url.parse()?, credentials.into())
     }
 
-    /// Get status (clause 5.2): what can be asked for to share with `slave`.
+    pub(crate) fn of(url: KmeUrl, Credentials(tls): Credentials) -> Result<Self, ClientError> {
+        let current = Mutex::new(Current::new(&url, &tls)?);
+        Ok(Self { shared: Arc::new(Shared { url, tls, current }), timeout: TIMEOUT })
+    }
+
+    /// The same with another bound on the time of each call; it is 30 seconds at first.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Get status (clause 5.2): how many keys the KME can deliver to share with `slave`, and its limits.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn status(&self, slave: &str) -> Result<KmeStatus, ClientError> {
-        self.call(Method::GET, slave, "status", None).await
+        self.call(&HttpRequest::get(wire::path(slave, "status"))).await
     }
 
-    /// Get key (clause 5.3): fresh keys to share with `slave`.
+    /// Get key (clause 5.3): fresh keys to share with `slave`. Tell the slave their IDs.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/small_kme.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let kme = SmallKme::start().await;
+    /// # let client = kme.client("alice");
+    /// use qkd014::KeyRequest;
+    ///
+    /// let request = KeyRequest { number: Some(2), size: Some(256), ..KeyRequest::default() };
+    /// for key in client.enc_keys("bob", &request).await?.keys {
+    ///     println!("{}: {} bytes", key.id, key.key.expose().len());
+    /// #   assert_eq!(key.key.expose().len(), 32);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn enc_keys(&self, slave: &str, request: &EncRequest) -> Result<KeyContainer, ClientError> {
-        let body =
-            serde_json::to_vec(request).map_err(|_| ClientError::Garbled("a request without JSON form"))?;
-        self.call(Method::POST, slave, "enc_keys", Some(body)).await
+    pub async fn enc_keys(&self, slave: &str, request: &KeyRequest) -> Result<KeyContainer, ClientError> {
+        let body = serde_json::to_vec(request)
+            .map_err(|_| ClientError::NotEtsi014("the request has no form in JSON"))?;
+        self.call(&HttpRequest::post(wire::path(slave, "enc_keys"), body)).await
     }
 
     /// Get key with key IDs (clause 5.4): the keys that `master` got with these IDs.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/small_kme.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let kme = SmallKme::start().await;
+    /// # let (alice, bob) = (kme.client("alice"), kme.client("bob"));
+    /// # use qkd014::KeyRequest;
+    /// // Alice fetches a key and tells Bob its ID; Bob fetches the same key from his KME.
+    /// let hers = alice.enc_keys("bob", &KeyRequest::default()).await?.keys.remove(0);
+    /// let his = bob.dec_keys("alice", &[&hers.id]).await?.keys.remove(0);
+    /// assert!(his.key.ct_eq(&hers.key));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn dec_keys(&self, master: &str, key_ids: &[String]) -> Result<KeyContainer, ClientError> {
-        let ids: Vec<_> = key_ids.iter().map(|id| serde_json::json!({ "key_ID": id })).collect();
-        let body = serde_json::json!({ "key_IDs": ids }).to_string().into_bytes();
-        self.call(Method::POST, master, "dec_keys", Some(body)).await
+    pub async fn dec_keys(
+        &self,
+        master: &str,
+        key_ids: &[impl AsRef<str>],
+    ) -> Result<KeyContainer, ClientError> {
+        let body = wire::key_ids_body(key_ids.iter().map(AsRef::as_ref));
+        self.call(&HttpRequest::post(wire::path(master, "dec_keys"), body)).await
     }
 
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        id: &str,
-        call: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<T, ClientError> {
-        let id = utf8_percent_encode(id, ESCAPED);
-        let mut request =
-            Request::builder().method(method).uri(format!("{}/api/v1/keys/{id}/{call}", self.base));
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-        }
-        let request = request
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|_| ClientError::Garbled("an address that is no URL"))?;
-        let exchange = async {
-            let response = self.https.send(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
-            let body = body.map_err(|_| ClientError::Garbled("an answer that is too long or broke off"))?;
-            Ok::<_, ClientError>((status, body.to_bytes()))
-        };
-        let (status, body) = timeout(self.call_timeout, exchange)
+    async fn call<T: DeserializeOwned>(&self, request: &HttpRequest) -> Result<T, ClientError> {
+        let connections = self.shared.connections()?;
+        let mut response = HttpResponse::default();
+        timeout(self.timeout, connections.exchange(request, &mut response))
             .await
-            .map_err(|_| ClientError::Slow(self.call_timeout))??;
-        if status == StatusCode::OK {
-            return serde_json::from_slice(&body)
-                .map_err(|_| ClientError::Garbled("JSON of an unexpected shape"));
+            .map_err(|_| ClientError::Slow(self.timeout))?
+            .map_err(|trouble| match trouble {
+                Trouble::Unsent(reason) => ClientError::Connect { reason },
+                Trouble::Broken(reason) => ClientError::Broken { reason },
+            })?;
+        if response.status == StatusCode::OK.as_u16() {
+            return serde_json::from_slice(&response.body)
+                .map_err(|_| ClientError::NotEtsi014("JSON of an unexpected shape"));
         }
-        Err(ClientError::Refused { status, message: message_of(&body) })
+        let status = StatusCode::from_u16(response.status)
+            .map_err(|_| ClientError::NotEtsi014("a status that HTTP does not know"))?;
+        Err(ClientError::Refused { status, message: message_of(&response.body) })
     }
 }
 
+impl Shared {
+    /// Those in use; new ones when the certificates have changed.
+    fn connections(&self) -> Result<Arc<KeptConnections>, ClientError> {
+        let mut current = self.current.lock();
+        if current.generation != self.tls.generation() {
+            *current = Current::new(&self.url, &self.tls)?;
+        }
+        Ok(Arc::clone(&current.connections))
+    }
+}
+
+impl Current {
+    fn new(url: &KmeUrl, tls: &Arc<TlsStore>) -> Result<Self, ClientError> {
+        // Read before the certificates: at worst the new ones are taken up twice.
+        let generation = tls.generation();
+        let endpoint = Endpoint::new(url, tls, ANY_HTTP).map_err(ClientError::Certificates)?;
+        Ok(Self { generation, connections: Arc::new(KeptConnections::to(endpoint)) })
+    }
+}
+
+/// Without anything that a terminal obeys.
 fn message_of(body: &[u8]) -> String {
-    let text =
-        serde_json::from_slice::<wire::Refusal>(body).map(|refusal| refusal.message).unwrap_or_default();
+    let text = serde_json::from_slice::<ErrorBody>(body).map(|error| error.message).unwrap_or_default();
     text.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }

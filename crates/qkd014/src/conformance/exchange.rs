@@ -1,10 +1,12 @@
-//! One request and its answer; what a report may show of them.
+//! One request with its answer, and what a report may show of them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, Method, Version};
 use serde_json::Value;
 use zeroize::Zeroizing;
+
+use super::setup::Sae;
+use crate::https::{HttpRequest, HttpResponse};
 
 /// Characters of a body that a report shows.
 const SHOWN_CHARS: usize = 400;
@@ -23,27 +25,40 @@ impl Delivered {
     }
 }
 
-/// A request and what came back. Status 0: no HTTP answer.
+/// A request and what came back.
 pub(super) struct Exchange {
-    pub(super) who: String,
-    pub(super) method: Method,
-    pub(super) url: String,
-    pub(super) request_body: String,
+    who: String,
+    pub(super) request: HttpRequest,
+    /// 0 when there was no answer.
     pub(super) status: u16,
-    pub(super) version: Version,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Zeroizing<Vec<u8>>,
+    pub(super) response: HttpResponse,
     /// Why there was no answer.
     pub(super) trouble: Option<String>,
 }
 
+/// A request without an answer.
+pub(super) fn unanswered(sae: &Sae, request: &HttpRequest, trouble: impl Into<String>) -> Exchange {
+    Exchange {
+        who: sae.id.clone(),
+        request: request.clone(),
+        status: 0,
+        response: HttpResponse::default(),
+        trouble: Some(trouble.into()),
+    }
+}
+
 impl Exchange {
+    /// A request of `sae` with its answer.
+    pub(super) fn answered(sae: &Sae, request: &HttpRequest, response: HttpResponse) -> Self {
+        Self { status: response.status, response, trouble: None, ..unanswered(sae, request, "") }
+    }
+
     pub(super) fn json(&self) -> Option<Wiped> {
-        serde_json::from_slice(&self.body).ok().map(Wiped)
+        serde_json::from_slice(&self.response.body).ok().map(Wiped)
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
+        self.response.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -56,7 +71,7 @@ impl Exchange {
         self.json()?.get("message")?.as_str().map(str::to_owned)
     }
 
-    /// What an error has to be and is not (clause 6.5). `holds_key`: a delivered key was found in it.
+    /// What an error should be and is not (clause 6.5). `holds_key`: it contains a delivered key.
     pub(super) fn wrong_form_of_error(&self, is_strict: bool, holds_key: bool) -> Option<&'static str> {
         let (json, message) = (self.json(), self.message());
         let details = json.as_ref().and_then(|json| json.get("details"));
@@ -79,8 +94,9 @@ impl Exchange {
 
     /// The request in one line. Requests hold key IDs, which are no secrets, and no keys.
     pub(super) fn sent(&self) -> String {
-        let body: String = self.request_body.chars().take(SHOWN_CHARS).collect();
-        format!("{} as {}: {} {body}", self.method, self.who, self.url).trim_end().to_owned()
+        let HttpRequest { method, target, body, .. } = &self.request;
+        let body: String = String::from_utf8_lossy(body).chars().take(SHOWN_CHARS).collect();
+        format!("{method} as {}: {target} {body}", self.who).trim_end().to_owned()
     }
 
     /// The answer in one line, keys left out.
@@ -93,14 +109,14 @@ impl Exchange {
                 hide_keys(&mut json.0);
                 json.to_string()
             }
-            None if self.status == 200 => format!("{} bytes that are no JSON", self.body.len()),
-            None => String::from_utf8_lossy(&self.body).into_owned(),
+            None if self.status == 200 => format!("{} bytes that are no JSON", self.response.body.len()),
+            None => String::from_utf8_lossy(&self.response.body).into_owned(),
         };
         let shown: String = shown.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS).collect();
         format!("{} {shown}", self.status).trim_end().to_owned()
     }
 
-    /// The keys of a container (clause 6.3): as many and as long as they should be, in the standard's form.
+    /// The keys of a container (clause 6.3), if they have the number, the length and the form that they should have.
     pub(super) fn container(&self, number: usize, bits: u64) -> Result<Vec<Delivered>, String> {
         if self.status != 200 {
             return Err("status 200 and a key container".to_owned());
@@ -145,7 +161,7 @@ fn delivered_key(entry: &Value, bits: u64) -> Result<Delivered, String> {
     Ok(Delivered { id: id.to_owned(), key })
 }
 
-/// JSON that may have keys in it, which are wiped when dropped.
+/// JSON that may hold keys, which are wiped when it is dropped.
 pub(super) struct Wiped(Value);
 
 impl std::ops::Deref for Wiped {
@@ -186,19 +202,10 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Exchange {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-type", http::HeaderValue::from_static("application/json"));
-        Exchange {
-            who: "A".into(),
-            method: Method::GET,
-            url: "/x".into(),
-            request_body: String::new(),
-            status,
-            version: Version::HTTP_11,
-            headers,
-            body: Zeroizing::new(body.as_bytes().to_vec()),
-            trouble: None,
-        }
+        let mut response = HttpResponse { status, ..HttpResponse::default() };
+        response.headers.insert("content-type", http::HeaderValue::from_static("application/json"));
+        response.body.extend_from_slice(body.as_bytes());
+        Exchange { who: "A".into(), request: HttpRequest::get("/x"), status, response, trouble: None }
     }
 
     const ID: &str = "c328d7b5-d24a-4f9a-884e-de1bb0f89666";

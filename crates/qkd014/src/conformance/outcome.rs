@@ -1,4 +1,4 @@
-//! What a test comes to, and what it demands of a refusal.
+//! How a test ends, and what it demands of a refusal.
 
 use super::exchange::Exchange;
 
@@ -15,12 +15,12 @@ pub struct Failure {
     pub clause: &'static str,
 }
 
-/// Why a test ends before its end.
+/// Why a test stops early.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// It cannot be run here.
     Skip(String),
-    /// It failed in a way that the rest builds on.
+    /// It failed, and the rest of it depends on that.
     Fail(Failure),
 }
 
@@ -40,7 +40,7 @@ impl From<Failure> for Stop {
     }
 }
 
-/// Ends a test that lacks something.
+/// Skips a test that lacks something.
 pub(super) fn skip<T>(reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Skip(reason.into()))
 }
@@ -70,7 +70,7 @@ impl Sentence {
         Self { text, is_demanded: true }
     }
 
-    /// As clients in the field compare it: letter case, spaces around and a final dot do not count.
+    /// Compares as clients in the field do: without letter case, outer spaces and a final dot.
     pub(super) fn is_meant_by(self, message: &str) -> bool {
         message.trim().trim_end_matches('.').eq_ignore_ascii_case(self.text)
     }
@@ -83,7 +83,7 @@ pub(super) struct Refusal {
     /// What was asked, in a few words.
     pub(super) of: &'static str,
     pub(super) statuses: Vec<u16>,
-    /// Also taken in the lenient profile, with a note.
+    /// The lenient profile also accepts these, with a note.
     pub(super) tolerated: Vec<u16>,
     pub sentence: Option<Sentence>,
 }
@@ -100,7 +100,7 @@ impl Refusal {
         self
     }
 
-    /// In the lenient profile also with these; 200 stands for an answer.
+    /// The lenient profile also accepts these; 200 stands for an answer with keys.
     pub(super) fn tolerate(mut self, statuses: &[u16]) -> Self {
         self.tolerated = statuses.to_vec();
         self

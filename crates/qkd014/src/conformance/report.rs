@@ -1,24 +1,25 @@
-//! What came out, for people, programs and continuous integration. Never holds a key.
+//! The report: a table for people, JSON for programs, JUnit for continuous integration. It never holds a key.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use serde_json::{Value, json};
 
 use super::outcome::Failure;
 use super::setup::Profile;
 
-/// Characters of a line of the table's titles.
+/// Width of the columns of numbers and verdicts.
 const LABEL_WIDTH: usize = 5;
 
 /// What one test came to.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// Everything was as demanded.
+    /// Nothing was wrong.
     Passed,
-    /// What was not.
+    /// What was wrong.
     Failed(Vec<Failure>),
-    /// It was not run, and why.
+    /// Why it was not run.
     Skipped(String),
 }
 
@@ -44,7 +45,7 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// How much was demanded.
     pub profile: Profile,
-    /// Keys that were asked for and may be used up.
+    /// Keys that the run asked for.
     pub keys_used: usize,
 }
 
@@ -146,57 +147,55 @@ impl Report {
         })
     }
 
-    /// For continuous integration: JUnit's XML.
-    pub fn to_junit(&self) -> String {
-        let seconds = |duration: Duration| format!("{:.3}", duration.as_secs_f64());
-        let total = seconds(self.rows.iter().map(|row| row.duration).sum());
-        let counts = format!(
-            r#"tests="{}" failures="{}" errors="0" skipped="{}" time="{total}""#,
-            self.rows.len(),
-            self.failed(),
-            self.skipped()
-        );
-        let suite = format!("etsi014.{}", self.profile_name());
-        let mut text = String::new();
-        push(&mut text, format_args!(r#"<?xml version="1.0" encoding="UTF-8"?>"#));
-        push(&mut text, format_args!(r#"<testsuites name="dqkd conformance" {counts}>"#));
-        push(&mut text, format_args!(r#"<testsuite name="{suite}" {counts}>"#));
-        for row in &self.rows {
-            let name = escape(&format!("T{} {}", row.number, row.title));
-            let time = seconds(row.duration);
-            push(&mut text, format_args!(r#"<testcase classname="{suite}" name="{name}" time="{time}">"#));
-            match &row.verdict {
-                Verdict::Passed => {}
-                Verdict::Skipped(reason) => {
-                    push(&mut text, format_args!(r#"<skipped message="{}"/>"#, escape(reason)));
-                }
-                Verdict::Failed(failures) => push(&mut text, format_args!("{}", junit_failure(failures))),
-            }
-            if !row.notes.is_empty() {
-                let notes = escape(&row.notes.join("\n"));
-                push(&mut text, format_args!("<system-out>{notes}</system-out>"));
-            }
-            push(&mut text, format_args!("</testcase>"));
-        }
-        push(&mut text, format_args!("</testsuite>"));
-        push(&mut text, format_args!("</testsuites>"));
-        text
+    /// For continuous integration: XML as JUnit writes it.
+    ///
+    /// # Errors
+    /// In no case that is known; the XML is made in memory.
+    pub fn to_junit(&self) -> Result<String, quick_junit::SerializeError> {
+        let name = format!("etsi014.{}", self.profile_name());
+        let mut suite = TestSuite::new(name.as_str());
+        suite.add_test_cases(self.rows.iter().map(|row| junit_case(row, &name)));
+        let time = self.rows.iter().map(|row| row.duration).sum();
+        suite.set_time(time);
+        let mut report = quick_junit::Report::new("qkd014 conformance");
+        report.set_time(time);
+        report.add_test_suite(suite);
+        report.to_string()
     }
 }
 
+fn junit_case(row: &Row, suite: &str) -> TestCase {
+    let status = match &row.verdict {
+        Verdict::Passed => TestCaseStatus::success(),
+        Verdict::Skipped(reason) => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_message(reason.as_str());
+            status
+        }
+        Verdict::Failed(failures) => junit_failure(failures),
+    };
+    let mut case = TestCase::new(format!("T{} {}", row.number, row.title), status);
+    case.set_classname(suite).set_time(row.duration);
+    if !row.notes.is_empty() {
+        case.set_system_out(row.notes.join("\n"));
+    }
+    case
+}
+
 /// One element, since some readers take no more: the first failure as its message, all of them as its text.
-fn junit_failure(failures: &[Failure]) -> String {
-    let first = failures.first().map_or("", |failure| failure.expected.as_str());
-    let clause = failures.first().map_or("", |failure| failure.clause);
+fn junit_failure(failures: &[Failure]) -> TestCaseStatus {
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+    if let Some(first) = failures.first() {
+        status.set_message(format!("expected {}", first.expected)).set_type(first.clause);
+    }
     let all: Vec<String> = failures
         .iter()
         .map(|Failure { expected, sent, received, clause }| {
             format!("expected {expected}\nsent     {sent}\nreceived {received}\nclause   {clause}\n")
         })
         .collect();
-    let (message, kind, body) =
-        (escape(&format!("expected {first}")), escape(clause), escape(&all.join("\n")));
-    format!(r#"<failure message="{message}" type="{kind}">{body}</failure>"#)
+    status.set_description(all.join("\n"));
+    status
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -207,26 +206,6 @@ fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
 /// So that nothing that a KME answers draws on the terminal or breaks the table.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Text of XML 1.0, for attributes and elements. Characters that XML cannot hold become U+FFFD.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&apos;"),
-            '\t' => escaped.push_str("&#9;"),
-            '\n' => escaped.push_str("&#10;"),
-            '\r' => escaped.push_str("&#13;"),
-            '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -280,30 +259,15 @@ mod tests {
     }
 
     #[test]
-    fn junit_is_escaped_and_counts_what_it_holds() {
-        let xml = report().to_junit();
-        assert!(xml.contains(r#"tests="3" failures="1" errors="0" skipped="1" time="4.500""#), "{xml}");
-        assert!(
-            xml.contains(r#"<failure message="expected status 400 &amp; &lt;message&gt;" type="6.4 R51">"#)
-        );
-        assert!(xml.contains("it&apos;s\u{fffd}[31m&#10;"), "{xml}");
-        assert!(xml.contains(r#"<skipped message="no &quot;x&quot;"/>"#), "{xml}");
-        for tag in ["testsuites", "testsuite", "testcase", "failure", "system-out"] {
-            assert_eq!(
-                xml.matches(&format!("<{tag}")).count() - usize::from(tag == "testsuite"),
-                xml.matches(&format!("</{tag}>")).count(),
-                "{tag}: {xml}"
-            );
-        }
-        // Outside of attributes and text no quote, ampersand or angle bracket is left over.
-        assert!(!xml.contains("& ") && !xml.contains('\u{1b}'));
-    }
-
-    #[test]
-    fn every_character_that_xml_reserves_or_forbids_is_replaced() {
-        assert_eq!(
-            escape("<a href='x'>&\"\t\r\u{0}\u{ffff}é"),
-            "&lt;a href=&apos;x&apos;&gt;&amp;&quot;&#9;&#13;\u{fffd}\u{fffd}é"
-        );
+    fn junit_counts_what_it_holds_and_no_answer_of_a_kme_breaks_it() {
+        let xml = report().to_junit().unwrap();
+        let parsed = quick_junit::Report::deserialize_from_str(&xml).unwrap();
+        let suite = parsed.test_suites.first().unwrap();
+        assert_eq!((suite.tests, suite.failures, suite.skipped, suite.errors), (3, 1, 1, 0), "{xml}");
+        assert_eq!(suite.name.as_str(), "etsi014.strict");
+        assert!(xml.contains("expected status 400 &amp; &lt;message&gt;"), "{xml}");
+        assert!(xml.contains(r#"type="6.4 R51""#) && xml.contains("no &quot;x&quot;"), "{xml}");
+        assert_eq!(xml.matches("clause   6.4 R51").count(), 2, "{xml}");
+        assert!(!xml.contains('\u{1b}'), "nothing that a terminal obeys: {xml}");
     }
 }

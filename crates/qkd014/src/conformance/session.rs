@@ -1,23 +1,21 @@
 //! One run: connections, the keys used so far, what every answer has to fulfil, the verdict on each test.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use mtls::{Offer, OfferedTls};
+use mtls::Offer;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::cases::Case;
-use super::exchange::{Delivered, Exchange};
+use super::exchange::{Delivered, Exchange, unanswered};
 use super::outcome::{Failure, Refusal, Stop, skip};
-use super::report::{Row, Verdict};
 use super::setup::{Profile, Sae, Setup};
-use super::wire::{Call, Link, path, unanswered};
+use crate::https::{Connection, Endpoint, HTTP_1, HttpRequest, HttpResponse, KeptConnections, Trouble};
+use crate::wire::{key_ids_body, path};
 
-/// How long a connection may be idle before a new one is made: the KME may close it at any time.
-const IDLE_MAX: Duration = Duration::from_secs(2);
 /// The longest that a hook may take.
 const HOOK_MAX: Duration = Duration::from_mins(2);
 /// How long to wait before something that needs a moment is looked at again.
@@ -39,7 +37,8 @@ pub(super) struct Limits {
 pub(super) struct Session {
     pub(super) setup: Setup,
     limits: Option<Limits>,
-    links: tokio::sync::Mutex<HashMap<String, Link>>,
+    /// By SAE and URL.
+    kept: Mutex<HashMap<(String, String), Arc<KeptConnections>>>,
     state: Mutex<State>,
 }
 
@@ -61,28 +60,16 @@ struct State {
 impl Session {
     /// Reads the limits, so that every test can use them. A KME that does not answer is T8's finding.
     pub(super) async fn open(setup: Setup) -> Self {
-        let (links, state) = (tokio::sync::Mutex::default(), Mutex::default());
-        let mut session = Self { setup, limits: None, links, state };
+        let (kept, state) = (Mutex::default(), Mutex::default());
+        let mut session = Self { setup, limits: None, kept, state };
         session.limits = limits_of(&session.status().await);
         session
     }
 
-    pub(super) async fn run(&self, case: &Case) -> Row {
-        let started = Instant::now();
-        let ended = (case.run)(self).await;
-        let mut state = self.lock();
-        let (mut failures, notes) = (std::mem::take(&mut state.failures), std::mem::take(&mut state.notes));
-        drop(state);
-        let verdict = match ended {
-            Err(Stop::Fail(failure)) => {
-                failures.push(failure);
-                Verdict::Failed(failures)
-            }
-            _ if !failures.is_empty() => Verdict::Failed(failures),
-            Err(Stop::Skip(reason)) => Verdict::Skipped(reason),
-            Ok(()) => Verdict::Passed,
-        };
-        Row { number: case.number, title: case.title, verdict, notes, duration: started.elapsed() }
+    /// What was found since this was asked last: failures and notes.
+    pub(super) fn take_findings(&self) -> (Vec<Failure>, Vec<String>) {
+        let mut state = self.state.lock();
+        (std::mem::take(&mut state.failures), std::mem::take(&mut state.notes))
     }
 
     pub(super) fn strict(&self) -> bool {
@@ -90,7 +77,7 @@ impl Session {
     }
 
     pub(super) fn keys_used(&self) -> usize {
-        self.lock().keys_used
+        self.state.lock().keys_used
     }
 
     pub(super) fn limits(&self) -> Result<Limits, Stop> {
@@ -108,7 +95,7 @@ impl Session {
 
     /// Counts keys before they are asked for.
     pub(super) fn spend(&self, keys: usize) -> Result<(), Stop> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.keys_used.saturating_add(keys) > self.setup.max_keys {
             return skip(format!("would use more than {} keys (--max-keys)", self.setup.max_keys));
         }
@@ -118,12 +105,12 @@ impl Session {
 
     /// Notes a failure; the test goes on.
     pub(super) fn fail(&self, failure: Failure) {
-        self.lock().failures.push(failure);
+        self.state.lock().failures.push(failure);
     }
 
-    /// Remarks on a test that does not fail by it.
+    /// Adds a note, which does not make the test fail.
     pub(super) fn note(&self, text: impl Into<String>) {
-        self.lock().notes.push(text.into());
+        self.state.lock().notes.push(text.into());
     }
 
     /// Demands something of an answer; the test goes on either way.
@@ -133,7 +120,7 @@ impl Session {
         }
     }
 
-    /// Demands something in the strict profile; notes its absence in the lenient one.
+    /// Demands something in the strict profile; in the lenient one notes that it is missing.
     pub(super) fn should(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
         if !holds && self.strict() {
             self.fail(Failure::new(exchange, clause, expected));
@@ -170,59 +157,84 @@ impl Session {
         }
     }
 
-    /// Sends `call` as `sae`, over its kept-alive connection.
-    pub(super) async fn send(&self, sae: &Sae, call: Call) -> Exchange {
-        let mut links = self.links.lock().await;
-        let kept = links.remove(&sae.id).filter(|link| link.used_at.elapsed() < IDLE_MAX);
-        let mut link = match kept {
-            Some(link) => link,
-            None => match self.connect(sae).await {
-                Ok(link) => link,
-                Err(trouble) => return unanswered(sae, &call, trouble),
-            },
+    /// Sends `request` as `sae`, over a connection that is kept. It is repeated when it was surely not sent.
+    pub(super) async fn send(&self, sae: &Sae, request: HttpRequest) -> Exchange {
+        let kept = match self.kept(sae) {
+            Ok(kept) => kept,
+            Err(trouble) => return unanswered(sae, &request, trouble),
         };
-        let (mut exchange, was_unsent) = link.transfer(sae, &call, self.setup.timeout).await;
-        if was_unsent && let Ok(fresh) = self.connect(sae).await {
-            link = fresh;
-            exchange = link.transfer(sae, &call, self.setup.timeout).await.0;
+        let mut response = HttpResponse::default();
+        let result = timeout(self.setup.timeout, kept.exchange(&request, &mut response)).await;
+        self.observed(sae, &request, result.map(|result| result.map(|()| response)))
+    }
+
+    /// Sends `request` as `sae` over a connection of its own.
+    pub(super) async fn send_alone(&self, sae: &Sae, request: HttpRequest) -> Exchange {
+        match self.connect(sae, HTTP_1).await {
+            Ok(mut connection) => self.over(&mut connection, sae, &request).await,
+            Err(trouble) => unanswered(sae, &request, trouble),
         }
-        if exchange.trouble.is_none() {
-            links.insert(sae.id.clone(), link);
+    }
+
+    /// Sends `request` over `connection`.
+    pub(super) async fn over(
+        &self,
+        connection: &mut Connection,
+        sae: &Sae,
+        request: &HttpRequest,
+    ) -> Exchange {
+        let mut response = HttpResponse::default();
+        let result = timeout(self.setup.timeout, connection.exchange(request, &mut response)).await;
+        self.observed(sae, request, result.map(|result| result.map(|()| response)))
+    }
+
+    /// A new connection as `sae`.
+    pub(super) async fn connect(&self, sae: &Sae, offer: Offer<'_>) -> Result<Connection, String> {
+        let endpoint = Endpoint::new(&sae.url, &sae.credentials.0, offer)?;
+        let connected = timeout(self.setup.timeout, endpoint.connect()).await;
+        connected.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())
+    }
+
+    /// Demands that the KME of `sae` still answers over a new connection. A KME that is down refuses every connection, so
+    /// without this its refusals would say nothing.
+    pub(super) async fn still_answers(&self, sae: &Sae, clause: &'static str) {
+        let exchange = self.send_alone(sae, HttpRequest::get(path(&sae.id, "status"))).await;
+        let expected = "an answer of this KME to a good connection: else its refusals say nothing";
+        self.check(exchange.trouble.is_none(), &exchange, clause, expected);
+    }
+
+    fn kept(&self, sae: &Sae) -> Result<Arc<KeptConnections>, String> {
+        let mut kept = self.kept.lock();
+        let key = (sae.id.clone(), sae.url.to_string());
+        if let Some(connections) = kept.get(&key) {
+            return Ok(Arc::clone(connections));
         }
-        drop(links);
+        let endpoint = Endpoint::new(&sae.url, &sae.credentials.0, HTTP_1)?;
+        let connections = Arc::new(KeptConnections::to(endpoint));
+        kept.insert(key, Arc::clone(&connections));
+        Ok(connections)
+    }
+
+    /// Looks at what every answer has to fulfil.
+    fn observed(
+        &self,
+        sae: &Sae,
+        request: &HttpRequest,
+        result: Result<Result<HttpResponse, Trouble>, tokio::time::error::Elapsed>,
+    ) -> Exchange {
+        let exchange = match result {
+            Ok(Ok(response)) => Exchange::answered(sae, request, response),
+            Ok(Err(trouble)) => unanswered(sae, request, trouble.to_string()),
+            Err(_) => unanswered(sae, request, format!("nothing complete within {:?}", self.setup.timeout)),
+        };
         self.observe(&exchange);
         exchange
-    }
-
-    /// Sends `call` as `sae` over a connection of its own.
-    pub(super) async fn send_alone(&self, sae: &Sae, call: Call) -> Exchange {
-        match self.connect(sae).await {
-            Ok(mut link) => self.over(&mut link, sae, &call).await,
-            Err(trouble) => unanswered(sae, &call, trouble),
-        }
-    }
-
-    /// Sends `call` over `link` and looks at what every answer has to fulfil.
-    pub(super) async fn over(&self, link: &mut Link, sae: &Sae, call: &Call) -> Exchange {
-        let (exchange, _) = link.transfer(sae, call, self.setup.timeout).await;
-        self.observe(&exchange);
-        exchange
-    }
-
-    /// A new connection as `sae`, of HTTP/1.1.
-    pub(super) async fn connect(&self, sae: &Sae) -> Result<Link, String> {
-        self.link(sae, Offer { tls: OfferedTls::Both, alpn: &[b"http/1.1"], certificate: true }).await
-    }
-
-    /// A new connection with chosen properties.
-    pub(super) async fn link(&self, sae: &Sae, offer: Offer<'_>) -> Result<Link, String> {
-        timeout(self.setup.timeout, Link::open(sae, offer)).await.map_err(|_| "no connection in time")?
     }
 
     /// What T52 and T54 are about.
     fn observe(&self, exchange: &Exchange) {
-        let mut state = self.lock();
-        if exchange.status == 200 && exchange.url.contains("c_keys") {
+        let mut state = self.state.lock();
+        if exchange.status == 200 && exchange.request.target.contains("c_keys") {
             state.containers += 1;
             if !exchange.header("cache-control").is_some_and(|value| value.contains("no-store")) {
                 let expected = "Cache-Control: no-store with keys";
@@ -233,7 +245,7 @@ impl Session {
             return;
         }
         state.errors += 1;
-        let text = String::from_utf8_lossy(&exchange.body);
+        let text = String::from_utf8_lossy(&exchange.response.body);
         let holds_key = state.issued.iter().any(|(_, key)| key.len() >= 16 && text.contains(key.as_str()));
         if let Some(expected) = exchange.wrong_form_of_error(self.strict(), holds_key) {
             let failure = Failure::new(exchange, "6.5 R53 R54", expected);
@@ -243,30 +255,31 @@ impl Session {
 
     /// Every error of the run, and those without the standard's form.
     pub(super) fn errors_seen(&self) -> (usize, Vec<Failure>) {
-        let state = self.lock();
+        let state = self.state.lock();
         (state.errors, state.formless.clone())
     }
 
     /// Every key container of the run, and those that caches may keep.
     pub(super) fn containers_seen(&self) -> (usize, Vec<Failure>) {
-        let state = self.lock();
+        let state = self.state.lock();
         (state.containers, state.cached.clone())
     }
 
     /// A's status about B.
     pub(super) async fn status(&self) -> Exchange {
-        self.send(&self.setup.a, Call::get(path(&self.setup.b.id, "status"))).await
+        self.send(&self.setup.a, HttpRequest::get(path(&self.setup.b.id, "status"))).await
     }
 
     /// A POST of `enc_keys` by A for B.
     pub(super) async fn enc(&self, body: &Value) -> Exchange {
-        self.send(&self.setup.a, Call::post(path(&self.setup.b.id, "enc_keys"), body.to_string())).await
+        self.send(&self.setup.a, HttpRequest::post(path(&self.setup.b.id, "enc_keys"), body.to_string()))
+            .await
     }
 
     /// A GET of `enc_keys` by A for B, with `query`: nothing, or `?` and what follows.
     pub(super) async fn enc_get(&self, query: &str) -> Exchange {
         let path = path(&self.setup.b.id, "enc_keys");
-        self.send(&self.setup.a, Call::get(format!("{path}{query}"))).await
+        self.send(&self.setup.a, HttpRequest::get(format!("{path}{query}"))).await
     }
 
     /// `number` fresh keys of the default size that A shares with B.
@@ -283,7 +296,7 @@ impl Session {
         Ok(keys)
     }
 
-    /// One.
+    /// One fresh key.
     pub(super) async fn fresh_one(&self) -> Result<Delivered, Stop> {
         let limits = self.limits()?;
         self.spend(1)?;
@@ -303,7 +316,7 @@ impl Session {
     ) -> Result<Vec<Delivered>, Failure> {
         let keys =
             exchange.container(number, bits).map_err(|expected| Failure::new(exchange, clause, expected))?;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         for key in &keys {
             let text = key.to_base64();
             // Short keys may repeat by chance.
@@ -321,26 +334,25 @@ impl Session {
 
     /// `dec_keys` as `sae` for keys of the master `master`, by POST.
     pub(super) async fn dec(&self, sae: &Sae, master: &str, ids: &[&str]) -> Exchange {
-        let ids: Vec<Value> = ids.iter().map(|id| json!({ "key_ID": id })).collect();
-        let body = json!({ "key_IDs": ids }).to_string();
-        self.send(sae, Call::post(path(master, "dec_keys"), body)).await
+        let body = key_ids_body(ids.iter().copied());
+        self.send(sae, HttpRequest::post(path(master, "dec_keys"), body)).await
     }
 
-    /// As B, for keys of A.
+    /// `dec_keys` as B, for keys of A.
     pub(super) async fn b_gets(&self, ids: &[&str]) -> Exchange {
         self.dec(&self.setup.b, &self.setup.a.id, ids).await
     }
 
-    /// As B, a POST with a body of one's own.
+    /// As B, a POST of `dec_keys` for keys of A, with this body.
     pub(super) async fn b_posts(&self, body: &Value) -> Exchange {
         let path = path(&self.setup.a.id, "dec_keys");
-        self.send(&self.setup.b, Call::post(path, body.to_string())).await
+        self.send(&self.setup.b, HttpRequest::post(path, body.to_string())).await
     }
 
-    /// As B, a GET.
+    /// As B, a GET of `dec_keys` for keys of A, with `query`.
     pub(super) async fn b_asks(&self, query: &str) -> Exchange {
         let path = path(&self.setup.a.id, "dec_keys");
-        self.send(&self.setup.b, Call::get(format!("{path}{query}"))).await
+        self.send(&self.setup.b, HttpRequest::get(format!("{path}{query}"))).await
     }
 
     /// Demands that B gets exactly `key` now.
@@ -397,7 +409,7 @@ impl Session {
 
     /// Runs a hook to its end. What it prints goes to standard error.
     pub(super) async fn hook(&self, command: &str) -> Result<(), Stop> {
-        self.links.lock().await.clear();
+        self.kept.lock().clear();
         let mut shell = tokio::process::Command::new("sh");
         shell.arg("-c").arg(command).stdin(std::process::Stdio::null()).stdout(std::io::stderr());
         let received = match timeout(HOOK_MAX, shell.kill_on_drop(true).status()).await {
@@ -408,10 +420,6 @@ impl Session {
         };
         let expected = "a hook that ends with success".to_owned();
         Err(Failure { expected, sent: command.to_owned(), received, clause: "(hook)" }.into())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,21 +1,21 @@
 //! What the tester is given: KMEs, certificates, how far it may go.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use mtls::TlsStore;
+use crate::credentials::Credentials;
+use crate::https::KmeUrl;
 
 /// One SAE: its ID, its certificate, and the KME that serves it.
 #[derive(Clone)]
 pub struct Sae {
     /// SAE ID as the KMEs know it.
     pub id: String,
-    /// The KME that serves it: `https://HOST[:PORT]`.
-    pub url: String,
+    /// The KME that serves it.
+    pub url: KmeUrl,
     /// Its certificate and the CA of the KMEs.
-    pub tls: Arc<TlsStore>,
+    pub credentials: Credentials,
 }
 
 /// How much is demanded.
@@ -27,7 +27,7 @@ pub enum Profile {
     Lenient,
 }
 
-/// Shell commands that act on the KMEs. What has none is skipped.
+/// Shell commands that act on the KMEs. A test whose command is missing is skipped.
 #[derive(Clone, Debug, Default)]
 pub struct Hooks {
     /// Kills both KMEs (SIGKILL) and starts them again; ends when both serve.
@@ -51,9 +51,9 @@ pub struct Setup {
     pub b: Sae,
     /// A third registered SAE, best at B's KME.
     pub c: Option<Sae>,
-    /// Somebody with a certificate of the trusted CA who is no registered SAE.
+    /// A caller with a certificate of the trusted CA who is not a registered SAE.
     pub x: Option<Sae>,
-    /// Somebody with a certificate of a CA that the KMEs do not trust.
+    /// A caller with a certificate of a CA that the KMEs do not trust.
     pub y: Option<Sae>,
     /// A registered SAE ID with a space, `/`, `%` or letters beyond ASCII.
     pub odd_id: Option<String>,

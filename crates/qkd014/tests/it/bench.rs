@@ -86,7 +86,7 @@ fn many_keys_a_request_are_all_compared() {
 }
 
 #[test]
-fn the_yardstick_is_measured_before_each_round_and_divides_its_figures() {
+fn the_baseline_is_measured_before_each_round_and_divides_its_figures() {
     needs!(Curl);
     let network = Network::start(2);
     for operation in ["enc", "dec", "pair", "handshake"] {
@@ -96,15 +96,46 @@ fn the_yardstick_is_measured_before_each_round_and_divides_its_figures() {
         let rounds = report["rounds"].as_array().unwrap();
         assert_eq!(rounds.len(), 2);
         let of = |round: &Value, who: &str| round[who]["operations_per_s"].as_f64().unwrap();
-        let mut ratios: Vec<f64> = rounds.iter().map(|round| of(round, "kme") / of(round, "hello")).collect();
+        let mut ratios: Vec<f64> =
+            rounds.iter().map(|round| of(round, "kme") / of(round, "baseline")).collect();
         ratios.sort_by(f64::total_cmp);
         let ratio = report["ratio"].as_f64().unwrap();
         assert!((ratio - f64::midpoint(ratios[0], ratios[1])).abs() < 1e-9, "{ratio} {ratios:?}");
         for round in rounds {
-            assert_eq!(round["hello"]["servers"][0]["names"][0], "hello");
-            assert!(round["hello"]["servers"][0]["cpu_s"].as_f64().unwrap() > 0.0);
+            assert_eq!(round["baseline"]["servers"][0]["names"][0], "baseline");
+            assert!(round["baseline"]["servers"][0]["cpu_s"].as_f64().unwrap() > 0.0);
         }
     }
+}
+
+#[test]
+fn any_pair_of_kmes_is_measured_against_the_baseline_with_nothing_but_its_certificates() {
+    needs!(Curl);
+    let network = Network::start(2);
+    let ((site_a, alice), (site_b, bob)) = (network.sae("alice"), network.sae("bob"));
+    let mut command = qkd014();
+    command.args(["bench", "--json", "--baseline", "--rounds", "1", "--connections", "2"]);
+    command.args([
+        "--url-a",
+        &site_a.sae_url,
+        "--sae-a",
+        "alice",
+        "--url-b",
+        &site_b.sae_url,
+        "--sae-b",
+        "bob",
+    ]);
+    command.arg("--ca").arg(network.ca()).arg("--cert-a").arg(&alice.cert).arg("--key-a").arg(&alice.key);
+    command.arg("--cert-b").arg(&bob.cert).arg("--key-b").arg(&bob.key).args(stock("enc"));
+    let output = output_of(&mut command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    check(&report, 1);
+    assert!(report["baseline"]["operations_per_s"].as_f64().unwrap() > 0.0);
+    // It verifies its clients, as KMEs do.
+    let foreign = testkit::shared().path("ca.pem");
+    let output = output_of(command.arg("--baseline-ca").arg(foreign));
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]
@@ -192,6 +223,7 @@ fn a_pair_that_is_not_there_and_wrong_usage_are_named() {
         (&["--demo", manifest, "--json", "--window", "0"], 2, "at least 0.1"),
         (&["--demo", manifest, "--slaves", "2"], 2, "--slaves needs --op enc or handshake"),
         (&["--url-a", "https://x"], 2, "--url-b"),
+        (&["--url-a", "127.0.0.1:1"], 2, "did you mean https://127.0.0.1:1?"),
     ] {
         let (ended, stderr) = run(args);
         assert!(ended == code && stderr.contains(named), "{args:?}: {ended} {stderr}");

@@ -9,5 +9,9 @@
 )]
 
 mod bench;
-mod client;
+mod commands;
+mod library;
+#[path = "../support/small_kme.rs"]
+mod small_kme;
+mod snapshots;
 mod wrong_kme;

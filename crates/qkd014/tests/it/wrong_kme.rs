@@ -5,7 +5,7 @@ mod faults;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 
 use serde_json::Value;
@@ -20,10 +20,10 @@ const STRICT: &[&str] = &["--profile", "strict"];
 const WORKERS: usize = 2;
 
 /// All KMEs of a demo folder; killed when dropped.
-struct WrongKme(Child);
+pub(crate) struct WrongKme(Child);
 
 impl WrongKme {
-    fn start(demo: &Path, fault: Option<&str>) -> Self {
+    pub(crate) fn start(demo: &Path, fault: Option<&str>) -> Self {
         let mut command = Command::new(program("examples/wrong-kme"));
         command.arg("--dir").arg(demo).stdout(Stdio::piped()).stdin(Stdio::null());
         if let Some(fault) = fault {
@@ -46,14 +46,14 @@ impl Drop for WrongKme {
 }
 
 /// A demo folder with everything that the tester can be given.
-struct Fixture {
-    network: Network,
+pub(crate) struct Fixture {
+    pub(crate) network: Network,
     /// Whose CA the KMEs do not trust.
     foreign: TempDir,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (network, foreign) = (Network::generate(3), TempDir::new().unwrap());
         let pki = network.pki().display().to_string();
         run_to_end(&["pki", "issue", "sae", "stranger", "--dir", &pki]);
@@ -63,18 +63,27 @@ impl Fixture {
         Self { network, foreign }
     }
 
-    fn demo(&self) -> PathBuf {
+    pub(crate) fn demo(&self) -> PathBuf {
         self.network.site(0).config.parent().unwrap().to_owned()
     }
 
     /// Runs the tester against KMEs with `fault`. C lives where B does, so that both can be told apart there,
     /// unless `three_sites`.
     fn run(&self, fault: Option<&str>, three_sites: bool, scope: &[&str]) -> Run {
+        let _kme = WrongKme::start(&self.demo(), fault);
+        let output = self.test("json", three_sites, scope);
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("{fault:?}: no report: {error}: {}", String::from_utf8_lossy(&output.stderr))
+        });
+        Run { exit: output.status.code(), report }
+    }
+
+    /// Runs the tester against whatever KMEs there are.
+    pub(crate) fn test(&self, format: &str, three_sites: bool, scope: &[&str]) -> Output {
         let demo = self.demo();
-        let _kme = WrongKme::start(&demo, fault);
         let pki = self.network.pki();
         let mut command = qkd014();
-        command.args(["conformance", "--format", "json", "--drain", "--max-keys", "3000"]).args(scope);
+        command.args(["conformance", "--format", format, "--drain", "--max-keys", "3000"]).args(scope);
         command.args(["--unmet-extension", r#"{"example_route_type":"relay"}"#]);
         command.arg("--demo-json").arg(demo.join("demo.json"));
         for (letter, dir, name) in [("x", pki.as_path(), "stranger"), ("y", self.foreign.path(), "alice")] {
@@ -85,11 +94,7 @@ impl Fixture {
             command.args(["--c-id", "carol", "--c-cert"]).arg(pki.join("carol.pem"));
             command.arg("--c-key").arg(pki.join("carol.key"));
         }
-        let output = output_of(&mut command);
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{fault:?}: no report: {error}: {}", String::from_utf8_lossy(&output.stderr))
-        });
-        Run { exit: output.status.code(), report }
+        output_of(&mut command)
     }
 }
 
@@ -165,6 +170,16 @@ fn a_kme_that_is_right_passes_every_test_that_can_be_run() {
     for number in EXPECTED.iter().flat_map(|expected| expected.named_by).map(|(number, _)| *number) {
         assert_eq!(run.row(number)["verdict"], "pass", "T{number}: {}", run.row(number));
     }
+}
+
+#[test]
+fn kmes_that_are_down_pass_no_test() {
+    let fixture = Fixture::new();
+    let output = fixture.test("json", false, STRICT);
+    let report = serde_json::from_slice(&output.stdout).unwrap();
+    let run = Run { exit: output.status.code(), report };
+    let passed: Vec<&Value> = run.rows().filter(|row| row["verdict"] == "pass").collect();
+    assert!(passed.is_empty() && run.exit == Some(1), "{passed:#?}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn identity(who: Who) -> ClientIdentity {
     }
 }
 
-async fn ask(net: &Net, who: Who, site: &str, request: http::request::Builder) -> Answer {
+async fn ask(net: &Net, who: Who, site: &str, request: http::request::Builder) -> TestAnswer {
     let api = if site == "site-a" { &net.a } else { &net.b };
     answer(api, request.extension(identity(who)).body(Body::empty()).unwrap()).await
 }
@@ -111,7 +111,7 @@ fn dec(path: &str, key_id: &str) -> http::request::Builder {
     Request::get(format!("/api/v1/keys/{}/dec_keys?key_ID={key_id}", escaped(path)))
 }
 
-async fn ask_by_post(net: &Net, who: Who, site: &str, path: &str, key_id: &str) -> Answer {
+async fn ask_by_post(net: &Net, who: Who, site: &str, path: &str, key_id: &str) -> TestAnswer {
     let api = if site == "site-a" { &net.a } else { &net.b };
     let request = Request::post(format!("/api/v1/keys/{}/dec_keys", escaped(path)));
     let body = serde_json::json!({ "key_IDs": [{ "key_ID": key_id }] }).to_string();

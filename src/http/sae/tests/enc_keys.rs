@@ -12,7 +12,7 @@ use crate::store::testing::counts;
 async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default_size() {
     let net = Net::new().await;
     let mut seen = BTreeSet::new();
-    let mut check = |what: &str, answer: &Answer| {
+    let mut check = |what: &str, answer: &TestAnswer| {
         let keys = answer.keys();
         assert_eq!((keys.len(), keys[0].1.len()), (1, 32), "{what}");
         assert!(seen.insert(keys[0].clone()), "{what}: the same key again");
@@ -43,7 +43,7 @@ async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     check("form type", &net.call("alice", form, "{}").await);
     check("no type", &net.call("alice", Request::post("/api/v1/keys/bob/enc_keys"), "{}").await);
-    // A query beside a body, and a body beside a query, are not looked at.
+    // A query beside a body, and a body beside a query, are ignored.
     check("POST with query", &net.post("alice", "bob/enc_keys?number=3&size=x", "{}").await);
     let get = Request::get("/api/v1/keys/bob/enc_keys");
     check("GET with body", &net.call("alice", get, r#"{"number":3"#).await);

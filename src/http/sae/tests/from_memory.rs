@@ -13,11 +13,12 @@ const ALLOCATIONS_MAX: u64 = 8;
 async fn a_key_in_memory_is_answered_without_waiting_and_with_few_allocations() {
     let net = Net::new().await;
     let made = net.sites.a.source.put_ready(3).await;
-    let desk = net.a.to(ClientIdentity::new(Ok(Identity::Sae(testkit::authenticated_sae("alice")))));
+    let alice = Identity::Sae(testkit::authenticated_sae("alice"));
+    let connection = net.a.open(ClientIdentity::new(Ok(alice)));
     for (nth, key) in made.iter().enumerate() {
         let request = Request::get("/api/v1/keys/bob/enc_keys").body(Body::empty()).unwrap();
         let mut answer = None;
-        let cost = allocation_counter::measure(|| answer = desk.answer(request).now_or_never());
+        let cost = allocation_counter::measure(|| answer = connection.answer(request).now_or_never());
         let response = answer.unwrap();
         let text = response.into_body().collect().now_or_never().unwrap().unwrap().to_bytes();
         let expected = crate::http::sae::key_container(std::slice::from_ref(key)).unwrap();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::outcome::{Ended, Refusal, Sentence};
 use super::super::session::Session;
-use super::{Case, case};
+use super::case::{Case, case};
 
 const SAME: &str = "5.4, 6.4 R49";
 
@@ -75,7 +75,7 @@ async fn malformed(session: &Session) -> Ended {
     {
         session.refused(&session.b_asks(query).await, &Refusal::of("6.4 R16 A22", of));
     }
-    // With the ID of a key that is there: of an unknown one nobody could tell why it is refused.
+    // With the ID of a key that is there. An unknown one would be refused anyway.
     let key = session.fresh_one().await?;
     let exchange = session.b_posts(&json!({ "key_IDs": [key.id] })).await;
     session.refused(&exchange, &Refusal::of("6.4 R48", "key_IDs of strings").tolerate(&[200]));

@@ -6,8 +6,9 @@ use serde_json::json;
 use super::super::exchange::Exchange;
 use super::super::outcome::{Ended, Failure, Refusal};
 use super::super::session::Session;
-use super::super::wire::{Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::HttpRequest;
+use crate::wire::path;
 
 /// Failures of one kind that T52 and T54 show.
 const SHOWN: usize = 10;
@@ -26,14 +27,16 @@ async fn paths_and_verbs(session: &Session) -> Ended {
     let (a, b) = (&session.setup.a, &session.setup.b.id);
     let unknown = Refusal::of("5.1 A28", "a path that the standard does not know").with(&[404]);
     let unknown = unknown.tolerate(&[400, 401, 403, 405]);
-    for call in [Call::get(path(b, "keys")), Call::get("/api/v1/keys"), Call::get("/")] {
-        let exchange = session.send(a, call).await;
+    for request in
+        [HttpRequest::get(path(b, "keys")), HttpRequest::get("/api/v1/keys"), HttpRequest::get("/")]
+    {
+        let exchange = session.send(a, request).await;
         session.refused(&exchange, &unknown);
     }
     let verb = Refusal::of("5.1 A28", "a verb that the standard does not know here").with(&[405]);
     let verb = verb.tolerate(&[400, 401, 403, 404, 501]);
-    let posted = session.send(a, Call::post(path(b, "status"), "{}")).await;
-    let put = Call { method: Method::PUT, ..Call::post(path(b, "enc_keys"), "{}") };
+    let posted = session.send(a, HttpRequest::post(path(b, "status"), "{}")).await;
+    let put = HttpRequest { method: Method::PUT, ..HttpRequest::post(path(b, "enc_keys"), "{}") };
     for exchange in [posted, session.send(a, put).await] {
         session.refused(&exchange, &verb);
         let has_allow = exchange.status != 405 || exchange.header("allow").is_some();
@@ -58,15 +61,15 @@ async fn trailing_slash(session: &Session) -> Ended {
     let limits = session.limits()?;
     session.spend(1)?;
     let (a, b) = (&session.setup.a, &session.setup.b);
-    is_no_redirect(session, &session.send(a, Call::get(path(&b.id, "status/"))).await);
-    let exchange = session.send(a, Call::post(path(&b.id, "enc_keys/"), "{}")).await;
+    is_no_redirect(session, &session.send(a, HttpRequest::get(path(&b.id, "status/"))).await);
+    let exchange = session.send(a, HttpRequest::post(path(&b.id, "enc_keys/"), "{}")).await;
     is_no_redirect(session, &exchange);
     if exchange.status == 200 {
         session.fresh_of(&exchange, 1, limits.key_size, "6.3 R44-R46")?;
     }
     let key = session.fresh_one().await?;
     let body = json!({ "key_IDs": [{ "key_ID": key.id }] }).to_string();
-    let exchange = session.send(b, Call::post(path(&a.id, "dec_keys/"), body)).await;
+    let exchange = session.send(b, HttpRequest::post(path(&a.id, "dec_keys/"), body)).await;
     is_no_redirect(session, &exchange);
     if exchange.status == 200 {
         session.same_keys(&exchange, std::slice::from_ref(&key), "5.4 R49");
@@ -77,7 +80,10 @@ async fn trailing_slash(session: &Session) -> Ended {
 async fn errors(session: &Session) -> Ended {
     // A few of its own, so that it means something alone.
     let nobody = format!("nobody-{}", uuid::Uuid::new_v4());
-    session.send(&session.setup.a, Call::get(path(&nobody, "status"))).await;
+    let first = session.send(&session.setup.a, HttpRequest::get(path(&nobody, "status"))).await;
+    if first.trouble.is_some() {
+        return Err(Failure::new(&first, "6.5 R53", "an answer: no error was seen").into());
+    }
     session.enc(&json!({ "number": -1 })).await;
     session.enc(&json!({ "extension_mandatory": [{ "zz_x": 1 }] })).await;
     session.b_gets(&[&uuid::Uuid::new_v4().to_string()]).await;

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::super::exchange::Exchange;
 use super::super::outcome::{Ended, Refusal, Sentence};
 use super::super::session::{Limits, Session};
-use super::super::wire::{ANSWER_MAX_BYTES, Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::{BODY_MAX_BYTES, HttpRequest};
+use crate::wire::path;
 
 const CONTAINER: &str = "6.3 R44-R46";
 
@@ -59,8 +60,8 @@ async fn empty_object(session: &Session) -> Ended {
 async fn no_body(session: &Session) -> Ended {
     let limits = session.limits()?;
     session.spend(1)?;
-    let call = Call::bare(Method::POST, path(&session.setup.b.id, "enc_keys"));
-    let exchange = session.send(&session.setup.a, call).await;
+    let request = HttpRequest::new(Method::POST, path(&session.setup.b.id, "enc_keys"));
+    let exchange = session.send(&session.setup.a, request).await;
     one_key_or_note(session, &exchange, limits, "6.2 R31 A19", "a POST without a body");
     Ok(())
 }
@@ -123,7 +124,7 @@ async fn sizes(session: &Session) -> Ended {
     session.spend(sizes.len())?;
     for size in sizes {
         // Base64 and JSON around the largest key must fit into what is read of an answer.
-        if size > ANSWER_MAX_BYTES as u64 * 4 {
+        if size > BODY_MAX_BYTES as u64 * 4 {
             session.note(format!("keys of {size} bits were not asked for: too large"));
             continue;
         }

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::super::exchange::Exchange;
 use super::super::outcome::{Ended, Refusal, Sentence, skip};
 use super::super::session::Session;
-use super::super::wire::{Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::HttpRequest;
+use crate::wire::path;
 
 pub(super) fn cases() -> [Case; 6] {
     [
@@ -102,7 +103,7 @@ async fn refuses_each(session: &Session, name: &str, cases: Vec<(Value, Refusal)
 }
 
 async fn posted(session: &Session, body: &str) -> Exchange {
-    session.send_alone(&session.setup.a, Call::post(path(&session.setup.b.id, "enc_keys"), body)).await
+    session.send_alone(&session.setup.a, HttpRequest::post(path(&session.setup.b.id, "enc_keys"), body)).await
 }
 
 async fn bad_bodies(session: &Session) -> Ended {
@@ -118,7 +119,7 @@ async fn bad_bodies(session: &Session) -> Ended {
     ] {
         session.refused(&posted(session, body).await, &Refusal::of("5.1, 6.2 R9 A20", of));
     }
-    // Malformed as well, so that nobody may serve it.
+    // Malformed as well, so that serving it is always wrong.
     let huge = format!(r#"{{"zz_x":"{}"#, "a".repeat(1024 * 1024));
     let exchange = posted(session, &huge).await;
     if exchange.trouble.is_some() {

@@ -3,12 +3,13 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::super::exchange::Exchange;
+use super::super::exchange::{Exchange, unanswered};
 use super::super::outcome::{Ended, Failure, Refusal, Sentence, Stop, skip};
 use super::super::session::{MOMENT, Session};
 use super::super::setup::Sae;
-use super::super::wire::{Call, Link, path, unanswered};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::{Connection, HTTP_1, HttpRequest};
+use crate::wire::path;
 
 /// Calls at once.
 const PARALLEL: usize = 50;
@@ -25,21 +26,22 @@ pub(super) fn cases() -> [Case; 3] {
     ]
 }
 
-/// Sends `call` as `sae` over many connections at the same time.
-async fn at_once(session: &Session, sae: &Sae, call: &Call) -> Vec<Exchange> {
-    let links: Vec<Result<Link, String>> = join_all((0..PARALLEL).map(|_| session.connect(sae))).await;
-    let send = async |link: Result<Link, String>| match link {
-        Ok(mut link) => session.over(&mut link, sae, call).await,
-        Err(trouble) => unanswered(sae, call, trouble),
+/// Sends `request` as `sae` over many connections at the same time.
+async fn at_once(session: &Session, sae: &Sae, request: &HttpRequest) -> Vec<Exchange> {
+    let connections: Vec<Result<Connection, String>> =
+        join_all((0..PARALLEL).map(|_| session.connect(sae, HTTP_1))).await;
+    let send = async |connection: Result<Connection, String>| match connection {
+        Ok(mut connection) => session.over(&mut connection, sae, request).await,
+        Err(trouble) => unanswered(sae, request, trouble),
     };
-    join_all(links.into_iter().map(send)).await
+    join_all(connections.into_iter().map(send)).await
 }
 
 async fn many_enc(session: &Session) -> Ended {
     let limits = session.limits()?;
     session.spend(PARALLEL)?;
-    let call = Call::post(path(&session.setup.b.id, "enc_keys"), "{}");
-    let exchanges = at_once(session, &session.setup.a, &call).await;
+    let request = HttpRequest::post(path(&session.setup.b.id, "enc_keys"), "{}");
+    let exchanges = at_once(session, &session.setup.a, &request).await;
     let mut unserved = 0;
     for exchange in &exchanges {
         if exchange.status == 503 || exchange.trouble.is_some() {
@@ -64,8 +66,8 @@ async fn many_enc(session: &Session) -> Ended {
 async fn many_dec(session: &Session) -> Ended {
     let key = session.fresh_one().await?;
     let body = json!({ "key_IDs": [{ "key_ID": key.id }] });
-    let call = Call::post(path(&session.setup.a.id, "dec_keys"), body.to_string());
-    let exchanges = at_once(session, &session.setup.b, &call).await;
+    let request = HttpRequest::post(path(&session.setup.a.id, "dec_keys"), body.to_string());
+    let exchanges = at_once(session, &session.setup.b, &request).await;
     let served: Vec<&Exchange> = exchanges.iter().filter(|exchange| exchange.status == 200).collect();
     for exchange in &served {
         session.same_keys(exchange, std::slice::from_ref(&key), "5.4 R49");

@@ -1,5 +1,6 @@
 //! The tests, by topic: their numbers, titles and order.
 
+mod case;
 mod dec_keys;
 mod edge;
 mod enc_keys;
@@ -12,49 +13,10 @@ mod status;
 mod transport;
 mod trouble;
 
-use std::pin::Pin;
-
-use super::outcome::Ended;
-use super::session::Session;
+pub(super) use case::Case;
 
 /// How many tests there are: T1 to T54.
 pub const TESTS: u32 = 54;
-
-/// When a test is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    /// Leaves the KMEs as they are.
-    Calm,
-    /// Kills KMEs or cuts their link.
-    Disturbs,
-    /// Empties the store of a pair.
-    Drains,
-    /// Looks at all answers of the run.
-    Sums,
-}
-
-type Running<'s> = Pin<Box<dyn Future<Output = Ended> + Send + 's>>;
-
-/// One test.
-pub(super) struct Case {
-    pub(super) number: u32,
-    pub(super) title: &'static str,
-    pub(super) phase: Phase,
-    pub(super) run: for<'s> fn(&'s Session) -> Running<'s>,
-}
-
-/// A test from its number, title, phase and function.
-macro_rules! case {
-    ($number:literal, $title:literal, $phase:ident, $run:path) => {
-        $crate::conformance::cases::Case {
-            number: $number,
-            title: $title,
-            phase: $crate::conformance::cases::Phase::$phase,
-            run: |session| Box::pin($run(session)),
-        }
-    };
-}
-use case;
 
 /// Every test, by number.
 pub(super) fn all() -> Vec<Case> {
@@ -75,6 +37,7 @@ pub(super) fn all() -> Vec<Case> {
 
 #[cfg(test)]
 mod tests {
+    use super::case::Phase;
     use super::*;
 
     #[test]

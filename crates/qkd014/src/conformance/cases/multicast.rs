@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::exchange::Delivered;
 use super::super::outcome::{Ended, Failure, Refusal, Sentence, Stop, skip};
 use super::super::session::Session;
-use super::{Case, case};
+use super::case::{Case, case};
 
 /// Most additional IDs that T27 lists, whatever the limit.
 const LISTED_MAX: u64 = 1000;
@@ -42,7 +42,7 @@ async fn wrong_ones(session: &Session) -> Ended {
     }
     let nobody = format!("nobody-{}", uuid::Uuid::new_v4());
     let unserved = |of| Refusal::of("6.2 R36 A15", of).tolerate(&[401, 404]);
-    // The standard does not speak of these; a key for fewer SAEs than entries harms nobody.
+    // The standard says nothing about these. A key for fewer SAEs than entries does no harm.
     let repeated = |of| Refusal::of("6.2 A15", of).tolerate(&[200]);
     let mut cases: Vec<(Value, Refusal)> = vec![
         (json!([nobody]), unserved("an additional SAE that nobody registered")),

@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::super::outcome::{Ended, skip};
 use super::super::session::Session;
-use super::super::wire::{Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::HttpRequest;
+use crate::wire::path;
 
 const CLAUSE: &str = "4, 5.1 R3 R17";
 
@@ -20,13 +21,13 @@ async fn odd(session: &Session) -> Ended {
     let limits = session.limits()?;
     session.spend(2)?;
     let a = &session.setup.a;
-    let exchange = session.send(a, Call::get(path(id, "status"))).await;
+    let exchange = session.send(a, HttpRequest::get(path(id, "status"))).await;
     let slave =
         exchange.json().and_then(|json| json.get("slave_SAE_ID").and_then(Value::as_str).map(str::to_owned));
     let expected = format!("status 200 with slave_SAE_ID `{id}`, not encoded");
     session.check(exchange.status == 200 && slave.as_ref() == Some(id), &exchange, CLAUSE, &expected);
-    for call in [Call::get(path(id, "enc_keys")), Call::post(path(id, "enc_keys"), "{}")] {
-        let exchange = session.send(a, call).await;
+    for request in [HttpRequest::get(path(id, "enc_keys")), HttpRequest::post(path(id, "enc_keys"), "{}")] {
+        let exchange = session.send(a, request).await;
         if let Err(failure) = session.fresh_of(&exchange, 1, limits.key_size, CLAUSE) {
             session.fail(failure);
         }

@@ -5,8 +5,9 @@ use serde_json::json;
 use super::super::outcome::{Ended, Failure, Refusal, Sentence, Stop};
 use super::super::session::Session;
 use super::super::setup::Sae;
-use super::super::wire::{Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::HttpRequest;
+use crate::wire::path;
 
 pub(super) fn cases() -> [Case; 4] {
     [
@@ -21,17 +22,17 @@ async fn foreign(session: &Session) -> Ended {
     let c = session.c()?;
     let key = session.fresh_one().await?;
     let of = "a key that does not name the caller";
-    // At the KME that holds the key, whoever is served there.
+    // At the KME that holds the key, even if C is served elsewhere.
     let at_b = Sae { url: session.setup.b.url.clone(), ..c.clone() };
-    let call = || {
+    let request = || {
         let body = json!({ "key_IDs": [{ "key_ID": key.id }] });
-        Call::post(path(&session.setup.a.id, "dec_keys"), body.to_string())
+        HttpRequest::post(path(&session.setup.a.id, "dec_keys"), body.to_string())
     };
-    let exchange = session.send_alone(&at_b, call()).await;
+    let exchange = session.send_alone(&at_b, request()).await;
     session.refused(&exchange, &Refusal::of("5.4 R50 A7", of).with(&[401]));
     if !session.c_is_with_b() {
         // C's own KME may not know the key at all.
-        let exchange = session.send_alone(c, call()).await;
+        let exchange = session.send_alone(c, request()).await;
         let refusal = Refusal::of("5.4, 6.4 R50 R51", of).with(&[401, 400]).saying(Sentence::NOT_FOUND);
         session.refused(&exchange, &refusal);
     }
@@ -43,7 +44,7 @@ async fn own_and_foreign(session: &Session) -> Ended {
     let (c, limits) = (session.c()?, session.limits()?);
     let own = session.fresh_one().await?;
     session.spend(1)?;
-    let exchange = session.send(&session.setup.a, Call::post(path(&c.id, "enc_keys"), "{}")).await;
+    let exchange = session.send(&session.setup.a, HttpRequest::post(path(&c.id, "enc_keys"), "{}")).await;
     let keys = session.fresh_of(&exchange, 1, limits.key_size, "6.3 R44-R46")?;
     let missing = || Stop::from(Failure::new(&exchange, "6.3 R44", "one key"));
     let other = keys.first().ok_or_else(missing)?;
@@ -78,15 +79,15 @@ async fn own_path(session: &Session) -> Ended {
     session.spend(2)?;
     let (a, b) = (&session.setup.a, &session.setup.b);
     let own = |of| Refusal::of("5.3, 5.4 R18 A25", of).tolerate(&[200, 401, 404]);
-    let exchange = session.send(a, Call::post(path(&a.id, "enc_keys"), "{}")).await;
+    let exchange = session.send(a, HttpRequest::post(path(&a.id, "enc_keys"), "{}")).await;
     session.refused(&exchange, &own("enc_keys for the caller itself"));
     let body = json!({ "key_IDs": [{ "key_ID": uuid::Uuid::new_v4() }] }).to_string();
-    let exchange = session.send(b, Call::post(path(&b.id, "dec_keys"), body.as_str())).await;
+    let exchange = session.send(b, HttpRequest::post(path(&b.id, "dec_keys"), body.as_str())).await;
     session.refused(&exchange, &own("dec_keys of the caller itself"));
     let blank = |of| Refusal::of("5.1 R17 R18", of).tolerate(&[401, 404]);
-    let exchange = session.send(a, Call::post(path(" ", "enc_keys"), "{}")).await;
+    let exchange = session.send(a, HttpRequest::post(path(" ", "enc_keys"), "{}")).await;
     session.refused(&exchange, &blank("enc_keys for an SAE called `%20`"));
-    let exchange = session.send(b, Call::post(path(" ", "dec_keys"), body)).await;
+    let exchange = session.send(b, HttpRequest::post(path(" ", "dec_keys"), body)).await;
     session.refused(&exchange, &blank("dec_keys of an SAE called `%20`"));
     Ok(())
 }

@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::super::exchange::Exchange;
 use super::super::outcome::{Ended, Failure, Refusal};
 use super::super::session::Session;
-use super::super::wire::{Call, path};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::HttpRequest;
+use crate::wire::path;
 
 const CLAUSE: &str = "6.1 R19-R29";
 const TEXTS: [&str; 4] = ["source_KME_ID", "target_KME_ID", "master_SAE_ID", "slave_SAE_ID"];
@@ -31,8 +32,8 @@ async fn members(session: &Session) -> Ended {
     let (a, b) = (&session.setup.a, &session.setup.b);
     let of_a = session.status().await;
     let from_a = judge(session, &of_a, &a.id, &b.id)?;
-    let of_b = session.send(b, Call::get(path(&a.id, "status"))).await;
-    // Whoever asks is the master, also on the other side (A26).
+    let of_b = session.send(b, HttpRequest::get(path(&a.id, "status"))).await;
+    // The caller is the master, also on the other side (A26).
     let from_b = judge(session, &of_b, &b.id, &a.id)?;
     let text = |status: &Value, name: &str| status.get(name).and_then(Value::as_str).map(str::to_owned);
     let is_mirrored = text(&from_a, "source_KME_ID") == text(&from_b, "target_KME_ID")
@@ -81,7 +82,7 @@ fn judge(session: &Session, exchange: &Exchange, master: &str, slave: &str) -> R
 
 async fn unknown(session: &Session) -> Ended {
     let id = format!("nobody-{}", uuid::Uuid::new_v4());
-    let exchange = session.send(&session.setup.a, Call::get(path(&id, "status"))).await;
+    let exchange = session.send(&session.setup.a, HttpRequest::get(path(&id, "status"))).await;
     let refusal = Refusal::of("5.2 R18 A24", "an SAE that nobody registered");
     session.refused(&exchange, &refusal.tolerate(&[401, 404]));
     Ok(())

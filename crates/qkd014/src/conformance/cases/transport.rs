@@ -1,16 +1,18 @@
 //! T1 to T7 and T53: TLS, certificates, identity, connections.
 
-use http::{Method, Version};
+use http::Version;
 use mtls::{Offer, OfferedTls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::super::exchange::unanswered;
 use super::super::outcome::{Ended, Failure, Refusal, Stop, skip};
 use super::super::session::Session;
 use super::super::setup::Sae;
-use super::super::wire::{Call, Link, host_and_port, path, unanswered};
-use super::{Case, case};
+use super::case::{Case, case};
+use crate::https::{Connection, HTTP_1, HTTP_2, HttpRequest};
+use crate::wire::path;
 
 const CLAUSE: &str = "4, 5.1 R4";
 /// Requests of T53 over one connection.
@@ -39,8 +41,7 @@ fn below(sae: &Sae, expected: &str, sent: &str, received: impl Into<String>) -> 
 
 async fn dial(session: &Session, sae: &Sae) -> Result<TcpStream, Stop> {
     let failed = |why: String| Stop::from(below(sae, "a TCP connection", "SYN", why));
-    let (host, port) = host_and_port(&sae.url).map_err(failed)?;
-    let connected = timeout(session.setup.timeout, TcpStream::connect((host.trim_matches(['[', ']']), port)));
+    let connected = timeout(session.setup.timeout, TcpStream::connect((sae.url.host(), sae.url.port())));
     let connected = connected.await.map_err(|_| failed("no answer in time".to_owned()))?;
     connected.map_err(|error| failed(error.to_string()))
 }
@@ -75,11 +76,9 @@ async fn old_tls(session: &Session) -> Ended {
                 session.fail(below(sae, "a refusal: TLS 1.2 or higher only", &sent, received));
             }
         }
-        let offer = Offer { tls: OfferedTls::Both, alpn: &[b"http/1.1"], certificate: true };
-        if let Err(trouble) = session.link(sae, offer).await {
-            let sent = "a ClientHello that offers TLS 1.2 and 1.3";
-            session.fail(below(sae, "a connection: else the refusals say nothing", sent, trouble));
-        }
+    }
+    for sae in [&session.setup.a, &session.setup.b] {
+        session.still_answers(sae, CLAUSE).await;
     }
     Ok(())
 }
@@ -125,13 +124,12 @@ fn chosen_version(answer: &[u8]) -> Option<[u8; 2]> {
 async fn new_tls(session: &Session) -> Ended {
     for sae in [&session.setup.a, &session.setup.b] {
         let other = if sae.id == session.setup.a.id { &session.setup.b } else { &session.setup.a };
-        let call = Call::get(path(&other.id, "status"));
+        let request = HttpRequest::get(path(&other.id, "status"));
         let (mut served, mut missing) = (0, None);
         for (tls, name) in [(OfferedTls::V1_2, "TLS 1.2"), (OfferedTls::V1_3, "TLS 1.3")] {
-            let offer = Offer { tls, alpn: &[b"http/1.1"], certificate: true };
-            match session.link(sae, offer).await {
-                Ok(mut link) => {
-                    let exchange = session.over(&mut link, sae, &call).await;
+            match session.connect(sae, Offer { tls, ..HTTP_1 }).await {
+                Ok(mut connection) => {
+                    let exchange = session.over(&mut connection, sae, &request).await;
                     session.check(
                         exchange.status == 200,
                         &exchange,
@@ -140,7 +138,7 @@ async fn new_tls(session: &Session) -> Ended {
                     );
                     served += 1;
                 }
-                Err(trouble) => missing = Some((name, unanswered(sae, &call, trouble))),
+                Err(trouble) => missing = Some((name, unanswered(sae, &request, trouble))),
             }
         }
         // "TLS 1.2 or higher": one version is enough for the letter of the standard.
@@ -158,7 +156,7 @@ async fn new_tls(session: &Session) -> Ended {
 
 async fn plain_http(session: &Session) -> Ended {
     for (sae, other) in [(&session.setup.a, &session.setup.b), (&session.setup.b, &session.setup.a)] {
-        let (host, _) = host_and_port(&sae.url).unwrap_or_default();
+        let host = sae.url.authority();
         let path = path(&other.id, "enc_keys");
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let answer = raw(session, sae, request.as_bytes(), usize::MAX).await?;
@@ -176,17 +174,18 @@ async fn plain_http(session: &Session) -> Ended {
 
 /// Demands that `sae`, over a connection of this kind, is refused: at the handshake or with 401.
 async fn is_turned_away(session: &Session, sae: &Sae, certificate: bool, of: &'static str) {
-    let offer = Offer { tls: OfferedTls::Both, alpn: &[b"http/1.1"], certificate };
-    for (method, rest) in [(Method::GET, "status"), (Method::GET, "enc_keys")] {
-        let Ok(mut link) = session.link(sae, offer).await else { continue };
-        let call = Call::bare(method, path(&session.setup.b.id, rest));
-        let exchange = session.over(&mut link, sae, &call).await;
+    let offer = Offer { certificate, ..HTTP_1 };
+    for rest in ["status", "enc_keys"] {
+        let Ok(mut connection) = session.connect(sae, offer).await else { continue };
+        let request = HttpRequest::get(path(&session.setup.b.id, rest));
+        let exchange = session.over(&mut connection, sae, &request).await;
         // In TLS 1.3 a server refuses a certificate after the client thinks the handshake done.
         if exchange.trouble.is_none() {
             session
                 .refused(&exchange, &Refusal::of("4, 5.1 R5 R7", of).with(&[401]).tolerate(&[400, 403, 404]));
         }
     }
+    session.still_answers(&session.setup.a, CLAUSE).await;
 }
 
 async fn no_certificate(session: &Session) -> Ended {
@@ -208,29 +207,31 @@ async fn unregistered(session: &Session) -> Ended {
         return skip("needs an unregistered SAE with a certificate of the trusted CA: --x-cert, --x-key");
     };
     for rest in ["status", "enc_keys"] {
-        let exchange = session.send_alone(x, Call::get(path(&session.setup.b.id, rest))).await;
+        let exchange = session.send_alone(x, HttpRequest::get(path(&session.setup.b.id, rest))).await;
         let refusal = Refusal::of("5.1 R7 R8 A3", "an SAE that is not registered").with(&[401]);
         // Refusing it at the handshake is as good.
         if exchange.trouble.is_none() {
             session.refused(&exchange, &refusal.tolerate(&[400, 403, 404]));
         }
     }
+    session.still_answers(&session.setup.a, CLAUSE).await;
     Ok(())
 }
 
 async fn headers(session: &Session) -> Ended {
     let (a, b) = (&session.setup.a.id, &session.setup.b.id);
-    let mut call = Call::get(path(b, "status"));
+    let mut request = HttpRequest::get(path(b, "status"));
     let common_name = format!("CN={b}");
     for name in ["x-sae-id", "sae-id", "x-forwarded-user", "x-client-cert-cn", "x-ssl-client-cn", "from"] {
-        call = call.with(name, b);
+        request = request.with(name, b);
     }
     for name in ["x-ssl-client-s-dn", "x-ssl-client-dn", "ssl-client-subject-dn"] {
-        call = call.with(name, &common_name);
+        request = request.with(name, &common_name);
     }
     let forwarded = format!("By=spiffe://x/kme;Subject=\"{common_name}\";URI=spiffe://x/sae/{b}");
-    call = call.with("x-forwarded-client-cert", &forwarded).with("authorization", &format!("Bearer {b}"));
-    let exchange = session.send(&session.setup.a, call).await;
+    request =
+        request.with("x-forwarded-client-cert", &forwarded).with("authorization", &format!("Bearer {b}"));
+    let exchange = session.send(&session.setup.a, request).await;
     let master = exchange.json().and_then(|json| json.get("master_SAE_ID")?.as_str().map(str::to_owned));
     let expected = "status 200 with the SAE of the certificate as master_SAE_ID, whatever headers claim";
     session.check(exchange.status == 200 && master.as_ref() == Some(a), &exchange, "5.1 R7 R8", expected);
@@ -239,33 +240,32 @@ async fn headers(session: &Session) -> Ended {
 
 async fn kept_alive(session: &Session) -> Ended {
     let a = &session.setup.a;
-    let call = Call::get(path(&session.setup.b.id, "status"));
-    for alpn in [&[b"http/1.1".as_slice()], &[b"h2".as_slice()]] {
-        let is_2 = alpn.contains(&b"h2".as_slice());
-        let offer = Offer { tls: OfferedTls::Both, alpn, certificate: true };
-        let open = async || match session.link(a, offer).await {
-            Ok(link) => Ok(Some(link)),
+    let request = HttpRequest::get(path(&session.setup.b.id, "status"));
+    for (offer, version) in [(HTTP_1, Version::HTTP_11), (HTTP_2, Version::HTTP_2)] {
+        let is_2 = version == Version::HTTP_2;
+        let open = async || match session.connect(a, offer).await {
+            Ok(connection) => Ok(Some(connection)),
             Err(_) if is_2 => Ok(None),
-            Err(trouble) => Err(Failure::new(&unanswered(a, &call, trouble), CLAUSE, "a connection")),
+            Err(trouble) => Err(Failure::new(&unanswered(a, &request, trouble), CLAUSE, "a connection")),
         };
-        let Some(mut link) = open().await?.filter(|link: &Link| !is_2 || link.is_http_2()) else {
+        let first: Option<Connection> = open().await?;
+        let Some(mut connection) = first.filter(|first| !is_2 || first.is_http_2()) else {
             session.note("HTTP/2 is not offered");
             continue;
         };
         let (mut connections, mut served) = (1, 0);
         while served < MANY && connections <= MANY {
-            let exchange = session.over(&mut link, a, &call).await;
+            let exchange = session.over(&mut connection, a, &request).await;
             if exchange.trouble.is_some() && !is_2 && served > 0 {
                 // A server may close a connection after any answer.
                 let expected = "100 answers over one connection";
                 session.should(connections > 1, &exchange, CLAUSE, expected);
                 connections += 1;
                 let Some(fresh) = open().await? else { break };
-                link = fresh;
+                connection = fresh;
                 continue;
             }
-            let version = if is_2 { Version::HTTP_2 } else { Version::HTTP_11 };
-            if exchange.status != 200 || exchange.version != version {
+            if exchange.status != 200 || exchange.response.version != version {
                 return Err(Failure::new(&exchange, CLAUSE, format!("status 200 over {version:?}")).into());
             }
             served += 1;

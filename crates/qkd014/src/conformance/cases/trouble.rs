@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::exchange::{Delivered, Exchange};
 use super::super::outcome::{Ended, Failure, Refusal, Sentence, skip};
 use super::super::session::{MOMENT, Session};
-use super::{Case, case};
+use super::case::{Case, case};
 
 /// How often service is looked for after a link healed, every [`MOMENT`].
 const RECOVERY_LOOKS: u32 = 150;

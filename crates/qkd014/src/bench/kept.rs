@@ -7,11 +7,11 @@ const PIECE_BYTES: usize = 256 * 1024;
 
 /// What came back for operations: the body of `enc_keys`, the body of `dec_keys`, or both.
 #[derive(Default)]
-pub(super) struct Answers {
+pub(super) struct KeptAnswers {
     pieces: Vec<Zeroizing<Vec<u8>>>,
     places: Vec<Place>,
     max: usize,
-    /// Every so manieth operation is kept.
+    /// Keeps every `stride`-th operation.
     stride: u64,
     seen: u64,
 }
@@ -24,8 +24,8 @@ struct Place {
     dec: usize,
 }
 
-impl Answers {
-    /// Room for the answers of `max` operations. With more, every second is dropped, again and again.
+impl KeptAnswers {
+    /// Room for the answers of `max` operations. When it is full, every second one is dropped.
     pub(super) fn with_room_for(max: usize) -> Self {
         Self { max, stride: 1, ..Self::default() }
     }
@@ -54,7 +54,7 @@ impl Answers {
         self.seen += others.seen;
     }
 
-    /// Bodies of `enc_keys` and `dec_keys`, as far as there are any.
+    /// The bodies of `enc_keys` and `dec_keys`; empty where there was none.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.places.iter().filter_map(|place| {
             let both = self.pieces.get(place.piece)?.get(place.start..place.start + place.enc + place.dec)?;
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn kept(max: usize, operations: u32) -> Vec<u32> {
-        let mut answers = Answers::with_room_for(max);
+        let mut answers = KeptAnswers::with_room_for(max);
         for number in 0..operations {
             answers.keep(number.to_string().as_bytes(), b"dec");
         }
@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn answers_of_several_are_put_together() {
-        let mut all = Answers::default();
+        let mut all = KeptAnswers::default();
         for text in ["one", "two"] {
-            let mut answers = Answers::with_room_for(2);
+            let mut answers = KeptAnswers::with_room_for(2);
             answers.keep(text.as_bytes(), b"");
             answers.keep(b"", &vec![7; 2 * PIECE_BYTES]);
             all.append(answers);

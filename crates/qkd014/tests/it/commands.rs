@@ -20,6 +20,15 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
 }
 
 #[test]
+fn a_url_without_https_comes_with_the_one_that_was_meant() {
+    let files = ["--ca", "x", "--cert", "x", "--key", "x"];
+    let output = run(&[&["status", "--url", "127.0.0.1:8443"][..], &files, &["bob"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("did you mean https://127.0.0.1:8443?"), "{said}");
+}
+
+#[test]
 fn the_client_says_what_the_kme_said() {
     needs!(Curl);
     let network = Network::start(2);

@@ -1,15 +1,16 @@
-//! Signatures of certificates and revocation lists that were found good, remembered.
+//! A cache of verified signatures of certificates and revocation lists.
 //!
-//! Sessions are not resumed, so that every connection is checked against certificates and CRL of the moment. Most
-//! of what that costs is verifying the same signatures again: of a client's certificate, of the CA's list. Whether
-//! a signature is good depends on nothing but key, message and signature, so the answer may be kept; everything
-//! else (times, names, uses, who is revoked, and the handshake's own signature) is looked at every time.
+//! Sessions are not resumed, so that each connection is checked against the certificates and lists in force. Most of
+//! that cost is to verify the same signatures again: of the client's certificate and of the CA's list. Whether a
+//! signature is good depends on key, message and signature alone, so the result can be kept. Everything else (times,
+//! names, uses, revocation, and the signature of the handshake) is checked every time.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use parking_lot::Mutex;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
@@ -20,16 +21,16 @@ use rustls::pki_types::{
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// Signatures of one generation of an algorithm. There are two, so memory has a bound and what is in use stays.
+/// Most signatures of one generation. There are two for each algorithm, so memory is bounded and what is in use stays.
 const GENERATION: usize = 2048;
 
-/// Verifies as `algorithm` does, once for each signature that is good.
-struct Remembering {
+/// Verifies as `algorithm` does, but each good signature only once.
+struct Caching {
     algorithm: &'static dyn SignatureVerificationAlgorithm,
     good: Mutex<Generations>,
 }
 
-/// SHA-256 of key, message and signature.
+/// The good signatures, each as SHA-256 of key, message and signature.
 #[derive(Default)]
 struct Generations {
     young: HashSet<[u8; 32]>,
@@ -51,13 +52,13 @@ impl Generations {
     }
 }
 
-impl fmt::Debug for Remembering {
+impl fmt::Debug for Caching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remembering").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("Caching").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
-impl SignatureVerificationAlgorithm for Remembering {
+impl SignatureVerificationAlgorithm for Caching {
     fn verify_signature(
         &self,
         public_key: &[u8],
@@ -71,11 +72,11 @@ impl SignatureVerificationAlgorithm for Remembering {
         }
         let mut signed = [0; 32];
         signed.copy_from_slice(hash.finish().as_ref());
-        if self.good.lock().unwrap_or_else(PoisonError::into_inner).has(&signed) {
+        if self.good.lock().has(&signed) {
             return Ok(());
         }
         self.algorithm.verify_signature(public_key, message, signature)?;
-        self.good.lock().unwrap_or_else(PoisonError::into_inner).add(signed);
+        self.good.lock().add(signed);
         Ok(())
     }
 
@@ -92,12 +93,12 @@ impl SignatureVerificationAlgorithm for Remembering {
     }
 }
 
-/// `provider` for verifying chains and lists. Its algorithms live as long as the program, with what they remember.
-pub(super) fn remembering(provider: &CryptoProvider) -> Arc<CryptoProvider> {
+/// `provider` with the cache, to verify chains and lists. The cache lives as long as the program.
+pub(super) fn caching(provider: &CryptoProvider) -> Arc<CryptoProvider> {
     static ALGORITHMS: OnceLock<&'static [&'static dyn SignatureVerificationAlgorithm]> = OnceLock::new();
     let all = *ALGORITHMS.get_or_init(|| {
         let wrap = |algorithm: &&'static dyn SignatureVerificationAlgorithm| {
-            let wrapped = Remembering { algorithm: *algorithm, good: Mutex::default() };
+            let wrapped = Caching { algorithm: *algorithm, good: Mutex::default() };
             &*Box::leak(Box::new(wrapped)) as &'static dyn SignatureVerificationAlgorithm
         };
         let all: Vec<_> = provider.signature_verification_algorithms.all.iter().map(wrap).collect();
@@ -108,7 +109,7 @@ pub(super) fn remembering(provider: &CryptoProvider) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { signature_verification_algorithms: algorithms, ..provider.clone() })
 }
 
-/// Checks clients' chains and lists as `chain` does, and handshakes' signatures every time.
+/// Checks the chain of a client as `chain` does, and the signature of its handshake without the cache.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) chain: Arc<dyn ClientCertVerifier>,
@@ -168,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a signature that equals the message; counts.
+    /// Accepts a signature that equals the message, and counts its calls.
     #[derive(Debug, Default)]
     struct Counting(AtomicUsize);
 
@@ -192,46 +193,46 @@ mod tests {
         }
     }
 
-    fn counting() -> (&'static Counting, Remembering) {
+    fn counting() -> (&'static Counting, Caching) {
         let algorithm: &Counting = Box::leak(Box::default());
-        (algorithm, Remembering { algorithm, good: Mutex::default() })
+        (algorithm, Caching { algorithm, good: Mutex::default() })
     }
 
     #[test]
     fn a_good_signature_is_verified_once_and_any_other_part_makes_it_another() {
-        let (counter, remembering) = counting();
+        let (counter, cache) = counting();
         for _ in 0..3 {
-            remembering.verify_signature(b"key", b"message", b"message").unwrap();
+            cache.verify_signature(b"key", b"message", b"message").unwrap();
         }
         assert_eq!(counter.0.load(Ordering::SeqCst), 1);
-        remembering.verify_signature(b"other", b"message", b"message").unwrap();
-        remembering.verify_signature(b"key", b"other", b"other").unwrap();
-        // The same bytes, cut elsewhere.
-        assert!(remembering.verify_signature(b"keym", b"essage", b"message").is_err());
+        cache.verify_signature(b"other", b"message", b"message").unwrap();
+        cache.verify_signature(b"key", b"other", b"other").unwrap();
+        // The same bytes, split elsewhere.
+        assert!(cache.verify_signature(b"keym", b"essage", b"message").is_err());
         assert_eq!(counter.0.load(Ordering::SeqCst), 4);
     }
 
     #[test]
     fn a_bad_signature_stays_bad_beside_the_good_one() {
-        let (counter, remembering) = counting();
-        remembering.verify_signature(b"key", b"message", b"message").unwrap();
+        let (counter, cache) = counting();
+        cache.verify_signature(b"key", b"message", b"message").unwrap();
         for _ in 0..3 {
-            assert!(remembering.verify_signature(b"key", b"message", b"messagf").is_err());
+            assert!(cache.verify_signature(b"key", b"message", b"messagf").is_err());
         }
-        assert_eq!(counter.0.load(Ordering::SeqCst), 4, "bad ones are not remembered");
+        assert_eq!(counter.0.load(Ordering::SeqCst), 4, "bad ones are not kept");
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_what_is_in_use_stays() {
-        let (counter, remembering) = counting();
+    fn the_cache_is_bounded_and_what_is_in_use_stays() {
+        let (counter, cache) = counting();
         let used = b"used".as_slice();
         for number in 0..5 * GENERATION {
             let message = number.to_be_bytes();
-            remembering.verify_signature(b"key", &message, &message).unwrap();
-            remembering.verify_signature(b"key", used, used).unwrap();
+            cache.verify_signature(b"key", &message, &message).unwrap();
+            cache.verify_signature(b"key", used, used).unwrap();
         }
         assert_eq!(counter.0.load(Ordering::SeqCst), 5 * GENERATION + 1);
-        let good = remembering.good.lock().unwrap();
+        let good = cache.good.lock();
         assert!(good.young.len() <= GENERATION && good.old.len() <= GENERATION);
     }
 }

@@ -1,34 +1,15 @@
-//! Sizes: how many words to sample for how much output, the limits of a batch, the budget of a pool set.
+//! How much output a batch has, and how many words it must sample for that.
 //!
-//! Owns every number of the security claim (`docs/blast-engine.md`, section 3); no other file may weaken one.
+//! With `limits` and `budget`, these are the numbers of the security claim (`docs/blast-engine.md`, section 3).
 
-use super::EngineError;
+use super::error::EngineError;
+use super::limits::{CONFIRM_BITS, MAX_KEYS_PER_BATCH, MAX_OUTPUT_BITS, MAX_WORDS_PER_POOL};
 
-/// Fewest pools of a batch.
-pub const MIN_POOLS: usize = 2;
-/// Most pools of a batch.
-pub const MAX_POOLS: usize = 8;
-/// Fewest 64-bit words of a pool.
-pub const MIN_POOL_WORDS: usize = 1 << 14;
-/// Most 64-bit words of a pool.
-pub const MAX_POOL_WORDS: usize = 1 << 27;
-/// Most keys of one batch.
-pub const MAX_KEYS_PER_BATCH: usize = 64;
-/// Most output bits of one batch, the confirmation value included.
-pub const MAX_OUTPUT_BITS: u64 = 1 << 17;
-/// Bits of the confirmation value, the last of every output.
-pub const CONFIRM_BITS: u64 = 128;
-/// Most words sampled from one pool. The largest output needs fewer (5060); the rest is room for a source
-/// that samples generously, while metadata can never make a recipient allocate without bound.
-pub const MAX_WORDS_PER_POOL: u32 = 8192;
-
-/// Each error term of a batch that we generate is at most 2^-132.
+/// A source samples so much that each error term of its batch is at most 2^-132.
 const TARGET_BITS: u32 = 132;
-/// What a recipient demands, one bit less: rounding can never make two honest sites disagree.
+/// A recipient demands one bit less, so that rounding never makes two honest sites disagree.
 const ACCEPTED_BITS: u32 = 131;
 const WORD_BITS: u32 = 64;
-/// At most a quarter of a pool's bits is drawn as output; another quarter is reserved for leakage.
-const BUDGET_BITS_PER_WORD: u64 = 16;
 
 /// Binary relative entropy `D(delta || 1/2)` in bits, for `delta` strictly between 0 and 1.
 fn divergence(delta: f64) -> f64 {
@@ -38,8 +19,8 @@ fn divergence(delta: f64) -> f64 {
 
 /// Whether some delta fulfils both inequalities of the sample size rule.
 ///
-/// The largest delta that the second inequality admits is best for the first, so one evaluation decides.
-/// A test compares this with the reference's double bisection for every possible output length.
+/// The second inequality bounds delta from above, and the first is easiest at that bound: one evaluation decides. A
+/// test compares this with the reference's double bisection for every possible output length.
 fn rule_holds(words: u32, output_bits: u32, target_bits: u32) -> bool {
     let needed = f64::from(output_bits) + f64::from(target_bits);
     let delta = 1.0 - needed / (f64::from(WORD_BITS) * f64::from(words));
@@ -50,12 +31,12 @@ fn narrow_output_bits(output_bits: u64) -> Option<u32> {
     u32::try_from(output_bits).ok().filter(|_| output_bits <= MAX_OUTPUT_BITS)
 }
 
-/// The sample size k in words of each pool for `output_bits` (confirmation value included).
+/// The sample size k: how many words of each pool a batch of `output_bits` samples.
 ///
-/// `None` above [`MAX_OUTPUT_BITS`]. Source: `docs/blast-engine.md`, section 3, "Sample size rule".
+/// `None` above 2^17 bits. Source: `docs/blast-engine.md`, section 3, "Sample size rule".
 pub fn words_per_pool(output_bits: u64) -> Option<u32> {
     let bits = narrow_output_bits(output_bits)?;
-    // The rule is monotone in k; it fails at `below` and holds at `enough`.
+    // The rule is monotone in k: it fails at `below` and holds at `enough`.
     let (mut below, mut enough) = (TARGET_BITS - 1, MAX_WORDS_PER_POOL);
     while enough - below > 1 {
         let middle = below.midpoint(enough);
@@ -68,17 +49,17 @@ pub fn words_per_pool(output_bits: u64) -> Option<u32> {
     Some(enough)
 }
 
-/// Whether a recipient accepts a sample of `words` of each pool for `output_bits`.
+/// Whether a recipient accepts a sample of `words` words of each pool for `output_bits`.
 ///
-/// Source: `docs/blast-engine.md`, section 3: the two inequalities with 131 in place of 132.
-pub fn sample_holds(words: u32, output_bits: u64) -> bool {
+/// Source: `docs/blast-engine.md`, section 3, with 131 in place of 132.
+pub(super) fn sample_holds(words: u32, output_bits: u64) -> bool {
     narrow_output_bits(output_bits).is_some_and(|bits| rule_holds(words, bits, ACCEPTED_BITS))
 }
 
 /// Output bits of a batch: the keys and the confirmation value.
 ///
 /// # Errors
-/// [`EngineError`] for keys of no bytes, no or too many keys, or more than [`MAX_OUTPUT_BITS`].
+/// [`EngineError`] for keys of no bytes, no or too many keys, or more than 2^17 bits in all.
 pub fn output_bits(key_bytes: usize, key_count: usize) -> Result<u64, EngineError> {
     if key_bytes == 0 {
         return Err(EngineError::EmptyKey);
@@ -99,44 +80,11 @@ pub fn max_keys_per_batch(key_bytes: usize) -> usize {
     ROOM_BYTES.checked_div(key_bytes).unwrap_or(0).min(MAX_KEYS_PER_BATCH)
 }
 
-/// Output bits that a pool set can still give: at first a quarter of the bits of its smallest pool.
-///
-/// Source: `docs/blast-engine.md`, section 3, "budget rule".
-#[derive(Debug)]
-pub struct Budget {
-    left_bits: u64,
-}
-
-impl Budget {
-    /// The whole budget of a set whose smallest pool has `smallest_pool_words` words.
-    pub fn for_pool_words(smallest_pool_words: usize) -> Self {
-        let words = u64::try_from(smallest_pool_words).unwrap_or(u64::MAX);
-        Self { left_bits: words.saturating_mul(BUDGET_BITS_PER_WORD) }
-    }
-
-    /// Bits left.
-    pub fn left_bits(&self) -> u64 {
-        self.left_bits
-    }
-
-    /// Takes the [`output_bits`] of one batch, before it is generated.
-    ///
-    /// # Errors
-    /// [`EngineError::BudgetSpent`] when they are not left; nothing is spent then.
-    pub fn spend(&mut self, bits: u64) -> Result<(), EngineError> {
-        self.left_bits = self
-            .left_bits
-            .checked_sub(bits)
-            .ok_or(EngineError::BudgetSpent { asked_bits: bits, left_bits: self.left_bits })?;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Direct port of the reference: most output bits for which its bisection accepts `words`.
+    /// The reference, ported as it stands: most output bits for which its bisection accepts `words`.
     fn reference_capacity_bits(words: u32) -> f64 {
         let (mut low, mut high) = (0.5_f64, 1.0_f64);
         for _ in 0..100 {
@@ -208,17 +156,5 @@ mod tests {
         }
         assert_eq!(max_keys_per_batch(16_369), 0);
         assert_eq!(max_keys_per_batch(0), 0);
-    }
-
-    #[test]
-    fn the_batch_that_would_cross_the_budget_is_refused_and_spends_nothing() {
-        let mut budget = Budget::for_pool_words(MIN_POOL_WORDS);
-        assert_eq!(budget.left_bits(), 64 * 16_384 / 4);
-        budget.spend(262_000).unwrap();
-        let refused = EngineError::BudgetSpent { asked_bits: 145, left_bits: 144 };
-        assert_eq!(budget.spend(145), Err(refused));
-        assert_eq!(budget.left_bits(), 144);
-        budget.spend(144).unwrap();
-        assert!(budget.spend(1).is_err());
     }
 }

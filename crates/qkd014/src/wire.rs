@@ -1,34 +1,53 @@
-//! The JSON of ETSI GS QKD 014, clause 6, as a client sees it. Unknown members are ignored.
+//! ETSI GS QKD 014 on the wire: paths (clause 5) and JSON (clause 6). Unknown members are ignored.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kme::SecretBytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use kme::SecretBytes;
+/// Characters that stand for themselves in a path or query. All others are percent-encoded: IDs are free text.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `/api/v1/keys/{id}/{call}`; `id` is percent-encoded, `call` is not.
+pub(crate) fn path(id: &str, call: &str) -> String {
+    format!("/api/v1/keys/{}/{call}", utf8_percent_encode(id, ENCODED))
+}
+
+/// The query of a GET of `dec_keys`.
+pub(crate) fn key_id_query(id: &str) -> String {
+    format!("?key_ID={}", utf8_percent_encode(id, ENCODED))
+}
+
+/// The body of a POST of `dec_keys` (clause 6.4).
+pub(crate) fn key_ids_body<'a>(ids: impl IntoIterator<Item = &'a str>) -> String {
+    let ids: Vec<_> = ids.into_iter().map(|id| serde_json::json!({ "key_ID": id })).collect();
+    serde_json::json!({ "key_IDs": ids }).to_string()
+}
 
 /// Status (clause 6.1). Sizes are in bits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KmeStatus {
-    /// The KME that answered.
+    /// The caller's KME, which answered.
     #[serde(rename = "source_KME_ID")]
     pub source_kme_id: String,
     /// The KME that serves the slave.
     #[serde(rename = "target_KME_ID")]
     pub target_kme_id: String,
-    /// The caller.
+    /// The calling SAE.
     #[serde(rename = "master_SAE_ID")]
     pub master_sae_id: String,
-    /// Whom the path named.
+    /// The SAE that was asked about.
     #[serde(rename = "slave_SAE_ID")]
     pub slave_sae_id: String,
     /// Default size of a key.
     pub key_size: u32,
-    /// Keys that can be delivered now.
+    /// How many keys the KME can deliver now.
     pub stored_key_count: u64,
-    /// Most keys that may be stored.
+    /// How many keys the KME stores at most.
     pub max_key_count: u64,
     /// Most keys of one request.
     pub max_key_per_request: u64,
@@ -41,13 +60,13 @@ pub struct KmeStatus {
     pub max_sae_id_count: u64,
 }
 
-/// Key request (clause 6.2).
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct EncRequest {
+/// Key request (clause 6.2). What is absent is the KME's choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyRequest {
     /// How many keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<u32>,
-    /// Size of each in bits.
+    /// Size of each key in bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u32>,
     /// Further SAEs that may retrieve them.
@@ -62,7 +81,7 @@ pub struct KeyContainer {
     pub keys: Vec<DeliveredKey>,
 }
 
-/// One key of a container.
+/// One key of a container. Wiped when dropped; `Debug` shows its length only.
 #[derive(Deserialize)]
 pub struct DeliveredKey {
     /// Its ID.
@@ -88,8 +107,8 @@ impl fmt::Debug for DeliveredKey {
 
 /// Error (clause 6.5).
 #[derive(Debug, Deserialize)]
-pub(super) struct Refusal {
-    pub(super) message: String,
+pub(crate) struct ErrorBody {
+    pub(crate) message: String,
 }
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretBytes, D::Error> {
@@ -98,4 +117,21 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretBytes
     let bytes =
         STANDARD.decode(text.as_bytes()).map_err(|_| serde::de::Error::custom("a key is not base64"))?;
     Ok(SecretBytes::take(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_percent_encoded_in_paths_and_queries() {
+        assert_eq!(path("rack 7/50%é", "status"), "/api/v1/keys/rack%207%2F50%25%C3%A9/status");
+        assert_eq!(path("a-b.c_d~e", "enc_keys"), "/api/v1/keys/a-b.c_d~e/enc_keys");
+        assert_eq!(key_id_query("a&b"), "?key_ID=a%26b");
+    }
+
+    #[test]
+    fn a_body_of_dec_keys_has_an_object_for_each_id() {
+        assert_eq!(key_ids_body(["x", "y"]), r#"{"key_IDs":[{"key_ID":"x"},{"key_ID":"y"}]}"#);
+    }
 }

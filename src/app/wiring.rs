@@ -1,4 +1,4 @@
-//! Settings as the rooms take them, from settings as operators write them.
+//! From the configuration to the settings that each room takes.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::store::{KekError, KeyEncryptionKeys};
 use crate::supply::{IntakeRules, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
-/// A handshake that takes longer is given up.
+/// The longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that a KME waits for a pool server to begin its answer; filling the largest pool takes seconds.
+/// The longest that a pool server may take until its answer begins; filling the largest pool takes seconds.
 const POOL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// What an order leaves of the caller's patience, so that it is voided before the caller hears of a timeout.
+/// How much sooner an order ends than the request: it is voided before the caller is told of a timeout.
 const ORDER_MARGIN: Duration = Duration::from_millis(250);
 /// Groups of recipient sites with pool sets of their own.
 const GROUPS_MAX: usize = 64;
@@ -30,7 +30,7 @@ pub(super) fn sae_identity_rules(config: &KmeConfig) -> IdentityRules {
     IdentityRules { trust_domain: config.trust_domain.clone(), sae_sources: config.sae_identity.clone() }
 }
 
-/// Machines and operators are known by their SPIFFE URI alone.
+/// Machines and operators have a SPIFFE URI.
 pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
@@ -67,7 +67,7 @@ pub fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekE
     }
 }
 
-/// The URL of the store with its password, which may stand in a file of its own.
+/// The URL of the store, with its password, which may be in a separate file.
 ///
 /// # Errors
 /// A password file that cannot be read, or is empty.
@@ -88,7 +88,7 @@ pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {
     }
 }
 
-/// Half of the memory for sets that this site makes, half for those that others make.
+/// Half of the memory is for sets that this site makes, half for those of its peers.
 fn set_memory_bytes(config: &KmeConfig) -> u64 {
     config.pools.memory_max_mib.saturating_mul(MIB / 2)
 }
@@ -130,7 +130,7 @@ pub(super) fn supply(config: &KmeConfig) -> SupplySettings {
     }
 }
 
-/// What work may take of the caller's patience.
+/// How long the work of a request may take.
 fn work_timeout(config: &KmeConfig) -> Duration {
     let timeout = config.limits.request_timeout;
     timeout.saturating_sub(ORDER_MARGIN).max(timeout / 2)
@@ -163,7 +163,7 @@ pub(super) fn vault(config: &PoolServerConfig) -> VaultLimits {
         memory_max_bytes: config.memory_max_mib.saturating_mul(MIB),
         owner_memory_max_bytes: config.owner_memory_max_mib.saturating_mul(MIB),
         pools_max: config.pools_max,
-        words_min: crate::pool::POOL_WORDS_MIN,
+        words_min: blast::MIN_POOL_WORDS,
         words_max: words(config.words_max),
         ttl_max: config.ttl_max,
         readers_max: config.readers_max,

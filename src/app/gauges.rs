@@ -1,4 +1,4 @@
-//! What `/metrics` shows of the whole daemon: read from the rooms when somebody looks.
+//! The gauges of `/metrics`: read from the rooms at each request.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) struct KmePools {
     pub(super) of_peers: Arc<RecipientSets>,
 }
 
-/// What every daemon shows. `kind` is `kme` or `pool`.
+/// The gauges of every daemon. `kind` is `kme` or `pool`.
 pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String, common: &Common) {
     let build = Labels::new([("version", env!("CARGO_PKG_VERSION")), ("kind", kind)]).and("id", id);
     gauges(registry, "dqkd_build_info", "1; what runs here", move || vec![(build.clone(), 1)]);
@@ -46,7 +46,7 @@ pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String,
     });
 }
 
-/// Reserves of keys.
+/// The reserves of keys.
 pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
     let read = Arc::clone(supply);
     gauge(registry, "dqkd_reserve_pairs", "Pairs that keys are kept ready for", move || {
@@ -68,7 +68,7 @@ pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
     });
 }
 
-/// Circuit breakers.
+/// The circuit breakers.
 pub(super) fn of_peers(registry: &mut Registry, peers: &Arc<Peers>) {
     let peers = Arc::clone(peers);
     let help = "1 for the state that the circuit breaker of a peer's address is in";
@@ -125,7 +125,7 @@ fn gauges(
     registry.register(name, help.to_owned(), Reading::gauge(read));
 }
 
-/// One series without labels; none when nothing is known.
+/// One series without labels; no series while its value is unknown.
 fn gauge(
     registry: &mut Registry,
     name: &'static str,
@@ -152,6 +152,6 @@ fn resident_bytes() -> Option<u64> {
 }
 
 fn open_files() -> Option<u64> {
-    // Less the one that this look opens.
+    // Without the one that this look opens.
     Some((std::fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }

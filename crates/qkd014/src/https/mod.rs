@@ -1,0 +1,21 @@
+//! HTTP over mutual TLS, for the client, the conformance tests and the load generator alike.
+//!
+//! An [`Endpoint`] is a server and the identity that calls it. A [`Connection`] to it carries one request after the
+//! other over HTTP/1.1 or HTTP/2. [`KeptConnections`] keeps idle ones and repeats what was surely not sent. Bodies are
+//! bounded and lie in wiped memory. Nothing here bounds time: callers do.
+
+mod connection;
+mod endpoint;
+mod http1;
+mod kept;
+mod message;
+mod url;
+
+pub(crate) use connection::Connection;
+pub(crate) use endpoint::{ANY_HTTP, Endpoint, HTTP_1, HTTP_2};
+pub(crate) use kept::KeptConnections;
+pub(crate) use message::{HttpRequest, HttpResponse, Trouble};
+pub use url::{KmeUrl, UrlError};
+
+/// Longest body of an answer that is read: over a thousand keys of the largest size.
+pub(crate) const BODY_MAX_BYTES: usize = 32 * 1024 * 1024;
