@@ -134,9 +134,8 @@ impl Verb for Void {
 impl Verb for VoidUnlessLeased {
     type Output = ReadyVoid;
 
-    /// `docs/metrics.md` documents this name, so it stays.
     fn name(&self) -> &'static str {
-        "withdraw"
+        "void"
     }
 
     fn lock(&self, needs: &mut Needs) {
