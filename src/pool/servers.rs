@@ -225,7 +225,7 @@ impl PoolServers {
                 Some(Ok(Ok(pool))) => made.push(pool),
                 Some(Ok(Err(reason))) => reasons.push(reason),
                 Some(Err(error)) => {
-                    tracing::error!(%error, "a task that asked a pool server ended without a result")
+                    tracing::error!(%error, "a task that asked a pool server ended without a result");
                 }
                 None => match reserve.take() {
                     Some(paused) if made.len() < MIN_POOLS => queue = paused.into_iter(),
