@@ -10,7 +10,7 @@ use crate::metrics::{
 };
 
 /// Names of jobs. A transaction has the name of its jobs, or [`MIXED`].
-const JOBS: [&str; 7] = ["insert", "retrieve", "void", "withdraw", "lease", "return", "sweep"];
+const JOBS: [&str; 6] = ["insert", "retrieve", "void", "lease", "return", "sweep"];
 /// Name of a transaction with several kinds of jobs.
 const MIXED: &str = "mixed";
 const ERRORS: [&str; 11] = [

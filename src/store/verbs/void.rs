@@ -130,8 +130,7 @@ impl Verb for Void {
 
 impl Verb for VoidUnlessLeased {
     type Output = ReadyVoid;
-    /// `docs/metrics.md` documents this name, so it stays.
-    const NAME: &'static str = "withdraw";
+    const NAME: &'static str = "void";
 
     fn lock(&self, needs: &mut Needs) {
         self.0.lock(needs);
