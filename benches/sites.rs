@@ -14,6 +14,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use mtls::{TlsFiles, TlsStore};
 use qkd014::client::{EncRequest, Etsi014Client};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -82,7 +83,7 @@ fn calls(c: &mut Criterion) {
     });
     group.finish();
     if let Some(demo) = LazyLock::get(&DEMO) {
-        let _ = Command::new("kill").arg(demo.child.id().to_string()).status();
+        let _ = kill_process(Pid::from_child(&demo.child), Signal::TERM);
     }
 }
 

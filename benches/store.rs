@@ -1,8 +1,8 @@
-//! Speed of the store's verbs, each with its durable commit: SQLite in a temporary folder (`TMPDIR` chooses the
-//! disk), and Postgres where `DQKD_BENCH_POSTGRES` has the URL of an empty database.
+//! Speed of the store's verbs, each with its durable commit. On SQLite in a temporary folder (`TMPDIR` chooses the disk),
+//! and on Postgres if `DQKD_BENCH_POSTGRES` has the URL of an empty database.
 //!
-//! `retrieve/64 callers` are 64 requests for one key each that wait at once, as `dec_keys` does under load: the
-//! writer puts those that wait into one commit.
+//! `retrieve/64 callers` is 64 concurrent requests for one key each, as `dec_keys` makes under load. The writer puts those
+//! that wait into one commit.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench that cannot be set up must stop")]
 
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ use kme::{
 use tokio::runtime::Runtime;
 
 const LIFE: Duration = Duration::from_hours(24);
-/// Keys of a batch: as many as one of 256-bit keys has.
+/// Keys of a batch: as many as a full batch of 256-bit keys has.
 const BATCH: usize = 64;
 
 /// A site whose SAE bob retrieves, and whose SAE bob is also the master of ready keys.

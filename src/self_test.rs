@@ -1,7 +1,6 @@
-//! Known answers of every primitive that the daemon relies on, and of the engine.
+//! Checks every primitive and the engine against known answers.
 //!
-//! Owns what `dqkd self-test` prints and what start-up demands. It must not touch real pools or keys: every
-//! input here is public.
+//! `dqkd self-test` runs all of it, each start a quick part. Every input is public; no real pool or key is used.
 
 mod primitives;
 mod vectors;
@@ -13,7 +12,7 @@ use vectors::Vector;
 /// The vectors of the independent reference `tests/vectors/blast1.py`.
 const VECTORS: &str = include_str!("../tests/vectors/blast1-vectors.json");
 
-/// One known answer: what was checked, and why it failed, if it did.
+/// One check, and why it failed if it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     name: String,
@@ -25,12 +24,12 @@ impl Check {
         Self { name: name.into(), failure: outcome.err() }
     }
 
-    /// A primitive or a vector with the product it ran on.
+    /// The primitive, or the vector with the product that it ran on.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Why it failed; `None` when it passed.
+    /// Why it failed; `None` if it passed.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
@@ -45,7 +44,7 @@ impl fmt::Display for Check {
     }
 }
 
-/// Every check of a run, in order. Prints one line for each.
+/// Every check of a run, in order. `Display` writes one line for each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     checks: Vec<Check>,
@@ -62,7 +61,7 @@ impl Report {
         &self.checks
     }
 
-    /// The report itself when nothing failed.
+    /// The report itself if nothing failed.
     ///
     /// # Errors
     /// [`SelfTestError::Failed`] with the checks that failed.
@@ -78,16 +77,16 @@ impl fmt::Display for Report {
     }
 }
 
-/// Why a self-test gives no good report.
+/// Why a self-test failed or could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestError {
-    /// At least one known answer did not come out: this binary must not make keys on this machine.
+    /// A check failed: this program must not make keys on this machine.
     #[error("the self-test failed: {}", .0.iter().map(|check| check.name.as_str()).collect::<Vec<_>>().join(", "))]
     Failed(Vec<Check>),
-    /// The vector file is no JSON.
+    /// The vector file is not JSON.
     #[error("the vectors are not valid JSON")]
     Json(#[source] serde_json::Error),
-    /// The vector file holds something else than a list of vectors.
+    /// The vector file is not a list of vectors.
     #[error("the vectors must be a non-empty JSON list of objects")]
     NoVectors,
     /// A field is missing or has a bad value.
@@ -105,7 +104,7 @@ pub enum SelfTestError {
 /// Every primitive and one vector of the engine on each product: a few milliseconds, for start-up.
 ///
 /// # Errors
-/// [`SelfTestError::Failed`] when a known answer does not come out.
+/// [`SelfTestError::Failed`] if a check fails.
 pub fn run_quick() -> Result<Report, SelfTestError> {
     let mut checks = primitives::checks();
     if let Some(vector) = vectors::parse(VECTORS)?.first() {
@@ -117,7 +116,7 @@ pub fn run_quick() -> Result<Report, SelfTestError> {
 /// Every primitive and every embedded vector on each product.
 ///
 /// # Errors
-/// Those of [`run_vectors`]; a mismatch is no error but a failed [`Check`] of the report.
+/// Those of [`run_vectors`]. A mismatch is not an error: the report has a failed [`Check`].
 pub fn run_full() -> Result<Report, SelfTestError> {
     let mut checks = primitives::checks();
     checks.extend(run_vectors(VECTORS)?.checks);
@@ -126,12 +125,12 @@ pub fn run_full() -> Result<Report, SelfTestError> {
 
 /// Every vector of `json` on each product of this processor.
 ///
-/// Shape: a list in the format of `tests/vectors/blast1-vectors.json`, with any names and sizes within the
+/// `json` is a list in the format of `tests/vectors/blast1-vectors.json`, with any names and sizes within the
 /// limits of the engine (`docs/blast-engine.md`, section 6).
 ///
 /// # Errors
-/// [`SelfTestError`] naming the vector and the field when the list is malformed; then nothing ran. A mismatch
-/// is no error but a failed [`Check`] of the report.
+/// [`SelfTestError`] with the vector and the field if the list is malformed; then nothing ran. A mismatch is not an
+/// error: the report has a failed [`Check`].
 pub fn run_vectors(json: &str) -> Result<Report, SelfTestError> {
     let checks = vectors::parse(json)?.iter().flat_map(Vector::checks).collect();
     Ok(Report { checks })

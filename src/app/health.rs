@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::supervise::Restarts;
 use crate::http::admin::{Condition, Health, Part, Readiness};
 use crate::peer::{BreakerState, PeerClient};
-use crate::pool::{PoolServers, PoolVault, SET_POOLS_MIN, lock_report};
+use crate::pool::{PoolServers, PoolVault, lock_report};
 use crate::store::Store;
 use crate::supply::Peers;
 
-/// The longest that the store may take to answer.
+/// The longest wait for the store.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// A certificate that ends sooner is worth a warning.
+/// A certificate with less time left degrades the daemon.
 const CERTIFICATE_WARNING: Duration = Duration::from_hours(24 * 7);
 
 /// What every daemon has.
@@ -70,7 +70,7 @@ fn memory() -> Part {
     }
 }
 
-/// How a KME is doing. Trouble elsewhere degrades it; it still serves what it has.
+/// How a KME is doing. Trouble elsewhere degrades it, since it still serves the keys it has.
 pub(super) struct KmeHealth {
     pub(super) common: Common,
     pub(super) store: Arc<Store>,
@@ -89,17 +89,17 @@ impl Health for KmeHealth {
             });
             parts.extend(self.peers.iter().map(|peer| peer_part(peer)));
             let available = self.pool_servers.available().len();
-            parts.push(if available >= SET_POOLS_MIN {
+            parts.push(if available >= blast::MIN_POOLS {
                 ok("pool servers")
             } else {
-                degraded("pool servers", format!("{available} answer, {SET_POOLS_MIN} are needed"))
+                degraded("pool servers", format!("{available} answer, {} are needed", blast::MIN_POOLS))
             });
             Readiness::of(parts)
         })
     }
 }
 
-/// A peer with a replica that does not answer is served by its others, and worth a look.
+/// A peer is degraded also when only one of its replicas does not answer.
 fn peer_part(peer: &PeerClient) -> Part {
     let name = format!("peer {}", peer.kme());
     let silent: Vec<&str> =

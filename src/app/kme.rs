@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use kme::{Clock, Directory, OsRandom, Random, SystemClock};
+use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
 use mtls::identity::{Identity, IdentityError};
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use tokio::time::{Instant, interval, sleep};
 
-use super::front::SaeFront;
+use super::gauges::{self, KmePools};
 use super::health::{Common, KmeHealth};
-use super::map;
-use super::numbers::{self, KmePools};
 use super::reload::{self, DirectoryReload, Origin, Reload};
 use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::wiring;
 use crate::config::{BaseUrl, KmeConfig};
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
@@ -28,27 +27,29 @@ use crate::self_test;
 use crate::store::{Store, StoreSettings};
 use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyMeter, SupplyParts};
 
-/// Calls to one peer at once.
+/// Most calls to one peer at once.
 const PEER_CALLS_MAX: usize = 64;
-/// How often sets and arrivals are looked through.
+/// How often expired pool sets are dropped.
 const TICK: Duration = Duration::from_secs(1);
-/// How often expired keys are looked for.
+/// How often expired keys are erased.
 const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long is waited after a sweep that failed.
+/// The pause after a sweep that failed.
 const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);
-/// Keys erased by one transaction of the sweeper, for which others wait: this many, and twice as many with each second for
-/// which no end is in sight, up to the most.
+/// Keys erased by one transaction of the sweeper, for which other jobs wait. Doubles with each second of a sweep, up to
+/// [`STORE_SWEEP_ROWS_MAX`].
 const STORE_SWEEP_ROWS: u32 = 256;
 const STORE_SWEEP_ROWS_MAX: u32 = 4096;
-/// How often a peer that is well is looked at.
+/// How often a peer that answers is asked for its state.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
-/// The longest that a stop waits for pool servers to forget this site's pools.
+/// Pauses while a peer answers, but no pool set can be prepared.
+const WATCH_AGAIN: Backoff = Backoff::new(Duration::from_secs(2), WATCH_EVERY);
+/// The longest that a stop waits for pool servers to drop this site's pools.
 const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Starts the KME of `config`. With an `origin`, its SAE directory is reread when the file changes.
+/// Starts the KME of `config`. With an `origin`, its SAE directory is read again when the file changes.
 ///
 /// # Errors
-/// Anything that keeps it from serving, in words for an operator.
+/// What keeps it from serving, for an operator.
 pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let mut supervisor = Supervisor::new(&config.id);
@@ -63,7 +64,7 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
     let grace = config.limits.shutdown_grace;
     Ok(supervisor.run(config.limits.drain_delay, grace, async move {
-        // Pools expire by themselves; their servers get a moment to forget them sooner.
+        // Pools expire anyway; this drops them sooner.
         let _ = tokio::time::timeout(grace.min(RELEASE_WAIT_MAX), sets.close()).await;
         supply.close().await;
         store.close().await;
@@ -92,11 +93,11 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(map::tls_files(&config.tls))?;
-        let rules = map::strict_identity_rules(&config.trust_domain);
+        let tls = TlsStore::open(config.tls.clone())?;
+        let rules = wiring::strict_identity_rules(&config.trust_domain);
         is_own(config, tls.own_identity(&rules))?;
-        let keks = map::key_encryption_keys(&config.store.kek)?;
-        let url = map::store_url(&config.store)?;
+        let keks = wiring::key_encryption_keys(&config.store.kek)?;
+        let url = wiring::store_url(&config.store)?;
         let settings = StoreSettings { url, keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
         let store = Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?);
@@ -106,18 +107,18 @@ impl Rooms {
         let source_sets = SourceSets::new(
             Arc::clone(&pool_servers),
             PeerAnnouncer::new(Arc::clone(&peers)),
-            map::source_sets(config),
+            wiring::source_sets(config),
             Arc::clone(&clock),
         );
         let recipient_sets =
-            RecipientSets::new(Arc::clone(&pool_servers), map::recipient_sets(config), Arc::clone(&clock));
+            RecipientSets::new(Arc::clone(&pool_servers), wiring::recipient_sets(config), Arc::clone(&clock));
         store.register_metrics(registry);
         let pools = KmePools {
             servers: Arc::clone(&pool_servers),
             own: Arc::clone(&source_sets),
             of_peers: Arc::clone(&recipient_sets),
         };
-        numbers::of_pools(registry, pools);
+        gauges::of_pools(registry, pools);
         let meter = Arc::new(SupplyMeter::register(registry, peers.iter().map(|peer| peer.kme())));
         let parts = SupplyParts {
             local: config.id.clone(),
@@ -130,10 +131,10 @@ impl Rooms {
             tasks: supervisor.work.clone(),
             stopping: supervisor.shutdown.clone(),
         };
-        let supply = Supply::new(parts, map::supply(config));
+        let supply = Supply::new(parts, wiring::supply(config));
         let intake = Intake::new(
             Arc::clone(&directory),
-            map::intake(config),
+            wiring::intake(config),
             recipient_sets,
             Arc::clone(&store),
             Arc::clone(&clock),
@@ -141,12 +142,12 @@ impl Rooms {
         );
         let source: Arc<dyn KeySource> = Arc::clone(&supply) as _;
         let delivery =
-            Delivery::new(Arc::clone(&directory), map::delivery(config), Arc::clone(&store), source);
+            Delivery::new(Arc::clone(&directory), wiring::delivery(config), Arc::clone(&store), source);
         let delivery = Arc::new(delivery);
         Ok(Self { clock, tls, store, directory, peers, pool_servers, source_sets, intake, supply, delivery })
     }
 
-    /// Binds all listeners, then serves on all of them.
+    /// Binds all listeners, then serves them.
     async fn listen(
         &self,
         config: &KmeConfig,
@@ -160,14 +161,14 @@ impl Rooms {
             bind("admin", config.listen.admin).await?,
         );
         let requests = RequestMeters::register(&mut registry);
-        let edge = map::edge_limits(config);
-        let limits = map::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
+        let edge = wiring::edge_limits(config);
+        let limits = wiring::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
         let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
-        let strict = || map::strict_identity_rules(&config.trust_domain);
+        let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
         let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
-        let tls = mutual(map::sae_identity_rules(config), Versions::Compatible);
-        supervisor.listener("sae", sae, tls, SaeFront(api), limits);
+        let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
+        supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
@@ -176,9 +177,9 @@ impl Rooms {
 
         let is_plain = config.listen.admin_is_loopback();
         let common = self.common(supervisor);
-        numbers::of_daemon(&mut registry, "kme", config.id.to_string(), &common);
-        numbers::of_peers(&mut registry, &self.peers);
-        numbers::of_reserve(&mut registry, &self.supply);
+        gauges::of_daemon(&mut registry, "kme", config.id.to_string(), &common);
+        gauges::of_peers(&mut registry, &self.peers);
+        gauges::of_reserve(&mut registry, &self.supply);
         let health = KmeHealth {
             common,
             store: Arc::clone(&self.store),
@@ -236,12 +237,12 @@ impl Rooms {
     }
 }
 
-/// Refuses a certificate that names anybody but the KME of `config`.
+/// Refuses a certificate that does not name the KME of `config`.
 fn is_own(config: &KmeConfig, named: Result<Identity, IdentityError>) -> anyhow::Result<()> {
     match named {
         Ok(Identity::Kme(own)) if *own.id() == config.id => Ok(()),
         other => bail!(
-            "{} is no certificate of KME {} in trust domain {}: it names {}",
+            "{} is not a certificate of KME {} in trust domain {}: it names {}",
             config.tls.cert.display(),
             config.id,
             config.trust_domain,
@@ -281,7 +282,7 @@ fn pool_servers(
         let url: ::http::Uri = server.url.as_str().parse()?;
         clients.push(PoolClient::new(server.id.clone(), &url, https, config.limits.peer_timeout));
     }
-    let settings = map::pool_servers(config);
+    let settings = wiring::pool_servers(config);
     Ok(PoolServers::new(config.id.clone(), clients, settings, Arc::clone(clock), Arc::clone(random)))
 }
 
@@ -311,20 +312,20 @@ async fn sweep_store(store: Arc<Store>) {
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "expired keys could not be erased; they are not returned anyway"
+                        "expired keys could not be erased; they are not returned all the same"
                     );
                     sleep(STORE_SWEEP_AGAIN).await;
                     break;
                 }
             }
-            // Half of the writer's time is for others.
+            // Half of the writer's time is for other jobs.
             sleep(started.elapsed()).await;
         }
     }
 }
 
-/// Keeps a pool set ready for `peer`, so that the first request need not wait for one, and notices when the
-/// replica at its address in `place` is back or has a clock that is off.
+/// Keeps a pool set ready for `peer`, so that the first request does not wait for one. Notices when the replica at
+/// address `place` is back, and when its clock is off.
 async fn watch_peer(
     peer: Arc<PeerClient>,
     place: usize,
@@ -333,11 +334,11 @@ async fn watch_peer(
     skew_max: Duration,
 ) {
     let url = peer.addresses().nth(place).map(|(url, _)| url.to_owned()).unwrap_or_default();
-    let mut pause = TICK;
+    let mut failures = 0_u32;
     let mut was_skewed = false;
     loop {
         let asked_at = clock.now();
-        match peer.info_at(place).await {
+        let pause = match peer.info_at(place).await {
             Ok(info) => {
                 let answered_at = clock.now();
                 let skew = info.clock.since(answered_at).max(asked_at.since(info.clock));
@@ -347,16 +348,16 @@ async fn watch_peer(
                     tracing::error!(peer = %peer.kme(), url, skew_ms, "the clocks differ too much; keys are refused");
                 }
                 was_skewed = is_skewed;
-                pause = match supply.prepare(peer.kme()).await {
-                    Ok(()) => WATCH_EVERY,
-                    Err(_) => (2 * pause).min(WATCH_EVERY),
-                };
+                let is_prepared = supply.prepare(peer.kme()).await.is_ok();
+                failures = if is_prepared { 0 } else { failures.saturating_add(1) };
+                if is_prepared { WATCH_EVERY } else { WATCH_AGAIN.after(failures) }
             }
             Err(error) => {
                 tracing::debug!(peer = %peer.kme(), url, error = &error as &dyn std::error::Error, "no answer");
-                pause = TICK;
+                failures = 0;
+                TICK
             }
-        }
+        };
         sleep(pause).await;
     }
 }

@@ -1,21 +1,17 @@
-//! Puts the rooms together: a running KME, a running pool server, from their settings.
+//! Makes a running KME or pool server from its settings.
 //!
-//! The only room that knows all others. Owns start order, background tasks, readiness, reload and the
-//! graceful stop; decides nothing about keys.
+//! Owns the order of the start, background tasks, readiness, reload and the graceful stop. Decides nothing about keys.
 
-mod front;
+mod gauges;
 mod health;
 mod kme;
-mod map;
-mod numbers;
 mod pool_server;
 mod reload;
 mod supervise;
+mod wiring;
 
-#[cfg(test)]
-pub(crate) use front::SaeFront;
 pub use kme::start_kme;
-pub use map::{key_encryption_keys, store_url};
 pub use pool_server::start_pool_server;
 pub use reload::Origin;
 pub use supervise::{Daemon, Stopped};
+pub use wiring::{key_encryption_keys, store_url};

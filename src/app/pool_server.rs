@@ -9,11 +9,11 @@ use mtls::identity::Identity;
 use mtls::{ListenerTls, TlsStore, Versions};
 use tokio::time::interval;
 
+use super::gauges;
 use super::health::{Common, PoolHealth};
-use super::map;
-use super::numbers;
 use super::reload::{self, Reload};
 use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::wiring;
 use crate::config::PoolServerConfig;
 use crate::http;
 use crate::http::RequestMeters;
@@ -22,41 +22,41 @@ use crate::metrics;
 use crate::pool::PoolVault;
 use crate::self_test;
 
-/// How often expired pools are looked for.
+/// How often expired pools are dropped.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Starts the pool server of `config`.
 ///
 /// # Errors
-/// Anything that keeps it from serving, in words for an operator.
+/// What keeps it from serving, for an operator.
 pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let tls = TlsStore::open(map::tls_files(&config.tls))?;
-    match tls.own_identity(&map::strict_identity_rules(&config.trust_domain)) {
+    let tls = TlsStore::open(config.tls.clone())?;
+    match tls.own_identity(&wiring::strict_identity_rules(&config.trust_domain)) {
         Ok(Identity::Pool(own)) if own == config.id => {}
         other => bail!(
-            "{} is no certificate of pool server {} in trust domain {}: it names {}",
+            "{} is not a certificate of pool server {} in trust domain {}: it names {}",
             config.tls.cert.display(),
             config.id,
             config.trust_domain,
             name_of(other)
         ),
     }
-    let vault = Arc::new(PoolVault::new(map::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));
+    let vault = Arc::new(PoolVault::new(wiring::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));
     let mut supervisor = Supervisor::new(&config.id);
     let pool = bind(&config.id, "pool", config.listen.pool).await?;
     let admin = bind(&config.id, "admin", config.listen.admin).await?;
     let grace = config.limits.shutdown_grace;
-    let limits = map::listener_limits(config.limits.max_connections, grace);
+    let limits = wiring::listener_limits(config.limits.max_connections, grace);
     let mutual = |versions| ListenerTls::Mutual {
         store: Arc::clone(&tls),
-        rules: map::strict_identity_rules(&config.trust_domain),
+        rules: wiring::strict_identity_rules(&config.trust_domain),
         versions,
     };
     let mut registry = metrics::registry();
     let requests = RequestMeters::register(&mut registry);
-    let edge = map::pool_edge_limits(config);
+    let edge = wiring::pool_edge_limits(config);
     let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone(), &requests);
     supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
 
@@ -67,8 +67,8 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         stopping: supervisor.stopping.clone(),
         restarts: supervisor.restarts.clone(),
     };
-    numbers::of_daemon(&mut registry, "pool", config.id.to_string(), &common);
-    numbers::of_vault(&mut registry, &vault);
+    gauges::of_daemon(&mut registry, "pool", config.id.to_string(), &common);
+    gauges::of_vault(&mut registry, &vault);
     let parts = AdminParts {
         health: Arc::new(PoolHealth { common, vault: Arc::clone(&vault) }),
         readiness: ReadinessMeter::register(&mut registry),

@@ -1,6 +1,6 @@
-//! Certificates, CRL and SAE directory, reread when they change and on SIGHUP.
+//! Reads certificates, CRL and SAE directory again when they change and on SIGHUP.
 //!
-//! What cannot be read or does not stand is complained about and the old stays in force.
+//! If they cannot be read or are not valid, the problem is logged and the old ones stay in force.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::time::interval;
 
 use crate::config::{self, ConfigFile, KmeConfig};
 
-/// How often files are looked at.
+/// How often files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Where a daemon's settings came from, so that they can be read again.
+/// Where a daemon's settings came from, to read them again.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The configuration file.
@@ -26,7 +26,7 @@ pub struct Origin {
     pub env: Vec<(String, String)>,
 }
 
-/// What is reread for one KME.
+/// What one daemon reads again.
 pub(super) struct Reload {
     pub(super) tls: Arc<TlsStore>,
     pub(super) directory: Option<DirectoryReload>,
@@ -38,7 +38,7 @@ pub(super) struct DirectoryReload {
     pub(super) directory: Arc<ArcSwap<Directory>>,
 }
 
-/// Looks at the files until it is dropped.
+/// Checks the files until it is dropped.
 pub(super) async fn watch(reload: Arc<Reload>) {
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut ticks = interval(LOOK_EVERY);
@@ -53,9 +53,9 @@ pub(super) async fn watch(reload: Arc<Reload>) {
         let again = Arc::clone(&reload);
         // Files may be on a slow disk.
         let result = tokio::task::spawn_blocking(move || again.once()).await;
-        let text = result.map_or_else(|_| "reading was cut short".to_owned(), |problems| problems.join("; "));
+        let text = result.map_or_else(|_| "the read was aborted".to_owned(), |problems| problems.join("; "));
         if !text.is_empty() && (asked || text != complaint) {
-            tracing::error!(problem = text, "changed files were not taken up; the old ones stay in force");
+            tracing::error!(problem = text, "changed files are not used; the old ones stay in force");
         } else if asked {
             tracing::info!("certificates, CRL and SAE directory were read again");
         }
@@ -71,7 +71,7 @@ async fn heard(signal: &mut Option<Signal>) -> Option<()> {
 }
 
 impl Reload {
-    /// One look at everything; the problems, if any.
+    /// Checks everything once; returns the problems.
     fn once(&self) -> Vec<String> {
         let mut problems = Vec::new();
         match self.tls.reload() {
@@ -92,7 +92,9 @@ impl DirectoryReload {
     fn once(&self) -> Result<(), String> {
         let new = match config::load(&self.origin.file, self.origin.env.clone()) {
             Ok(ConfigFile::Kme(new)) => new,
-            Ok(ConfigFile::Pool(_)) => return Err(format!("{} is no KME's", self.file().display())),
+            Ok(ConfigFile::Pool(_)) => {
+                return Err(format!("{} does not configure a KME", self.file().display()));
+            }
             Err(error) => return Err(error.to_string()),
         };
         let old = self.directory.load();

@@ -1,6 +1,6 @@
-//! A daemon's tasks: vital ones, whose end stops it with a reason, and others, which are restarted.
+//! A daemon's tasks. If a listener ends, the daemon stops and says why; a background task is started again.
 //!
-//! A panic in any of them is an ended task, never a dead process or a part that silently stands still.
+//! A panic only ends its task. It never kills the process, and no task stays dead unnoticed.
 
 use std::fmt;
 use std::future::Future;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use axum::Router;
+use kme::Backoff;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
@@ -18,29 +19,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use mtls::identity::{Identity, IdentityError};
-use mtls::{Front, ListenerLimits, ListenerTls, listener};
+use mtls::{ListenerLimits, ListenerService, ListenerTls, listener};
 
-/// First pause before an ended task is started again; doubles each time.
-const RESTART_PAUSE: Duration = Duration::from_millis(100);
-/// Longest such pause.
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Pauses before an ended task is started again.
+const RESTART_PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// Why a daemon stopped on its own.
 pub type Stopped = anyhow::Result<()>;
 
-/// A running KME or pool server. Dropped, it goes on; stop it with [`Daemon::stop`].
+/// A running KME or pool server. It runs on when this is dropped; [`Daemon::stop`] stops it.
 #[derive(Debug)]
 pub struct Daemon {
     /// What to call it in messages.
     pub name: String,
-    /// Where its listeners are, by their names in the configuration.
+    /// Addresses of its listeners, with their names in the configuration.
     pub addresses: Vec<(&'static str, SocketAddr)>,
     stopping: CancellationToken,
     ended: JoinHandle<Stopped>,
 }
 
 impl Daemon {
-    /// Asks it to stop: no new connections, work under way is finished, stores are closed.
+    /// Asks it to stop: it takes no new connections, finishes its work and closes the store.
     pub fn stop(&self) {
         self.stopping.cancel();
     }
@@ -53,13 +52,13 @@ impl Daemon {
     /// Waits until it has stopped.
     ///
     /// # Errors
-    /// The reason, when it stopped for another one than being asked to.
+    /// Why it stopped, unless it was asked to.
     pub async fn ended(self) -> Stopped {
-        self.ended.await.unwrap_or_else(|_| Err(anyhow!("{} was cut short", self.name)))
+        self.ended.await.unwrap_or_else(|_| Err(anyhow!("{} was aborted", self.name)))
     }
 }
 
-/// How often background tasks had to be started again.
+/// Counts restarts of background tasks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Restarts(Arc<AtomicU64>);
 
@@ -69,7 +68,7 @@ impl Restarts {
     }
 }
 
-/// A listener's socket before it is served on.
+/// A bound socket that is not served yet.
 pub(super) struct Bound {
     tcp: TcpListener,
     address: SocketAddr,
@@ -87,7 +86,7 @@ pub(super) async fn bind(
     Ok(Bound { tcp, address })
 }
 
-/// Whom a certificate names, in words.
+/// Whom a certificate names, for messages.
 pub(super) fn name_of(identity: Result<Identity, IdentityError>) -> String {
     match identity {
         Ok(Identity::Sae(sae)) => format!("SAE {}", sae.id()),
@@ -98,20 +97,20 @@ pub(super) fn name_of(identity: Result<Identity, IdentityError>) -> String {
     }
 }
 
-/// Starts a daemon's tasks and, in the end, stops them.
+/// Starts a daemon's tasks and stops them in the end.
 pub(super) struct Supervisor {
     name: String,
-    /// A stop was asked for: readiness says so from here on.
+    /// A stop was asked for; `/readyz` says so.
     pub(super) stopping: CancellationToken,
-    /// Listeners take no new connections and finish what they have.
+    /// Listeners take no new connections and finish those they have.
     pub(super) shutdown: CancellationToken,
-    /// Nothing is served any more; the admin listener may end.
+    /// Nothing else is served any more; the admin listener ends.
     served: CancellationToken,
     pub(super) restarts: Restarts,
     /// Work that a graceful stop waits for.
     pub(super) work: TaskTracker,
     vital: JoinSet<(&'static str, Stopped)>,
-    /// Vital, and ends after the others: who asks while they drain is told that the daemon stops.
+    /// The admin listener, which ends after the others: it tells that the daemon is stopping.
     last: JoinSet<(&'static str, Stopped)>,
     background: TaskTracker,
     addresses: Vec<(&'static str, SocketAddr)>,
@@ -133,17 +132,17 @@ impl Supervisor {
         }
     }
 
-    /// Serves `front` on a bound listener.
+    /// Serves `service` on a bound listener.
     pub(super) fn listener(
         &mut self,
         name: &'static str,
         bound: Bound,
         tls: ListenerTls,
-        front: impl Front,
+        service: impl ListenerService,
         limits: ListenerLimits,
     ) {
         let shutdown = self.shutdown.clone();
-        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, front, limits, shutdown));
+        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, service, limits, shutdown));
     }
 
     /// Serves the admin `router` on a bound listener, until the others have ended.
@@ -156,7 +155,7 @@ impl Supervisor {
         });
     }
 
-    /// Starts a task at `address`: when it ends unasked, the daemon stops.
+    /// Starts the task of a listener. If it ends by itself, the daemon stops.
     fn vital(
         &mut self,
         name: &'static str,
@@ -170,15 +169,14 @@ impl Supervisor {
         });
     }
 
-    /// Starts a background task, again and again until the stop.
+    /// Runs a background task until the stop; whenever it ends, it is started again.
     pub(super) fn background<F>(&self, name: &'static str, task: impl Fn() -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let (shutdown, restarts) = (self.shutdown.clone(), self.restarts.clone());
         self.background.spawn(async move {
-            let mut pause = RESTART_PAUSE;
-            loop {
+            for ends in 1.. {
                 let mut running = tokio::spawn(task());
                 tokio::select! {
                     () = shutdown.cancelled() => return running.abort(),
@@ -190,14 +188,14 @@ impl Supervisor {
                 restarts.0.fetch_add(1, Ordering::Relaxed);
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    () = sleep(pause) => pause = (2 * pause).min(RESTART_PAUSE_MAX),
+                    () = sleep(RESTART_PAUSE.after(ends)) => {}
                 }
             }
         });
     }
 
-    /// Hands the tasks over to a daemon. On the stop it is unready at once; after `drain_delay` listeners drain
-    /// for as long as they allow themselves, then work under way gets `grace`, then `finish` runs.
+    /// Turns the tasks into a daemon. When asked to stop, it is unready immediately. After `drain_delay` the listeners
+    /// drain, within limits of their own; then remaining work gets `grace`; then `finish` runs.
     pub(super) fn run(
         mut self,
         drain_delay: Duration,
@@ -220,7 +218,7 @@ impl Supervisor {
             self.background.wait().await;
             self.work.close();
             if tokio::time::timeout(grace, self.work.wait()).await.is_err() {
-                tracing::warn!(daemon = self.name, left = self.work.len(), "stopping with work under way");
+                tracing::warn!(daemon = self.name, left = self.work.len(), "stopping with unfinished work");
             }
             finish.await;
             tracing::info!(daemon = self.name, "stopped");
@@ -319,19 +317,19 @@ mod tests {
         let mut supervisor = Supervisor::new("site-x");
         let shutdown = supervisor.shutdown.clone();
         supervisor.vital("sae", address(), async move { shutdown.cancelled().await });
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let (release, released) = tokio::sync::oneshot::channel::<()>();
         let noted = Arc::clone(&order);
         supervisor.work.spawn(async move {
             released.await.unwrap();
-            noted.lock().unwrap().push("work");
+            noted.lock().push("work");
         });
         let noted = Arc::clone(&order);
-        let finish = async move { noted.lock().unwrap().push("finish") };
+        let finish = async move { noted.lock().push("finish") };
         let daemon = supervisor.run(Duration::ZERO, Duration::from_mins(1), finish);
         daemon.stop();
         release.send(()).unwrap();
         daemon.ended().await.unwrap();
-        assert_eq!(*order.lock().unwrap(), ["work", "finish"]);
+        assert_eq!(*order.lock(), ["work", "finish"]);
     }
 }

@@ -6,7 +6,7 @@ use super::{Failure, Outcome};
 use crate::config::{self, ConfigFile};
 use crate::store::Store;
 
-/// Prints a line for each good file and every complaint about the others.
+/// Prints one line for each valid file and every mistake in the others.
 pub(super) fn run(files: &[PathBuf]) -> Outcome {
     let mut complaints = Vec::new();
     for result in config::check(files) {
@@ -21,7 +21,7 @@ pub(super) fn run(files: &[PathBuf]) -> Outcome {
     if complaints.is_empty() { Ok(()) } else { Err(Failure::Usage(complaints.join("\n"))) }
 }
 
-/// What only the store knows of its URL. Connects to nothing.
+/// Checks the URL of the store, which only the store understands. Connects to nothing.
 fn check_store(file: &Path) -> Result<(), String> {
     match config::load(file, config::process_environment()) {
         Ok(ConfigFile::Kme(kme)) => {

@@ -14,14 +14,14 @@ use crate::telemetry;
 pub(super) fn serve(file: &Path) -> Outcome {
     let (config, origin) = kme_config(file)?;
     telemetry::init(&config.log);
-    block_on(async { until_told(app::start_kme(&config, Some(origin)).await?).await })??;
+    block_on(async { until_stopped(app::start_kme(&config, Some(origin)).await?).await })??;
     Ok(())
 }
 
 pub(super) fn pool(file: &Path) -> Outcome {
     let config = pool_config(file)?;
     telemetry::init(&config.log);
-    block_on(async { until_told(app::start_pool_server(&config).await?).await })??;
+    block_on(async { until_stopped(app::start_pool_server(&config).await?).await })??;
     Ok(())
 }
 
@@ -60,15 +60,15 @@ fn pool_config(file: &Path) -> Result<Box<PoolServerConfig>, Failure> {
     }
 }
 
-/// Prints where the daemon listens and waits for a signal, or for its own end.
-async fn until_told(daemon: Daemon) -> anyhow::Result<()> {
+/// Prints where the daemon listens, then waits until it ends or a signal comes.
+async fn until_stopped(daemon: Daemon) -> anyhow::Result<()> {
     for (listener, address) in &daemon.addresses {
         println!("{} {listener} {address}", daemon.name);
     }
     let stopper = daemon.stopper();
     tokio::spawn(async move {
         if told_to_stop().await.is_ok() {
-            tracing::info!("stopping; once more stops at once");
+            tracing::info!("stopping; signal again to exit immediately");
             stopper.cancel();
             if told_to_stop().await.is_ok() {
                 std::process::exit(1);

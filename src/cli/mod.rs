@@ -1,4 +1,4 @@
-//! The command line: what each command reads, prints and ends with.
+//! The commands of `dqkd`: what each reads, what it prints, how it ends.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error and say what to
 //! do next. Starts daemons through [`crate::app`]; decides nothing itself.
@@ -35,23 +35,23 @@ enum Command {
     Serve(ConfigArg),
     /// Run one random pool server until SIGTERM or Ctrl-C
     Pool(ConfigArg),
-    /// Two sites and three pool servers on this machine: alice fetches a key at site-a, bob the same at site-b
+    /// Run two sites and three pool servers on this machine, and fetch one key at both sites
     Demo(demo::DemoArgs),
-    /// A small certificate authority for KMEs, SAEs, pool servers and operators
+    /// Make and revoke certificates for KMEs, SAEs, pool servers and operators
     Pki(pki::PkiArgs),
-    /// Judge configuration files without starting anything
+    /// Check configuration files without starting anything
     CheckConfig {
         /// The files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Bring the store of a KME to this program's schema
+    /// Bring the schema of a KME's store up to date
     Migrate(ConfigArg),
-    /// Move a store between databases
+    /// Copy a store to another database
     Store(store::StoreArgs),
-    /// Ask a daemon's admin listener whether it is ready to serve
+    /// Ask a daemon whether it is ready to serve
     Ready(ready::ReadyArgs),
-    /// Known answers of every primitive and of the engine
+    /// Check every primitive and the engine against known answers
     SelfTest {
         /// Check these vectors instead of the built-in ones
         #[arg(long, value_name = "FILE")]
@@ -71,12 +71,12 @@ struct ConfigArg {
     config: PathBuf,
 }
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
     /// The command line or the configuration is wrong: exit code 2.
     Usage(String),
-    /// It failed: exit code 1.
+    /// Anything else: exit code 1.
     Failed(anyhow::Error),
 }
 
@@ -143,5 +143,24 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// The help of `command` and of all its commands.
+    fn help_of(command: &mut clap::Command, line: &str, text: &mut String) {
+        let is_long = command.get_long_about().is_some();
+        let own = if is_long { command.render_long_help() } else { command.render_help() };
+        *text += &format!("$ {line} --help\n{own}\n");
+        for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+            help_of(inner, &format!("{line} {}", inner.get_name()), text);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut text = String::new();
+        help_of(&mut command, "dqkd", &mut text);
+        insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!("help", text) });
     }
 }

@@ -1,4 +1,4 @@
-//! `dqkd pki`: the small certificate authority on the command line.
+//! `dqkd pki`: a small certificate authority.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub(super) struct PkiArgs {
 enum PkiCommand {
     /// Make an authority: root, issuing CA, first revocation lists
     Init(InitArgs),
-    /// Issue a certificate, and with a password a .p12 bundle that curl reads
+    /// Issue a certificate; with a password also a .p12 bundle for curl and others
     Issue(IssueArgs),
     /// Revoke certificates and write new revocation lists
     Revoke(RevokeArgs),
@@ -57,7 +57,7 @@ struct CrlLife {
 struct InitArgs {
     #[command(flatten)]
     dir: DirArg,
-    /// SPIFFE trust domain of everything that it will issue
+    /// SPIFFE trust domain of all certificates
     #[arg(long, value_name = "NAME")]
     trust_domain: String,
     /// Life of root and issuing CA in days
@@ -71,29 +71,29 @@ struct InitArgs {
 struct IssueArgs {
     /// What the holder is: kme, sae, pool or operator
     role: Role,
-    /// Its ID
+    /// ID of the holder
     id: String,
     #[command(flatten)]
     dir: DirArg,
-    /// Where the files go; the authority's folder unless given
+    /// Folder for the files; the authority's if not given
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Names of the files without their endings; the ID unless given
+    /// Name of the files without extension; the ID if not given
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// DNS name of its server (may be repeated)
+    /// DNS name of the holder's server (may be repeated)
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// Address of its server (may be repeated)
+    /// IP address of the holder's server (may be repeated)
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<IpAddr>,
     /// Life in days
     #[arg(long, value_name = "N", default_value_t = 397)]
     days: u32,
-    /// Make a .p12 bundle under the password in this file (its first line)
+    /// Make a .p12 bundle; its password is the first line of this file
     #[arg(long, value_name = "FILE")]
     p12_password_file: Option<PathBuf>,
-    /// Make a .p12 bundle under this password; other users of the machine can see it in the list of processes
+    /// Make a .p12 bundle with this password. Other users of the machine can see it in the list of processes
     #[arg(
         long,
         value_name = "PASSWORD",
@@ -112,7 +112,7 @@ struct RevokeArgs {
     /// What the holder is
     #[arg(required_unless_present = "serial", requires = "id")]
     role: Option<Role>,
-    /// Its ID; all of its certificates are revoked
+    /// ID of the holder; all its certificates are revoked
     #[arg(conflicts_with = "serial")]
     id: Option<String>,
     /// Revoke one certificate by its serial number in hexadecimal
@@ -136,7 +136,7 @@ pub(super) fn run(args: PkiArgs) -> anyhow::Result<()> {
         PkiCommand::Show { file } => {
             let pem = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let Some(text) = describe(&pem) else {
-                bail!("{} has no certificate in PEM form", file.display());
+                bail!("{} has no PEM certificate", file.display());
             };
             print!("{text}");
             Ok(())
@@ -158,7 +158,7 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
     Authority::init(dir, &new, Arc::new(SystemClock), Arc::new(OsRandom))?;
     println!("{}", dir.join("ca.pem").display());
     println!("{}", dir.join("crl.pem").display());
-    eprintln!("The CAs' private keys are in {}: guard them.", dir.join("authority").display());
+    eprintln!("The private keys of the CAs are in {}: keep them secret.", dir.join("authority").display());
     Ok(())
 }
 
@@ -196,7 +196,7 @@ fn revoke(args: &RevokeArgs) -> anyhow::Result<()> {
     let revoked = match (&args.serial, args.role, &args.id) {
         (Some(serial), ..) => authority.revoke_serial(serial, args.life.crl_days)?,
         (None, Some(role), Some(id)) => authority.revoke(role, id, args.life.crl_days)?,
-        _ => bail!("name a role and an ID, or a --serial"),
+        _ => bail!("give a role and an ID, or --serial"),
     };
     for serial in revoked {
         println!("revoked {serial}");

@@ -1,4 +1,4 @@
-//! `dqkd ready`: asks a daemon's admin listener what `/readyz` says, for health checks and scripts.
+//! `dqkd ready`: prints the answer to `/readyz`, for health checks and scripts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,36 +16,36 @@ use mtls::{ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
 use serde::Deserialize;
 
 use super::{Failure, Outcome, block_on};
-use crate::config::{self, ConfigFile, TlsConfig};
+use crate::config::{self, ConfigFile};
 
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct ReadyArgs {
-    /// The daemon's configuration file: where its admin listener is, and who must answer there
+    /// The daemon's configuration file; it says where the admin listener is and who must answer there
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// An operator's certificate and intermediates, for an admin listener that is not on loopback; PEM
+    /// Certificate of an operator with its intermediates (PEM), for an admin listener that is not on loopback
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// The operator's private key; PEM
+    /// Private key of the operator (PEM)
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// The longest to wait for an answer, in seconds
+    /// Longest wait for the answer in seconds
     #[arg(long, value_name = "N", default_value_t = 5)]
     timeout: u64,
 }
 
-/// What `/readyz` answers.
+/// The answer to `/readyz`.
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct ReadyAnswer {
     ready: bool,
-    parts: Vec<Part>,
+    parts: Vec<ReadyPart>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Part {
+struct ReadyPart {
     name: String,
     condition: String,
     message: Option<String>,
@@ -57,28 +57,34 @@ struct Admin {
     is_plain: bool,
     expected: ExpectedServer,
     trust_domain: String,
-    tls: TlsConfig,
+    tls: TlsFiles,
 }
 
-/// Prints a line for each part; fails when the daemon is not ready or does not answer.
+/// Prints one line for each part; fails if the daemon is not ready or does not answer.
 pub(super) fn run(args: &ReadyArgs) -> Outcome {
     let admin = Admin::of(config::load(&args.config, config::process_environment())?);
     if admin.address.port() == 0 {
-        return Err(Failure::Usage("listen.admin has port 0: nobody knows where it is".to_owned()));
+        return Err(Failure::Usage(
+            "listen.admin has port 0, so its address is not known: give it a fixed port".to_owned(),
+        ));
     }
     let timeout = Duration::from_secs(args.timeout.clamp(1, 3600));
     let answer = block_on(async {
-        tokio::time::timeout(timeout, admin.ask(args))
-            .await
-            .map_err(|_| anyhow!("{} did not answer in {} s", admin.address, timeout.as_secs()))?
+        tokio::time::timeout(timeout, admin.ask(args)).await.map_err(|_| {
+            anyhow!("{} did not answer in {} s: is the daemon running?", admin.address, timeout.as_secs())
+        })?
     })??;
-    for Part { name, condition, message } in &answer.parts {
+    for ReadyPart { name, condition, message } in &answer.parts {
         match message {
             Some(message) => println!("{condition:<8} {name}: {message}"),
             None => println!("{condition:<8} {name}"),
         }
     }
-    if answer.ready { Ok(()) } else { Err(Failure::Failed(anyhow!("{} is not ready", admin.address))) }
+    if answer.ready {
+        Ok(())
+    } else {
+        Err(Failure::Failed(anyhow!("{} is not ready: see the parts that failed", admin.address)))
+    }
 }
 
 impl Admin {
@@ -101,7 +107,7 @@ impl Admin {
         }
     }
 
-    async fn ask(&self, args: &ReadyArgs) -> anyhow::Result<Answer> {
+    async fn ask(&self, args: &ReadyArgs) -> anyhow::Result<ReadyAnswer> {
         let scheme = if self.is_plain { "http" } else { "https" };
         let url = format!("{scheme}://{}/readyz", self.address);
         let request = Request::get(&url).body(Full::new(Bytes::new()))?;
@@ -110,25 +116,20 @@ impl Admin {
                 .build_http()
                 .request(request)
                 .await
-                .with_context(|| format!("{url} does not answer"))?,
+                .with_context(|| format!("{url} does not answer: is the daemon running?"))?,
             (false, Some(cert), Some(key)) => self.client(cert, key)?.send(request).await?,
             (false, _, _) => {
-                return Err(anyhow!("{url} demands an operator certificate: give --cert and --key"));
+                return Err(anyhow!("{url} wants the certificate of an operator: give --cert and --key"));
             }
         };
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
-        let body = body.map_err(|_| anyhow!("the answer of {url} is too long or broke off"))?.to_bytes();
+        let body = body.map_err(|_| anyhow!("the answer of {url} is too long or incomplete"))?.to_bytes();
         serde_json::from_slice(&body).map_err(|_| anyhow!("{url} answered {status}, but not with readiness"))
     }
 
     fn client(&self, cert: &Path, key: &Path) -> anyhow::Result<HttpsClient> {
-        let files = TlsFiles {
-            ca: self.tls.ca.clone(),
-            cert: cert.to_owned(),
-            key: key.to_owned(),
-            crl: self.tls.crl.clone(),
-        };
+        let files = TlsFiles { cert: cert.to_owned(), key: key.to_owned(), ..self.tls.clone() };
         let tls = TlsStore::open(files)?;
         let expected = self.expected.clone();
         Ok(HttpsClient::new(tls, expected, &self.trust_domain, HttpVersion::Http1Or2)?)
@@ -184,12 +185,7 @@ mod tests {
             is_plain: false,
             expected: ExpectedServer::Kme(id.parse().unwrap()),
             trust_domain: testkit::TRUST_DOMAIN.to_owned(),
-            tls: TlsConfig {
-                ca: files.ca.clone(),
-                cert: "-".into(),
-                key: "-".into(),
-                crl: files.crl.clone(),
-            },
+            tls: TlsFiles { ca: files.ca.clone(), cert: "-".into(), key: "-".into(), crl: files.crl.clone() },
         };
         let operator = args(Some(files.cert.clone()), Some(files.key.clone()));
         let answer = admin("site-a").ask(&operator).await.unwrap();

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use super::Outcome;
 use crate::self_test;
 
-/// Prints one line for each check; fails when any did.
+/// Prints one line for each check; fails if one of them does.
 pub(super) fn run(vectors: Option<&Path>) -> Outcome {
     let report = match vectors {
         None => self_test::run_full(),

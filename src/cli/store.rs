@@ -1,4 +1,4 @@
-//! `dqkd store copy`: a store moves to another database.
+//! `dqkd store copy`: copies a store to another database.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,24 +20,26 @@ pub(super) struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// Copy a store to an empty database, of the same kind or of the other: everything or nothing. Stop its daemons
-    /// first, and never start one on the old database again: it would hand out the same keys (docs/deployment.md)
+    /// Copy a store to an empty database, of the same kind or the other: everything or nothing
+    ///
+    /// Stop its daemons first. Never start one on the old database again: it would hand out the same keys
+    /// (docs/deployment.md).
     Copy(CopyArgs),
 }
 
 #[derive(Debug, Args)]
 struct CopyArgs {
-    /// The store to copy: sqlite://FILE, postgres://USER@HOST/DATABASE (password in PGPASSWORD or a .pgpass file), or
-    /// the configuration file of its KME
+    /// Store to copy: sqlite://FILE, postgres://USER@HOST/DATABASE (password in PGPASSWORD or a .pgpass file), or the
+    /// configuration file of its KME
     from: String,
-    /// Where to: likewise
+    /// Where to copy it: the same forms
     to: String,
-    /// The key-encryption key of FROM, when that is no configuration file
+    /// File with the key-encryption key of FROM; needed if FROM is not a configuration file
     #[arg(long, value_name = "FILE")]
     kek_file: Option<PathBuf>,
 }
 
-/// A store, and its KME's configuration when that was named.
+/// A store, with the configuration of its KME if that was given.
 struct Place {
     name: String,
     url: String,
@@ -56,7 +58,7 @@ fn copy(args: &CopyArgs) -> Outcome {
         (Some(file), _) => KeyEncryptionKeys::from_file(file).map_err(anyhow::Error::from)?,
         (None, Some(config)) => app::key_encryption_keys(&config.store.kek).map_err(anyhow::Error::from)?,
         (None, None) => {
-            let text = "FROM is no configuration file: give --kek-file, so that every seal can be checked";
+            let text = "FROM is not a configuration file: give --kek-file, so that every seal can be checked";
             return Err(Failure::Usage(text.to_owned()));
         }
     };
@@ -64,14 +66,14 @@ fn copy(args: &CopyArgs) -> Outcome {
     let copied = block_on(Store::copy(&from.url, &to.url, parts))?;
     let copied = copied.map_err(|error| match error {
         StoreError::Uncertain(_) => anyhow!(
-            "the target was lost during the commit: it has everything or nothing. Try again: a target that has \
-             everything is refused as not empty"
+            "the connection to the target was lost during the commit, so it has everything or nothing. Try again: if it \
+             has everything, it is refused as not empty"
         ),
         error => anyhow!(error),
     });
     let copied = copied.with_context(|| format!("{} was not copied to {}", from.name, to.name))?;
     println!("{} -> {}: {copied}", from.name, to.name);
-    println!("start no daemon on {} any more: it would hand out keys that {} has", from.name, to.name);
+    println!("Start no daemon on {} any more: it would hand out keys that {} has.", from.name, to.name);
     Ok(())
 }
 
@@ -83,7 +85,7 @@ impl Place {
         if text.contains("://") {
             Store::check_url(text).map_err(|error| Failure::Usage(error.to_string()))?;
             let (scheme, rest) = text.split_once("://").unwrap_or_default();
-            // Without what may be a password.
+            // Without user and options, which may hold a password.
             let name = rest.rsplit('@').next().unwrap_or_default().split('?').next().unwrap_or_default();
             let (name, url) = (format!("{scheme}://{name}"), text.to_owned());
             return Ok(Self { name, url, config: None });

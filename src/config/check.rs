@@ -1,6 +1,6 @@
-//! `dqkd check-config`: judges files without starting anything.
+//! `dqkd check-config`: checks files without starting anything.
 //!
-//! Owns what a good file is summed up as. Must not print: the command line does.
+//! Owns the summary of a good file. Does not print: the command line does.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Judges each file, with the overrides of this process's environment and the files it references.
+/// Checks each file, with the overrides in the environment of this process, and the files that it names.
 pub fn check<P: AsRef<Path>>(paths: &[P]) -> Vec<Result<Summary, ConfigError>> {
     check_with(paths, &process_environment())
 }

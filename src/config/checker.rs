@@ -1,7 +1,7 @@
-//! Judging single values: ranges, forms, choices, paths; and remembering where each one stands.
+//! Checks of single values: ranges, forms, choices, paths.
 //!
-//! Owns the collection of complaints, so that an operator sees all of them at once. Rules that join several
-//! settings live in `kme` and `pool_server`.
+//! Collects all complaints with their places, so that an operator sees them at once. Rules that join several settings
+//! are in `kme` and `pool_server`.
 
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use kme::IdError;
+use kme::{IdError, is_trust_domain};
 use toml::Spanned;
 
 use super::duration;
@@ -18,7 +18,7 @@ use super::raw::OneOrMore;
 use super::source::{Place, Source};
 use super::url::{BASE_URL_FORM, BaseUrl};
 
-/// Where a value stands, or would stand if it were written.
+/// The place of a value in the file, or where it should be.
 #[derive(Clone, Debug)]
 pub(super) struct At {
     key: String,
@@ -31,33 +31,33 @@ impl At {
     }
 }
 
-/// A value together with its place, for rules that join several.
+/// A value with its place, for rules that join several values.
 #[derive(Clone, Debug)]
 pub(super) struct Field<T> {
     pub(super) value: T,
     pub(super) at: At,
 }
 
-/// A table of the file, or its absence.
+/// A table of the file, perhaps a missing one.
 pub(super) struct Scope {
     name: &'static str,
     span: Option<Range<usize>>,
 }
 
 impl Scope {
-    /// Splits a table into its place and its content; an absent one is empty.
+    /// Splits a table into place and content. A missing table is empty.
     pub(super) fn open<T: Default>(name: &'static str, table: Option<Spanned<T>>) -> (Self, T) {
         let span = table.as_ref().map(Spanned::span);
         (Self { name, span }, table.map(Spanned::into_inner).unwrap_or_default())
     }
 
-    /// The place of `key`: its own when it is written, else that of the table.
+    /// The place of `key`: its own if it is written, otherwise that of the table.
     pub(super) fn at<T>(&self, key: &str, written: Option<&Spanned<T>>) -> At {
         At::new(format!("{}.{key}", self.name), written.map(Spanned::span).or_else(|| self.span.clone()))
     }
 }
 
-/// A file that the configuration names and a daemon will read.
+/// A file that the configuration names and the daemon reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
     key: String,
@@ -65,7 +65,7 @@ pub(super) struct Reference {
     place: Option<Place>,
 }
 
-/// Judges values and collects what is wrong.
+/// Checks values and collects complaints.
 pub(super) struct Checker<'s> {
     source: &'s Source,
     directory: PathBuf,
@@ -74,12 +74,12 @@ pub(super) struct Checker<'s> {
 }
 
 impl<'s> Checker<'s> {
-    /// `directory` is absolute: the one that relative paths start from.
+    /// Relative paths start at `directory`, which is absolute.
     pub(super) fn new(source: &'s Source, directory: PathBuf) -> Self {
         Self { source, directory, problems: Vec::new(), references: Vec::new() }
     }
 
-    /// What was found: all complaints, all referenced files.
+    /// All complaints and all referenced files.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<Reference>) {
         (self.problems, self.references)
     }
@@ -185,7 +185,7 @@ impl<'s> Checker<'s> {
         match field.value.parse() {
             Ok(value) => Some(Field { value, at: field.at }),
             Err(error) => {
-                self.problem(&field.at, &format!("is no ID: {error}"), form);
+                self.problem(&field.at, &format!("is not an ID: {error}"), form);
                 None
             }
         }
@@ -196,15 +196,14 @@ impl<'s> Checker<'s> {
         let form =
             "1 to 255 lower-case letters, digits, dots, hyphens and underscores, as in \"dqkd.example\"";
         let field = self.required(scope, "trust_domain", raw, form)?;
-        let right = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
-        if (1..=255).contains(&field.value.len()) && field.value.chars().all(right) {
+        if is_trust_domain(&field.value) {
             return Some(field.value);
         }
-        self.problem(&field.at, &format!("{:?} is no trust domain", field.value), form);
+        self.problem(&field.at, &format!("{:?} is not a trust domain", field.value), form);
         None
     }
 
-    /// Address and port of a listener; an absent one takes the default or is a complaint.
+    /// Address and port of a listener. A missing one takes the default; without a default, it is a complaint.
     pub(super) fn address(
         &mut self,
         scope: &Scope,
@@ -218,23 +217,23 @@ impl<'s> Checker<'s> {
         }
         let field = self.required(scope, key, raw, form)?;
         let Ok(value) = field.value.parse() else {
-            self.problem(&field.at, &format!("{:?} is no address", field.value), form);
+            self.problem(&field.at, &format!("{:?} is not an address", field.value), form);
             return None;
         };
         Some(Field { value, at: field.at })
     }
 
-    /// The base URL of another daemon. Not quoted back: somebody may have put a password in it.
+    /// The base URL of another daemon. Complaints do not quote it, because it may contain a password.
     pub(super) fn base_url(&mut self, scope: &Scope, raw: Option<Spanned<String>>) -> Option<Field<BaseUrl>> {
         let field = self.required(scope, "url", raw, BASE_URL_FORM)?;
         let Some(value) = BaseUrl::parse(&field.value) else {
-            self.problem(&field.at, "is no address of a daemon", BASE_URL_FORM);
+            self.problem(&field.at, "is not the address of a daemon", BASE_URL_FORM);
             return None;
         };
         Some(Field { value, at: field.at })
     }
 
-    /// The base URLs of the replicas of another daemon: one, or a list that is not empty.
+    /// The base URLs of the replicas of another daemon: one URL, or a list of at least one.
     pub(super) fn base_urls(
         &mut self,
         scope: &Scope,
@@ -260,19 +259,19 @@ impl<'s> Checker<'s> {
         for (text, at) in texts {
             match BaseUrl::parse(&text) {
                 Some(value) => urls.push(Field { value, at }),
-                None => self.problem(&at, "is no address of a daemon", BASE_URL_FORM),
+                None => self.problem(&at, "is not the address of a daemon", BASE_URL_FORM),
             }
         }
         (!urls.is_empty()).then_some(urls)
     }
 
-    /// An absolute path from one that starts at the configuration file's directory.
+    /// The absolute path. A relative one starts at the directory of the configuration file.
     pub(super) fn absolute(&mut self, at: &At, text: &str) -> Option<PathBuf> {
         if text.is_empty() || text.contains('\0') {
-            self.problem(at, "is no path", "a path, absolute or relative to this configuration file");
+            self.problem(at, "is not a path", "a path, absolute or relative to this configuration file");
             return None;
         }
-        // Drops `.` components, so that messages show what an operator would type.
+        // Drops `.` components, so that messages show the path as an operator would type it.
         Some(self.directory.join(text).components().collect())
     }
 
@@ -284,7 +283,7 @@ impl<'s> Checker<'s> {
         Some(path)
     }
 
-    /// Complains when two listeners would fight for one port.
+    /// Complains if two listeners would use the same port.
     pub(super) fn distinct_listeners(&mut self, listeners: &[Option<Field<SocketAddr>>]) {
         let listeners: Vec<_> = listeners.iter().flatten().collect();
         for (index, later) in listeners.iter().enumerate() {
@@ -296,7 +295,7 @@ impl<'s> Checker<'s> {
         }
     }
 
-    /// Complains about every entry whose value occurred before.
+    /// Complains about every value that occurred before.
     pub(super) fn distinct<T: PartialEq + std::fmt::Display>(&mut self, fields: &[Field<T>], why: &str) {
         for (index, later) in fields.iter().enumerate() {
             if fields.iter().take(index).any(|earlier| earlier.value == later.value) {
@@ -306,7 +305,7 @@ impl<'s> Checker<'s> {
     }
 }
 
-/// Port 0 means any free port and never collides; an unspecified address takes the port of all.
+/// Port 0 is any free port and never collides. An unspecified address takes the port on every address.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port()
         && a.port() != 0
@@ -318,7 +317,7 @@ pub(super) fn quoted<T>(choices: &[(&str, T)]) -> String {
     choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// Complaints about referenced files that are absent, unreadable or no files.
+/// Complaints about referenced files that are missing, unreadable or directories.
 pub(super) fn missing_files(file: &Path, references: &[Reference]) -> Vec<Problem> {
     references
         .iter()

@@ -1,6 +1,6 @@
 //! Durations as people write them: a whole number and a unit.
 //!
-//! Owns parsing and printing only; which durations make sense for a setting is the business of `checker`.
+//! Parses and prints them. `checker` checks their ranges.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use std::time::Duration;
 pub(super) const DURATION_FORM: &str =
     "a whole number and a unit (ms, s, m, h, d), as in \"500ms\", \"30s\" or \"24h\"";
 
-/// Longest duration in any setting, in days: far beyond use, far below overflow.
+/// Longest duration of any setting in days: more than anybody needs, far below an overflow.
 const MAX_DAYS: u64 = 3660;
 
-/// `None` when `text` is not a whole number directly followed by one of the units, or beyond ten years.
+/// `None` unless `text` is a whole number and a unit without a space, of at most ten years.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;

@@ -1,7 +1,7 @@
 //! Environment overrides: `DQKD__SECTION__KEY=value` replaces one key of one table.
 //!
-//! Owns merging them into the parsed document, before it is given types, so that both are judged alike. Never
-//! reads the process environment itself except in [`process_environment`].
+//! Merges them into the parsed document before it gets types, so that both are checked alike. Only
+//! [`process_environment`] reads the environment of the process.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,7 +13,8 @@ use super::checker::{At, Checker};
 use super::raw::{Kind, Schema};
 use super::source::{ENV_PREFIX, Source};
 
-/// The overrides of this process. Text that is not UTF-8 keeps a replacement character, which is refused later.
+/// The overrides in the environment of this process. What is not UTF-8 becomes a replacement character, which is refused
+/// later.
 pub fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -21,7 +22,7 @@ pub fn process_environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Puts every override into `document`; complaints about unknown names and values go to `checker`.
+/// Puts every override into `document`. Complaints about unknown names and wrong values go to `checker`.
 pub(super) fn merge<'s>(
     document: &mut DeTable<'s>,
     source: &'s Source,
@@ -56,7 +57,7 @@ pub(super) fn merge<'s>(
     }
 }
 
-/// Which key `name` means.
+/// The section and key that `name` overrides.
 fn target(
     name: &str,
     span: &Range<usize>,
@@ -102,7 +103,7 @@ fn same(name: &str, written: &str) -> bool {
     name.to_uppercase() == written
 }
 
-/// The text as what the key wants; `None` when it is not of that type.
+/// The text as the type of the key; `None` if it does not fit.
 fn typed<'s>(text: &'s str, span: &Range<usize>, kind: Kind) -> Option<DeValue<'s>> {
     match kind {
         Kind::Text => Some(DeValue::String(Cow::Borrowed(unquoted(text)))),
@@ -128,7 +129,7 @@ fn typed<'s>(text: &'s str, span: &Range<usize>, kind: Kind) -> Option<DeValue<'
     }
 }
 
-/// TOML quotes around a whole value are accepted, since people copy values from the file.
+/// Accepts TOML quotes around the value, because people copy values from the file.
 fn unquoted(text: &str) -> &str {
     text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text)
 }

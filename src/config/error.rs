@@ -1,17 +1,17 @@
-//! What is wrong with a configuration, said so that an operator can mend it.
+//! What is wrong with a configuration, in words that let an operator correct it.
 //!
-//! Owns the text of every complaint: place, key, what is wrong, what is allowed, the line and a caret. Must not
-//! repeat values that may be secret.
+//! Owns the form of every complaint: place, key, what is wrong, what is allowed, the line and a caret. Does not repeat
+//! values that may be secret.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::source::Place;
 
-/// Why a configuration cannot be used. `Display` is ready to print, possibly over several lines.
+/// Why a configuration cannot be used. `Display` is ready to print, perhaps on several lines.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read at all.
+    /// The file cannot be read.
     #[error("{}: cannot be read: {source}; give the path of a TOML file that this user may read", path.display())]
     Read {
         /// The file.
@@ -20,13 +20,13 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The file was read and its content cannot stand.
+    /// The content of the file is wrong.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
 }
 
 impl ConfigError {
-    /// Each single complaint; empty when the file could not be read.
+    /// All complaints; none if the file could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Read { .. } => &[],
@@ -54,13 +54,13 @@ impl fmt::Display for Lines<'_> {
 pub struct Problem {
     /// The file, as it was named.
     pub file: PathBuf,
-    /// Where in it; `None` when something is missing from the whole file.
+    /// Where in the file; `None` if something is missing that belongs to no table.
     pub place: Option<Place>,
     /// `section.key`; empty for a syntax error.
     pub key: String,
     /// What is wrong.
     pub what: String,
-    /// What would be right; may be empty.
+    /// What is allowed; may be empty.
     pub allowed: String,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Problem {
         let Some(place) = &self.place else { return Ok(()) };
         let number = place.line.map(|line| line.to_string()).unwrap_or_default();
         let gutter = " ".repeat(number.len());
-        // Tabs are kept, so that the caret stands under the value whatever the tab width.
+        // Keep tabs, so that the caret is under the value at any tab width.
         let indent: String = place
             .snippet
             .chars()
@@ -115,10 +115,10 @@ mod tests {
                 width: 5,
             }),
             key: "keys.ttl".into(),
-            what: "is no duration".into(),
+            what: "is not a duration".into(),
             allowed: "a number and a unit".into(),
         };
-        let expected = "site-a.toml:12:7: keys.ttl: is no duration; allowed: a number and a unit\n    |\n 12 | ttl = \
+        let expected = "site-a.toml:12:7: keys.ttl: is not a duration; allowed: a number and a unit\n    |\n 12 | ttl = \
                         \"24x\"\n    |       ^^^^^";
         assert_eq!(ConfigError::Invalid(vec![problem]).to_string(), expected);
     }

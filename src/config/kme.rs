@@ -1,56 +1,36 @@
 //! The configuration of a KME (`dqkd serve`).
 //!
-//! Owns the rules that join tables: who is who, which listeners, enough pool servers. Must not open sockets or
-//! read the files it names.
+//! Owns the rules that join tables: SAEs and KMEs, listeners, enough pool servers. Opens no sockets and reads none of
+//! the files that it names.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use kme::{Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
+use kme::{Admission, Directory, DirectoryError, KeyLimits, KmeId, PoolServerId, SaeId};
+use mtls::TlsFiles;
+use mtls::identity::SaeIdentitySource;
 use toml::Spanned;
 
 use super::checker::{At, Checker, Field, Reference, Scope, quoted};
 use super::error::Problem;
 use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
 use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
-use super::settings::{LogConfig, TlsConfig, is_loopback};
+use super::settings::{LogConfig, is_loopback, tls_files};
 use super::url::BaseUrl;
-
-/// `[kme] sae_admission`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaeAdmission {
-    /// Any SAE certificate of the trust chain.
-    Chain,
-    /// Only SAEs of the directory.
-    Listed,
-}
-
-/// Where an SAE's ID may be read from in its certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SaeIdentity {
-    /// URI SAN `spiffe://TRUST_DOMAIN/sae/ID`.
-    Spiffe,
-    /// First DNS SAN.
-    Dns,
-    /// Common name of the subject.
-    Cn,
-    /// SHA-256 fingerprint of the certificate.
-    Fingerprint,
-}
 
 /// `[listen]` of a KME.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenConfig {
-    /// For applications: ETSI GS QKD 014.
+    /// Address for applications: ETSI GS QKD 014.
     pub sae: SocketAddr,
-    /// For other KMEs.
+    /// Address for other KMEs.
     pub peer: SocketAddr,
-    /// For operators.
+    /// Address for operators.
     pub admin: SocketAddr,
 }
 
 impl ListenConfig {
-    /// Whether the admin listener may speak plain HTTP; otherwise it demands an operator certificate.
+    /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
     }
@@ -74,22 +54,22 @@ const REPLICAS_MAX: i64 = 64;
 pub struct PeerConfig {
     /// The other KME.
     pub id: KmeId,
-    /// The peer listeners of its replicas, or one address for all of them; at least one, each once.
+    /// The URLs of its replicas, or one for all of them. At least one, each once.
     pub urls: Vec<BaseUrl>,
-    /// How many replicas it has: as many downloads of one pool are no cause for alarm.
+    /// How many replicas it has. More downloads of a pool than that raise an alarm.
     pub replicas: u64,
 }
 
 /// One `[[pool_server]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolServerEntry {
-    /// The name that every site knows the server by.
+    /// Its ID, the same at every site.
     pub id: PoolServerId,
-    /// Its pool listener.
+    /// The URL of its pool listener.
     pub url: BaseUrl,
 }
 
-/// A KME's whole configuration. Paths are absolute, values judged.
+/// The whole configuration of a KME. Paths are absolute and values checked.
 #[derive(Clone, Debug)]
 pub struct KmeConfig {
     /// This KME.
@@ -97,22 +77,22 @@ pub struct KmeConfig {
     /// SPIFFE trust domain of all certificates.
     pub trust_domain: String,
     /// Which SAEs are admitted.
-    pub sae_admission: SaeAdmission,
-    /// Where an SAE's ID is read from, in this order; at least one, each once.
-    pub sae_identity: Vec<SaeIdentity>,
+    pub sae_admission: Admission,
+    /// Where the ID of an SAE is read from, in this order. At least one, each once.
+    pub sae_identity: Vec<SaeIdentitySource>,
     /// Certificates.
-    pub tls: TlsConfig,
+    pub tls: TlsFiles,
     /// Listeners.
     pub listen: ListenConfig,
-    /// Where keys rest.
+    /// Where keys are stored.
     pub store: StoreConfig,
-    /// What keys are.
+    /// Sizes, numbers and life of keys.
     pub keys: KeysConfig,
-    /// How the standard is read.
+    /// How strictly the standard is followed.
     pub etsi014: Etsi014Config,
-    /// How keys are retrieved.
+    /// How often keys may be retrieved.
     pub retrieval: RetrievalConfig,
-    /// What keys are made from.
+    /// The pools that keys are made from.
     pub pools: PoolsConfig,
     /// Bounds.
     pub limits: LimitsConfig,
@@ -122,14 +102,14 @@ pub struct KmeConfig {
     pub peers: Vec<PeerConfig>,
     /// Random pool servers: at least two.
     pub pool_servers: Vec<PoolServerEntry>,
-    /// Listed SAEs and their homes.
+    /// Listed SAEs, each with its KME.
     pub saes: Vec<(SaeId, KmeId)>,
     pub(super) directory: Directory,
     pub(super) references: Vec<Reference>,
 }
 
 impl KmeConfig {
-    /// Who lives where.
+    /// Which SAE belongs to which KME.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
@@ -139,7 +119,7 @@ impl KmeConfig {
         &self.keys.limits
     }
 
-    /// `Err` has every complaint about the values.
+    /// `Err` has all complaints about the values.
     pub(super) fn check(mut checker: Checker<'_>, raw: RawKmeFile) -> Result<Self, Vec<Problem>> {
         let config = Self::build(&mut checker, raw);
         let (problems, references) = checker.finish();
@@ -154,7 +134,7 @@ impl KmeConfig {
         let id = checker.id::<KmeId>(&scope, "id", kme.id.clone());
         let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
         let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
-        let tls = TlsConfig::check(checker, raw.tls);
+        let tls = tls_files(checker, raw.tls);
         let listen = ListenConfig::check(checker, raw.listen);
         let store = StoreConfig::check(checker, raw.store);
         let (keys, ttl) = KeysConfig::check(checker, raw.keys);
@@ -190,24 +170,24 @@ impl KmeConfig {
     }
 }
 
-fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (SaeAdmission, Vec<SaeIdentity>) {
-    let admissions = [("chain", SaeAdmission::Chain), ("listed", SaeAdmission::Listed)];
+fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (Admission, Vec<SaeIdentitySource>) {
+    let admissions = [("chain", Admission::Chain), ("listed", Admission::Listed)];
     let admission =
-        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), SaeAdmission::Chain, &admissions);
+        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Chain, &admissions);
     let sources = [
-        ("spiffe", SaeIdentity::Spiffe),
-        ("dns", SaeIdentity::Dns),
-        ("cn", SaeIdentity::Cn),
-        ("fingerprint", SaeIdentity::Fingerprint),
+        ("spiffe", SaeIdentitySource::Spiffe),
+        ("dns", SaeIdentitySource::Dns),
+        ("cn", SaeIdentitySource::Cn),
+        ("fingerprint", SaeIdentitySource::Fingerprint),
     ];
-    let Some(written) = &raw.sae_identity else { return (admission, vec![SaeIdentity::Spiffe]) };
+    let Some(written) = &raw.sae_identity else { return (admission, vec![SaeIdentitySource::Spiffe]) };
     if written.get_ref().is_empty() {
         let allowed = format!("one or more of {}", quoted(&sources));
         checker.problem(&scope.at("sae_identity", Some(written)), "is empty", &allowed);
     }
     let mut identity = Vec::new();
     for item in written.get_ref() {
-        let source = checker.choice(scope, "sae_identity", Some(item), SaeIdentity::Spiffe, &sources);
+        let source = checker.choice(scope, "sae_identity", Some(item), SaeIdentitySource::Spiffe, &sources);
         let known = sources.iter().any(|(name, _)| name == item.get_ref());
         if known && identity.contains(&source) {
             let what = format!("{:?} occurs twice", item.get_ref());
@@ -242,11 +222,11 @@ fn check_peers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPeer>>, own: &KmeI
     peers
 }
 
-/// As many as there are URLs, or more behind one of them.
+/// At least one replica for each URL; several may share one.
 fn check_replicas(checker: &mut Checker<'_>, scope: &Scope, raw: Option<Spanned<i64>>, listed: i64) -> u64 {
     let replicas = checker.number(scope, "replicas", raw, listed, 1..=REPLICAS_MAX);
     if replicas.value < listed {
-        let what = format!("{} replicas do not have {listed} URLs", replicas.value);
+        let what = format!("{} replicas cannot have {listed} URLs", replicas.value);
         checker.problem(&replicas.at, &what, &format!("{listed} or more"));
     }
     replicas.value.unsigned_abs()
@@ -271,7 +251,7 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
         urls.extend(url);
     }
     checker.distinct(&ids, "one [[pool_server]] for each server");
-    // One server under two names would count as two independent ones in the security statement.
+    // One server under two names would be counted as two independent ones.
     checker.distinct(&urls, "one URL for each server");
     servers
 }
@@ -292,12 +272,12 @@ fn check_saes(
         }
     }
     let saes: Vec<_> = entries.iter().map(|(id, kme)| (id.value.clone(), kme.value.clone())).collect();
-    // Peers that repeat an ID have their own complaint already.
+    // There is a complaint already about peers that repeat an ID.
     let peers: HashSet<_> = peers.iter().map(|peer| &peer.id).filter(|id| *id != own).cloned().collect();
     match Directory::new(own.clone(), peers, saes.clone()) {
         Ok(directory) => (saes, Some(directory)),
         Err(error) => {
-            let at = guilty(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
+            let at = refused_entry(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
             let allowed = "SAE IDs that occur once, differ from KME IDs, and live at this KME or a [[peer]]";
             checker.problem(&at, &error.to_string(), allowed);
             (saes, None)
@@ -305,8 +285,8 @@ fn check_saes(
     }
 }
 
-/// The entry that [`Directory::new`] stopped at.
-fn guilty(error: &DirectoryError, entries: &[(Field<SaeId>, Field<KmeId>)]) -> Option<At> {
+/// The entry that [`Directory::new`] complains about.
+fn refused_entry(error: &DirectoryError, entries: &[(Field<SaeId>, Field<KmeId>)]) -> Option<At> {
     match error {
         DirectoryError::SaeAndKme(name) => {
             entries.iter().find(|(id, _)| id.value.as_str() == name).map(|(id, _)| id.at.clone())

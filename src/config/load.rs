@@ -1,6 +1,6 @@
-//! From a file to settings: read, parse, merge the environment, give types, judge.
+//! From a file to settings: read, parse, merge the environment, give types, check.
 //!
-//! Owns the order of these steps and the rewording of what `toml` and serde complain about.
+//! Owns the order of these steps, and rewords the complaints of `toml` and serde.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use super::pool_server::PoolServerConfig;
 use super::raw::{RawKmeFile, RawPoolServerFile, Schema};
 use super::source::Source;
 
-/// Largest configuration file in bytes; a directory of ten thousand SAEs fits.
+/// Largest configuration file in bytes: room for ten thousand SAEs.
 const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What a file configures.
@@ -32,7 +32,7 @@ pub enum ConfigFile {
 }
 
 impl ConfigFile {
-    /// Complains about referenced files (certificates, keys, CRL, KEK) that cannot be opened.
+    /// Complains about referenced files (certificates, keys, CRL, KEK) that cannot be read.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] with one problem for each such file.
@@ -46,11 +46,11 @@ impl ConfigFile {
     }
 }
 
-/// Reads and judges one configuration file. `env` holds `NAME=value` pairs; see
+/// Reads and checks one configuration file. `env` has pairs of name and value; see
 /// [`process_environment`](super::process_environment).
 ///
 /// # Errors
-/// [`ConfigError::Read`] when the file cannot be read, [`ConfigError::Invalid`] with all that is wrong in it.
+/// [`ConfigError::Read`] if the file cannot be read, [`ConfigError::Invalid`] with everything that is wrong in it.
 pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<ConfigFile, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_owned(), source };
     let absolute = std::path::absolute(path).map_err(read)?;
@@ -67,10 +67,10 @@ pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Res
     parse(path, &directory, &text, env)
 }
 
-/// Judges configuration text. `path` is only named in messages; relative paths start at `directory`.
+/// Checks configuration text. Messages name `path`; relative paths start at `directory`.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`] with all that is wrong.
+/// [`ConfigError::Invalid`] with everything that is wrong.
 pub fn parse(
     path: &Path,
     directory: &Path,
@@ -144,7 +144,7 @@ fn path_of(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
     })
 }
 
-/// serde's complaint in our words.
+/// A complaint of serde, in our words.
 fn reworded(source: &Source, message: &str, span: Option<Range<usize>>, key: String) -> Problem {
     let message = message.trim_end();
     let (what, allowed) = match message.split_once(", expected ") {

@@ -1,7 +1,7 @@
 //! Typed settings of both kinds of daemon, from one TOML file and environment overrides.
 //!
-//! Owns names, defaults, ranges and the wording of complaints (`docs/configuration.md`). Reads the configuration
-//! file only: certificates and keys are opened by their owners, and secrets never pass through here.
+//! Owns names, defaults, ranges and the wording of complaints (`docs/configuration.md`). Reads the configuration file
+//! only: other rooms open certificates and keys, so no secret passes through here.
 
 mod check;
 mod checker;
@@ -23,13 +23,13 @@ mod tests;
 pub use check::{Summary, check, check_with};
 pub use env::process_environment;
 pub use error::{ConfigError, Problem};
-pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry, SaeAdmission, SaeIdentity};
+pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry};
 pub use load::{ConfigFile, load, parse};
 pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
 pub use sections::{
-    Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, RetrievalMode,
+    Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, SET_TTL_MAX,
     StoreConfig, StoreLocation,
 };
-pub use settings::{LogConfig, LogFormat, LogLevel, TlsConfig};
+pub use settings::{LogConfig, LogFormat, LogLevel};
 pub use source::Place;
 pub use url::{BaseUrl, PostgresUrl};

@@ -1,30 +1,31 @@
 //! The configuration of a random pool server (`dqkd pool`).
 //!
-//! Owns its defaults and bounds. Must not open sockets or read the files it names.
+//! Owns its defaults and bounds. Opens no sockets and reads none of the files that it names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use kme::PoolServerId;
+use mtls::TlsFiles;
 use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
 use super::error::Problem;
 use super::raw::{RawPoolListen, RawPoolServerFile};
-use super::sections::{PoolsConfig, power_of_two};
-use super::settings::{LogConfig, TlsConfig, is_loopback, shutdown_grace};
+use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
+use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolListenConfig {
-    /// For KMEs.
+    /// Address for KMEs.
     pub pool: SocketAddr,
-    /// For operators.
+    /// Address for operators.
     pub admin: SocketAddr,
 }
 
 impl PoolListenConfig {
-    /// Whether the admin listener may speak plain HTTP; otherwise it demands an operator certificate.
+    /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
     }
@@ -44,11 +45,11 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
-    /// How long requests in work may finish after a stop was asked for.
+    /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
 }
 
-/// A pool server's whole configuration. Paths are absolute, values judged.
+/// The whole configuration of a pool server. Paths are absolute and values checked.
 #[derive(Clone, Debug)]
 pub struct PoolServerConfig {
     /// This server.
@@ -68,7 +69,7 @@ pub struct PoolServerConfig {
     /// Most readers of one pool.
     pub readers_max: usize,
     /// Certificates.
-    pub tls: TlsConfig,
+    pub tls: TlsFiles,
     /// Listeners.
     pub listen: PoolListenConfig,
     /// Bounds.
@@ -79,7 +80,7 @@ pub struct PoolServerConfig {
 }
 
 impl PoolServerConfig {
-    /// `Err` has every complaint about the values.
+    /// `Err` has all complaints about the values.
     pub(super) fn check(mut checker: Checker<'_>, raw: RawPoolServerFile) -> Result<Self, Vec<Problem>> {
         let config = Self::build(&mut checker, raw);
         let (problems, references) = checker.finish();
@@ -102,17 +103,16 @@ impl PoolServerConfig {
         }
         let words = checker.number(&scope, "words_max", pool.words_max, 1_u32 << 20, PoolsConfig::WORDS);
         power_of_two(checker, &words);
-        let pool_mib = (u64::from(words.value) * 8).div_ceil(1 << 20);
+        let pool_mib = (u64::from(words.value) * WORD_BYTES).div_ceil(MIB);
         if pool_mib > owner.value {
             let what = format!("{} words take {pool_mib} MiB, more than an owner may have", words.value);
             checker.problem(&words.at, &what, "words_max * 8 bytes <= owner_memory_max_mib");
         }
         let hour = Duration::from_hours(1);
-        let ttls = Duration::from_millis(1)..=24 * hour;
-        let ttl_max = checker.duration(&scope, "ttl_max", pool.ttl_max, hour, ttls).value;
+        let ttl_max = checker.duration(&scope, "ttl_max", pool.ttl_max, hour, TICK..=SET_TTL_MAX).value;
         let pools_max = checker.number(&scope, "pools_max", pool.pools_max, 1024, 1..=65_536).value;
         let readers_max = checker.number(&scope, "readers_max", pool.readers_max, 16, 1..=64).value;
-        let tls = TlsConfig::check(checker, raw.tls);
+        let tls = tls_files(checker, raw.tls);
         let listen = PoolListenConfig::check(checker, raw.listen);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;

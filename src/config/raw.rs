@@ -1,7 +1,7 @@
-//! The shape of the files: which tables and keys exist, and their TOML types.
+//! Which tables and keys exist, and their TOML types.
 //!
-//! Owns the one list of key names, used by serde (unknown keys are errors) and by the environment overrides.
-//! Values are not judged here; every key is optional, because `checker` says better what is missing.
+//! Owns the only list of key names, for serde (unknown keys are errors) and for the overrides. Checks no values. Every
+//! key is optional, because `checker` has better words for a missing one.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-/// The TOML type of a key, so that an override's text is read as what the key wants.
+/// The TOML type of a key, to read the text of an override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
@@ -38,7 +38,7 @@ impl HasKind for OneOrMore {
     const KIND: Kind = Kind::TextList;
 }
 
-/// A text, or a list of texts with the place of each.
+/// One text, or a list of texts with the place of each.
 pub(super) enum OneOrMore {
     One(String),
     More(Vec<Spanned<String>>),
@@ -70,14 +70,14 @@ impl<'de> Deserialize<'de> for OneOrMore {
     }
 }
 
-/// Keys of a table with their types.
+/// The keys of a table with their types.
 type Fields = &'static [(&'static str, Kind)];
 
 /// What one kind of file may contain.
 pub(super) struct Schema {
-    /// Tables: overridable.
+    /// Tables, which the environment can override.
     pub(super) tables: &'static [(&'static str, Fields)],
-    /// Arrays of tables: not overridable.
+    /// Lists of tables, which it cannot.
     pub(super) arrays: &'static [(&'static str, Fields)],
 }
 

@@ -1,12 +1,14 @@
 //! Single tables of a KME's configuration: `[store]`, `[keys]`, `[retrieval]`, `[pools]`, `[limits]`.
 //!
-//! Owns their defaults, ranges, and the rules that hold within one table. Rules across tables live in `kme`.
+//! Owns their defaults, ranges and rules. Rules that join tables are in `kme`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kme::KeyLimits;
+use blast::{MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS};
+use kme::{KEY_TTL_MAX, KeyLimits, RetrievalMode};
 use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
@@ -16,12 +18,14 @@ use super::settings::shutdown_grace;
 use super::source::ENV_PREFIX;
 use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
 
-/// Shortest useful time for anything that must happen at all.
-const TICK: Duration = Duration::from_millis(1);
+/// Shortest time that can be configured.
+pub(super) const TICK: Duration = Duration::from_millis(1);
 /// Bytes of one word of a pool.
-const WORD_BYTES: u64 = 8;
+pub(super) const WORD_BYTES: u64 = 8;
 /// Bytes of one MiB.
-const MIB: u64 = 1024 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
+/// Longest life of a pool and of a pool set.
+pub const SET_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +57,8 @@ impl fmt::Display for StoreLocation {
 }
 
 impl StoreLocation {
-    /// The URL of the database: an absolute `sqlite://` URL, percent-encoded where needed, or the `postgres://` URL
-    /// as it was written, which may hold a password.
+    /// The URL of the database: an absolute `sqlite://` URL, escaped, or the `postgres://` URL as it was written, which
+    /// may contain a password.
     pub fn url(&self) -> String {
         match self {
             Self::Sqlite(path) => sqlite_url(&path.to_string_lossy()),
@@ -85,7 +89,7 @@ impl StoreConfig {
                 }
                 Some(StoreUrl::Postgres(url)) => postgres(checker, url, password_file),
                 None => {
-                    checker.problem(&field.at, "is no store", STORE_URL_FORM);
+                    checker.problem(&field.at, "is not a store", STORE_URL_FORM);
                     None
                 }
             }
@@ -106,14 +110,14 @@ fn postgres(
     } else if !url.has_user() {
         checker.problem(
             &field.at,
-            "is the password of nobody",
+            "needs a user, but store.url names none",
             "store.url = \"postgres://USER@HOST/DATABASE\"",
         );
     }
     checker.file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
 }
 
-/// Where the key-encryption key comes from; never the key itself.
+/// Where the key-encryption key comes from. Never the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KekSource {
     /// A file, absolute.
@@ -137,14 +141,14 @@ impl KekSource {
         .collect();
         let [(key, value)] = written.as_slice() else {
             if let Some((key, second)) = written.get(1) {
-                checker.problem(&scope.at(key, Some(second)), "is a second source of the same key", FORM);
+                checker.problem(&scope.at(key, Some(second)), "is a second source of the key", FORM);
             } else {
                 checker.problem(&scope.at::<String>("kek_file", None), "is missing", FORM);
             }
             return None;
         };
         let field = Field { at: scope.at(key, Some(value)), value: value.get_ref().clone() };
-        // The value is not quoted back: somebody may have written the key instead of its place.
+        // The complaint does not quote the value: it may be the key instead of its place.
         match *key {
             "kek_file" => checker.file(field).map(Self::File),
             "kek_env" => {
@@ -152,7 +156,7 @@ impl KekSource {
                 if !right {
                     checker.problem(
                         &field.at,
-                        "is no name of an environment variable",
+                        "is not the name of an environment variable",
                         "1 to 64 letters, digits and underscores, not starting with a digit or DQKD__",
                     );
                 }
@@ -163,7 +167,7 @@ impl KekSource {
                 if !right {
                     checker.problem(
                         &field.at,
-                        "is no name of a credential",
+                        "is not the name of a credential",
                         "a plain file name of at most 255 characters",
                     );
                 }
@@ -197,10 +201,10 @@ pub struct KeysConfig {
 }
 
 impl KeysConfig {
-    /// Largest key that the engine and ETSI 014 users here agree on, in bits.
+    /// Largest key in bits.
     const SIZE_BITS_MAX: i64 = 65_536;
 
-    /// Returns the place of `ttl` too, for rules across tables.
+    /// Also returns the place of `ttl`, for rules that join tables.
     pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawKeys>>) -> (Self, Field<Duration>) {
         let (scope, raw) = Scope::open("keys", raw);
         let sizes = 8..=Self::SIZE_BITS_MAX;
@@ -211,7 +215,7 @@ impl KeysConfig {
             if !field.value.is_multiple_of(8) {
                 checker.problem(
                     &field.at,
-                    &format!("{} bits are no whole bytes", field.value),
+                    &format!("{} bits are not whole bytes", field.value),
                     "a multiple of 8",
                 );
             }
@@ -235,13 +239,7 @@ impl KeysConfig {
         let floor =
             checker.number(&scope, "min_stored_per_pair", raw.min_stored_per_pair, 64_u32, 0..=1_000_000);
         let additional = checker.number(&scope, "max_sae_id_count", raw.max_sae_id_count, 8_u32, 0..=64);
-        let ttl = checker.duration(
-            &scope,
-            "ttl",
-            raw.ttl,
-            Duration::from_hours(24),
-            TICK..=Duration::from_hours(24 * 366),
-        );
+        let ttl = checker.duration(&scope, "ttl", raw.ttl, Duration::from_hours(24), TICK..=KEY_TTL_MAX);
         let limits = KeyLimits {
             size_bits: size.value,
             min_size_bits: min.value,
@@ -258,7 +256,7 @@ impl KeysConfig {
 /// `[etsi014]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Etsi014Config {
-    /// Whether paths name SAEs alone, masters retrieve nothing and empty lists are refused.
+    /// Whether paths name SAEs only, masters retrieve nothing, and empty lists are refused.
     pub strict: bool,
 }
 
@@ -269,21 +267,12 @@ impl Etsi014Config {
     }
 }
 
-/// `[retrieval] mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetrievalMode {
-    /// Each party retrieves a key once.
-    Once,
-    /// Each party may retrieve a key until it expires.
-    UntilExpiry,
-}
-
 /// `[retrieval]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrievalConfig {
     /// How often a party may retrieve.
     pub mode: RetrievalMode,
-    /// Whether the master may retrieve at its own site (a DQKD extension).
+    /// Whether the master may retrieve by ID at its own site (an extension of the standard).
     pub master_refetch: bool,
     /// How long the same SAE may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
@@ -300,7 +289,7 @@ impl RetrievalConfig {
         let modes = [("once", RetrievalMode::Once), ("until-expiry", RetrievalMode::UntilExpiry)];
         let mode_at = scope.at("mode", raw.mode.as_ref());
         let mode = checker.choice(&scope, "mode", raw.mode.as_ref(), RetrievalMode::Once, &modes);
-        let all = Duration::ZERO..=Duration::from_hours(24 * 366);
+        let all = Duration::ZERO..=KEY_TTL_MAX;
         let window = checker.duration(&scope, "replay_window", raw.replay_window, Duration::ZERO, all);
         if window.value > ttl.value {
             let what = format!(
@@ -328,30 +317,32 @@ impl RetrievalConfig {
     }
 }
 
-/// `[pools]`: the random that this site draws keys from.
+/// `[pools]`: the random pools that keys are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolsConfig {
-    /// Pools of one set, each on a server of its own.
+    /// Pools of a set, each on its own server.
     pub pools_per_set: usize,
     /// 64-bit words of a pool of a new set; a power of two.
     pub pool_words: u32,
-    /// Largest pool a set grows to, and the largest this site downloads for a peer; a power of two.
+    /// Largest pool of a set, and the largest that this site downloads for a peer; a power of two.
     pub pool_words_max: u32,
     /// Life of a set.
     pub set_ttl: Duration,
-    /// Most memory of all sets, own and peers', in MiB.
+    /// Most memory of all sets, those of peers included, in MiB.
     pub memory_max_mib: u64,
 }
 
 impl PoolsConfig {
-    /// Fewest and most words of a pool (`docs/blast-engine.md`, section 3).
-    pub(super) const WORDS: std::ops::RangeInclusive<i64> = 1 << 14..=1 << 27;
+    /// Fewest and most words of a pool.
+    pub(super) const WORDS: RangeInclusive<i64> = range(MIN_POOL_WORDS, MAX_POOL_WORDS);
+    /// Fewest and most pools of a set.
+    const POOLS: RangeInclusive<i64> = range(MIN_POOLS, MAX_POOLS);
 
-    /// `servers` is how many pool servers are listed; with two, a set has two pools unless written otherwise.
+    /// `servers` is the number of listed pool servers. By default, a set has three pools, or two if only two are listed.
     pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawPools>>, servers: usize) -> Self {
         let (scope, raw) = Scope::open("pools", raw);
-        let default = if servers == 2 { 2_usize } else { 3 };
-        let per_set = checker.number(&scope, "pools_per_set", raw.pools_per_set, default, 2..=8);
+        let default = servers.clamp(MIN_POOLS, 3);
+        let per_set = checker.number(&scope, "pools_per_set", raw.pools_per_set, default, Self::POOLS);
         if per_set.value > servers && servers >= 2 {
             let what = format!("{} is more than the {servers} [[pool_server]] entries", per_set.value);
             checker.problem(
@@ -369,14 +360,14 @@ impl PoolsConfig {
             let what = format!("{} is more than pools.pool_words_max = {}", words.value, words_max.value);
             checker.problem(&words.at, &what, "pool_words <= pool_words_max");
         }
-        let hour = Duration::from_hours(1);
-        let ttl = checker.duration(&scope, "set_ttl", raw.set_ttl, Duration::from_mins(10), TICK..=24 * hour);
+        let ttl =
+            checker.duration(&scope, "set_ttl", raw.set_ttl, Duration::from_mins(10), TICK..=SET_TTL_MAX);
         let memory = checker.number(&scope, "memory_max_mib", raw.memory_max_mib, 256_u64, 1..=1 << 20);
-        // The next set is made before the current one runs out, so two of the largest must fit.
+        // The next set is made before the current one is used up, so two of the largest must fit.
         let needed = 2 * per_set.value as u64 * u64::from(words_max.value) * WORD_BYTES;
         if needed > memory.value * MIB {
             let what = format!(
-                "{} MiB do not hold two sets of {} pools of {} words",
+                "{} MiB cannot hold two sets of {} pools of {} words",
                 memory.value, per_set.value, words_max.value
             );
             checker.problem(&memory.at, &what, &format!("{} or more", needed.div_ceil(MIB)));
@@ -391,11 +382,17 @@ impl PoolsConfig {
     }
 }
 
-/// Complains unless the number of words is a power of two.
+#[expect(clippy::cast_possible_wrap, reason = "the engine's bounds are far below 2^63")]
+const fn range(least: usize, most: usize) -> RangeInclusive<i64> {
+    least as i64..=most as i64
+}
+
+/// Complains if the number of words is not a power of two.
 pub(super) fn power_of_two(checker: &mut Checker<'_>, words: &Field<u32>) {
     if !words.value.is_power_of_two() {
-        let what = format!("{} is no power of two", words.value);
-        checker.problem(&words.at, &what, "a power of two from 16384 to 134217728");
+        let what = format!("{} is not a power of two", words.value);
+        let allowed = format!("a power of two from {MIN_POOL_WORDS} to {MAX_POOL_WORDS}");
+        checker.problem(&words.at, &what, &allowed);
     }
 }
 
@@ -406,7 +403,7 @@ pub struct LimitsConfig {
     pub request_timeout: Duration,
     /// Most connections of each listener.
     pub max_connections: usize,
-    /// Most requests in work at once on each listener.
+    /// Most running requests of each listener.
     pub max_concurrent_requests: usize,
     /// Largest request body in KiB.
     pub max_body_kib: usize,
@@ -414,9 +411,9 @@ pub struct LimitsConfig {
     pub peer_timeout: Duration,
     /// Largest difference of clocks between sites.
     pub clock_skew_max: Duration,
-    /// How long requests in work may finish after a stop was asked for.
+    /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
-    /// How long the daemon is unready and still serves after a stop was asked for.
+    /// How long the daemon still serves after a stop was requested, while it reports that it is not ready.
     pub drain_delay: Duration,
 }
 

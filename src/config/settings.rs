@@ -1,42 +1,26 @@
-//! The settings that both kinds of daemon share, as the other rooms read them.
-//!
-//! Plain values, valid by construction: everything here was judged by `checker`.
+//! The settings that both kinds of daemon share. All values are checked.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use mtls::TlsFiles;
 use toml::Spanned;
 
 use super::checker::{Checker, Scope};
 use super::raw::{RawLog, RawTls};
 
 /// `[tls]`: absolute paths of PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsConfig {
-    /// Trusted CA certificates.
-    pub ca: PathBuf,
-    /// This daemon's certificate and its issuers, leaf first.
-    pub cert: PathBuf,
-    /// The private key of the leaf.
-    pub key: PathBuf,
-    /// Certificate revocation lists, when there are any.
-    pub crl: Option<PathBuf>,
-}
-
-impl TlsConfig {
-    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawTls>>) -> Option<Self> {
-        let (scope, raw) = Scope::open("tls", raw);
-        let form = "the path of a PEM file";
-        let ca = checker.required(&scope, "ca", raw.ca, form).and_then(|field| checker.file(field));
-        let cert = checker.required(&scope, "cert", raw.cert, form).and_then(|field| checker.file(field));
-        let key = checker.required(&scope, "key", raw.key, form).and_then(|field| checker.file(field));
-        let crl = match raw.crl {
-            None => None,
-            written => checker.required(&scope, "crl", written, form).and_then(|field| checker.file(field)),
-        };
-        Some(Self { ca: ca?, cert: cert?, key: key?, crl })
-    }
+pub(super) fn tls_files(checker: &mut Checker<'_>, raw: Option<Spanned<RawTls>>) -> Option<TlsFiles> {
+    let (scope, raw) = Scope::open("tls", raw);
+    let form = "the path of a PEM file";
+    let ca = checker.required(&scope, "ca", raw.ca, form).and_then(|field| checker.file(field));
+    let cert = checker.required(&scope, "cert", raw.cert, form).and_then(|field| checker.file(field));
+    let key = checker.required(&scope, "key", raw.key, form).and_then(|field| checker.file(field));
+    let crl = match raw.crl {
+        None => None,
+        written => checker.required(&scope, "crl", written, form).and_then(|field| checker.file(field)),
+    };
+    Some(TlsFiles { ca: ca?, cert: cert?, key: key?, crl })
 }
 
 /// `[log] format`.
@@ -51,11 +35,11 @@ pub enum LogFormat {
 /// `[log] level`: the least urgent events that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Failures that are ours.
+    /// Failures of this daemon.
     Error,
-    /// Failures of clients and peers, and conditions an operator should look at.
+    /// Failures of clients and peers, and conditions that an operator should look at.
     Warn,
-    /// Starts, stops, reloads, and what changes the service.
+    /// Starts, stops, reloads and other changes of the service.
     Info,
     /// Single requests and batches.
     Debug,
@@ -79,9 +63,9 @@ impl LogLevel {
 /// `[log]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Least urgent events written; `DQKD_LOG` and `RUST_LOG` take precedence.
+    /// Least urgent events that are written. `DQKD_LOG` and `RUST_LOG` take precedence.
     pub level: LogLevel,
-    /// Form of the lines on standard error.
+    /// Format of the lines on standard error.
     pub format: LogFormat,
 }
 
@@ -105,7 +89,7 @@ impl LogConfig {
     }
 }
 
-/// `[limits] shutdown_grace` of both kinds: from at once to ten minutes.
+/// `[limits] shutdown_grace` of both kinds of daemon: zero to ten minutes.
 pub(super) fn shutdown_grace(
     checker: &mut Checker<'_>,
     scope: &Scope,
@@ -115,7 +99,7 @@ pub(super) fn shutdown_grace(
     checker.duration(scope, "shutdown_grace", raw, Duration::from_secs(10), range).value
 }
 
-/// Whether an admin listener there may speak plain HTTP; any other demands an operator certificate.
+/// Whether an admin listener at that address speaks plain HTTP. Any other demands an operator certificate.
 pub(super) fn is_loopback(admin: SocketAddr) -> bool {
     admin.ip().is_loopback()
 }

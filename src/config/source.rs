@@ -1,7 +1,7 @@
-//! The text that settings come from: one TOML file and the environment variables that override it.
+//! The text that settings come from: a TOML file and the environment variables that override it.
 //!
-//! Owns the mapping from byte spans to places that people can find. The environment is appended to the text
-//! line by line, so one kind of span serves both. Must not show secrets when it quotes a line.
+//! Turns byte spans into places that people can find. The variables are appended to the text of the file as lines, so
+//! one kind of span serves both. Masks secrets in the lines that it quotes.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use std::path::{Path, PathBuf};
 /// Prefix of the environment variables that override settings.
 pub(super) const ENV_PREFIX: &str = "DQKD__";
 
-/// Words in a key whose value is never quoted back: somebody may have pasted a secret there.
+/// Words in keys whose value may be a secret. Complaints do not quote it.
 const SENSITIVE: [&str; 6] = ["kek", "passw", "passphrase", "secret", "token", "credential"];
 
-/// Where a setting stands.
+/// The place of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Line in the file, from 1; `None` for an environment variable.
     pub line: Option<usize>,
     /// Column in characters, from 1.
     pub column: usize,
-    /// The environment variable, when the value came from one.
+    /// The environment variable, if the value came from one.
     pub variable: Option<String>,
-    /// The line itself, secrets masked.
+    /// The line, with secrets masked.
     pub snippet: String,
     /// How many characters of the snippet the value takes, at least 1.
     pub width: usize,
@@ -35,7 +35,7 @@ pub(super) struct Source {
     overrides: Vec<Override>,
 }
 
-/// One override: spans of its name and its value in [`Source::text`].
+/// An override: the spans of its name and of its value in [`Source::text`].
 struct Override {
     name: Range<usize>,
     value: Range<usize>,
@@ -94,7 +94,7 @@ impl Source {
             let name = self.slice(&entry.name).to_owned();
             return Self::describe(None, Some(name), line, start - line_start, span.len());
         }
-        // An error at the very end points past the last line: the line before is the one to show.
+        // An error at the very end points past the last line; show the line before.
         let start = start.min(self.file_len);
         let before = self.slice(&(0..start));
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -118,7 +118,7 @@ impl Source {
     }
 }
 
-/// `line` with the password of a URL, and the value of anything that sounds secret, starred out.
+/// `line` with stars for the password of a URL and for values that may be secret.
 fn masked(line: &str) -> String {
     let lower =
         line.to_ascii_lowercase().replace("kek_file", "........").replace("kek_credential", "..............");

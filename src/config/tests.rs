@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ::kme::Party;
+use ::kme::{Admission, Party, RetrievalMode};
+use mtls::identity::SaeIdentitySource;
 
 use super::*;
 
@@ -89,8 +90,8 @@ fn plus(table: &str) -> (String, usize) {
 #[test]
 fn the_minimal_file_has_the_documented_defaults() {
     let config = kme(MINIMAL, &[]);
-    assert_eq!(config.sae_admission, SaeAdmission::Chain);
-    assert_eq!(config.sae_identity, [SaeIdentity::Spiffe]);
+    assert_eq!(config.sae_admission, Admission::Chain);
+    assert_eq!(config.sae_identity, [SaeIdentitySource::Spiffe]);
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9090)));
     assert!(config.listen.admin_is_loopback());
     assert!(config.store.migrate);
@@ -231,7 +232,7 @@ fn each_complains(rows: &[(&str, &str)]) {
 #[test]
 fn each_rule_on_keys_and_their_retrieval_names_line_and_remedy() {
     each_complains(&[
-        ("[keys]\nsize_bits = 12", "keys.size_bits: 12 bits are no whole bytes; allowed: a multiple of 8"),
+        ("[keys]\nsize_bits = 12", "keys.size_bits: 12 bits are not whole bytes; allowed: a multiple of 8"),
         ("[keys]\nmin_size_bits = 512", "keys.min_size_bits: 512 is more than keys.size_bits = 256"),
         ("[keys]\nmax_size_bits = 128", "keys.size_bits: 256 is more than keys.max_size_bits = 128"),
         (
@@ -277,7 +278,7 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "pools.pools_per_set: 9 is out of range; allowed: a whole number from 2 to 8",
         ),
         ("[pools]\npools_per_set = 4", "pools.pools_per_set: 4 is more than the 3 [[pool_server]] entries"),
-        ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is no power of two"),
+        ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is not a power of two"),
         (
             "[pools]\npool_words = 8192",
             "pools.pool_words: 8192 is out of range; allowed: a whole number from 16384 to 134217728",
@@ -288,7 +289,7 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
         ),
         (
             "[pools]\nmemory_max_mib = 40",
-            "pools.memory_max_mib: 40 MiB do not hold two sets of 3 pools of 1048576 words; allowed: 48 or more",
+            "pools.memory_max_mib: 40 MiB cannot hold two sets of 3 pools of 1048576 words; allowed: 48 or more",
         ),
         (
             "[limits]\nrequest_timeout = \"1d\"",
@@ -308,7 +309,7 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
         ),
         (
             "[[peer]]\nreplicas = 1\nid = \"c\"\nurl = [\"https://x\", \"https://y\"]",
-            "peer.replicas: 1 replicas do not have 2 URLs; allowed: 2 or more",
+            "peer.replicas: 1 replicas cannot have 2 URLs; allowed: 2 or more",
         ),
         (
             "[[peer]]\nreplicas = 65\nid = \"c\"\nurl = \"https://x\"",
@@ -322,8 +323,8 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
 fn each_rule_on_who_and_where_names_its_line() {
     for (from, to, told) in [
         ("kme = \"site-b\"", "kme = \"site-z\"", "site.toml:28:7: sae.kme: SAE bob lives at KME site-z"),
-        ("id = \"bob\"", "id = \" \"", "site.toml:27:6: sae.id: is no ID: an ID must not be blank"),
-        ("\"dqkd.example\"", "\"Dqkd\"", "site.toml:3:16: kme.trust_domain: \"Dqkd\" is no trust domain"),
+        ("id = \"bob\"", "id = \" \"", "site.toml:27:6: sae.id: is not an ID: an ID must not be blank"),
+        ("\"dqkd.example\"", "\"Dqkd\"", "site.toml:3:16: kme.trust_domain: \"Dqkd\" is not a trust domain"),
         (
             "[tls]",
             "sae_identity = [\"dns\", \"x\"]\n[tls]",
@@ -345,12 +346,12 @@ fn each_rule_on_who_and_where_names_its_line() {
         (
             "\"0.0.0.0:9443\"",
             "\"localhost:9443\"",
-            "listen.peer: \"localhost:9443\" is no address; allowed: ADDRESS:PORT",
+            "listen.peer: \"localhost:9443\" is not an address; allowed: ADDRESS:PORT",
         ),
         (
             "https://site-b.example:9443",
             "http://site-b.example:9443",
-            "site.toml:16:7: peer.url: is no address of a daemon; allowed: https://HOST",
+            "site.toml:16:7: peer.url: is not the address of a daemon; allowed: https://HOST",
         ),
         (
             "https://pool-2.example:9643",
@@ -360,7 +361,7 @@ fn each_rule_on_who_and_where_names_its_line() {
         (
             "sqlite://a.db",
             "sqlite::memory:",
-            "site.toml:12:7: store.url: is no store; allowed: sqlite://FILE",
+            "site.toml:12:7: store.url: is not a store; allowed: sqlite://FILE",
         ),
         (
             "kek_file = \"a.kek\"",
@@ -377,13 +378,17 @@ fn each_rule_on_who_and_where_names_its_line() {
             "kek_file = \"a.kek\"\nkek_env = \"K\"",
             "site.toml:14:11: store.kek_env: is a second source",
         ),
-        ("kek_file = \"a.kek\"", "kek_env = \"a-b\"", "store.kek_env: is no name of an environment variable"),
+        (
+            "kek_file = \"a.kek\"",
+            "kek_env = \"a-b\"",
+            "store.kek_env: is not the name of an environment variable",
+        ),
         (
             "kek_file = \"a.kek\"",
             "kek_credential = \"../x\"",
-            "store.kek_credential: is no name of a credential",
+            "store.kek_credential: is not the name of a credential",
         ),
-        ("ca = \"pki/ca.pem\"", "ca = \"\"", "site.toml:5:6: tls.ca: is no path"),
+        ("ca = \"pki/ca.pem\"", "ca = \"\"", "site.toml:5:6: tls.ca: is not a path"),
     ] {
         let complaints = complaint(&with(from, to), &[]);
         assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
@@ -397,7 +402,7 @@ fn each_rule_of_a_pool_server_names_line_and_remedy() {
             "owner_memory_max_mib = 512",
             "site.toml:4:24: pool.owner_memory_max_mib: 512 is more than pool.memory_max_mib = 256",
         ),
-        ("words_max = 1000000", "site.toml:4:13: pool.words_max: 1000000 is no power of two"),
+        ("words_max = 1000000", "site.toml:4:13: pool.words_max: 1000000 is not a power of two"),
         ("words_max = 33554432", "pool.words_max: 33554432 words take 256 MiB, more than an owner may have"),
         ("ttl_max = \"0h\"", "pool.ttl_max: \"0h\" is out of range"),
         ("readers_max = 0", "pool.readers_max: 0 is out of range"),
@@ -414,7 +419,7 @@ fn a_wrong_url_in_a_list_is_named_at_its_own_place() {
     for (to, told) in [
         (
             "[\"https://b1\", \"http://b2\"]",
-            "site.toml:16:22: peer.url: is no address of a daemon; allowed: https://HOST",
+            "site.toml:16:22: peer.url: is not the address of a daemon; allowed: https://HOST",
         ),
         (
             "[\"https://b1\", \"https://b1\"]",
@@ -482,7 +487,7 @@ fn the_environment_overrides_values_of_every_type() {
     assert_eq!(config.keys.ttl, Duration::from_hours(1));
     assert_eq!(config.key_limits().max_per_request, 7);
     assert!(!config.retrieval.master_refetch);
-    assert_eq!(config.sae_identity, [SaeIdentity::Dns, SaeIdentity::Cn]);
+    assert_eq!(config.sae_identity, [SaeIdentitySource::Dns, SaeIdentitySource::Cn]);
     // Text stays text, even if it looks like a number.
     assert_eq!(config.id.as_str(), "007");
     assert_eq!(config.listen.admin.port(), 0);
@@ -577,7 +582,7 @@ fn a_postgres_store_takes_its_password_from_a_file() {
     assert_eq!(file.as_deref(), Some(Path::new("/etc/dqkd/pw")));
     assert_eq!(url.with_password("a b@c"), "postgres://dqkd:a%20b%40c@db.example/dqkd?sslmode=verify-full");
     let error = parse_text(&text.replace("dqkd@db", "db"), &[]).unwrap_err();
-    assert!(error.to_string().contains("is the password of nobody"), "{error}");
+    assert!(error.to_string().contains("needs a user, but store.url names none"), "{error}");
 }
 
 fn samples() -> Vec<PathBuf> {

@@ -1,6 +1,6 @@
-//! Addresses in settings: base URLs of other daemons, and where the store is.
+//! URLs in settings: those of other daemons and that of the store.
 //!
-//! Owns their form and nothing else; an address never carries a password past this room.
+//! Owns their form. A password in the URL of the store is never printed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ pub(super) const BASE_URL_FORM: &str = "https://HOST or https://HOST:PORT, witho
 pub(super) const STORE_URL_FORM: &str = "sqlite://FILE (relative to this configuration file, or absolute as \
      sqlite:///var/lib/dqkd/site.db), postgres://USER@HOST/DATABASE";
 
-/// What has a meaning in a `sqlite://` URL and may stand in a file name.
+/// Characters of file names that have a meaning in a `sqlite://` URL.
 const SQLITE_PATH: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#').add(b' ');
 
-/// `https://HOST[:PORT]`: where another daemon listens. Paths are appended to [`Self::as_str`].
+/// `https://HOST[:PORT]`: the address of another daemon. Paths are appended to [`Self::as_str`].
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BaseUrl {
     text: String,
@@ -42,7 +42,7 @@ impl BaseUrl {
             None if after_host.is_empty() => 443,
             None => return None,
         };
-        // `https://x/` was stripped once; `https://x//` leaves a path that Uri reads as "/".
+        // One slash was stripped above; that of `https://x//` is left, and Uri reads it as the path "/".
         let slashes = text.matches('/').count();
         (plain && !host.is_empty() && slashes == 2).then(|| Self {
             text: format!("https://{}", authority.as_str().to_ascii_lowercase()),
@@ -51,17 +51,17 @@ impl BaseUrl {
         })
     }
 
-    /// `https://HOST[:PORT]`, lower case, without a slash at the end.
+    /// `https://HOST[:PORT]` in lower case, without a slash at the end.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Host name or address; an IPv6 address keeps its brackets.
+    /// Host name or address. An IPv6 address keeps its brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, 443 when none is written.
+    /// The port, 443 by default.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -79,12 +79,12 @@ impl fmt::Debug for BaseUrl {
     }
 }
 
-/// What the text of `[store] url` says.
+/// The parsed text of `[store] url`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StoreUrl {
     /// A SQLite file, as written.
     Sqlite(PathBuf),
-    /// A Postgres database. The store reads the rest.
+    /// A Postgres database. The store parses the rest.
     Postgres(PostgresUrl),
 }
 
@@ -103,12 +103,12 @@ impl StoreUrl {
     }
 }
 
-/// The `sqlite://` URL of an absolute path, with the characters escaped that a URL gives a meaning.
+/// The `sqlite://` URL of an absolute path, escaped.
 pub(super) fn sqlite_url(path: &str) -> String {
     format!("sqlite://{}", utf8_percent_encode(path, SQLITE_PATH))
 }
 
-/// Where a Postgres database is. May hold a password, which neither `Display` nor `Debug` shows.
+/// The URL of a Postgres database. `Display` and `Debug` do not show its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl(String);
 

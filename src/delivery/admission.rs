@@ -1,24 +1,16 @@
-//! Who is served, and what the ID in a path means to them.
+//! Which SAEs are served, and what the ID in a path means to them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::Guard;
+pub use kme::Admission;
 use kme::{Directory, Party, Recipient, SaeId};
 use mtls::identity::AuthenticatedSae;
 
 use super::{Delivery, DeliveryError, Refusal};
 
-/// Which SAEs a site serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Every SAE certificate of the trust chain, except SAEs that the directory lists at another KME.
-    Chain,
-    /// Only SAEs that the directory lists at this KME.
-    Listed,
-}
-
-/// An admitted SAE, with the directory as it was on admission. Made by [`Delivery::admit`] only.
+/// An admitted SAE, with the directory of that moment. Only [`Delivery::admit`] makes one.
 #[derive(Debug)]
 pub struct Caller {
     sae: AuthenticatedSae,
@@ -36,7 +28,7 @@ impl Delivery {
         let directory = self.directory.load();
         let admitted = match directory.resolve(sae.id().as_str()) {
             Some(Recipient { party: Party::Sae(_), kme }) => kme == directory.local(),
-            // An SAE that calls itself like a KME could not be told from that KME in paths.
+            // A path could not tell an SAE from a KME of the same name.
             Some(Recipient { party: Party::Kme(_), .. }) => false,
             None => self.rules.admission == Admission::Chain,
         };
@@ -49,7 +41,7 @@ impl Delivery {
 }
 
 impl Caller {
-    /// The SAE that asks: the master of `enc_keys` and `status`, a party of the key in `dec_keys`.
+    /// The SAE that asks: the master in `enc_keys` and `status`, a party of the key in `dec_keys`.
     pub fn sae(&self) -> &SaeId {
         self.sae.id()
     }
@@ -58,14 +50,14 @@ impl Caller {
         &self.directory
     }
 
-    /// Whom the path of `enc_keys` or `status` names: a listed SAE first, then a KME.
+    /// Whom the path of `enc_keys` or `status` names: a listed SAE, else a KME.
     pub(super) fn recipient(&self, path_id: &str) -> Result<&Recipient, Refusal> {
         self.check_other_party(path_id)?;
         self.resolve(path_id).ok_or(Refusal::UnknownPeer)
     }
 
-    /// Whom the path of `dec_keys` names. Where every SAE of the chain is admitted, a master need not be listed
-    /// here; no key is found under a name that nobody bears.
+    /// Whom the path of `dec_keys` names. A master need not be listed here, since its own site may admit SAEs that are
+    /// not; a name that nobody has finds no key.
     pub(super) fn peer(&self, path_id: &str) -> Result<Cow<'_, Party>, Refusal> {
         self.check_other_party(path_id)?;
         match self.resolve(path_id) {

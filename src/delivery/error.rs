@@ -1,4 +1,4 @@
-//! Why a request was not served, sorted by what its caller does next.
+//! Why a request was not served, by what its caller can do.
 
 use crate::store::StoreError;
 use crate::supply::SupplyError;
@@ -6,7 +6,7 @@ use crate::supply::SupplyError;
 /// The sentence of ETSI GS QKD 014, clause 6.4.
 pub const KEYS_NOT_FOUND: &str = "one or more keys specified are not found on KME";
 
-/// A request that was not served. Nothing was made for it and nothing was used up.
+/// A request that was not served. No key was handed out or used up.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
     /// This site does not serve the SAE (401).
@@ -15,10 +15,10 @@ pub enum DeliveryError {
     /// The caller is not named by a requested key (401; ETSI GS QKD 014, clause 5.4).
     #[error("the SAE is not named by a requested key")]
     NotEntitled,
-    /// A requested key cannot be returned, whatever the reason (400; ETSI GS QKD 014, clause 6.4).
+    /// A requested key cannot be returned, for whatever reason (400; ETSI GS QKD 014, clause 6.4).
     #[error("{KEYS_NOT_FOUND}")]
     KeysNotFound,
-    /// The caller has to ask for something else (400).
+    /// The request breaks a rule (400).
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// No keys could be made; the caller may try again (503).
@@ -29,13 +29,13 @@ pub enum DeliveryError {
     Store(#[from] StoreError),
 }
 
-/// What is wrong with a request. The texts are sent to the caller; those in ETSI GS QKD 014 are literal.
+/// Which rule a request breaks. The caller gets the text; the texts of ETSI GS QKD 014 are literal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The path names nobody this KME knows.
+    /// This KME does not know the name in the path.
     #[error("the SAE or KME in the path is unknown")]
     UnknownPeer,
-    /// The ID in the path is no ID.
+    /// The ID in the path is not valid.
     #[error("the ID in the path is not valid: {0}")]
     InvalidPeer(kme::IdError),
     /// The path names the caller.
@@ -44,7 +44,7 @@ pub enum Refusal {
     /// Clause 6.2.
     #[error("size shall be a multiple of 8")]
     SizeNotOctets,
-    /// `size` outside of what status reports.
+    /// `size` is outside what status reports.
     #[error("size shall be an integer from {min} to {max} (bits)")]
     SizeOutOfRange {
         /// `min_key_size`.
@@ -52,7 +52,7 @@ pub enum Refusal {
         /// `max_key_size`.
         max: u32,
     },
-    /// `number` outside of what status reports.
+    /// `number` is outside what status reports.
     #[error("number shall be an integer from 1 to {max}")]
     NumberOutOfRange {
         /// `max_key_per_request`.
@@ -70,7 +70,7 @@ pub enum Refusal {
     /// An additional slave that this KME does not know.
     #[error("additional_slave_SAE_IDs names an unknown SAE")]
     UnknownAdditionalSlave,
-    /// An additional slave whose ID is no ID.
+    /// The ID of an additional slave is not valid.
     #[error("additional_slave_SAE_IDs has an entry that is not valid: {0}")]
     InvalidAdditionalSlave(kme::IdError),
     /// An additional slave twice.
@@ -100,7 +100,7 @@ pub enum Refusal {
         /// `max_key_per_request`.
         max: u32,
     },
-    /// A key ID that is no UUID.
+    /// A key ID that is not a UUID.
     #[error("a key_ID is not a UUID")]
     KeyIdNotUuid,
     /// A key ID twice.
@@ -109,7 +109,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Stable name for logs and metrics.
+    /// Name for logs and metrics; it does not change.
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnknownPeer => "unknown_peer",

@@ -7,7 +7,7 @@ use kme::{Demands, FreshKey, KeyLimits, Party, Recipient, SaeId};
 use super::{Caller, Delivery, DeliveryError, Refusal};
 use crate::supply::{KeyOrder, SupplyError};
 
-/// A request for fresh keys, as the caller wrote it. Numbers are wide enough to hold what is out of range.
+/// A request for fresh keys, as the caller wrote it. Numbers have room for values out of range.
 #[derive(Clone, Debug)]
 pub struct KeyRequest {
     /// `number`; one when absent.
@@ -18,7 +18,7 @@ pub struct KeyRequest {
     pub additional_slaves: Option<Vec<String>>,
     /// Names in `extension_mandatory` that are not supported, one group for each object that has any.
     pub unsupported_extensions: Vec<Vec<String>>,
-    /// What the supported ones demand of the keys; `None` for what no key can meet.
+    /// What the supported ones demand; `None` if no key can meet it.
     pub demands: Option<Demands>,
 }
 
@@ -34,7 +34,7 @@ impl Default for KeyRequest {
     }
 }
 
-/// A request that breaks no rule.
+/// A request that breaks no rule, ready to be ordered.
 struct Checked<'a> {
     recipients: Cow<'a, [Recipient]>,
     number: usize,
@@ -48,7 +48,7 @@ impl Checked<'_> {
         KeyOrder { master, recipients, number: *number, key_bytes: *key_bytes, demands }
     }
 
-    /// The advertised length and number are promises to two sites; never deliver anything else.
+    /// Lets only keys of the length and number that were asked for pass.
     fn accept(&self, keys: Vec<FreshKey>) -> Result<Vec<FreshKey>, DeliveryError> {
         let is_right = |fresh: &FreshKey| fresh.key.material.len_bytes() == self.key_bytes;
         if keys.len() == self.number && keys.iter().all(is_right) {
@@ -60,11 +60,11 @@ impl Checked<'_> {
 }
 
 impl Delivery {
-    /// Hands out fresh keys that the caller shares with whom `path_id` names, and with every additional slave.
-    /// All or none; a refused request makes and uses up nothing.
+    /// Hands out fresh keys that the caller shares with whom `path_id` names and with every additional slave. All or
+    /// none; a refused request makes no key.
     ///
     /// # Errors
-    /// [`DeliveryError::Refused`] with the first rule that the request breaks, or [`DeliveryError::Supply`].
+    /// [`DeliveryError::Refused`] with the first broken rule, or [`DeliveryError::Supply`].
     pub async fn get_key(
         &self,
         caller: &Caller,
@@ -77,21 +77,6 @@ impl Delivery {
             error => DeliveryError::from(error),
         })?;
         checked.accept(keys)
-    }
-
-    /// The same, if it can be done without waiting for anything; `None` when it cannot, and then nothing happened.
-    ///
-    /// # Errors
-    /// As those of [`Self::get_key`].
-    pub fn get_key_at_once(
-        &self,
-        caller: &Caller,
-        path_id: &str,
-        request: &KeyRequest,
-    ) -> Result<Option<Vec<FreshKey>>, DeliveryError> {
-        let checked = self.check(caller, path_id, request)?;
-        let keys = self.source.take_ready(checked.order(caller.sae()));
-        keys.map(|keys| checked.accept(keys)).transpose()
     }
 
     fn check<'a>(
@@ -117,7 +102,7 @@ impl Delivery {
     }
 }
 
-/// A size that no key may have is named before a size that is merely out of range (clause 6.2).
+/// "Not a multiple of 8" is said before "out of range" (clause 6.2).
 fn key_bytes(size_bits: Option<i128>, limits: &KeyLimits) -> Result<usize, Refusal> {
     let size_bits = size_bits.unwrap_or(limits.size_bits.into());
     if size_bits % 8 != 0 {

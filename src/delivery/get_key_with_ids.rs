@@ -8,11 +8,11 @@ use super::{Caller, Delivery, DeliveryError, Refusal};
 use crate::store::{Retrieval, RetrieveError};
 
 impl Delivery {
-    /// Returns the keys with `key_ids`, in that order, which the caller shares with whom `path_id` names. All
-    /// or none, after the commit that uses up the caller's retrievals.
+    /// Returns the keys with `key_ids`, in that order, that the caller shares with whom `path_id` names. All or none,
+    /// after the commit that uses up the caller's retrievals.
     ///
     /// # Errors
-    /// [`DeliveryError`]: refused, not entitled, not found, or the store failed.
+    /// [`DeliveryError`].
     pub async fn get_key_with_ids(
         &self,
         caller: &Caller,

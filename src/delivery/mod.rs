@@ -1,7 +1,7 @@
-//! What SAEs may do: the use cases behind ETSI GS QKD 014, one file each.
+//! What SAEs may do: the three calls of ETSI GS QKD 014, one file each.
 //!
-//! Decides who is admitted, what a path names, which requests are refused, and what is asked of the rooms
-//! below. Knows nothing of JSON or status codes; makes, stores and sends no keys itself.
+//! Decides who is admitted, what a path names and which requests are refused. `supply` makes the keys, `store` keeps
+//! them; JSON and status codes are `http`'s.
 
 mod admission;
 mod error;
@@ -34,7 +34,7 @@ use crate::store::{RetrievalMode, Store};
 pub struct RetrievalPolicy {
     /// Once for each party, or until the key expires.
     pub mode: RetrievalMode,
-    /// How long the same SAE may repeat a retrieval whose answer was lost; zero for never.
+    /// How long the same SAE may repeat a retrieval, in case its answer was lost; zero for never.
     pub replay_window: Duration,
 }
 
@@ -52,9 +52,9 @@ pub struct DeliveryRules {
     pub admission: Admission,
     /// How often a key may be retrieved.
     pub retrieval: RetrievalPolicy,
-    /// How long a retrieval waits for its commit to begin; after that nothing was and will be used up.
+    /// How long a retrieval waits until its commit begins. If that is too late, nothing is used up.
     pub retrieval_patience: Duration,
-    /// Whether paths name SAEs alone and an empty list of additional slaves is refused.
+    /// Whether a path may name SAEs only, and an empty list of additional slaves is refused.
     pub strict: bool,
 }
 
@@ -73,8 +73,8 @@ impl fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Serves from `store` and `source` by `rules`. Whoever reloads the directory swaps it in `directory`;
-    /// each request sees one version from beginning to end.
+    /// Serves from `store` and `source`. The directory may be swapped at any time; each request sees one version of
+    /// it.
     pub fn new(
         directory: Arc<ArcSwap<Directory>>,
         rules: DeliveryRules,

@@ -15,14 +15,14 @@ pub struct Status {
     pub master: SaeId,
     /// The peer, as the path names it: an SAE, or a whole KME.
     pub slave: Party,
-    /// Keys of the default size that are ready to be delivered; never above `limits.max_stored_per_pair`.
+    /// Keys of the default size that are ready; at most `limits.max_stored_per_pair`.
     pub stored: u32,
     /// What the caller may ask for.
     pub limits: KeyLimits,
 }
 
 impl Delivery {
-    /// Reports on sharing keys with the SAE or KME that `path_id` names.
+    /// Says what the caller may ask for when it shares keys with whom `path_id` names.
     ///
     /// # Errors
     /// [`DeliveryError::Refused`] for a path that names nobody, or the caller.

@@ -1,10 +1,10 @@
 //! Two sites without a network between them, for tests of delivery and of what calls it.
 //!
-//! The stores are real SQLite files. Only the source of keys is a double: it writes down every order and puts
-//! the keys into the stores of the sites that are there.
+//! The stores are real SQLite files. Only the source of keys is a double: it notes each order and puts the keys into
+//! the stores of the sites that exist.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,9 +13,11 @@ use kme::{
     BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock,
     OsRandom, Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
+use crate::store::testing::counts;
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
 };
@@ -23,7 +25,7 @@ use crate::supply::{KeyOrder, SupplyError};
 
 /// How long every key lives.
 pub(crate) const KEY_TTL: Duration = Duration::from_hours(1);
-/// SAEs and their homes; site-c is configured, but nothing of it is there.
+/// SAEs and their homes; site-c is configured, but does not exist.
 pub(crate) const SAES: &[(&str, &str)] = &[
     ("alice", "site-a"),
     ("dave", "site-a"),
@@ -86,11 +88,11 @@ pub(crate) struct TestSource {
 
 impl TestSource {
     pub(crate) fn orders(&self) -> Vec<Placed> {
-        self.orders.lock().unwrap().clone()
+        self.orders.lock().clone()
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+        *self.mood.lock() = mood;
     }
 
     pub(crate) fn set_deliverable(&self, keys: u32) {
@@ -109,8 +111,14 @@ impl TestSource {
             material: KeyMaterial::new(SecretBytes::copy_of(fresh.key.material.expose())),
         };
         let copies = made.iter().map(copy).collect();
-        self.ready.lock().unwrap().extend(made);
+        self.ready.lock().extend(made);
         copies
+    }
+
+    /// From what [`Self::put_ready`] put there.
+    fn take_ready(&self, number: usize) -> Option<Vec<FreshKey>> {
+        let mut ready = self.ready.lock();
+        (ready.len() >= number).then(|| ready.drain(..number).collect())
     }
 
     /// Waits until an order has been placed since this was last called.
@@ -163,14 +171,17 @@ fn drawn(len_bytes: usize) -> KeyMaterial {
 impl KeySource for TestSource {
     fn make<'a>(&'a self, order: KeyOrder<'a>) -> BoxFuture<'a, Result<Vec<FreshKey>, SupplyError>> {
         Box::pin(async move {
-            self.orders.lock().unwrap().push(Placed {
+            if let Some(keys) = self.take_ready(order.number) {
+                return Ok(keys);
+            }
+            self.orders.lock().push(Placed {
                 master: order.master.to_string(),
                 recipients: order.recipients.to_vec(),
                 number: order.number,
                 key_bytes: order.key_bytes,
             });
             self.placed.notify_one();
-            let mood = self.mood.lock().unwrap().clone();
+            let mood = self.mood.lock().clone();
             match mood {
                 Mood::Works => self.fill(order).await,
                 Mood::Fails(error) => Err(error()),
@@ -187,12 +198,6 @@ impl KeySource for TestSource {
                 }
             }
         })
-    }
-
-    /// From what [`TestSource::put_ready`] put there; the moods are those of a source that one has to wait for.
-    fn take_ready(&self, order: KeyOrder<'_>) -> Option<Vec<FreshKey>> {
-        let mut ready = self.ready.lock().unwrap();
-        (ready.len() >= order.number).then(|| ready.drain(..order.number).collect())
     }
 
     fn ready<'a>(&'a self, _master: &'a SaeId, _recipient: &'a Recipient) -> BoxFuture<'a, u32> {
@@ -264,7 +269,7 @@ impl TestSite {
 
     /// What a request may change here: orders placed, keys stored.
     pub(crate) async fn marks(&self) -> (usize, u64) {
-        (self.source.orders().len(), self.store.counts().await.unwrap().keys)
+        (self.source.orders().len(), counts(&self.store).await.keys)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one place with status codes: every error that leaves any listener is this JSON.
+//! The one form of an error: every listener answers failures with this JSON.
 
 use std::borrow::Cow;
 
@@ -13,15 +13,15 @@ const BODY_RETRY_SECS: u32 = 1;
 
 /// An error answer: ETSI GS QKD 014 Table 13, `{"message": ..., "details": [...]}`.
 ///
-/// `code` is stable, for logs and metrics; it is not sent. `details` is left out when empty, because one
-/// test suite in the field decodes it as an array of strings, against the standard's objects.
+/// An empty `details` is left out, because a test suite in use elsewhere expects strings in it, where the standard
+/// has objects.
 #[derive(Debug)]
 pub struct ApiError {
     /// The status of the answer.
     pub status: StatusCode,
-    /// Stable name of the failure for logs and metrics.
+    /// Name of the failure in logs and metrics; it does not change and is not sent.
     pub code: &'static str,
-    /// What the caller reads. Never contains secrets.
+    /// What the caller reads. Never contains a secret.
     pub message: Cow<'static, str>,
     /// Name and value pairs that explain the message.
     pub details: Vec<serde_json::Value>,
@@ -29,9 +29,9 @@ pub struct ApiError {
     pub retry_after_secs: Option<u32>,
 }
 
-/// Stable name of a failure, left in the response's extensions for the logging layer.
+/// [`ApiError::code`], left in the extensions of the response for its log line.
 #[derive(Clone, Copy, Debug)]
-pub struct ErrorCode(pub &'static str);
+pub(super) struct ErrorCode(pub(super) &'static str);
 
 /// Table 13.
 #[derive(Serialize, ToSchema)]
@@ -52,12 +52,12 @@ impl ApiError {
         Self { status, code, message: message.into(), details: Vec::new(), retry_after_secs: None }
     }
 
-    /// 400: the caller must change the request.
+    /// 400: the same request will fail again.
     pub fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// 401: the caller is not who this endpoint or this key is for.
+    /// 401: this path, or this key, is not for the caller.
     pub fn unauthorized(code: &'static str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, "Unauthorized")
     }
@@ -74,8 +74,8 @@ impl ApiError {
         }
     }
 
-    /// 503 for a request whose body was cut short by the time limit. Not 400: a client reads 400 as "this key is
-    /// gone", and it may have been this process that stood still.
+    /// 503 for a body that did not arrive in time. Not 400: to a client that would mean that its key is gone, and
+    /// the fault may be this daemon's.
     pub fn body_slow() -> Self {
         Self::unavailable("body_slow", "the request body did not arrive in time", BODY_RETRY_SECS)
     }
@@ -85,7 +85,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "no_such_path", "no such path")
     }
 
-    /// 405 for a verb that the path does not serve. The router adds `Allow`.
+    /// 405 for a method that the path does not serve. The router adds `Allow`.
     pub fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed")
     }
@@ -95,10 +95,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Body { message: &self.message, details: &self.details };
         let mut response = (self.status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(secs) = self.retry_after_secs {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response.extensions_mut().insert(ErrorCode(self.code));
         response
@@ -123,7 +121,6 @@ mod tests {
         assert_eq!(parts.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(parts.headers[header::CONTENT_TYPE], "application/json");
         assert_eq!(parts.headers[header::RETRY_AFTER], "2");
-        assert_eq!(parts.headers[header::CACHE_CONTROL], "no-store");
         assert_eq!(text, r#"{"message":"peer site-b does not answer"}"#);
     }
 

@@ -1,17 +1,31 @@
-//! Parts of requests that every listener reads the same way: caller, query, media type.
+//! What is read of a request besides its path and body: the calling KME, the query, the media type.
 
 use std::borrow::Cow;
 
+use axum::extract::Request;
 use http::{HeaderMap, StatusCode, header};
+use mtls::identity::{AuthenticatedKme, ClientIdentity};
 use percent_encoding::percent_decode;
 
 use super::error::ApiError;
 
-/// The value of `name` in a query string; other names are not looked at.
+/// The KME that the client's certificate names.
 ///
 /// # Errors
-/// 400 when `name` is there twice, or its value is not UTF-8.
-pub fn query_value<'q>(query: Option<&'q str>, name: &'static str) -> Result<Option<Cow<'q, str>>, ApiError> {
+/// 401 for any other client.
+pub(super) fn kme(request: &Request) -> Result<AuthenticatedKme, ApiError> {
+    let client = request.extensions().get::<ClientIdentity>();
+    client.and_then(ClientIdentity::kme).cloned().ok_or_else(|| ApiError::unauthorized("not_a_kme"))
+}
+
+/// The value of `name` in a query string; other names are ignored.
+///
+/// # Errors
+/// 400 when `name` occurs twice, or its value is not UTF-8.
+pub(super) fn query_value<'q>(
+    query: Option<&'q str>,
+    name: &'static str,
+) -> Result<Option<Cow<'q, str>>, ApiError> {
     let mut found = None;
     for pair in query.unwrap_or_default().split('&') {
         let (written, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -28,21 +42,21 @@ pub fn query_value<'q>(query: Option<&'q str>, name: &'static str) -> Result<Opt
     Ok(found)
 }
 
-/// How many names a query string has besides `known`.
-pub fn other_names(query: Option<&str>, known: &[&str]) -> usize {
+/// The number of names in a query string that are not among `known`.
+pub(super) fn other_names(query: Option<&str>, known: &[&str]) -> usize {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     let names = pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
     names.filter(|name| !known.iter().any(|known| percent_decode(name.as_bytes()).eq(known.bytes()))).count()
 }
 
-/// Refuses media types that are certainly not JSON.
+/// Refuses a media type that cannot be JSON.
 ///
-/// None at all passes, and so does `application/x-www-form-urlencoded`, which `curl -d` sends unasked: the body
-/// has to parse as JSON anyway.
+/// A missing one passes, and so does `application/x-www-form-urlencoded`, which `curl -d` sends by default: the
+/// body must parse as JSON anyway.
 ///
 /// # Errors
 /// 415.
-pub fn accept_json(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn accept_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     if values.all(|value| value.to_str().is_ok_and(may_be_json)) {
         return Ok(());

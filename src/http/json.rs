@@ -1,4 +1,4 @@
-//! Bounded request bodies and strict JSON.
+//! Request bodies of bounded length, and their JSON.
 
 use std::fmt;
 
@@ -13,15 +13,15 @@ use super::error::ApiError;
 /// Reads a whole body of at most `max_bytes` into a buffer that is wiped when dropped.
 ///
 /// # Errors
-/// 413 when it is longer, 400 when the client stops in the middle.
-pub async fn read_body(body: Body, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+/// 413 when it is longer, 400 when it breaks off.
+pub(super) async fn read_body(body: Body, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let mut limited = Limited::new(body, max_bytes);
     let mut bytes = Zeroizing::new(Vec::new());
     while let Some(frame) = limited.frame().await {
         match frame {
             Ok(frame) => {
                 if let Some(chunk) = frame.data_ref() {
-                    append_wiping(&mut bytes, chunk);
+                    kme::append_wiped(&mut bytes, chunk);
                 }
             }
             Err(error) if error.is::<LengthLimitError>() => {
@@ -37,23 +37,12 @@ pub async fn read_body(body: Body, max_bytes: usize) -> Result<Zeroizing<Vec<u8>
     Ok(bytes)
 }
 
-/// Appends without leaving an unwiped copy behind when the buffer must move.
-fn append_wiping(bytes: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
-    if bytes.capacity() - bytes.len() < chunk.len() {
-        let wanted = (bytes.len() + chunk.len()).max(2 * bytes.capacity()).max(1024);
-        let mut larger = Zeroizing::new(Vec::with_capacity(wanted));
-        larger.extend_from_slice(bytes);
-        *bytes = larger;
-    }
-    bytes.extend_from_slice(chunk);
-}
-
-/// Parses JSON; the error names line, column and what was wrong, never the content of the body.
+/// Parses JSON. The error says what is wrong, with line and column, and never quotes the body.
 ///
 /// # Errors
 /// 400 for bytes that are not UTF-8, for malformed JSON and for JSON of another shape.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // serde_json would not look at the bytes of texts in members that are skipped.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // serde_json does not check the UTF-8 of members that it skips.
     let text = std::str::from_utf8(bytes)
         .map_err(|_| ApiError::bad_request("bad_json", "the request body is not UTF-8"))?;
     serde_json::from_str(text).map_err(|error| {
@@ -68,9 +57,9 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-/// The number of members that nothing else of an object reads: a `#[serde(flatten)]` field of it.
+/// As a `#[serde(flatten)]` field: the number of members that no other field takes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct OtherMembers(pub usize);
+pub(super) struct OtherMembers(pub(super) usize);
 
 impl<'de> serde::Deserialize<'de> for OtherMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,6 +1,6 @@
 //! Counts and times of requests, by listener, method, route template and outcome.
 //!
-//! What a served request needs is resolved once; failures are looked up.
+//! The series of served requests are remembered; those of failures are looked up each time.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 
 use crate::metrics::{Counter, Counters, Histogram, Labels, Registry, Seconds, Timings, counter, timing};
 
-/// Methods that are told apart; all others are one.
+/// Methods with series of their own; the last stands for all others.
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "other"];
 
 /// The requests of all listeners of one daemon.
@@ -57,13 +57,13 @@ struct Route {
 
 #[derive(Debug)]
 struct Handles {
-    /// The first status that a request without an error code was answered with, mostly the only one.
+    /// The first status of a success, mostly the only one.
     served: (StatusCode, Counter),
     duration: Histogram<Seconds>,
 }
 
 impl ListenerMeter {
-    /// Notes a request that was answered with `status`, or whose client did not wait for that.
+    /// Notes a request: its `status`, or `None` if its client disconnected before the answer.
     pub(super) fn note(
         &self,
         method: &Method,
@@ -89,7 +89,7 @@ impl ListenerMeter {
     }
 
     fn handles(&self, template: &'static str, place: usize, status: Option<StatusCode>) -> Option<&Handles> {
-        // A template is one string of the program, so few of these comparisons look at its letters.
+        // A template is one static string, so most comparisons end at the pointer.
         let of_template = |slot: &'_ &OnceLock<Route>| {
             let route = slot.get_or_init(|| Route { template, methods: Default::default() });
             std::ptr::eq(route.template, template) || route.template == template

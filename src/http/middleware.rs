@@ -1,24 +1,22 @@
-//! What surrounds every request: a bound on how many, a bound on how long, panics, one log line.
+//! The guard around every request: a bound on how many and on how long, panics, `no-store`, one log line.
 //!
-//! A request that has to wait for something is worked on in a task of its own. A client that goes away takes only
-//! its answer with it: work that moves keys is never dropped in the middle. What needs no waiting (a key from
-//! memory) is done at once, where the request came in, which nothing can interrupt either.
+//! Each request is polled once where it arrives. If that answers it (a key from memory), no task is needed. Otherwise it
+//! moves into a task of its own: if the client disconnects, its answer is lost; the work is not.
 
-use std::future::poll_fn;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
-use http::Method;
+use http::{HeaderValue, Method, header};
 use mtls::identity::ClientIdentity;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, error, info_span, warn};
@@ -26,66 +24,57 @@ use tracing::{Instrument, Span, debug, error, info_span, warn};
 use super::error::{ApiError, ErrorCode};
 use super::meter::{ListenerMeter, RequestMeters};
 
-/// What a client should wait when there are too many requests.
+/// `Retry-After` when there are too many requests.
 const OVERLOAD_RETRY_SECS: u32 = 1;
-/// What a client should wait after a request that took too long or failed through a defect.
+/// `Retry-After` of a request that took too long or failed through a defect.
 const FAILURE_RETRY_SECS: u32 = 5;
 
 /// Bounds on the requests of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct EdgeLimits {
-    /// Most requests in work at once, at least one. More are refused, not queued.
+    /// Most requests in progress, at least one. More are refused, not queued.
     pub max_concurrent: usize,
     /// The longest that a client waits for an answer.
     pub timeout: Duration,
 }
 
 impl EdgeLimits {
-    /// The longest that a body may take to arrive: half of the time, the other half is for the work.
-    pub fn body_timeout(&self) -> Duration {
+    /// The longest that a body may take to arrive: half of the time. The other half is for the work.
+    pub(super) fn body_timeout(&self) -> Duration {
         self.timeout / 2
     }
 }
 
-/// The edge of one listener: put it around a router with [`guard`].
+/// The guard of one listener; [`guard`] puts it around a router.
 #[derive(Clone)]
-pub struct Edge(Arc<Parts>);
+pub(super) struct Edge(Arc<Parts>);
 
 struct Parts {
     listener: &'static str,
     max_concurrent: usize,
-    /// Requests in work. Only ever counted, so nothing has to be locked when one ends.
+    /// Requests in progress.
     in_work: AtomicUsize,
     timeout: Duration,
     tasks: TaskTracker,
     meter: ListenerMeter,
-    /// What is logged in the course of a request stands in it. One for all requests: it says nothing of any one.
+    /// Around everything that is logged for a request. One for all requests: it names the listener only.
     span: Span,
 }
 
-/// A request before anything is done for it.
+/// A request as it arrives.
 pub(super) struct About<'a> {
     pub(super) method: Method,
-    /// Its route template, which is logged and counted instead of the path.
+    /// Its route template: logged and counted instead of the path, which holds IDs.
     pub(super) route: &'static str,
     pub(super) caller: Option<&'a ClientIdentity>,
-    /// It bounds its own time, and only its own answer is true: a 503 in its place could say that nothing was used up
-    /// when it was.
+    /// It has time limits of its own, so the timeout does not apply: a 503 from here could claim that nothing was
+    /// used up when it was.
     pub(super) ends_by_itself: bool,
 }
 
-/// How far a request comes without waiting for anything.
-pub(super) enum Begun<W> {
-    /// To its end.
-    Answered(Response),
-    /// Not far: there may be something to wait for.
-    Waits(W),
-}
-
 impl Edge {
-    /// `listener` names it in logs. Work runs in `tasks`, which a graceful stop waits for. Requests are counted in
-    /// `meters`.
-    pub fn new(
+    /// `listener` is its name in logs. A graceful stop waits for `tasks`.
+    pub(super) fn new(
         listener: &'static str,
         limits: EdgeLimits,
         tasks: TaskTracker,
@@ -102,49 +91,46 @@ impl Edge {
         }))
     }
 
-    /// Serves one request: begins it here and now; if it waits, it goes on in a task of its own.
-    pub(super) fn serve<W: Future<Output = Response> + Send + 'static>(
+    /// Serves one request: polls `work` now; if it has to wait, it goes on in a task of its own.
+    pub(super) fn serve(
         &self,
         about: About<'_>,
-        begin: impl FnOnce() -> Begun<W>,
+        work: impl Future<Output = Response> + Send + 'static,
     ) -> Serving {
         let started = Instant::now();
-        let (work, here) = match self.0.begin(begin) {
+        let begun = match Place::take(&self.0) {
+            Some(place) => self.0.begin(place, Box::pin(work)),
+            None => Begun::Answered(
+                ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS).into_response(),
+            ),
+        };
+        let waiting = match begun {
             Begun::Answered(response) => {
                 self.0.note(&about, started, Some(&response));
-                return Serving::Answered(response);
+                return Serving::Answered(no_store(response));
             }
-            Begun::Waits(begun) => begun,
+            Begun::Waits(waiting) => waiting,
         };
-        // The place goes into the task: work whose client is gone still counts.
-        let place = Place(Arc::clone(&self.0));
-        std::mem::forget(here);
-        let work = async move {
-            let response = work.await;
-            drop(place);
-            response
-        };
-        let work = Box::pin(work.instrument(self.0.span.clone()));
         let (edge, caller) = (Arc::clone(&self.0), about.caller.cloned());
         Serving::Waits(Box::pin(async move {
             let about = About { caller: caller.as_ref(), ..about };
             let ends_by_itself = about.ends_by_itself;
             let mut line = RequestLine { edge: &edge, about, started, is_written: false };
-            let response = edge.wait(ends_by_itself, work).await;
+            let response = edge.wait(ends_by_itself, waiting).await;
             line.write(Some(&response));
-            response
+            no_store(response)
         }))
     }
 }
 
-/// An answer that is there, or one that is waited for.
+/// The answer to a request, ready or still to come.
 #[derive(Default)]
 pub enum Serving {
-    /// It is there.
+    /// Ready.
     Answered(Response),
-    /// It will be.
+    /// Still to come.
     Waits(BoxFuture<'static, Response>),
-    /// It was given.
+    /// Taken.
     #[default]
     Over,
 }
@@ -163,53 +149,53 @@ impl Future for Serving {
     }
 }
 
-/// One of the requests that may be in work at once.
-struct Place<E: Deref<Target = Parts>>(E);
+/// A place among the requests in progress; dropping it gives it back.
+struct Place(Arc<Parts>);
 
-impl<E: Deref<Target = Parts>> Place<E> {
-    /// One more, and how many there were.
-    fn take(edge: E) -> (Self, usize) {
+impl Place {
+    /// `None` if all are taken.
+    fn take(edge: &Arc<Parts>) -> Option<Self> {
+        let place = Self(Arc::clone(edge));
         let before = edge.in_work.fetch_add(1, Ordering::Relaxed);
-        (Self(edge), before)
+        (before < edge.max_concurrent).then_some(place)
     }
 }
 
-impl<E: Deref<Target = Parts>> Drop for Place<E> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
+/// A request after its first poll.
+enum Begun {
+    Answered(Response),
+    Waits(JoinHandle<Response>),
+}
+
 impl Parts {
-    /// Begins a request, if there is a place for it.
-    fn begin<W>(&self, begin: impl FnOnce() -> Begun<W>) -> Begun<(W, Place<&Self>)> {
-        let (place, before) = Place::take(self);
-        if before >= self.max_concurrent {
-            let refused = ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS);
-            return Begun::Answered(refused.into_response());
-        }
-        match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(begin))) {
-            Ok(Begun::Answered(response)) => Begun::Answered(response),
-            Ok(Begun::Waits(work)) => Begun::Waits((work, place)),
+    fn begin(
+        &self,
+        place: Place,
+        mut work: Pin<Box<impl Future<Output = Response> + Send + 'static>>,
+    ) -> Begun {
+        // A wake-up may be lost: the task polls once more.
+        let mut context = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(|| work.as_mut().poll(&mut context)))) {
+            Ok(Poll::Ready(response)) => Begun::Answered(response),
+            Ok(Poll::Pending) => {
+                // The place moves too: the work counts also after its client has disconnected.
+                let work = async move {
+                    let _place = place;
+                    work.await
+                };
+                Begun::Waits(self.tasks.spawn(work.instrument(self.span.clone())))
+            }
             Err(_) => Begun::Answered(self.panicked()),
         }
     }
 
-    /// Work that is begun here, too, and moves into a task only when it really waits.
-    async fn wait(
-        &self,
-        ends_by_itself: bool,
-        mut work: Pin<Box<impl Future<Output = Response> + Send + 'static>>,
-    ) -> Response {
-        let at_once = poll_fn(|context| {
-            let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
-            Poll::Ready(polled.map_err(drop))
-        });
-        let waiting = match at_once.await {
-            Ok(Poll::Ready(response)) => return response,
-            Ok(Poll::Pending) => self.tasks.spawn(work),
-            Err(()) => return self.panicked(),
-        };
+    async fn wait(&self, ends_by_itself: bool, waiting: JoinHandle<Response>) -> Response {
         let ended = if ends_by_itself {
             Ok(waiting.await)
         } else {
@@ -224,27 +210,33 @@ impl Parts {
         }
     }
 
-    /// The payload may hold anything, keys included; the panic hook knows the place.
+    /// Without the panic's text, which may hold a secret; the panic hook has logged the place.
     fn panicked(&self) -> Response {
         error!(listener = self.listener, error.code = "panic", "a request panicked");
         failure()
     }
 }
 
+/// For every answer, since most hold keys: nobody on the way may keep a copy.
+fn no_store(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 fn failure() -> Response {
     ApiError::unavailable("panic", "the KME failed to serve the request", FAILURE_RETRY_SECS).into_response()
 }
 
-/// How many members or query names of a served request were not looked at, if any, left in the response's
-/// extensions for the log line.
+/// How many members or query names of the request were ignored, left in the extensions of the response for its log
+/// line.
 #[derive(Clone, Copy, Debug)]
-pub struct IgnoredParts(pub usize);
+pub(super) struct IgnoredParts(pub(super) usize);
 
-/// From a request to its route template.
-pub type Template = fn(&Request) -> &'static str;
+/// Finds the route template of a request.
+pub(super) type Template = fn(&Request) -> &'static str;
 
 /// The middleware: `router.layer(axum::middleware::from_fn_with_state((edge, template), guard))`.
-pub async fn guard(
+pub(super) async fn guard(
     State((edge, template)): State<(Edge, Template)>,
     request: Request,
     next: Next,
@@ -256,13 +248,13 @@ pub async fn guard(
         caller: caller.as_ref(),
         ends_by_itself: false,
     };
-    edge.serve(about, || Begun::Waits(next.run(request))).await
+    edge.serve(about, next.run(request)).await
 }
 
-/// Code of a request whose client did not wait for the answer.
+/// Code of a request whose client disconnected before the answer.
 const CLIENT_GONE: &str = "client_gone";
 
-/// The end of one request that waits, noted once: also when the client did not wait for it.
+/// Writes the log line of a request that waits, once: with its answer, or when dropped without one.
 struct RequestLine<'a> {
     edge: &'a Parts,
     about: About<'a>,
@@ -285,7 +277,7 @@ impl Drop for RequestLine<'_> {
 }
 
 impl Parts {
-    /// The log line of one request, and its count. No answer: its client did not wait.
+    /// Logs and counts one request. `None`: its client disconnected first.
     fn note(&self, about: &About<'_>, started: Instant, answer: Option<&Response>) {
         let duration = started.elapsed();
         let About { method, route, caller, .. } = about;
@@ -311,7 +303,7 @@ impl Parts {
             };
         }
         match status {
-            None => line!(warn, "the client did not wait for the answer"),
+            None => line!(warn, "the client disconnected before the answer"),
             Some(status) if status.is_client_error() || status.is_server_error() => {
                 line!(warn, "request failed");
             }

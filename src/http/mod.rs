@@ -1,12 +1,12 @@
-//! Everything axum: routers, extractors, status codes. Nothing below this room imports it.
+//! What the four listeners answer: paths, JSON, status codes, and the guard around every request.
 //!
-//! Handlers parse the request, call one function of the room behind them and encode its answer. They
-//! decide nothing about keys.
+//! A handler parses the request, calls one function of another room and encodes the result. It decides nothing
+//! about keys.
 
 pub mod admin;
-pub mod error;
-pub mod extract;
-pub mod json;
+mod error;
+mod extract;
+mod json;
 mod meter;
 pub mod middleware;
 pub mod peer;

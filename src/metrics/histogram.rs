@@ -1,7 +1,7 @@
-//! A histogram that many cores observe into at once without a lock.
+//! A histogram that many cores add to at once, without a lock.
 //!
-//! Each thread adds to one of a few shards, which are summed up when somebody looks. The sum and the buckets of
-//! one look may differ by what is observed meanwhile.
+//! Each thread adds to one of a few shards. A scrape sums them up; its sum and its buckets may differ by what is added
+//! meanwhile.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,14 +12,14 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-/// Enough that the cores of a machine seldom meet in one.
+/// Enough that two cores seldom use the same one.
 const SHARDS: usize = 8;
-/// Buckets of every histogram, but for the last one, which has no upper bound.
+/// Buckets of each histogram, without the last one, which has no upper bound.
 const BOUNDS: usize = 16;
 
-/// What a histogram counts and where its buckets end.
+/// The unit and the buckets of a histogram.
 pub trait Scale: fmt::Debug + Send + Sync + 'static {
-    /// Upper bounds of the buckets, in the unit that is shown.
+    /// Upper bounds of the buckets, in the shown unit.
     const BOUNDS: [f64; BOUNDS];
     /// Observed units in one shown unit.
     const UNITS: f64;
@@ -45,7 +45,7 @@ impl Scale for Counts {
     const UNITS: f64 = 1.0;
 }
 
-/// On cache lines of its own.
+/// Has its own cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
@@ -53,7 +53,7 @@ struct Shard {
     sum: AtomicU64,
 }
 
-/// A histogram; clones observe into the same.
+/// A histogram. Clones share their values.
 #[derive(Debug)]
 pub struct Histogram<S> {
     shards: Arc<[Shard; SHARDS]>,
@@ -72,7 +72,7 @@ impl<S> Default for Histogram<S> {
     }
 }
 
-/// The shard of this thread, given out in turn.
+/// The shard of this thread. New threads get the shards in order.
 fn shard_of_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -83,7 +83,7 @@ fn shard_of_thread() -> usize {
 
 impl<S: Scale> Histogram<S> {
     fn add(&self, units: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "which bucket it falls into is no matter of units")]
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are enough to choose a bucket")]
         let shown = units as f64 / S::UNITS;
         let bucket = S::BOUNDS.partition_point(|bound| *bound < shown);
         let Some(shard) = self.shards.get(shard_of_thread()) else { return };
@@ -104,7 +104,7 @@ impl<S: Scale> Histogram<S> {
         }
         let bounds = S::BOUNDS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-        #[expect(clippy::cast_precision_loss, reason = "shown with the precision that the format has")]
+        #[expect(clippy::cast_precision_loss, reason = "the format has no more precision")]
         let shown = sum as f64 / S::UNITS;
         encoder.encode_histogram::<NoLabelSet>(shown, counts.iter().sum(), &buckets, None)
     }

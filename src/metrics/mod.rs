@@ -1,8 +1,8 @@
-//! Numbers for operators: what is counted and timed, in the text form of OpenMetrics.
+//! Counters, gauges and histograms for operators, in the text form of OpenMetrics.
 //!
-//! Each daemon has a registry of its own, so several in one process do not mix. Rooms register their families
-//! here and keep the handles that the path of a request needs, so that counting is an atomic addition. Labels
-//! are names that the configuration or the program bounds: never an ID of a key or of an SAE, never a path.
+//! Each daemon has its own registry, so several in one process do not mix. Rooms register their families here and keep
+//! the handles that requests need, so counting is an atomic addition. The values of labels are bounded by the
+//! configuration or the program: never an ID of a key or an SAE, never a path.
 
 mod histogram;
 mod reading;
@@ -20,15 +20,15 @@ use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 pub use self::histogram::{Counts, Histogram, Seconds};
 pub use self::reading::Reading;
 
-/// The type of what [`encode`] returns.
+/// Content type of what [`encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Names and values that tell the series of a family apart.
+/// The labels of a series: names and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels(Vec<(&'static str, Cow<'static, str>)>);
 
 impl Labels {
-    /// Labels in their order. Every family has the same names in all of its series.
+    /// Labels in this order. All series of a family have the same names.
     pub fn new<V: Into<Cow<'static, str>>>(labels: impl IntoIterator<Item = (&'static str, V)>) -> Self {
         Self(labels.into_iter().map(|(name, value)| (name, value.into())).collect())
     }
@@ -38,7 +38,7 @@ impl Labels {
         self.0.is_empty()
     }
 
-    /// These and one more.
+    /// Adds a label.
     pub fn and(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.0.push((name, value.into()));
         self
@@ -61,12 +61,12 @@ pub fn registry() -> Registry {
     Registry::default()
 }
 
-/// The counter of `labels`; it is there from now on, at 0 until something happens.
+/// The counter with `labels`. Shown from now on, as 0 until something happens.
 pub fn counter(family: &Counters, labels: Labels) -> Counter {
     family.get_or_create_owned(&labels)
 }
 
-/// The histogram of `labels`, likewise.
+/// The histogram with `labels`, likewise.
 pub fn timing(family: &Timings, labels: Labels) -> Histogram<Seconds> {
     family.get_or_create_owned(&labels)
 }

@@ -1,4 +1,4 @@
-//! Numbers that are there anyway and are read when somebody looks.
+//! Metrics that are read from the program when they are scraped.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use prometheus_client::metrics::MetricType;
 
 use super::Labels;
 
-/// Series that a function knows.
+/// Series whose values a function returns.
 pub struct Reading<F> {
     read: F,
     metric_type: MetricType,
 }
 
 impl<F: Fn() -> Vec<(Labels, u64)> + Send + Sync + 'static> Reading<F> {
-    /// What rises and falls.
+    /// A gauge: rises and falls.
     pub fn gauge(read: F) -> Self {
         Self { read, metric_type: MetricType::Gauge }
     }
 
-    /// What only rises.
+    /// A counter: only rises.
     pub fn counter(read: F) -> Self {
         Self { read, metric_type: MetricType::Counter }
     }
@@ -61,11 +61,11 @@ mod tests {
     use crate::metrics::{encode, registry};
 
     #[test]
-    fn each_look_reads_anew() {
-        let looks = std::sync::atomic::AtomicU64::new(0);
+    fn each_scrape_reads_anew() {
+        let scrapes = std::sync::atomic::AtomicU64::new(0);
         let mut registry = registry();
         let read = move || {
-            let value = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let value = scrapes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             vec![(Labels::new([("part", "store")]), value)]
         };
         registry.register("g", "g", Reading::gauge(read));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use kme::{KmeId, PoolSetId, Random};
+use kme::{Backoff, KmeId, PoolSetId, Random};
 use mtls::HttpsClient;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,11 +18,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::breaker::{Breaker, BreakerState, jitter};
+use super::breaker::{Breaker, BreakerState};
 use super::error::PeerError;
 use super::failover::{Pass, in_order};
 use super::meter::{PeerMeter, PeerMeters};
-use super::route::{Call, Route};
+use super::route::{PeerCall, Route};
 use super::wire::{
     BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
     VoidAnswer, VoidRequest, encode,
@@ -31,17 +31,17 @@ use crate::pool::AnnouncedSet;
 
 /// How often one call is tried: once more for a connection that had died unnoticed, once more for a restart.
 const ATTEMPTS_MAX: u32 = 3;
-/// First pause before a call is repeated; doubles each time.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// An address that is silent for this part of a call's time is not the only one asked any more.
+/// Pause before a call is repeated.
+const RETRY_PAUSE: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(100));
+/// After an address was silent for this part of a call's time, the next one is asked in parallel.
 const PATIENCE_PART: u32 = 5;
 
 /// Bounds of one peer's client.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerClientSettings {
-    /// The longest that a call may take, its repetitions and its wait for a turn included.
+    /// The longest that a call may take, with its repetitions and its wait while `max_in_flight` others are under way.
     pub timeout: Duration,
-    /// Most calls under way at once; more wait for a turn.
+    /// Most calls under way at once; more wait.
     pub max_in_flight: usize,
 }
 
@@ -56,9 +56,10 @@ pub struct Pushed {
 pub struct PeerClient {
     kme: KmeId,
     routes: Vec<Route>,
-    turn: AtomicUsize,
+    /// Where the next call begins to look for a route.
+    next_route: AtomicUsize,
     settings: PeerClientSettings,
-    turns: Semaphore,
+    in_flight: Semaphore,
     random: Arc<dyn Random>,
     meter: PeerMeter,
 }
@@ -76,9 +77,9 @@ impl PeerClient {
         let breaker = || Breaker::new(Arc::clone(&random));
         let route = |url: &&str| Route::new(kme.clone(), url, https.clone(), breaker());
         let routes = urls.iter().map(route).collect();
-        let turns = Semaphore::new(settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
+        let in_flight = Semaphore::new(settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
         let meter = PeerMeters::default().of(&kme);
-        Self { kme, routes, turn: AtomicUsize::new(0), settings, turns, random, meter }
+        Self { kme, routes, next_route: AtomicUsize::new(0), settings, in_flight, random, meter }
     }
 
     /// The same client, whose calls `meters` count.
@@ -119,7 +120,7 @@ impl PeerClient {
         for place in 0..self.routes.len() {
             let (client, body, id) = (Arc::clone(self), body.clone(), set.id);
             running.spawn(async move {
-                let call = Call::<SetReady> {
+                let call = PeerCall::<SetReady> {
                     method: Method::POST,
                     path: POOL_SETS_PATH,
                     body,
@@ -175,7 +176,7 @@ impl PeerClient {
         let flaw = |info: &Info| (info.kme_id != self.kme).then_some("the name of another KME");
         let unproven = AtomicBool::new(false);
         let (method, path, body) = (Method::GET, INFO_PATH, Bytes::new());
-        self.call(Some(place), &Call { method, path, body, set: None, flaw: &flaw, unproven }).await
+        self.call(Some(place), &PeerCall { method, path, body, set: None, flaw: &flaw, unproven }).await
     }
 
     /// The answer, and whether every connection that may have carried the call was hybrid.
@@ -187,7 +188,7 @@ impl PeerClient {
         flaw: &(dyn Fn(&T) -> Option<&'static str> + Sync),
     ) -> Result<(T, bool), PeerError> {
         let body = encode(body).map_err(|_| self.unwritable())?;
-        let call = Call { method: Method::POST, path, body, set, flaw, unproven: AtomicBool::new(false) };
+        let call = PeerCall { method: Method::POST, path, body, set, flaw, unproven: AtomicBool::new(false) };
         let answer = self.call(None, &call).await?;
         Ok((answer, !call.unproven.load(Ordering::Acquire)))
     }
@@ -196,7 +197,7 @@ impl PeerClient {
     async fn call<T: DeserializeOwned>(
         &self,
         place: Option<usize>,
-        call: &Call<'_, T>,
+        call: &PeerCall<'_, T>,
     ) -> Result<T, PeerError> {
         let started = Instant::now();
         let result = self.call_in_time(place, call).await;
@@ -207,21 +208,20 @@ impl PeerClient {
     async fn call_in_time<T: DeserializeOwned>(
         &self,
         place: Option<usize>,
-        call: &Call<'_, T>,
+        call: &PeerCall<'_, T>,
     ) -> Result<T, PeerError> {
         let deadline = Instant::now() + self.settings.timeout;
         let slow = || PeerError::Slow(self.kme.clone());
-        let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| slow())?;
+        let _permit = timeout_at(deadline, self.in_flight.acquire()).await.map_err(|_| slow())?;
         if Instant::now() >= deadline {
             return Err(slow());
         }
-        let mut pause = RETRY_PAUSE;
         let mut attempts = 1;
         let mut sent: Option<PeerError> = None;
         loop {
             let routes = match place {
                 Some(place) => self.routes.get(place).into_iter().collect(),
-                None => in_order(&self.routes, self.turn.fetch_add(1, Ordering::Relaxed), call),
+                None => in_order(&self.routes, self.next_route.fetch_add(1, Ordering::Relaxed), call),
             };
             let pass = Pass { kme: &self.kme, routes, deadline, patience: self.patience() };
             let error = match pass.run(call).await {
@@ -230,14 +230,13 @@ impl PeerClient {
                 Err(error) if error.was_not_sent() => return Err(sent.unwrap_or(error)),
                 Err(error) => error,
             };
-            let again = Instant::now() + pause / 2 + jitter(&*self.random, pause / 2);
+            let again = Instant::now() + RETRY_PAUSE.jittered(attempts, &*self.random);
             if attempts == ATTEMPTS_MAX || !error.is_passing() || again >= deadline {
                 return Err(error);
             }
             tracing::debug!(peer = %self.kme, error = &error as &dyn std::error::Error, "calling a peer again");
             self.meter.note_repeat();
             sleep_until(again).await;
-            pause *= 2;
             attempts += 1;
             sent = Some(error);
         }

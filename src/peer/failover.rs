@@ -1,6 +1,6 @@
 //! One call to a peer that may have several addresses, each a replica that can serve it.
 //!
-//! Calls are spread over the addresses that answer, in turn: every replica is told of every pool set anyway, so
+//! Calls go round the addresses that answer: every replica is told of every pool set anyway, so
 //! sticking to one would save nothing and leave the others idle. An address that fails or has no room gives way
 //! to the next at once; one that is silent for a part of the deadline is left running and the next is asked too.
 
@@ -10,9 +10,9 @@ use kme::KmeId;
 use serde::de::DeserializeOwned;
 use tokio::time::{Duration, Instant, timeout};
 
-use super::breaker::{BreakerState, Leave};
+use super::breaker::{BreakerState, CallPermit};
 use super::error::PeerError;
-use super::route::{Call, Route};
+use super::route::{PeerCall, Route};
 
 /// One pass over some addresses of a peer.
 pub(super) struct Pass<'a> {
@@ -27,14 +27,14 @@ pub(super) struct Pass<'a> {
 struct Asked<'a> {
     place: usize,
     at: Instant,
-    leave: Leave<'a>,
+    permit: CallPermit<'a>,
 }
 
-/// The addresses to be asked for a call, best first, from the `turn`-th on: those that answer, and among them
-/// those that have the pools. Addresses that did not answer of late come last: one of them may be back.
-pub(super) fn in_order<'a, T>(routes: &'a [Route], turn: usize, call: &Call<'_, T>) -> Vec<&'a Route> {
-    let from = turn % routes.len().max(1);
-    let mut order: Vec<&Route> = routes.iter().cycle().skip(from).take(routes.len()).collect();
+/// The addresses to be asked for a call, best first, counted from the one at `first`: those that answer, and among
+/// them those that have the pools. Addresses that did not answer of late come last: one of them may be back.
+pub(super) fn in_order<'a, T>(routes: &'a [Route], first: usize, call: &PeerCall<'_, T>) -> Vec<&'a Route> {
+    let first = first % routes.len().max(1);
+    let mut order: Vec<&Route> = routes.iter().cycle().skip(first).take(routes.len()).collect();
     order.sort_by_key(|route| {
         (route.state() != BreakerState::Closed, call.set.is_some_and(|set| route.lacks(set)))
     });
@@ -44,7 +44,7 @@ pub(super) fn in_order<'a, T>(routes: &'a [Route], turn: usize, call: &Call<'_, 
 impl<'a> Pass<'a> {
     /// The first good answer, or the refusal that tells most. Calls are safe to repeat, so more than one address
     /// may have acted on it.
-    pub(super) async fn run<T: DeserializeOwned>(&self, call: &Call<'_, T>) -> Result<T, PeerError> {
+    pub(super) async fn run<T: DeserializeOwned>(&self, call: &PeerCall<'_, T>) -> Result<T, PeerError> {
         let mut unasked: Vec<(usize, &'a Route)> = self.routes.iter().copied().enumerate().collect();
         let mut running = FuturesUnordered::new();
         let mut asked: Vec<Asked<'a>> = Vec::new();
@@ -54,9 +54,9 @@ impl<'a> Pass<'a> {
             let is_time_left = Instant::now() < self.deadline;
             // Whoever is left alone now may be asked later, while the others are silent.
             let mut next = unasked.iter().enumerate().filter(|_| is_time_left);
-            if let Some((at, leave)) = next.find_map(|(at, (_, route))| Some((at, route.enter()?))) {
+            if let Some((at, permit)) = next.find_map(|(at, (_, route))| Some((at, route.enter()?))) {
                 let (place, route) = unasked.remove(at);
-                asked.push(Asked { place, at: Instant::now(), leave });
+                asked.push(Asked { place, at: Instant::now(), permit });
                 running.push(async move { (place, route, route.exchange(call, self.deadline).await) });
             }
             let more = is_time_left && !unasked.is_empty();
@@ -66,7 +66,7 @@ impl<'a> Pass<'a> {
                 None => continue,
             };
             let own = asked.iter().position(|other| other.place == place);
-            route.note(own.map(|own| asked.swap_remove(own).leave), call.set, &result);
+            route.note(own.map(|own| asked.swap_remove(own).permit), call.set, &result);
             match result {
                 Err(error) if !error.is_final() => {
                     if self.routes.len() > 1 {
@@ -106,7 +106,7 @@ impl<'a> Pass<'a> {
     /// Silence while another answered counts against an address, or calls would go on waiting for it.
     fn overtaken(&self, asked: Vec<Asked<'_>>) {
         for silent in asked.into_iter().filter(|silent| silent.at.elapsed() >= self.patience) {
-            silent.leave.failed();
+            silent.permit.failed();
         }
     }
 }

@@ -23,12 +23,12 @@ pub struct PeerMeters {
 /// The calls to one peer.
 #[derive(Debug)]
 pub struct PeerMeter {
-    calls: Vec<Call>,
+    calls: Vec<CallMeter>,
     repeats: Counter,
 }
 
 #[derive(Debug)]
-struct Call {
+struct CallMeter {
     path: &'static str,
     outcomes: Vec<(&'static str, Counter)>,
     duration: Histogram<Seconds>,
@@ -55,7 +55,7 @@ impl PeerMeters {
             let outcome =
                 |outcome| (outcome, counter(&self.calls, labels().and("call", path).and("outcome", outcome)));
             let duration = timing(&self.durations, labels().and("call", path));
-            Call { path, outcomes: OUTCOMES.into_iter().map(outcome).collect(), duration }
+            CallMeter { path, outcomes: OUTCOMES.into_iter().map(outcome).collect(), duration }
         };
         PeerMeter { calls: CALLS.into_iter().map(call).collect(), repeats: counter(&self.repeats, labels()) }
     }

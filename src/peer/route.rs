@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -10,10 +9,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use kme::{KmeId, PoolSetId};
 use mtls::{HttpsClient, HttpsError, HybridKeyExchange};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use super::breaker::{Breaker, BreakerState, Leave};
+use super::breaker::{Breaker, BreakerState, CallPermit};
 use super::error::PeerError;
 use super::wire::Refusal;
 
@@ -25,7 +25,7 @@ const MESSAGE_MAX_CHARS: usize = 200;
 const LACKING_MAX: usize = 64;
 
 /// One call, wherever it is sent.
-pub(super) struct Call<'a, T> {
+pub(super) struct PeerCall<'a, T> {
     pub(super) method: Method,
     pub(super) path: &'static str,
     pub(super) body: Bytes,
@@ -73,30 +73,30 @@ impl Route {
     }
 
     /// Leave for one call; `None` while the address is left alone.
-    pub(super) fn enter(&self) -> Option<Leave<'_>> {
+    pub(super) fn enter(&self) -> Option<CallPermit<'_>> {
         self.breaker.enter()
     }
 
     /// Whether whoever is there said that it cannot get the pools of `set`.
     pub(super) fn lacks(&self, set: PoolSetId) -> bool {
-        self.lock().contains(&set)
+        self.lacking.lock().contains(&set)
     }
 
     /// Draws conclusions from how a call went.
     pub(super) fn note<T>(
         &self,
-        leave: Option<Leave<'_>>,
+        permit: Option<CallPermit<'_>>,
         set: Option<PoolSetId>,
         result: &Result<T, PeerError>,
     ) {
-        if let Some(leave) = leave {
+        if let Some(permit) = permit {
             match result {
-                Err(error) if error.is_silence() => leave.failed(),
-                _ => leave.answered(),
+                Err(error) if error.is_silence() => permit.failed(),
+                _ => permit.answered(),
             }
         }
         let Some(set) = set else { return };
-        let mut lacking = self.lock();
+        let mut lacking = self.lacking.lock();
         match result {
             Ok(_) => lacking.retain(|other| *other != set),
             Err(error) if error.refuses_set() && !lacking.contains(&set) => {
@@ -112,7 +112,7 @@ impl Route {
     /// Sends the call and reads its answer.
     pub(super) async fn exchange<T: DeserializeOwned>(
         &self,
-        call: &Call<'_, T>,
+        call: &PeerCall<'_, T>,
         deadline: Instant,
     ) -> Result<T, PeerError> {
         let request = Request::builder()
@@ -165,10 +165,6 @@ impl Route {
 
     fn garbled(&self, what: &'static str) -> PeerError {
         PeerError::Garbled { kme: self.kme.clone(), what }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<PoolSetId>> {
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

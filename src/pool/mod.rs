@@ -21,13 +21,13 @@ pub use locked::{LockReport, LockedError, LockedWords, lock_report};
 pub use quota::{Quota, Reservation};
 pub use recipient_sets::{RecipientSetError, RecipientSets, RecipientSetsSettings};
 pub use servers::{PoolServers, PoolServersSettings, PoolSetError};
-pub use set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SET_POOLS_MAX, SET_POOLS_MIN};
+pub use set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet};
 pub use source_sets::{
     AnnounceError, Announcing, SetAnnouncer, SourceSetError, SourceSets, SourceSetsSettings,
 };
 pub use vault::{
-    CreatedPool, DownloadOverdue, OpenPool, POOL_WORDS_MAX, POOL_WORDS_MIN, PoolReads, PoolRequest,
-    PoolVault, ReaderReads, ReservedPool, VaultError, VaultLimits,
+    CreatedPool, DownloadOverdue, OpenPool, PoolReads, PoolRequest, PoolVault, ReaderReads, ReservedPool,
+    VaultError, VaultLimits,
 };
 
 #[cfg(test)]

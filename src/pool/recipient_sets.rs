@@ -3,10 +3,11 @@
 //! Bounded by count for each source and by memory in all, so that no peer can fill this site.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kme::{Clock, KmeId, PoolSetId, Timestamp};
+use parking_lot::Mutex;
 
 use super::flight::Flight;
 use super::quota::Quota;
@@ -94,13 +95,13 @@ impl RecipientSets {
 
     /// Erases expired sets; call it each second. Sets still in use are erased when their users let go.
     pub fn sweep(&self) {
-        let dead = sweep(&mut self.lock(), self.clock.now());
+        let dead = sweep(&mut self.sets.lock(), self.clock.now());
         drop(dead);
     }
 
     /// Sets held or being fetched.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.sets.lock().len()
     }
 
     /// Bytes of all sets, including those just being fetched.
@@ -117,7 +118,7 @@ impl RecipientSets {
         self.check(announced, now)?;
         // Declared before the guard: wiping large pools happens after the lock is free.
         let mut dead;
-        let mut sets = self.lock();
+        let mut sets = self.sets.lock();
         dead = sweep(&mut sets, now);
         let key = (source.clone(), announced.id);
         if let Some(held) = sets.get(&key) {
@@ -143,7 +144,7 @@ impl RecipientSets {
             match sets_here.servers.fetch_set(&wanted).await {
                 Ok(set) => Ok(Arc::new(set.with_grant(granted))),
                 Err(error) => {
-                    sets_here.lock().remove(&own_key);
+                    sets_here.sets.lock().remove(&own_key);
                     Err(RecipientSetError::Fetch(Arc::new(error)))
                 }
             }
@@ -163,10 +164,6 @@ impl RecipientSets {
             return Err(RecipientSetError::Refused("its pools are larger than this site allows"));
         }
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Sets> {
-        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

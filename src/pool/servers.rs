@@ -1,28 +1,26 @@
 //! The configured pool servers: makes sets across them, fetches announced ones, releases old ones.
 //!
-//! Servers are chosen at random among those that answer; one that failed is left alone for a while. Server
+//! Servers are chosen at random among those that answer; one that failed is left alone for a while. PoolServer
 //! names come from the wire, addresses only from the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp, causes};
+use blast::{MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS};
+use kme::{Backoff, Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp, causes};
+use parking_lot::Mutex;
 
 use super::client::{PoolClient, PoolClientError};
-use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SET_POOLS_MAX, SET_POOLS_MIN};
-use super::vault::{POOL_WORDS_MAX, POOL_WORDS_MIN};
+use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet};
 use super::wire::ReaderCount;
 
-/// First pause after a failure of a server; doubles with each further one.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-
-/// Longest pause.
-const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// How long a server is not asked after it failed.
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
 
 /// Releases under way or waiting; more are left to expire.
 const RELEASES_MAX: usize = 256;
@@ -82,25 +80,24 @@ struct Health {
     retry_at: Option<Instant>,
 }
 
-struct Server {
+struct PoolServer {
     client: PoolClient,
     health: Mutex<Health>,
 }
 
-impl Server {
+impl PoolServer {
     fn is_paused(&self) -> bool {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = self.health.lock();
         health.retry_at.is_some_and(|at| Instant::now() < at)
     }
 
     fn note<T>(&self, result: &Result<T, PoolClientError>) {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health = self.health.lock();
         match result {
             Ok(_) => *health = Health::default(),
             Err(error) if error.blames_server() => {
-                let pause = PAUSE_MIN.saturating_mul(1 << health.failures.min(16)).min(PAUSE_MAX);
                 health.failures = health.failures.saturating_add(1);
-                health.retry_at = Some(Instant::now() + pause);
+                health.retry_at = Some(Instant::now() + PAUSE.after(health.failures));
             }
             Err(_) => {}
         }
@@ -126,7 +123,7 @@ struct Wanted {
 /// All configured pool servers.
 pub struct PoolServers {
     local: KmeId,
-    servers: Vec<Arc<Server>>,
+    servers: Vec<Arc<PoolServer>>,
     settings: PoolServersSettings,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -143,7 +140,7 @@ impl PoolServers {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Arc<Self> {
-        let server = |client| Arc::new(Server { client, health: Mutex::default() });
+        let server = |client| Arc::new(PoolServer { client, health: Mutex::default() });
         let reads_expected = Arc::new(settings.reads_expected.clone());
         Arc::new(Self {
             local,
@@ -158,7 +155,7 @@ impl PoolServers {
 
     /// Pools that a set has when enough servers answer.
     pub fn pools_per_set(&self) -> usize {
-        self.settings.pools_per_set.clamp(SET_POOLS_MIN, SET_POOLS_MAX)
+        self.settings.pools_per_set.clamp(MIN_POOLS, MAX_POOLS)
     }
 
     /// The configured servers that are not paused after a failure.
@@ -187,10 +184,10 @@ impl PoolServers {
         let wanted = Wanted { readers: readers.into_iter().collect(), words, ttl, created_at, deadline };
         let id = PoolSetId::draw(&*self.random)?;
         let (made, reasons) = self.gather(&wanted).await?;
-        if made.len() < SET_POOLS_MIN {
+        if made.len() < MIN_POOLS {
             let answered = made.len();
             self.release_spawned(made.into_iter().map(|pool| (pool.held.server, pool.held.id)));
-            return Err(PoolSetError::TooFewServers { answered, needed: SET_POOLS_MIN, reasons });
+            return Err(PoolSetError::TooFewServers { answered, needed: MIN_POOLS, reasons });
         }
         if made.len() < self.pools_per_set() {
             tracing::warn!(
@@ -229,7 +226,7 @@ impl PoolServers {
                 Some(Ok(Err(reason))) => reasons.push(reason),
                 Some(Err(error)) => tracing::error!(%error, "asking a pool server was cut short"),
                 None => match reserve.take() {
-                    Some(paused) if made.len() < SET_POOLS_MIN => queue = paused.into_iter(),
+                    Some(paused) if made.len() < MIN_POOLS => queue = paused.into_iter(),
                     _ => return Ok((made, reasons)),
                 },
             }
@@ -239,7 +236,7 @@ impl PoolServers {
     /// One pool from one server: made and downloaded, or released again.
     async fn attempt(
         self: Arc<Self>,
-        server: Arc<Server>,
+        server: Arc<PoolServer>,
         wanted: Wanted,
     ) -> Result<MadePool, PoolClientError> {
         let client = &server.client;
@@ -311,12 +308,12 @@ impl PoolServers {
     }
 
     /// The configured servers that an announcement names, in its order.
-    fn servers_of(&self, announced: &AnnouncedSet) -> Result<Vec<Arc<Server>>, PoolSetError> {
+    fn servers_of(&self, announced: &AnnouncedSet) -> Result<Vec<Arc<PoolServer>>, PoolSetError> {
         let refused = |text: String| PoolSetError::Refused(text);
-        if !(SET_POOLS_MIN..=SET_POOLS_MAX).contains(&announced.pools.len()) {
-            return Err(refused(format!("a set has {SET_POOLS_MIN} to {SET_POOLS_MAX} pools")));
+        if !(MIN_POOLS..=MAX_POOLS).contains(&announced.pools.len()) {
+            return Err(refused(format!("a set has {MIN_POOLS} to {MAX_POOLS} pools")));
         }
-        if !announced.words.is_power_of_two() || !(POOL_WORDS_MIN..=POOL_WORDS_MAX).contains(&announced.words)
+        if !announced.words.is_power_of_two() || !(MIN_POOL_WORDS..=MAX_POOL_WORDS).contains(&announced.words)
         {
             return Err(refused(format!("{} words are no size of a pool", announced.words)));
         }
@@ -366,11 +363,11 @@ impl PoolServers {
         }
     }
 
-    fn find(&self, name: &PoolServerId) -> Option<Arc<Server>> {
+    fn find(&self, name: &PoolServerId) -> Option<Arc<PoolServer>> {
         self.servers.iter().find(|server| server.client.server() == name).cloned()
     }
 
-    fn in_random_order(&self) -> Result<Vec<Arc<Server>>, PoolSetError> {
+    fn in_random_order(&self) -> Result<Vec<Arc<PoolServer>>, PoolSetError> {
         let mut tagged = Vec::with_capacity(self.servers.len());
         for server in &self.servers {
             let mut tag = [0; 8];
@@ -394,7 +391,7 @@ fn unexpected(
 }
 
 /// Looks at the read counts of a pool, raises the alarm if somebody read more than expected, erases it.
-async fn retire(server: Arc<Server>, id: PoolId, reads_expected: Arc<BTreeMap<KmeId, u64>>) {
+async fn retire(server: Arc<PoolServer>, id: PoolId, reads_expected: Arc<BTreeMap<KmeId, u64>>) {
     let name = server.client.server();
     match server.client.reads(id).await {
         Ok(counts) => {

@@ -1,8 +1,8 @@
 //! A pool set as a site holds it: the downloaded pools and what may still be drawn from them.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeSet, HashSet};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use blast::{Budget, EngineError, SourcePool};
@@ -10,12 +10,6 @@ use kme::{KmeId, PoolId, PoolServerId, PoolSetId, Timestamp};
 
 use super::locked::LockedWords;
 use super::quota::Reservation;
-
-/// Fewest pools of a set: with one, that one server would know every key.
-pub const SET_POOLS_MIN: usize = 2;
-
-/// Most pools of a set (`docs/blast-engine.md`, section 3).
-pub const SET_POOLS_MAX: usize = 8;
 
 /// One downloaded pool.
 #[derive(Debug)]
@@ -52,6 +46,14 @@ pub struct AnnouncedSet {
     pub expires_at: Timestamp,
 }
 
+/// What may still be drawn from a set, and for which batches a recipient has paid.
+#[derive(Debug)]
+struct Account {
+    budget: Budget,
+    /// Digests of their contents. The budget bounds their number, since each batch costs more than 128 bits.
+    batches: HashSet<[u8; 32]>,
+}
+
 /// Pools on several servers, held in memory, with the budget of bits that may be drawn from them.
 #[derive(Debug)]
 pub struct PoolSet {
@@ -61,7 +63,7 @@ pub struct PoolSet {
     words: usize,
     created_at: Timestamp,
     expires_at: Timestamp,
-    budget: Mutex<Budget>,
+    account: Mutex<Account>,
     total_bits: u64,
     granted: Option<Reservation>,
 }
@@ -83,7 +85,7 @@ impl PoolSet {
             created_at,
             expires_at: announced.expires_at,
             total_bits: budget.left_bits(),
-            budget: Mutex::new(budget),
+            account: Mutex::new(Account { budget, batches: HashSet::new() }),
             granted: None,
         }
     }
@@ -150,12 +152,25 @@ impl PoolSet {
     /// # Errors
     /// [`EngineError`] when fewer are left; nothing is taken then.
     pub fn spend(&self, bits: u64) -> Result<(), EngineError> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bits)
+        self.account.lock().budget.spend(bits)
+    }
+
+    /// As [`Self::spend`], for a batch with this digest of its content; a batch that comes again costs nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::spend`].
+    pub fn spend_once(&self, bits: u64, content: [u8; 32]) -> Result<(), EngineError> {
+        let mut account = self.account.lock();
+        if !account.batches.contains(&content) {
+            account.budget.spend(bits)?;
+            account.batches.insert(content);
+        }
+        Ok(())
     }
 
     /// Bits that may still be drawn.
     pub fn left_bits(&self) -> u64 {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).left_bits()
+        self.account.lock().budget.left_bits()
     }
 
     /// Bits that could be drawn when the set was new.

@@ -7,19 +7,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use blast::Budget;
+use blast::{Budget, MIN_POOL_WORDS};
 use kme::{Clock, KmeId, PoolSetId, Timestamp};
+use parking_lot::Mutex;
 
 use super::flight::Flight;
 use super::quota::{Quota, Reservation};
 use super::servers::{PoolServers, PoolSetError};
 use super::set::PoolSet;
-use super::vault::POOL_WORDS_MIN;
 
 /// Sets that one request waits for before it gives up: others may drain what it waited for.
 const WAITS_MAX: usize = 4;
@@ -156,9 +156,10 @@ impl SourceSets {
     }
 
     /// Bits that `group` could draw this moment without a new set; 0 when it has none.
-    pub fn deliverable_bits(&self, group: &BTreeSet<KmeId>) -> u64 {
+    #[cfg(test)]
+    pub(super) fn deliverable_bits(&self, group: &BTreeSet<KmeId>) -> u64 {
         let now = self.clock.now();
-        let state = self.lock();
+        let state = self.state.lock();
         state.groups.get(group).map_or(0, |group| {
             let sets = group.current.iter().chain(&group.next);
             sets.filter(|set| self.is_usable(set, now)).map(|set| set.left_bits()).sum()
@@ -167,7 +168,7 @@ impl SourceSets {
 
     /// Gives up a set that a recipient cannot use (it restarted and cannot fetch the pools any more).
     pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(group) = state.groups.get_mut(group) {
             for place in [&mut group.current, &mut group.next] {
                 if let Some(set) = place.take_if(|set| set.id() == id) {
@@ -180,7 +181,7 @@ impl SourceSets {
     /// Retires sets near their expiry; call it each second, inside the runtime.
     pub fn sweep(self: &Arc<Self>) {
         let now = self.clock.now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         for group in state.groups.values_mut() {
             self.retire_unusable(group, now);
         }
@@ -189,7 +190,7 @@ impl SourceSets {
     /// Ends the making of sets and erases all of them at their servers: for a graceful stop.
     pub async fn close(&self) {
         let sets: Vec<Arc<PoolSet>> = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.closed = true;
             let groups = std::mem::take(&mut state.groups);
             groups.into_values().flat_map(|group| group.current.into_iter().chain(group.next)).collect()
@@ -201,7 +202,7 @@ impl SourceSets {
 
     /// Sets that keys can be drawn from, of all groups.
     pub fn count(&self) -> usize {
-        let state = self.lock();
+        let state = self.state.lock();
         let sets =
             state.groups.values().map(|group| group.current.iter().count() + group.next.iter().count());
         sets.sum()
@@ -217,7 +218,7 @@ impl SourceSets {
             return Err(SourceSetError::TooLarge { bits });
         }
         let now = self.clock.now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let group = self.group(&mut state, key)?;
         self.retire_unusable(group, now);
         for _ in 0..2 {
@@ -358,7 +359,7 @@ impl SourceSets {
 
     /// Puts a made set where the next request finds it.
     fn land(self: &Arc<Self>, key: &GroupKey, made: Result<Arc<PoolSet>, SourceSetError>) -> Made {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(group) = state.groups.get_mut(key) else {
             // Closed meanwhile.
             drop(state);
@@ -383,10 +384,6 @@ impl SourceSets {
                 Err(error)
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -424,5 +421,5 @@ fn grown(set: &PoolSet, now: Timestamp, settings: &SourceSetsSettings) -> usize 
 /// (at most a quarter of the pool) and for four such requests.
 fn words_for(bits: u64, settings: &SourceSetsSettings) -> usize {
     let words = usize::try_from(bits.div_ceil(4)).unwrap_or(usize::MAX).checked_next_power_of_two();
-    words.unwrap_or(usize::MAX).max(POOL_WORDS_MIN).min(settings.words_max)
+    words.unwrap_or(usize::MAX).max(MIN_POOL_WORDS).min(settings.words_max)
 }

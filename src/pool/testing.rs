@@ -11,13 +11,14 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use tokio_util::sync::CancellationToken;
 
+use blast::MIN_POOL_WORDS;
 use kme::{ManualClock, OsRandom, Timestamp};
 
 use super::client::PoolClient;
-use super::vault::{POOL_WORDS_MIN, PoolVault, VaultLimits};
+use super::vault::{PoolVault, VaultLimits};
 use net::{https, listen, url_of};
 
-pub(crate) const WORDS: usize = POOL_WORDS_MIN;
+pub(crate) const WORDS: usize = MIN_POOL_WORDS;
 pub(crate) const POOL_BYTES: u64 = 8 * WORDS as u64;
 
 /// Whose certificate a call carries.
@@ -33,7 +34,7 @@ pub(crate) fn limits() -> VaultLimits {
         memory_max_bytes: 64 << 20,
         owner_memory_max_bytes: 64 << 20,
         pools_max: 64,
-        words_min: POOL_WORDS_MIN,
+        words_min: MIN_POOL_WORDS,
         words_max: 1 << 17,
         ttl_max: Duration::from_hours(1),
         readers_max: 8,
@@ -44,13 +45,13 @@ pub(crate) fn manual_clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::starting_at(Timestamp::from_ms(1_795_392_000_000)))
 }
 
-pub(crate) struct Answer {
+pub(crate) struct HttpAnswer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl Answer {
+impl HttpAnswer {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -102,7 +103,7 @@ impl TestServer {
     }
 
     /// One request with the certificate of `caller`.
-    pub(crate) async fn call(&self, caller: Caller, method: Method, path: &str, body: &str) -> Answer {
+    pub(crate) async fn call(&self, caller: Caller, method: Method, path: &str, body: &str) -> HttpAnswer {
         let base = self.url().to_string();
         let request = Request::builder()
             .method(method)
@@ -111,7 +112,7 @@ impl TestServer {
             .unwrap();
         let (parts, body) = https(self.name, caller).send(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, body }
+        HttpAnswer { status: parts.status, headers: parts.headers, body }
     }
 }
 

@@ -127,6 +127,22 @@ impl Site {
 }
 
 #[tokio::test]
+async fn a_batch_that_comes_again_costs_nothing_and_one_that_was_refused_still_does() {
+    let site = Site::new().await;
+    let set = site.sets.acquire(&group(&["site-b"]), 0).await.unwrap();
+    let total = set.total_bits();
+    for _ in 0..3 {
+        set.spend_once(1_000, [1; 32]).unwrap();
+    }
+    assert_eq!(set.left_bits(), total - 1_000);
+    assert!(set.spend_once(total, [2; 32]).is_err());
+    assert!(set.spend_once(total, [2; 32]).is_err(), "nothing was paid for it");
+    set.spend_once(total - 1_000, [2; 32]).unwrap();
+    set.spend_once(total - 1_000, [2; 32]).unwrap();
+    assert_eq!(set.left_bits(), 0);
+}
+
+#[tokio::test]
 async fn a_client_downloads_exactly_the_pool() {
     let server = TestServer::start("pool-1", limits()).await;
     let (owner, reader) = (server.client(A), server.client(B));

@@ -5,20 +5,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use blast::{MAX_POOL_WORDS, MIN_POOL_WORDS};
 use kme::{Clock, KmeId, PoolId, Random, RandomError, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::entropy::EntropySource;
 use super::locked::{LockedError, LockedWords};
 use super::quota::{Quota, Reservation};
-
-/// Fewest words of any pool (`docs/blast-engine.md`, section 3).
-pub const POOL_WORDS_MIN: usize = 1 << 14;
-
-/// Most words of any pool (`docs/blast-engine.md`, section 3).
-pub const POOL_WORDS_MAX: usize = 1 << 27;
 
 /// Longest that a download may keep a pool in memory after it was deleted or expired.
 const STREAM_LIFE_MAX: Duration = Duration::from_mins(2);
@@ -35,9 +31,9 @@ pub struct VaultLimits {
     pub owner_memory_max_bytes: u64,
     /// Most pools at once.
     pub pools_max: usize,
-    /// Fewest words of a pool; at least [`POOL_WORDS_MIN`] is enforced.
+    /// Fewest words of a pool; at least [`MIN_POOL_WORDS`] is enforced.
     pub words_min: usize,
-    /// Most words of a pool; at most [`POOL_WORDS_MAX`] is enforced.
+    /// Most words of a pool; at most [`MAX_POOL_WORDS`] is enforced.
     pub words_max: usize,
     /// Longest life of a pool.
     pub ttl_max: Duration,
@@ -273,12 +269,12 @@ impl PoolVault {
 
     /// Pools that can be read now.
     pub fn pool_count(&self) -> usize {
-        self.lock().pools.len()
+        self.state.lock().pools.len()
     }
 
     fn check(&self, request: &PoolRequest) -> Result<Vec<KmeId>, VaultError> {
-        let min = self.limits.words_min.max(POOL_WORDS_MIN);
-        let max = self.limits.words_max.min(POOL_WORDS_MAX);
+        let min = self.limits.words_min.max(MIN_POOL_WORDS);
+        let max = self.limits.words_max.min(MAX_POOL_WORDS);
         let refused = |text: String| Err(VaultError::Refused(text));
         if !request.words.is_power_of_two() || !(min..=max).contains(&request.words) {
             return refused(format!("words must be a power of two from {min} to {max}"));
@@ -296,13 +292,9 @@ impl PoolVault {
     /// The state without anything expired; `dead` must be declared before the guard, so that the wiping
     /// of large pools happens after the lock is free.
     fn lock_swept(&self, now: Timestamp, dead: &mut Dead) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.sweep(now, dead);
         state
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -318,7 +310,7 @@ impl State {
         dead.pools.extend(self.pools.extract_if(|_, entry| entry.expires_at <= now).map(|(_, entry)| entry));
         self.streams.retain(|(deadline, slot)| match slot.upgrade() {
             Some(slot) if *deadline <= now => {
-                dead.bytes.extend(slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+                dead.bytes.extend(slot.lock().take());
                 false
             }
             slot => slot.is_some(),
@@ -357,14 +349,14 @@ impl ReservedPool {
             readers: self.readers.drain(..).map(|reader| (reader, Arc::default())).collect(),
             bytes: Arc::new(Bytes { words, _granted: granted }),
         };
-        self.vault.lock().pools.insert(pool_id, entry);
+        self.vault.state.lock().pools.insert(pool_id, entry);
         Ok(CreatedPool { pool_id, expires_at: self.expires_at, entropy_source: self.vault.entropy.name() })
     }
 }
 
 impl Drop for ReservedPool {
     fn drop(&mut self) {
-        let mut state = self.vault.lock();
+        let mut state = self.vault.state.lock();
         state.filling = state.filling.saturating_sub(1);
     }
 }
@@ -400,7 +392,7 @@ impl OpenPool {
     /// # Errors
     /// [`DownloadOverdue`] when the deadline has passed; the bytes are gone for this download.
     pub fn copy_next(&mut self, out: &mut [u8]) -> Result<usize, DownloadOverdue> {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot.lock();
         if self.deadline <= self.vault.clock.now() {
             slot.take();
         }

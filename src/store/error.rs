@@ -1,4 +1,4 @@
-//! What can go wrong in the store, sorted by what the caller does next. Never holds key material.
+//! What can go wrong in the store, one variant for each thing that a caller may do next. Never holds key material.
 
 use std::sync::Arc;
 
@@ -7,42 +7,43 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::SqliteError;
 
-use super::seal::SealError;
+use super::sealing::SealError;
 
-/// A failure of the store itself. Cheap to clone: one failed commit answers every caller that shared it.
+/// A failure of the store. Cheap to clone: all callers that shared a failed commit get it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No space left; nothing was changed. Goes away when space is freed.
+    /// No space left. Nothing was changed; works again when space is freed.
     #[error("the key store has no space left")]
     Full(#[source] Arc<sqlx::Error>),
-    /// The database stayed locked, or the writer's queue stayed full, past the time limit. Try again.
+    /// The database was out of reach or locked, or the queue was full, for too long. Try again.
     #[error("the key store is busy")]
     Busy(#[source] Option<Arc<sqlx::Error>>),
-    /// The connection was lost while a change was being committed, and it could not be found out in time whether it
-    /// was. Nothing of it is tried again: a retrieval may have been used up, a batch may be stored. Repeating the
-    /// call tells, except for a retrieval, which then looks used up.
-    #[error("the key store lost its database while committing; whether the change took place is not known")]
+    /// The connection broke during a commit, and it could not be found out in time whether the commit took place.
+    /// Nothing is tried again. Repeating the call tells, except for a retrieval: it may have been used up.
+    #[error(
+        "the key store lost its database during a commit and does not know whether the commit took place"
+    )]
     Uncertain(#[source] Option<Arc<sqlx::Error>>),
-    /// The database may be read but not written; an operator must change that.
+    /// The database can be read but not written. An operator must act.
     #[error(
         "the key store is read-only: check owner and mode of the database file, its -wal and -shm, and their directory"
     )]
     ReadOnly(#[source] Arc<sqlx::Error>),
-    /// Stored data is not what was written; an operator must look.
+    /// Stored data is not what was written. An operator must look.
     #[error("the key store is damaged: table {table}, row {row}")]
     Corrupt {
         /// The table.
         table: &'static str,
-        /// The row's ID in text form, or what is known instead of it. Never its content.
+        /// The row's ID as text, or a hint where the ID is not known. Never its content.
         row: String,
     },
-    /// The database's schema does not fit this program; the text says what to do.
+    /// The schema does not fit this program. The text says what to do.
     #[error("{0}")]
     Schema(String),
-    /// Sealing or opening failed for want of a key or of randomness.
+    /// Sealing or opening failed: a KEK or random bytes are missing.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The settings cannot work; the text says which and why, without credentials.
+    /// The settings cannot work. The text says which and why, without credentials.
     #[error("{0}")]
     Settings(String),
     /// The caller broke a rule of this interface: a defect in the program.
@@ -56,7 +57,8 @@ pub enum StoreError {
     Other(#[source] Arc<sqlx::Error>),
 }
 
-/// Why [`super::Store::retrieve`] returned no keys. Nothing was consumed.
+/// Why [`super::Store::retrieve`] returned no keys. Nothing was used up, except perhaps with
+/// [`StoreError::Uncertain`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RetrieveError {
     /// A requested key exists and the caller holds no retrieval of it (401, ETSI GS QKD 014 clause 5.4).
@@ -70,7 +72,7 @@ pub enum RetrieveError {
     Store(#[from] StoreError),
 }
 
-// Result codes of SQLite (sqlite.org/rescode.html), stable by its promise.
+// Result codes of SQLite (sqlite.org/rescode.html), which never change.
 const SQLITE_ERROR: i32 = 1;
 const SQLITE_READONLY: i32 = 8;
 const SQLITE_CONSTRAINT: i32 = 19;
@@ -98,7 +100,7 @@ impl StoreError {
         }
     }
 
-    /// Whether every other job of the same commit would meet the same failure, or must not be tried again.
+    /// Whether running the jobs of a transaction one by one is pointless or forbidden.
     pub(super) fn hits_every_job(&self) -> bool {
         match self {
             Self::Busy(Some(error)) => !matches!(sqlstate(error).as_deref(), Some(LOCK_TIMEOUT | CANCELED)),
@@ -107,13 +109,13 @@ impl StoreError {
         }
     }
 
-    /// Whether the same transaction may succeed when it is run again: another one was in its way (Postgres).
+    /// Whether the transaction may succeed when it runs again: another one was in its way (Postgres).
     pub(super) fn passes_with_a_rerun(&self) -> bool {
         const REASONS: &[&str] = &["40001", "40P01", "23505", "23503"];
         self.database_error().and_then(sqlstate).is_some_and(|code| REASONS.contains(&code.as_str()))
     }
 
-    /// Whether the connection that reported this is of no more use.
+    /// Whether the connection that reported this can no longer be used.
     pub(super) fn ends_the_connection(&self) -> bool {
         match self.database_error() {
             Some(
@@ -127,7 +129,7 @@ impl StoreError {
         }
     }
 
-    /// The same failure, of a COMMIT that may have taken place.
+    /// The same failure, for a COMMIT that may have taken place.
     pub(super) fn into_uncertain(self) -> Self {
         match self {
             Self::Full(error) | Self::ReadOnly(error) | Self::Other(error) => Self::Uncertain(Some(error)),
@@ -136,11 +138,11 @@ impl StoreError {
         }
     }
 
-    /// For an error that COMMIT reported: whether it proves that nothing was committed.
+    /// Whether this error of a COMMIT proves that nothing was committed.
     pub(super) fn proves_no_commit(&self) -> bool {
         let Some(error) = self.database_error() else { return false };
         match (sqlstate(error), sqlite_code(error)) {
-            // Of other errors of Postgres its marks tell for sure.
+            // After any other error of Postgres, the commit mark tells.
             (Some(code), _) => matches!(code.get(..2), Some("23" | "25" | "40" | "55")) && !is_outage(&code),
             (None, Some(code)) => matches!(
                 code & 0xff,

@@ -1,4 +1,4 @@
-//! Counts and times of the store's transactions, and of the calls that wait for them.
+//! Counts and times the store's transactions, and the calls that wait for them.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::metrics::{
     Counter, Counters, Counts, Histogram, Labels, Reading, Registry, Seconds, Timings, counter, timing,
 };
 
-/// What jobs are called; a transaction has the name of its jobs, or [`MIXED`].
+/// Names of jobs. A transaction has the name of its jobs, or [`MIXED`].
 const JOBS: [&str; 7] = ["insert", "retrieve", "void", "withdraw", "lease", "return", "sweep"];
-/// The name of a transaction of several kinds of jobs.
+/// Name of a transaction with several kinds of jobs.
 const MIXED: &str = "mixed";
 const COMMITTED: &str = "committed";
 const ROLLED_BACK: &str = "rolled_back";
@@ -31,7 +31,7 @@ const ERRORS: [&str; 11] = [
     "other",
 ];
 
-/// The meter of one store; shared by its callers and its writers.
+/// The meter of one store, shared by its callers and writers.
 #[derive(Debug)]
 pub(super) struct Meter {
     calls: Timings,
@@ -56,7 +56,7 @@ struct ByName {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome<'a> {
     Committed,
-    /// Without a failure: a caller had given up, or there was nothing to change.
+    /// Without a failure: a caller had given up, or the short way of retrieval did not fit.
     RolledBack,
     Failed(&'a StoreError),
 }
@@ -84,16 +84,16 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Shows the meter, and how many jobs wait in `queue`, in `registry`.
+    /// Registers the meter, and the length of `queue`.
     pub(super) fn register<J: Send + 'static>(&self, registry: &mut Registry, queue: WeakSender<J>) {
-        let help = "Calls to the store, their waits included";
+        let help = "Calls to the store, with their waits";
         registry.register("dqkd_store_call_duration_seconds", help, self.calls.clone());
         let help = "Transactions by the kind of their jobs and their outcome";
         registry.register("dqkd_store_transactions", help, self.transactions.clone());
         let help = "Transactions from their first statement to their end";
         registry.register("dqkd_store_transaction_duration_seconds", help, self.durations.clone());
         registry.register("dqkd_store_jobs_per_commit", "Jobs that shared a commit", self.jobs.clone());
-        let help = "Jobs run again, alone or in a new transaction, after the failure of a shared one";
+        let help = "Jobs run again in a new transaction, alone or with others";
         registry.register("dqkd_store_job_reruns", help, self.reruns.clone());
         registry.register("dqkd_store_errors", "Failed transactions by their reason", self.errors.clone());
         let waiting = move || {
@@ -146,7 +146,7 @@ impl Meter {
         }
     }
 
-    /// Notes that jobs get another transaction.
+    /// Notes that `jobs` jobs run again.
     pub(super) fn note_reruns(&self, jobs: usize) {
         self.reruns.inc_by(jobs as u64);
     }

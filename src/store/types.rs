@@ -1,10 +1,11 @@
-//! The words of the store's interface. Plain data; no SQL.
+//! What goes into the store and comes out of it. Plain data; no SQL.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use kme::RetrievalMode;
 pub use kme::life::Inserted;
 use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
 
@@ -12,29 +13,29 @@ use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Times
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It asked for the key with `enc_keys`.
+    /// It gets the key from `enc_keys`.
     Master,
     /// The key was addressed to it.
     Slave,
 }
 
-/// One retrieval of every key of a batch, held by a party at this site.
+/// The right of a party at this site to retrieve each key of a batch once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entitlement {
     /// Who holds it. A KME stands for any admitted SAE of that site.
     pub party: Party,
-    /// What the path of the request has to name: the peer of this role.
+    /// Its part. The path of the request has to name the other side.
     pub role: Role,
 }
 
-/// SHA3-256 (or another 256-bit digest) over everything that makes a pushed batch what it is.
+/// A 256-bit digest over everything in a pushed batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentDigest(pub [u8; 32]);
 
 /// A batch to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct NewBatch<'a> {
-    /// Its ID; storing the same content again under it changes nothing.
+    /// Its ID. Storing the same content under it again changes nothing.
     pub batch_id: BatchId,
     /// The KME that made it.
     pub source: &'a KmeId,
@@ -42,45 +43,45 @@ pub struct NewBatch<'a> {
     pub master: &'a SaeId,
     /// All slaves, at this and at other sites.
     pub recipients: &'a [Recipient],
-    /// The retrievals held at this site.
+    /// Who may retrieve them at this site.
     pub entitled: &'a [Entitlement],
     /// Digest of the pushed content.
     pub content: ContentDigest,
     /// When the source made it.
     pub created_at: Timestamp,
-    /// From this moment on no key of it is returned.
+    /// When it expires: from then on no key of it is returned.
     pub expires_at: Timestamp,
-    /// At least one key; distinct IDs; all of one length of at least one byte.
+    /// At least one, with distinct IDs, all of one length.
     pub keys: &'a [Key],
 }
 
-/// A pair that keys are kept ready for.
+/// A pair with ready keys.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadyPair<'a> {
     /// The SAE that will ask for them.
     pub master: &'a SaeId,
-    /// Whom it shares them with.
+    /// With whom it shares them.
     pub recipient: &'a Recipient,
 }
 
-/// Ready keys of one batch that left the store: whoever holds this is the only one to hand them out.
+/// Ready keys of one batch that left the store. Only the holder of this hands them out.
 #[derive(Debug)]
 pub struct LeasedBlock {
     /// Their batch.
     pub batch_id: BatchId,
-    /// From this moment on they are not handed out any more.
+    /// From then on they are not handed out.
     pub usable_until: Timestamp,
     /// When they were made.
     pub created_at: Timestamp,
     /// Where they come from and when they expire.
     pub provenance: Arc<Provenance>,
-    /// Whether the store still holds them, for those at this site who may retrieve them by ID.
+    /// Whether the store still holds them, because somebody at this site may retrieve them by ID.
     pub is_stored: bool,
     /// The keys.
     pub keys: Vec<Key>,
 }
 
-/// Leased keys that were not handed out and go back.
+/// Leased keys that were not handed out and are given back.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnedBlock<'a> {
     /// Their batch.
@@ -95,15 +96,6 @@ pub struct ReturnedBlock<'a> {
     pub key_ids: &'a [KeyId],
 }
 
-/// How often a party may retrieve a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RetrievalMode {
-    /// Once (ETSI GS QKD 014, clause 5.4).
-    Once,
-    /// As often as it likes until the key expires.
-    UntilExpiry,
-}
-
 /// A request for keys by ID.
 #[derive(Clone, Copy, Debug)]
 pub struct Retrieval<'a> {
@@ -111,65 +103,56 @@ pub struct Retrieval<'a> {
     pub caller: &'a SaeId,
     /// This site: the caller may also use what is addressed to it.
     pub local: &'a KmeId,
-    /// Whom the path of the request names.
+    /// The party that the path of the request names.
     pub path: &'a Party,
-    /// One to [`super::MAX_KEYS_PER_RETRIEVAL`] distinct IDs.
+    /// At least one, at most [`super::MAX_KEYS_PER_RETRIEVAL`], all distinct.
     pub key_ids: &'a [KeyId],
     /// How often.
     pub mode: RetrievalMode,
     /// How long the same caller may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
-    /// How long the caller waits for the commit to begin. Once it has begun, its result is waited for.
+    /// How long the caller waits for the commit to begin. Once it has begun, the caller waits for its result.
     pub patience: Duration,
 }
 
 /// What became of keys that were to be voided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VoidOutcome {
-    /// Nobody retrieved these here and nobody will.
+    /// Nobody has retrieved these here, and nobody will.
     pub voided: Vec<KeyId>,
-    /// Somebody retrieved these here; they stay as they are.
+    /// Somebody has retrieved these here. They stay as they are.
     pub kept: Vec<KeyId>,
 }
 
-/// What became of ready keys whose commit nobody saw.
+/// What became of ready keys that were to be voided unless some were leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdrawn {
-    /// Nobody will get them: their row is gone, or never came and never will.
+pub enum ReadyVoid {
+    /// Nobody has them and nobody will get them.
     Voided,
-    /// They may have been handed out: some were leased, or nobody can tell any more.
+    /// They may have been handed out: some were leased, or it can no longer be told.
     InUse,
 }
 
 /// What one sweep erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Blocks of ready keys that nobody took in time.
+    /// Blocks of ready keys past their use.
     pub ready_blocks: u64,
     /// Keys, expired or retrieved by everyone.
     pub keys: u64,
-    /// Batches past their expiry.
+    /// Expired batches.
     pub batches: u64,
-    /// Tombstones past their expiry.
+    /// Expired tombstones.
     pub tombstones: u64,
     /// Data keys that no batch uses.
     pub data_keys: u64,
-    /// On Postgres, marks of writers that are gone.
+    /// On Postgres, commit marks of writers that are gone.
     pub marks: u64,
 }
 
 impl Swept {
-    /// Whether there was anything to erase; when there was, more may be waiting.
+    /// Whether anything was erased. Then more may be waiting.
     pub fn any(&self) -> bool {
         *self != Self::default()
     }
-}
-
-/// How much is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Batches, including voided ones and those whose keys are all retrieved.
-    pub batches: u64,
-    /// Keys whose material is still here.
-    pub keys: u64,
 }

@@ -3,6 +3,7 @@
 use kme::KmeId;
 
 use crate::peer::PeerError;
+use crate::store::StoreError;
 
 /// No keys were handed out. The same order may succeed later, except for a defect ([`Self::Internal`]).
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,15 @@ pub enum SupplyError {
 }
 
 impl SupplyError {
+    /// What it means to whoever ordered keys that they cannot be stored or leased.
+    pub(super) fn of_store(error: &StoreError) -> Self {
+        tracing::error!(error = error as &dyn std::error::Error, "keys could not be stored or leased");
+        match error {
+            StoreError::Full(_) => Self::StoreFull,
+            _ => Self::StoreUnavailable,
+        }
+    }
+
     /// What a failed call to a peer means to whoever ordered keys.
     pub(super) fn of_peer(error: &PeerError) -> Self {
         match error {

@@ -19,7 +19,6 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::meter::SupplyMeter;
-use super::recent::{NotTaken, Progress, Recent};
 use crate::peer::content_digest;
 use crate::peer::wire::{
     BatchMetadata, BatchStored, Info, InfoLimits, PROTOCOL_VERSION, SetReady, VoidAnswer, VoidRequest,
@@ -73,7 +72,6 @@ pub struct Intake {
     sets: Arc<RecipientSets>,
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
-    recent: Recent,
     in_work: Semaphore,
     meter: Arc<SupplyMeter>,
 }
@@ -95,7 +93,7 @@ impl Intake {
         meter: Arc<SupplyMeter>,
     ) -> Arc<Self> {
         let in_work = Semaphore::new(IN_WORK_MAX);
-        Arc::new(Self { directory, rules, sets, store, clock, recent: Recent::default(), in_work, meter })
+        Arc::new(Self { directory, rules, sets, store, clock, in_work, meter })
     }
 
     /// Downloads an announced pool set.
@@ -134,17 +132,9 @@ impl Intake {
         let entitled = checked.entitled_here(self.clock.now())?;
         let content = content_digest(&batch);
         let stored = BatchStored { batch_id: batch.batch_id, keys: batch.key_ids.len() };
-        let arrival = self.recent.arrival(source, batch.batch_id, content).map_err(|error| match error {
-            NotTaken::Conflict => IntakeError::Conflict,
-            NotTaken::Full => IntakeError::Unavailable("too many batches at once".to_owned()),
-        })?;
-        // Whether it is stored, or voided since, is asked of the store each time: another replica may know better.
-        let mut progress = arrival.lock().await;
-        let result = self.regenerate_and_store(source, batch, &entitled, content, &mut progress).await;
-        if result.is_err() && !progress.is_spent {
-            self.recent.forget(source, stored.batch_id);
-        }
-        result.map(|()| stored)
+        // Whether it is stored or voided is for the store to say: another replica may have done that.
+        self.regenerate_and_store(source, batch, &entitled, content).await?;
+        Ok(stored)
     }
 
     async fn regenerate_and_store(
@@ -153,15 +143,11 @@ impl Intake {
         batch: BatchMetadata,
         entitled: &[Entitlement],
         content: [u8; 32],
-        progress: &mut Progress,
     ) -> Result<(), IntakeError> {
         let _permit = self.in_work.acquire().await.map_err(|_| stopping())?;
         let set = self.set(source, &batch.pool_set).await?;
-        if !progress.is_spent {
-            let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
-            set.spend(bits).map_err(refused)?;
-            progress.is_spent = true;
-        }
+        let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
+        set.spend_once(bits, content).map_err(refused)?;
         let started = Instant::now();
         let made = regenerate(set, batch).await?;
         self.meter.regenerate(started.elapsed());
@@ -227,9 +213,8 @@ impl Intake {
         })
     }
 
-    /// Forgets batches that arrived long ago, and expired pool sets; call it each second.
+    /// Erases expired pool sets; call it each second.
     pub fn sweep(&self) {
-        self.recent.sweep();
         self.sets.sweep();
     }
 

@@ -11,10 +11,8 @@ mod intake;
 mod meter;
 mod order;
 mod peers;
-mod recent;
 mod reserve;
 mod retract;
-mod workshop;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -34,9 +32,9 @@ pub use meter::SupplyMeter;
 pub use order::KeyOrder;
 pub use peers::Peers;
 
+use self::order::KeyMaker;
 pub use self::reserve::ReserveLevels;
 use self::reserve::{Bounds, Reserve, ReserveParts, ReserveSettings};
-use self::workshop::Workshop;
 use crate::pool::SourceSets;
 use crate::store::Store;
 
@@ -88,14 +86,16 @@ const LEASED_MAX: u64 = 65_536;
 
 /// Makes keys with other sites, ahead of demand where it can. Share it in an `Arc`.
 pub struct Supply {
-    workshop: Arc<Workshop>,
+    parts: Arc<SupplyParts>,
+    settings: SupplySettings,
+    maker: Arc<KeyMaker>,
     reserve: Arc<Reserve>,
     orders: Semaphore,
 }
 
 impl fmt::Debug for Supply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Supply").field("settings", &self.workshop.settings).finish_non_exhaustive()
+        f.debug_struct("Supply").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -105,8 +105,8 @@ impl Supply {
         let orders = Semaphore::new(settings.max_orders.clamp(1, Semaphore::MAX_PERMITS));
         let (store, random) = (Arc::clone(&parts.store), Arc::clone(&parts.random));
         let (local, tasks, stopping) = (parts.local.clone(), parts.tasks.clone(), parts.stopping.clone());
-        let workshop = Workshop::new(parts, settings);
-        let maker = Arc::clone(&workshop) as _;
+        let parts = Arc::new(parts);
+        let maker = Arc::new(KeyMaker::new(Arc::clone(&parts), settings));
         let max = u64::from(settings.max_stored_per_pair);
         let reserve_settings = ReserveSettings {
             bounds: Bounds { floor: u64::from(settings.min_stored_per_pair).min(max), max },
@@ -114,44 +114,44 @@ impl Supply {
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
         };
-        let reserve =
-            Reserve::new(ReserveParts { maker, store, random, local, tasks, stopping }, reserve_settings);
-        Arc::new(Self { workshop, reserve, orders })
+        let reserve_parts =
+            ReserveParts { maker: Arc::clone(&maker) as _, store, random, local, tasks, stopping };
+        let reserve = Reserve::new(reserve_parts, reserve_settings);
+        Arc::new(Self { parts, settings, maker, reserve, orders })
     }
 
     /// Hands out the keys of `order`: each has a twin, durably stored, at every recipient's site, and no other
-    /// call returns it. From the reserve for one recipient and the default size, else made now.
+    /// call returns it. From the reserve for one recipient and the default size, else made now. Keys that the
+    /// reserve has in memory are there at the first poll.
     ///
     /// # Errors
     /// [`SupplyError`]; then no key was handed out, and what sites stored of this order is being voided.
     pub async fn make(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
+        let of_reserve = self.of_reserve(&order);
+        if let Some(recipient) = of_reserve
+            && let Some(keys) = self.reserve.take_ready(order.master, recipient, order.number, order.demands)
+        {
+            self.parts.meter.handed_out_ready(keys.len());
+            return Ok(keys);
+        }
         let _permit = self.orders.try_acquire().map_err(|_| SupplyError::Busy)?;
-        if let Some(recipient) = self.of_reserve(&order) {
-            let take = self.reserve.take(order.master, recipient, order.number, order.demands);
-            let taken = timeout(self.workshop.settings.order_timeout, take).await;
+        if let Some(recipient) = of_reserve {
+            let take = self.reserve.lease_or_make(order.master, recipient, order.number, order.demands);
+            let taken = timeout(self.settings.order_timeout, take).await;
             if let Some(keys) = taken.unwrap_or(Err(SupplyError::Slow))? {
-                self.workshop.parts.meter.handed_out_ready(keys.len());
+                self.parts.meter.handed_out_ready(keys.len());
                 return Ok(keys);
             }
         }
-        let keys = order::fill(&self.workshop, order).await?;
-        self.workshop.parts.meter.handed_out_made(keys.len());
+        let keys = self.maker.fill(order).await?;
+        self.parts.meter.handed_out_made(keys.len());
         Ok(keys)
-    }
-
-    /// Hands out the keys of `order` if the reserve has them in memory; `None` when it has not, or others wait for
-    /// them. Then nothing happened.
-    pub fn take_ready(&self, order: &KeyOrder<'_>) -> Option<Vec<FreshKey>> {
-        let recipient = self.of_reserve(order)?;
-        let keys = self.reserve.take_ready(order.master, recipient, order.number, order.demands)?;
-        self.workshop.parts.meter.handed_out_ready(keys.len());
-        Some(keys)
     }
 
     /// The recipient of an order of the kind that is kept ready.
     fn of_reserve<'a>(&self, order: &KeyOrder<'a>) -> Option<&'a Recipient> {
         match order.recipients {
-            [recipient] if order.key_bytes == self.workshop.settings.default_key_bytes => Some(recipient),
+            [recipient] if order.key_bytes == self.settings.default_key_bytes => Some(recipient),
             _ => None,
         }
     }
@@ -184,6 +184,6 @@ impl Supply {
     /// [`SupplyError`] when none can be made now.
     pub async fn prepare(&self, peer: &KmeId) -> Result<(), SupplyError> {
         let group = BTreeSet::from([peer.clone()]);
-        self.workshop.parts.sets.acquire(&group, 0).await.map(drop).map_err(order::no_set)
+        self.parts.sets.acquire(&group, 0).await.map(drop).map_err(order::no_set)
     }
 }

@@ -2,28 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use blast::{self, BatchSeeds, EngineError};
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::{StreamExt as _, stream};
 use kme::life;
 use kme::{
     BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
     Timestamp,
 };
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
 use super::meter::Cause;
-use super::reserve::Purpose;
-use super::retract::{self, Traces};
-use super::workshop::Workshop;
-use super::{SupplyError, batch};
+use super::reserve::{Maker, Purpose};
+use super::retract::{Retractor, Traces};
+use super::{SupplyError, SupplyParts, SupplySettings, batch};
 use crate::peer::wire::BatchMetadata;
 use crate::peer::{Pushed, content_digest};
 use crate::pool::{PoolSet, PoolSetError, SourceSetError};
-use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Role, StoreError};
+use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Role};
 
 /// Batches of one order in work at once.
 const BATCHES_AT_ONCE: usize = 4;
@@ -43,45 +43,72 @@ pub struct KeyOrder<'a> {
     pub demands: &'a Demands,
 }
 
-/// Makes the keys of `order`, all or none.
-pub(super) async fn fill(
-    workshop: &Arc<Workshop>,
-    order: KeyOrder<'_>,
-) -> Result<Vec<FreshKey>, SupplyError> {
-    let counts = batch::split(order.number, order.key_bytes).ok_or_else(|| {
-        tracing::error!(key_bytes = order.key_bytes, "an order for keys that no batch can hold");
-        SupplyError::Internal
-    })?;
-    if !order.demands.met_by_life(workshop.settings.key_ttl) {
-        return Err(SupplyError::DemandsNotMet);
+/// Makes batches for orders and for the reserve.
+pub(super) struct KeyMaker {
+    parts: Arc<SupplyParts>,
+    settings: SupplySettings,
+    retractor: Retractor,
+}
+
+impl KeyMaker {
+    pub(super) fn new(parts: Arc<SupplyParts>, settings: SupplySettings) -> Self {
+        Self { retractor: Retractor::new(Arc::clone(&parts)), parts, settings }
     }
-    let work = Work::new(workshop, order);
-    let made = bounded(workshop, work.make_all(&counts)).await;
-    workshop.parts.meter.made(Cause::Order, counts.len(), order.number, &made);
-    work.settle(workshop, made)
+
+    /// Makes the keys of `order`, all or none.
+    pub(super) async fn fill(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
+        let counts = batch::split(order.number, order.key_bytes).ok_or_else(|| {
+            tracing::error!(key_bytes = order.key_bytes, "an order for keys that no batch can hold");
+            SupplyError::Internal
+        })?;
+        if !order.demands.met_by_life(self.settings.key_ttl) {
+            return Err(SupplyError::DemandsNotMet);
+        }
+        let work = Work::new(self, order);
+        let made = self.in_time(work.make_all(&counts)).await;
+        self.parts.meter.made(Cause::Order, counts.len(), order.number, &made);
+        work.settle(made)
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, SupplyError>>) -> Result<T, SupplyError> {
+        tokio::time::timeout(self.settings.order_timeout, work).await.unwrap_or(Err(SupplyError::Slow))
+    }
 }
 
-/// Makes one batch for the reserve: into the store, or leased, to be handed out at once.
-pub(super) async fn make_block(
-    workshop: &Arc<Workshop>,
-    order: KeyOrder<'_>,
-    purpose: Purpose,
-) -> Result<Option<LeasedBlock>, SupplyError> {
-    let work = Work::new(workshop, order);
-    let made = bounded(workshop, work.make_one(purpose)).await;
-    let cause = match purpose {
-        Purpose::Ready => Cause::Refill,
-        Purpose::Leased => Cause::Waiting,
-    };
-    workshop.parts.meter.made(cause, 1, order.number, &made);
-    work.settle(workshop, made)
-}
+impl Maker for KeyMaker {
+    fn make<'a>(
+        self: Arc<Self>,
+        master: &'a SaeId,
+        recipient: &'a Recipient,
+        number: usize,
+        purpose: Purpose,
+    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
+        Box::pin(async move {
+            let order = KeyOrder {
+                master,
+                recipients: std::slice::from_ref(recipient),
+                number,
+                key_bytes: self.settings.default_key_bytes,
+                demands: &Demands::default(),
+            };
+            let work = Work::new(&self, order);
+            let made = self.in_time(work.make_one(purpose)).await;
+            let cause = match purpose {
+                Purpose::Ready => Cause::Refill,
+                Purpose::Leased => Cause::Waiting,
+            };
+            self.parts.meter.made(cause, 1, number, &made);
+            work.settle(made)
+        })
+    }
 
-async fn bounded<T>(
-    workshop: &Workshop,
-    work: impl Future<Output = Result<T, SupplyError>>,
-) -> Result<T, SupplyError> {
-    tokio::time::timeout(workshop.settings.order_timeout, work).await.unwrap_or(Err(SupplyError::Slow))
+    fn is_reachable(&self, recipient: &Recipient) -> bool {
+        recipient.kme == self.parts.local || self.parts.peers.is_answering(&recipient.kme)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
 }
 
 /// A batch that every other site has.
@@ -94,7 +121,7 @@ struct Made {
 
 /// An order in work, and what it has left behind at the sites so far.
 struct Work<'a> {
-    workshop: &'a Workshop,
+    maker: &'a KeyMaker,
     order: KeyOrder<'a>,
     sites: BTreeSet<KmeId>,
     created_at: Timestamp,
@@ -103,24 +130,25 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(workshop: &'a Workshop, order: KeyOrder<'a>) -> Self {
-        let created_at = workshop.parts.clock.now();
-        let expires_at = created_at.plus(workshop.settings.key_ttl);
-        let sites = workshop.group_of(order.recipients);
-        Self { workshop, order, sites, created_at, expires_at, traces: Mutex::default() }
+    fn new(maker: &'a KeyMaker, order: KeyOrder<'a>) -> Self {
+        let created_at = maker.parts.clock.now();
+        let expires_at = created_at.plus(maker.settings.key_ttl);
+        // The remote sites among the recipients'.
+        let sites = order.recipients.iter().map(|recipient| &recipient.kme);
+        let sites = sites.filter(|kme| **kme != maker.parts.local).cloned().collect();
+        Self { maker, order, sites, created_at, expires_at, traces: Mutex::default() }
     }
 
-    /// Ends the work; what it left behind when it failed is voided everywhere.
-    fn settle<T>(self, workshop: &Arc<Workshop>, made: Result<T, SupplyError>) -> Result<T, SupplyError> {
+    /// Ends the work. If it failed, what it left behind is voided everywhere.
+    fn settle<T>(self, made: Result<T, SupplyError>) -> Result<T, SupplyError> {
         if let Err(error) = &made {
             tracing::debug!(
                 error = error as &dyn std::error::Error,
                 keys = self.order.number,
                 sites = self.sites.len(),
-                "an order for keys was given up"
+                "an order for keys failed"
             );
-            let expires_at = self.expires_at;
-            retract::spawn(workshop, self.into_traces(), expires_at);
+            self.maker.retractor.start(self.traces.into_inner(), self.expires_at);
         }
         made
     }
@@ -171,9 +199,9 @@ impl<'a> Work<'a> {
     /// Who may retrieve the keys at this site.
     fn entitled_here(&self) -> Vec<Entitlement> {
         let master = Entitlement { party: Party::Sae(self.order.master.clone()), role: Role::Master };
-        let local = self.order.recipients.iter().filter(|to| to.kme == self.workshop.parts.local);
+        let local = self.order.recipients.iter().filter(|to| to.kme == self.maker.parts.local);
         let slaves = local.map(|to| Entitlement { party: to.party.clone(), role: Role::Slave });
-        self.workshop.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
+        self.maker.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
     /// One batch that every site has. A site that lost the pool set (it restarted) gets one more chance with
@@ -189,7 +217,7 @@ impl<'a> Work<'a> {
     }
 
     async fn attempt(&self, count: usize) -> Result<Made, Failure> {
-        let (order, parts) = (self.order, &self.workshop.parts);
+        let (order, parts) = (self.order, &self.maker.parts);
         let bits = blast::output_bits(order.key_bytes, count).map_err(internal)?;
         let set = parts.sets.acquire(&self.sites, bits).await.map_err(no_set)?;
         let (pools, entropy_sources) = (set.pool_count(), set.entropy_sources());
@@ -238,14 +266,14 @@ impl<'a> Work<'a> {
     }
 
     async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<Pushed, Failure> {
-        let peer = self.workshop.parts.peers.find(kme);
+        let peer = self.maker.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
         let trace = (kme.clone(), metadata.batch_id);
         // Noted before it is sent: whatever becomes of the call, the site may have stored the batch.
-        self.lock().remote.insert(trace.clone());
+        self.traces.lock().remote.insert(trace.clone());
         let started = Instant::now();
         let pushed = peer.push(metadata).await;
-        self.workshop.parts.meter.pushed(kme, &pushed);
+        self.maker.parts.meter.pushed(kme, &pushed);
         tracing::debug!(
             peer = %kme,
             batch = %metadata.batch_id,
@@ -256,7 +284,7 @@ impl<'a> Work<'a> {
         );
         pushed.map_err(|error| {
             if error.was_not_sent() {
-                self.lock().remote.remove(&trace);
+                self.traces.lock().remote.remove(&trace);
             }
             let supply_error = SupplyError::of_peer(&error);
             if error.refuses_set() { Failure::SetGone(supply_error) } else { Failure::Order(supply_error) }
@@ -270,7 +298,7 @@ impl<'a> Work<'a> {
         entitled: &[Entitlement],
         usable_until: Option<Timestamp>,
     ) -> Result<(), SupplyError> {
-        let parts = &self.workshop.parts;
+        let parts = &self.maker.parts;
         let batch = NewBatch {
             batch_id: made.batch_id,
             source: &parts.local,
@@ -283,10 +311,10 @@ impl<'a> Work<'a> {
             keys: &made.keys,
         };
         let inserted = if let Some(until) = usable_until {
-            self.lock().ready.push(made.batch_id);
+            self.traces.lock().ready.push(made.batch_id);
             parts.store.insert_ready(&batch, &made.provenance.grade, until).await
         } else {
-            self.lock().local.push(made.batch_id);
+            self.traces.lock().local.push(made.batch_id);
             parts.store.insert_batch(&batch).await
         };
         match inserted {
@@ -295,16 +323,8 @@ impl<'a> Work<'a> {
                 tracing::error!(batch = %made.batch_id, ?other, "a fresh batch was not stored");
                 Err(SupplyError::Internal)
             }
-            Err(error) => Err(not_stored(error)),
+            Err(error) => Err(SupplyError::of_store(&error)),
         }
-    }
-
-    fn into_traces(self) -> Traces {
-        self.traces.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Traces> {
-        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -356,15 +376,6 @@ async fn generate(
 fn internal(error: impl std::error::Error + 'static) -> SupplyError {
     tracing::error!(error = &error as &dyn std::error::Error, "keys could not be made");
     SupplyError::Internal
-}
-
-/// Why keys are not stored, or not leased, as the caller of an order learns it.
-pub(super) fn not_stored(error: StoreError) -> SupplyError {
-    tracing::error!(error = &error as &dyn std::error::Error, "keys could not be stored");
-    match error {
-        StoreError::Full(_) => SupplyError::StoreFull,
-        _ => SupplyError::StoreUnavailable,
-    }
 }
 
 /// Why there is no pool set, as the caller of an order learns it. The cause was logged by the maker.

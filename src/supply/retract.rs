@@ -1,29 +1,28 @@
-//! Voids what sites stored of an order that was given up, so that no twin stays usable anywhere; also ready keys
-//! that nobody needs.
+//! Retracts an order that failed: voids what sites stored of it, so that no twin stays usable anywhere.
 //!
-//! Best effort: a site that cannot be reached in time keeps keys whose IDs nobody was told; they expire.
+//! Best effort. A site that cannot be reached in time keeps keys whose IDs nobody was told; they expire.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use kme::{BatchId, KeyId, KmeId, Timestamp};
+use kme::{Backoff, BatchId, KmeId, Timestamp};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::SupplyParts;
 use super::meter::Retracted;
-use super::workshop::Workshop;
 use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
-use crate::store::{LeasedBlock, Withdrawn};
+use crate::store::ReadyVoid;
 
-/// Orders whose traces are being removed at once; more are left to expire.
-pub(super) const RETRACTS_MAX: usize = 1024;
+/// Orders that are being retracted at once; what sites stored of more expires.
+const RETRACTED_AT_ONCE: usize = 1024;
 /// How often a site is asked.
 const ATTEMPTS: u32 = 8;
-/// First pause between attempts; doubles each time.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Pause between two attempts.
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(16));
 
 /// Where an order may have left keys.
 #[derive(Debug, Default)]
@@ -32,121 +31,86 @@ pub(super) struct Traces {
     pub(super) remote: BTreeSet<(KmeId, BatchId)>,
     /// Batches that were being stored here.
     pub(super) local: Vec<BatchId>,
-    /// Batches that were being stored here as ready keys: once that is committed, `enc_keys` may hand them out.
+    /// Batches that were being stored here as ready keys. Once that is committed, `enc_keys` may hand them out.
     pub(super) ready: Vec<BatchId>,
 }
 
-/// Removes `traces` in the background.
-pub(super) fn spawn(workshop: &Arc<Workshop>, mut traces: Traces, expires_at: Timestamp) {
-    if traces.remote.is_empty() && traces.local.is_empty() && traces.ready.is_empty() {
-        return;
+/// Retracts orders in the background, a bounded number at once.
+pub(super) struct Retractor {
+    parts: Arc<SupplyParts>,
+    permits: Arc<Semaphore>,
+}
+
+impl Retractor {
+    pub(super) fn new(parts: Arc<SupplyParts>) -> Self {
+        Self { parts, permits: Arc::new(Semaphore::new(RETRACTED_AT_ONCE)) }
     }
-    let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
-        tracing::warn!("too many orders were given up at once; what sites stored of this one will expire");
-        return;
-    };
-    let workshop = Arc::clone(workshop);
-    let tasks = workshop.parts.tasks.clone();
-    tasks.spawn(async move {
-        let parts = &workshop.parts;
-        let local = traces.local.iter().map(async |batch| at_home(parts, &whole(*batch, expires_at)).await);
-        let remote = async {
-            // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
-            let ready =
-                traces.ready.iter().map(async |batch| (batch, is_withdrawn(parts, *batch, expires_at).await));
-            for (batch, is_withdrawn) in join_all(ready).await {
-                if !is_withdrawn {
-                    traces.remote.retain(|(_, other)| other != batch);
+
+    /// Starts to void what `traces` name.
+    pub(super) fn start(&self, mut traces: Traces, expires_at: Timestamp) {
+        if traces.remote.is_empty() && traces.local.is_empty() && traces.ready.is_empty() {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            tracing::warn!("too many orders failed at once; what sites stored of this one will expire");
+            return;
+        };
+        let parts = Arc::clone(&self.parts);
+        self.parts.tasks.spawn(async move {
+            let local = traces.local.iter().map(|batch| void_at_home(&parts, *batch, expires_at));
+            let remote = async {
+                // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
+                let ready = traces.ready.iter();
+                let ready =
+                    ready.map(async |batch| (batch, void_ready_at_home(&parts, *batch, expires_at).await));
+                for (batch, is_voided) in join_all(ready).await {
+                    if !is_voided {
+                        traces.remote.retain(|(_, other)| other != batch);
+                    }
                 }
-            }
-            let peers = traces.remote.iter().filter_map(|(kme, batch)| {
-                let peer = parts.peers.find(kme)?;
-                Some(async move { at_peer(parts, peer, &whole(*batch, expires_at)).await })
-            });
-            join_all(peers).await;
-        };
-        join(join_all(local), remote).await;
-        drop(permit);
-    });
-}
-
-/// Voids the keys of a leased block that nobody will be given, in the background. Only these: others of its batch
-/// were handed out when the block was leased before and given back in part.
-pub(super) fn leftover(workshop: &Arc<Workshop>, recipient: &KmeId, block: &LeasedBlock) {
-    let Ok(permit) = Arc::clone(&workshop.retracts).try_acquire_owned() else {
-        tracing::warn!("too many batches are being voided at once; ready keys that nobody needs will expire");
-        return;
-    };
-    let request = VoidRequest {
-        batch_id: block.batch_id,
-        key_ids: block.keys.iter().map(|key| key.id).collect::<Vec<KeyId>>(),
-        expires_at: block.provenance.expires_at,
-    };
-    // An empty list would be the whole batch.
-    if request.key_ids.is_empty() {
-        return;
+                let at_peers = traces.remote.iter().filter_map(|(kme, batch)| {
+                    let peer = parts.peers.find(kme)?;
+                    Some(void_at_peer(&parts, peer, *batch, expires_at))
+                });
+                join_all(at_peers).await;
+            };
+            join(join_all(local), remote).await;
+            drop(permit);
+        });
     }
-    let (workshop, recipient, is_stored) = (Arc::clone(workshop), recipient.clone(), block.is_stored);
-    let tasks = workshop.parts.tasks.clone();
-    tasks.spawn(async move {
-        let parts = &workshop.parts;
-        let local = async {
-            if is_stored {
-                at_home(parts, &request).await;
-            }
-        };
-        let remote = async {
-            if let Some(peer) = parts.peers.find(&recipient) {
-                at_peer(parts, peer, &request).await;
-            }
-        };
-        join(local, remote).await;
-        drop(permit);
-    });
 }
 
-fn whole(batch_id: BatchId, expires_at: Timestamp) -> VoidRequest {
-    VoidRequest { batch_id, key_ids: Vec::new(), expires_at }
+/// The attempts to void a batch at one site.
+#[derive(Default)]
+struct Attempts {
+    failed: u32,
 }
 
-/// What is left of the attempts to void a batch at a site.
-struct Patience {
-    attempts: u32,
-    pause: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { attempts: ATTEMPTS, pause: PAUSE }
-    }
-
-    /// After an attempt that failed: waits for the next; `false` when there is none, or a stop comes first.
-    async fn has_more(&mut self, parts: &SupplyParts) -> bool {
-        self.attempts = self.attempts.saturating_sub(1);
-        if self.attempts == 0 {
+impl Attempts {
+    /// After an attempt that failed: waits until the next is due. `false` when there is none, or the daemon stops.
+    async fn wait_for_next(&mut self, parts: &SupplyParts) -> bool {
+        self.failed += 1;
+        if self.failed >= ATTEMPTS {
             return false;
         }
         tokio::select! {
-            () = sleep(self.pause) => {
-                self.pause *= 2;
-                true
-            }
+            () = sleep(PAUSE.after(self.failed)) => true,
             () = parts.stopping.cancelled() => false,
         }
     }
 }
 
-async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) {
-    let batch_id = request.batch_id;
-    let mut patience = Patience::new();
+async fn void_at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId, expires_at: Timestamp) {
+    let whole = VoidRequest { batch_id, key_ids: Vec::new(), expires_at };
+    let mut attempts = Attempts::default();
     loop {
-        match peer.void(request).await {
+        match peer.void(&whole).await {
             Ok(answer) if answer.kept.is_empty() => return parts.meter.retracted(Retracted::Voided),
             Ok(answer) => {
                 parts.meter.retracted(Retracted::Kept);
                 tracing::error!(
                     peer = %peer.kme(), batch = %batch_id, kept = answer.kept.len(),
-                    "keys of an order that was given up had been retrieved"
+                    "keys of an order that failed had been retrieved"
                 );
                 return;
             }
@@ -157,33 +121,34 @@ async fn at_peer(parts: &SupplyParts, peer: &PeerClient, request: &VoidRequest) 
                 );
             }
         }
-        if !patience.has_more(parts).await {
+        if !attempts.wait_for_next(parts).await {
             break;
         }
     }
     parts.meter.retracted(Retracted::LeftToExpire);
     if parts.stopping.is_cancelled() {
-        tracing::debug!(peer = %peer.kme(), batch = %batch_id, "a stop leaves a batch to expire");
+        tracing::debug!(peer = %peer.kme(), batch = %batch_id, "the daemon stops; a batch of a failed order expires");
     } else {
         tracing::warn!(
             peer = %peer.kme(), batch = %batch_id,
-            "a batch that was given up could not be voided; nobody knows its key IDs, and it expires"
+            "a batch of a failed order could not be voided; nobody knows its key IDs, and it expires"
         );
     }
 }
 
-async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
-    let mut patience = Patience::new();
+/// Whether none of the batch's ready keys was leased, and so none ever will be.
+async fn void_ready_at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
+    let mut attempts = Attempts::default();
     loop {
-        match parts.store.withdraw(&parts.local, batch_id, expires_at).await {
-            Ok(Withdrawn::Voided) => return true,
-            Ok(Withdrawn::InUse) => {
+        match parts.store.void_unless_leased(&parts.local, batch_id, expires_at).await {
+            Ok(ReadyVoid::Voided) => return true,
+            Ok(ReadyVoid::InUse) => {
                 tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
                 return false;
             }
             // As long as the disk is full, for one.
             Err(error) => {
-                if !patience.has_more(parts).await {
+                if !attempts.wait_for_next(parts).await {
                     tracing::warn!(
                         batch = %batch_id, error = &error as &dyn std::error::Error,
                         "whether ready keys were stored is not known; their twins stay until they expire"
@@ -195,14 +160,13 @@ async fn is_withdrawn(parts: &SupplyParts, batch_id: BatchId, expires_at: Timest
     }
 }
 
-async fn at_home(parts: &SupplyParts, request: &VoidRequest) {
-    let VoidRequest { batch_id, key_ids, expires_at } = request;
-    let mut patience = Patience::new();
-    while let Err(error) = parts.store.void(&parts.local, *batch_id, key_ids, *expires_at).await {
-        if !patience.has_more(parts).await {
+async fn void_at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) {
+    let mut attempts = Attempts::default();
+    while let Err(error) = parts.store.void(&parts.local, batch_id, &[], expires_at).await {
+        if !attempts.wait_for_next(parts).await {
             tracing::warn!(
                 batch = %batch_id, error = &error as &dyn std::error::Error,
-                "a batch that was given up could not be voided here; nobody knows its key IDs, and it expires"
+                "a batch of a failed order could not be voided here; nobody knows its key IDs, and it expires"
             );
             return;
         }

@@ -1,7 +1,7 @@
 //! Logging: the subscriber, and what happens to a panic.
 //!
-//! Owns what reaches standard error (`docs/logging.md`). Must not let through anything that may hold secrets:
-//! libraries that could print bytes of a connection are capped, and a panic's run-time text is not logged.
+//! Owns what reaches standard error (`docs/logging.md`). Nothing that may hold a secret gets through: libraries that
+//! could print bytes of a connection are limited to `info`, and the run-time text of a panic is not logged.
 
 use std::any::Any;
 use std::io::IsTerminal as _;
@@ -16,9 +16,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// Starts logging to standard error. `DQKD_LOG`, else `RUST_LOG`, else `[log] level` says what is written.
+/// Starts logging to standard error, filtered by `DQKD_LOG`, else `RUST_LOG`, else `[log] level`.
 ///
-/// Does nothing when a subscriber is set already, so tests may call it as often as they like.
+/// Does nothing if a subscriber is set already.
 pub fn init(log: &LogConfig) {
     let variable = |name| std::env::var(name).ok();
     let (directives, complaint) = directives(log.level, variable("DQKD_LOG"), variable("RUST_LOG"));
@@ -46,9 +46,9 @@ pub fn init(log: &LogConfig) {
     }
 }
 
-/// Replaces the panic hook, once: a panic is an error event with its place, never with its run-time text.
+/// Makes a panic an error event with its place, without its run-time text.
 ///
-/// For binaries only; it would hide the messages of failed assertions in tests.
+/// For programs only: in tests it would hide the messages of failed assertions.
 pub fn install_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(on_panic)));
@@ -66,19 +66,19 @@ fn on_panic(info: &PanicHookInfo<'_>) {
     }
 }
 
-/// A literal was known when the program was built, so it holds no secret; formatted text might.
+/// A literal is part of the program and holds no secret; formatted text might.
 fn harmless_text(payload: &(dyn Any + Send)) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(text withheld: it may hold secrets)")
 }
 
-/// What libraries could print of a connection's bytes or a statement's values stays off whatever the filter.
+/// Whatever the filter, libraries do not print bytes of connections or values of statements.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     const CAPPED: [&str; 6] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls", "sqlx"];
     let library = metadata.target().split("::").next().unwrap_or_default();
     *metadata.level() <= Level::INFO || !CAPPED.contains(&library)
 }
 
-/// The filter's directives, and a complaint about a variable that is no filter.
+/// The filter, and a complaint about a variable that cannot be parsed.
 fn directives(
     level: LogLevel,
     dqkd_log: Option<String>,
@@ -91,7 +91,7 @@ fn directives(
         Some((_, text)) if EnvFilter::try_new(&text).is_ok() => (text, None),
         Some((name, text)) => {
             let complaint = format!(
-                "{name}={text:?} is no log filter and is ignored; allowed: as in \"dqkd=debug,warn\""
+                "{name}={text:?} is not a log filter and is ignored; an example of one: \"dqkd=debug,warn\""
             );
             (level.as_str().to_owned(), Some(complaint))
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use testkit::PATIENCE;
@@ -157,9 +158,9 @@ impl Database {
     pub(crate) async fn is_frozen(&self, lasts: Duration) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         let server = self.server()?;
-        server.signal_all("STOP");
+        server.signal_all(Signal::STOP);
         sleep(lasts).await;
-        server.signal_all("CONT");
+        server.signal_all(Signal::CONT);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use testkit::PATIENCE;
 use testkit::postgres::Stop;
 use tokio::task::spawn_blocking;
@@ -46,9 +47,9 @@ impl Nemesis {
             Fault::Pause { slot } => {
                 let daemon = self.cluster.slots[slot].daemon.lock().await;
                 let daemon = daemon.as_ref().expect("a daemon runs");
-                daemon.signal("STOP");
+                daemon.signal(Signal::STOP);
                 sleep(lasts).await;
-                daemon.signal("CONT");
+                daemon.signal(Signal::CONT);
                 Ok(())
             }
             Fault::Link { link, mode } => {

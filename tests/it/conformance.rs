@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use testkit::needs;
 use testkit::{Network, PATIENCE, TcpLink, output_of, qkd014, run_to_end};
 
 /// An SAE ID that only a careful KME takes apart correctly.
@@ -18,8 +19,9 @@ const MAX_KEYS: &str = "20000";
 
 /// Three sites with every fixture of the tester, and hands that do what its hooks ask for.
 struct Laboratory {
-    network: Network,
+    /// Before the network, which has their ports.
     links: [TcpLink; 2],
+    network: Network,
     asks: PathBuf,
 }
 
@@ -49,7 +51,7 @@ impl Laboratory {
         run_to_end(&["pki", "issue", "sae", "alice", "--dir", foreign]);
         network.start_pools(3);
         network.start_sites();
-        Self { network, links, asks }
+        Self { links, network, asks }
     }
 
     /// A shell command that asks for `what` and waits until it is done.
@@ -140,16 +142,19 @@ fn all_pass(profile: &str) {
 
 #[test]
 fn all_54_tests_pass_in_the_lenient_profile() {
+    needs!(Curl);
     all_pass("lenient");
 }
 
 #[test]
 fn all_54_tests_pass_in_the_strict_profile() {
+    needs!(Curl);
     all_pass("strict");
 }
 
 #[test]
 fn a_strict_kme_passes_the_lenient_profile_and_its_stricter_reading_is_named_in_the_strict_one() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     for site in 0..2 {
         network.configure(site, "[store]", "[etsi014]\nstrict = true\n\n[store]");
@@ -214,6 +219,7 @@ fn a_strict_kme_passes_the_lenient_profile_and_its_stricter_reading_is_named_in_
 
 #[test]
 fn a_hook_that_fails_is_a_failure_and_too_few_keys_are_a_reason_to_skip() {
+    needs!(Curl);
     let network = Network::start(2);
     let run = |args: &[&str]| {
         let mut command = qkd014();

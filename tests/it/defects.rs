@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 
+use testkit::Killed;
+use testkit::needs;
 use testkit::{Answer, Curl, Network, PATIENCE, TcpLink, dqkd, eventually};
 
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
@@ -38,6 +40,7 @@ fn transfers(answer: &Answer) -> Vec<String> {
 
 #[test]
 fn idle_connections_without_a_client_hello_block_nobody_at_any_listener() {
+    needs!(Curl);
     let network = Network::start(2);
     let (sae, peer, pool) = (&network.site(0).sae_url, &network.site(0).peer_url, &network.pool(0).url);
     let idle: Vec<TcpStream> = [sae, peer, pool]
@@ -56,6 +59,7 @@ fn idle_connections_without_a_client_hello_block_nobody_at_any_listener() {
 
 #[test]
 fn bursts_of_aborted_clients_lose_nothing_at_either_site() {
+    needs!(Curl);
     let network = Network::start(2);
     let sides = [("alice", "bob"), ("bob", "alice")];
     let mut answered: Vec<_> =
@@ -117,6 +121,7 @@ fn id_tells_of_key(id: &str, key: &[u8]) -> bool {
 
 #[test]
 fn key_ids_are_of_version_4_and_say_nothing_of_their_keys() {
+    needs!(Curl);
     // The search finds what others did: the ID was the SHA-1 of the key, cut.
     let commitment = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[7; 32]);
     assert!(id_tells_of_key(&hex::encode(&commitment.as_ref()[..16]), &[7; 32]));
@@ -136,6 +141,7 @@ fn key_ids_are_of_version_4_and_say_nothing_of_their_keys() {
 
 #[test]
 fn two_sites_started_together_that_ask_each_other_at_once_do_not_deadlock() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     network.start_pools(3);
     network.start_site(0);
@@ -166,6 +172,7 @@ fn two_sites_started_together_that_ask_each_other_at_once_do_not_deadlock() {
 
 #[test]
 fn a_second_request_leaves_the_first_undelivered_key_alone_and_nobody_can_stop_a_site() {
+    needs!(Curl);
     let network = Network::start(2);
     let keys: Vec<_> = (0..3).map(|_| network.enc("alice", "bob", "").key()).collect();
     let (site, files) = network.sae("alice");
@@ -187,6 +194,7 @@ fn a_second_request_leaves_the_first_undelivered_key_alone_and_nobody_can_stop_a
 
 #[test]
 fn nothing_on_standard_output_holds_a_key() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     network.start_pools(3);
     network.start_site(1);
@@ -195,7 +203,7 @@ fn nothing_on_standard_output_holds_a_key() {
     let file = std::fs::File::create(&printed).unwrap();
     let mut site_a = dqkd();
     site_a.arg("serve").arg("--config").arg(&config).stdout(file).stderr(Stdio::null());
-    let mut site_a = site_a.spawn().unwrap();
+    let site_a = Killed(site_a.spawn().unwrap());
     let text = || std::fs::read_to_string(&printed).unwrap();
     eventually("it listens", || text().lines().count() == 3);
     eventually("keys come", || network.enc("alice", "bob", "").status == 200);
@@ -203,8 +211,7 @@ fn nothing_on_standard_output_holds_a_key() {
     keys.extend(network.enc("bob", "alice", "?number=8").keys());
     let ids: Vec<&str> = keys[8..].iter().map(|(id, _)| id.as_str()).collect();
     assert_eq!(network.dec("alice", "bob", &ids).keys(), keys[8..]);
-    let _ = site_a.kill();
-    let _ = site_a.wait();
+    drop(site_a);
     assert_eq!(text().lines().count(), 3, "only where it listens: {}", text());
     for (_, key) in &keys {
         assert!(!text().contains(key), "a key was printed");
@@ -213,6 +220,7 @@ fn nothing_on_standard_output_holds_a_key() {
 
 #[test]
 fn too_many_keys_are_refused_at_once_and_a_client_that_leaves_a_large_request_holds_nothing_up() {
+    needs!(Curl);
     let network = Network::start(2);
     let start = Instant::now();
     assert_eq!(network.enc("alice", "bob", "?number=100000").status, 400);
@@ -231,6 +239,7 @@ fn too_many_keys_are_refused_at_once_and_a_client_that_leaves_a_large_request_ho
 
 #[test]
 fn fifty_parallel_connections_get_keys_or_an_honest_503_and_no_id_or_value_repeats() {
+    needs!(Curl);
     let network = Network::start(2);
     let (_, files) = network.sae("alice");
     let curl = Curl::pem(&network.ca(), &files.cert, &files.key);
@@ -262,6 +271,7 @@ fn fifty_parallel_connections_get_keys_or_an_honest_503_and_no_id_or_value_repea
 
 #[test]
 fn a_hundred_requests_on_one_connection_are_served_over_http_1_and_2() {
+    needs!(Curl);
     let network = Network::start(2);
     let (_, files) = network.sae("alice");
     let url = format!("{}?call=[1-100]", enc_url(&network, "alice", "bob"));
@@ -277,6 +287,7 @@ fn a_hundred_requests_on_one_connection_are_served_over_http_1_and_2() {
 
 #[test]
 fn whatever_alice_was_answered_bob_can_retrieve_at_once_also_over_a_link_that_breaks() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     let peer_url = network.site(1).peer_url.clone();
     let spare = network.spare_port(0);

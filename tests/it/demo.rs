@@ -2,8 +2,11 @@
 
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use testkit::Killed;
+use testkit::needs;
 use testkit::postgres::Server;
 use testkit::{PATIENCE, dqkd, lines_of, output_of, run_to_end};
 
@@ -24,6 +27,7 @@ fn once_prints_the_same_key_from_both_sites_and_ends_with_0() {
 
 #[test]
 fn with_a_postgres_each_site_has_a_schema_of_its_own_and_a_second_demo_replaces_them() {
+    needs!(Postgres);
     let url = Server::shared().new_database();
     for _ in 0..2 {
         let dir = TempDir::new().unwrap();
@@ -40,18 +44,22 @@ fn with_a_postgres_each_site_has_a_schema_of_its_own_and_a_second_demo_replaces_
 }
 
 #[test]
-fn the_printed_curl_commands_work_as_they_are_and_both_signals_stop_it_cleanly() {
-    for signal in ["INT", "TERM"] {
+fn the_printed_commands_work_as_they_are_and_both_signals_stop_it_cleanly() {
+    needs!(Curl);
+    for signal in [Signal::INT, Signal::TERM] {
         let dir = TempDir::new().unwrap();
         let mut command = dqkd();
         command.args(["demo", "--dir"]).arg(dir.path().join("demo")).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = lines_of(&mut child);
-        let mut commands = Vec::new();
+        let mut demo = Killed(command.spawn().unwrap());
+        let lines = lines_of(&mut demo.0);
+        let (mut commands, mut with_qkd014) = (Vec::new(), Vec::new());
         loop {
             let line = lines.recv_timeout(PATIENCE).unwrap();
             if let Some(command) = line.trim_start().strip_prefix("curl ") {
                 commands.push(command.to_owned());
+            }
+            if line.contains("qkd014 enc ") || line.contains("qkd014 dec ") {
+                with_qkd014.push(line.clone());
             }
             if line.starts_with("Ctrl-C") {
                 break;
@@ -64,11 +72,16 @@ fn the_printed_curl_commands_work_as_they_are_and_both_signals_stop_it_cleanly()
         };
         let enc = shell(&commands[0]);
         let id = enc["keys"][0]["key_ID"].as_str().unwrap();
-        assert_eq!(shell(&commands[1].replace("KEY_ID\"}", &format!("{id}\"}}"))), enc, "{signal}");
+        assert_eq!(shell(&commands[1].replace("KEY_ID\"}", &format!("{id}\"}}"))), enc, "{signal:?}");
         assert_eq!(shell(&commands[2])["ready"], true);
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-        assert!(child.wait().unwrap().success(), "{signal}");
+        let sh = |command: &str| Command::new("sh").args(["-c", command]).output().unwrap();
+        let made = sh(&with_qkd014[0]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let text = String::from_utf8(made.stdout.clone()).unwrap();
+        let id = text.split(' ').next().unwrap();
+        assert_eq!(sh(&with_qkd014[1].replace("KEY_ID", id)).stdout, made.stdout, "{signal:?}");
+        kill_process(Pid::from_child(&demo.0), signal).unwrap();
+        assert!(demo.0.wait().unwrap().success(), "{signal:?}");
     }
 }
 

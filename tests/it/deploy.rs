@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use testkit::needs;
 use testkit::{output_of, run_to_end};
 
 fn deploy() -> PathBuf {
@@ -126,6 +127,7 @@ fn the_replicas_are_the_same_but_for_their_name_and_get_the_time_that_a_stop_may
 /// With files of a fresh authority in the places of the secrets, and the networks' names resolved later.
 #[test]
 fn haproxy_accepts_its_configuration() {
+    needs!(Haproxy);
     let dir = TempDir::new().unwrap();
     let pki = dir.path().join("pki").display().to_string();
     run_to_end(&["pki", "init", "--dir", &pki, "--trust-domain", "dqkd.example"]);
@@ -140,7 +142,7 @@ fn haproxy_accepts_its_configuration() {
     let file = dir.path().join("haproxy.cfg");
     std::fs::write(&file, config).unwrap();
     let output = Command::new("haproxy").args(["-c", "-f"]).arg(&file).output();
-    let output = output.expect("haproxy is installed (tests/run.sh does it)");
+    let output = output.unwrap();
     let said =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
@@ -152,6 +154,7 @@ fn haproxy_accepts_its_configuration() {
 /// With files in the places of the secrets: judged as `serve` would judge it.
 #[test]
 fn the_daemon_accepts_its_configuration_and_drains_for_longer_than_the_load_balancer_needs() {
+    needs!(Openssl);
     let dir = TempDir::new().unwrap();
     let secrets = dir.path().join("secrets");
     std::fs::copy(deploy().join("prepare.sh"), dir.path().join("prepare.sh")).unwrap();
@@ -202,6 +205,7 @@ fn docker_compose_accepts_the_file_where_it_is_installed() {
 #[test]
 fn the_scripts_are_sound_and_prepare_makes_secrets_once_for_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt as _;
+    needs!(Openssl);
     let dir = TempDir::new().unwrap();
     for script in ["prepare.sh", "postgres/start.sh", "postgres/init.sh"] {
         let checked = output_of(Command::new("bash").arg("-n").arg(deploy().join(script)));

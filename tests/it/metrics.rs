@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use testkit::needs;
 use testkit::{Curl, Network, dqkd, output_of};
 
 /// Names in the tables below one heading.
@@ -62,6 +63,7 @@ fn pool_admin_url(network: &Network, index: usize) -> String {
 
 #[test]
 fn every_documented_metric_is_served_every_served_one_is_documented_and_none_tells_a_secret() {
+    needs!(Curl);
     let network = Network::start(2);
     let keys = network.enc("alice", "bob", "?number=2").keys();
     let odd = network.enc("alice", "bob", "?size=512").keys();
@@ -117,6 +119,7 @@ fn every_documented_metric_is_served_every_served_one_is_documented_and_none_tel
 
 #[test]
 fn ready_tells_by_its_exit_code_whether_a_daemon_serves() {
+    needs!(Curl);
     let ready = |config: &Path| {
         let output = output_of(dqkd().arg("ready").arg("--config").arg(config));
         let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
@@ -138,6 +141,7 @@ fn ready_tells_by_its_exit_code_whether_a_daemon_serves() {
 
 #[test]
 fn a_peer_that_is_gone_shows_in_the_numbers_of_the_other_site() {
+    needs!(Curl);
     let mut network = Network::start(2);
     network.kill_site(1);
     let url = network.site(0).admin_url.clone();

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
+use testkit::needs;
 use testkit::postgres::Server;
 use testkit::{Network, dqkd, output_of};
 
@@ -16,6 +17,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn a_site_that_moves_to_postgres_returns_the_keys_that_it_had_and_only_once() {
+    needs!(Postgres, Curl);
     let mut network = Network::start(2);
     let keys = network.enc("alice", "bob", "?number=3").keys();
     let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();

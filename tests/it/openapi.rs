@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use testkit::needs;
 use testkit::{Curl, Network};
 
 /// When it is set, the copy is written instead of compared.
@@ -9,6 +10,7 @@ const WRITE: &str = "DQKD_WRITE_OPENAPI";
 
 #[test]
 fn the_description_in_docs_is_what_a_site_with_default_limits_serves() {
+    needs!(Curl);
     let network = Network::start(2);
     let url = format!("{}/openapi.json", network.site(0).admin_url);
     let answer = Curl::nobody(&network.ca()).get(&url);
@@ -26,6 +28,7 @@ fn the_description_in_docs_is_what_a_site_with_default_limits_serves() {
 
 #[test]
 fn the_description_tells_the_limits_of_the_site_that_serves_it() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     network.configure(0, "[[peer]]", "[keys]\nmax_per_request = 7\n\n[[peer]]");
     network.start_pools(3);

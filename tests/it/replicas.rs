@@ -4,8 +4,10 @@
 use std::collections::HashSet;
 use std::thread;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use testkit::needs;
 use testkit::postgres::Server;
 use testkit::{Answer, Network, eventually};
 
@@ -95,6 +97,7 @@ impl Pairs {
 
 #[test]
 fn a_key_from_any_replica_is_retrieved_through_any_replica_of_the_peer_once() {
+    needs!(Postgres, Curl);
     let pairs = Pairs::start("min_stored_per_pair = 0");
     for made_at in A {
         for taken_at in B {
@@ -112,6 +115,7 @@ fn a_key_from_any_replica_is_retrieved_through_any_replica_of_the_peer_once() {
 
 #[test]
 fn of_two_retrievals_at_the_same_moment_through_two_replicas_one_gets_the_key() {
+    needs!(Postgres, Curl);
     let pairs = Pairs::start("min_stored_per_pair = 0");
     for key in pairs.enc(A[0], "?number=8").keys() {
         let answers: Vec<Answer> = thread::scope(|scope| {
@@ -129,6 +133,7 @@ fn of_two_retrievals_at_the_same_moment_through_two_replicas_one_gets_the_key() 
 
 #[test]
 fn replicas_hand_out_the_same_ready_keys_and_none_twice() {
+    needs!(Postgres, Curl);
     let mut pairs = Pairs::start("min_stored_per_pair = 192");
     eventually("the reserve is full", || pairs.ready(A[0]) >= 192);
     let made_by_the_other = pairs.ready(A[1]);
@@ -159,6 +164,7 @@ fn replicas_hand_out_the_same_ready_keys_and_none_twice() {
 
 #[test]
 fn what_a_stopped_replica_had_leased_another_hands_out() {
+    needs!(Postgres, Curl);
     let mut pairs = Pairs::start("min_stored_per_pair = 100");
     eventually("the reserve is full", || pairs.ready(A[0]) >= 100);
     let mut seen: HashSet<_> = pairs.enc(A[0], "?number=7").keys().into_iter().collect();
@@ -176,6 +182,7 @@ fn what_a_stopped_replica_had_leased_another_hands_out() {
 
 #[test]
 fn a_dead_replica_of_the_peer_fails_no_request_and_is_called_again_when_it_is_back() {
+    needs!(Postgres, Curl);
     let mut pairs = Pairs::start("min_stored_per_pair = 0");
     pairs.enc(A[0], ON_DEMAND).key();
     pairs.network.kill_site(B[0]);
@@ -195,11 +202,12 @@ fn a_dead_replica_of_the_peer_fails_no_request_and_is_called_again_when_it_is_ba
 
 #[test]
 fn a_replica_that_hangs_costs_a_moment_and_its_late_work_changes_nothing() {
+    needs!(Postgres, Curl);
     let pairs = Pairs::start("min_stored_per_pair = 0");
     pairs.enc(A[0], ON_DEMAND).key();
-    pairs.network.daemon(B[0]).signal("STOP");
+    pairs.network.daemon(B[0]).signal(Signal::STOP);
     let keys: Vec<_> = (0..6).map(|_| pairs.enc(A[0], ON_DEMAND).key()).collect();
-    pairs.network.daemon(B[0]).signal("CONT");
+    pairs.network.daemon(B[0]).signal(Signal::CONT);
     // It goes on with the batches that it had received; the other has stored them meanwhile.
     for (index, key) in keys.iter().enumerate() {
         assert_eq!(pairs.dec(B[index % 2], &[&key.0]).key(), *key);
@@ -210,6 +218,7 @@ fn a_replica_that_hangs_costs_a_moment_and_its_late_work_changes_nothing() {
 #[test]
 fn a_replica_that_missed_the_announcement_downloads_the_pools_with_the_first_batch_and_a_third_read_is_an_alarm()
  {
+    needs!(Postgres, Curl);
     let mut pairs = Pairs::generate("min_stored_per_pair = 0");
     pairs.network.start_site(B[0]);
     pairs.network.start_site(A[0]);
@@ -223,7 +232,7 @@ fn a_replica_that_missed_the_announcement_downloads_the_pools_with_the_first_bat
     // Two downloads by two replicas: as expected. Daemons look at the counts when they give up a set.
     let stopped = |pairs: &mut Pairs| {
         let mut daemon = pairs.network.sites[A[0]].take().unwrap();
-        daemon.signal("TERM");
+        daemon.signal(Signal::TERM);
         assert!(daemon.wait().success());
         daemon.log()
     };
@@ -251,6 +260,7 @@ fn a_replica_that_missed_the_announcement_downloads_the_pools_with_the_first_bat
 
 #[test]
 fn when_no_replica_can_get_the_pools_any_more_a_new_set_is_made() {
+    needs!(Postgres, Curl);
     let mut pairs = Pairs::generate("min_stored_per_pair = 0");
     pairs.network.start_site(B[0]);
     pairs.network.start_site(A[0]);
@@ -268,6 +278,7 @@ fn when_no_replica_can_get_the_pools_any_more_a_new_set_is_made() {
 
 #[test]
 fn what_one_replica_took_is_voided_through_any_when_another_site_fails() {
+    needs!(Postgres, Curl);
     let mut network = Network::generate(3);
     let database = on_postgres(&network, 1);
     let replica = network.add_replica(1);

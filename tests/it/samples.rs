@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use testkit::needs;
 use testkit::{Curl, Daemon, Ports, eventually, run_to_end};
 
 fn root() -> PathBuf {
@@ -40,6 +41,7 @@ fn every_sample_is_judged_good_with_the_files_it_names() {
 /// At ports of their own, so that the test does not meet a developer's daemons.
 #[test]
 fn the_samples_serve_and_share_a_key() {
+    needs!(Curl);
     let dir = TempDir::new().unwrap();
     copy(&root().join("config"), &dir.path().join("config"));
     copy(&root().join("certs-dev"), &dir.path().join("certs-dev"));
@@ -92,6 +94,7 @@ fn the_script_regenerates_what_the_samples_name() {
 
 #[test]
 fn the_committed_tree_has_no_private_key_but_the_unsafe_ones() {
+    needs!(Git);
     let tracked = Command::new("git").args(["ls-files"]).current_dir(root()).output().unwrap();
     let listing = String::from_utf8(tracked.stdout).unwrap();
     for file in listing.lines() {

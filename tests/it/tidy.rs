@@ -1,7 +1,7 @@
 //! The house rules that the compiler does not hold: which room may import which, how long a file may be, that
 //! every file says what it owns, that documents point at files that exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 600;
@@ -187,6 +187,59 @@ fn tests_that_a_document_names_exist() {
     for name in names {
         assert!(code.contains(&format!("fn {name}(")), "a document names {name}");
     }
+}
+
+/// Settings of Postgres that documents name and no file of ours does.
+const NAMES_OF_OTHERS: &[&str] = &["idle_session_timeout", "remote_apply"];
+
+/// Names are `snake_case`, `CamelCase` or `a::path`; places start with a folder of the project.
+#[test]
+fn code_names_in_documents_exist() {
+    let mut paths = Vec::new();
+    for ending in [".rs", ".toml", ".sql", ".sh", ".py", ".yaml", ".cfg", ".service", "openapi.json"] {
+        files(&root(), ending, &mut paths);
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let texts: Vec<String> = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let words: HashSet<&str> = texts.iter().flat_map(|text| text.split(|c| !is_part(c))).collect();
+    let is_known = |word: &str| words.contains(word.strip_suffix("_total").unwrap_or(word)) || word == "std";
+
+    let mut documents = Vec::new();
+    files(&root(), ".md", &mut documents);
+    let (mut names, mut places) = (0, 0);
+    for path in documents {
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Every other part is inside backticks; blocks of code have three of them.
+        let prose = text.split("```").step_by(2);
+        for span in prose.flat_map(|part| part.split('`').skip(1).step_by(2)) {
+            let at = format!("{}: `{span}`", path.display());
+            let name = span.trim_end_matches("()");
+            let is_path = name.contains("::") && name.split("::").all(|part| is_word(part));
+            let humps = name.chars().filter(char::is_ascii_uppercase).count();
+            let is_camel = name.starts_with(|c: char| c.is_ascii_uppercase())
+                && humps >= 2
+                && name.chars().all(|c| c.is_ascii_alphanumeric())
+                && name.chars().filter(char::is_ascii_lowercase).count() > humps;
+            let is_snake = is_word(name) && name.trim_matches('_').contains('_') && humps == 0;
+            if is_path || is_camel || is_snake {
+                names += 1;
+                let is_there = name.split("::").all(is_known) || NAMES_OF_OTHERS.contains(&name);
+                assert!(is_there, "{at}: no such name in the code");
+            } else if TREES.iter().chain(&["docs", "config", "migrations"]).any(|tree| {
+                span.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'))
+                    && span.chars().all(|c| is_part(c) || "/.-".contains(c))
+            }) {
+                places += 1;
+                assert!(root().join(span).exists(), "{at}: no such file or folder");
+            }
+        }
+    }
+    assert!(names > 200 && places > 20, "{names} names and {places} places were found");
+}
+
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 #[test]

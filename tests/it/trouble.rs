@@ -5,14 +5,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
+use rustix::process::Signal;
 use serde_json::json;
 
 use testkit::{Curl, Network, eventually};
 
 use crate::stored::stored_keys;
+use testkit::needs;
 
 #[test]
 fn a_dead_peer_is_named_in_a_503_and_service_goes_on_when_it_is_back() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     // Ready keys that were made before the peer died would be handed out.
     network.configure(0, "[store]", "[keys]\nmin_stored_per_pair = 0\n\n[store]");
@@ -41,6 +44,7 @@ fn a_dead_peer_is_named_in_a_503_and_service_goes_on_when_it_is_back() {
 
 #[test]
 fn one_dead_site_of_three_refuses_the_multicast_and_leaves_no_twin_usable() {
+    needs!(Curl);
     let mut network = Network::start(3);
     network.kill_site(2);
     let body = json!({"additional_slave_SAE_IDs": ["erin"], "number": 4});
@@ -56,6 +60,7 @@ fn one_dead_site_of_three_refuses_the_multicast_and_leaves_no_twin_usable() {
 
 #[test]
 fn fewer_than_two_pool_servers_are_a_503_that_says_so() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     network.start_pools(1);
     network.start_sites();
@@ -71,6 +76,7 @@ fn fewer_than_two_pool_servers_are_a_503_that_says_so() {
 
 #[test]
 fn a_site_goes_on_with_the_pool_set_it_has_when_all_pool_servers_die() {
+    needs!(Curl);
     let mut network = Network::start(2);
     eventually("a pool set is ready", || network.status("alice", "bob")["stored_key_count"] != 0);
     for index in 0..3 {
@@ -85,6 +91,7 @@ fn a_site_goes_on_with_the_pool_set_it_has_when_all_pool_servers_die() {
 
 #[test]
 fn a_recipient_that_lost_its_pools_gets_them_again_or_a_new_set() {
+    needs!(Curl);
     let mut network = Network::start(2);
     network.enc("alice", "bob", "").key();
     // Site-b restarts with nothing in memory; the pool servers still have the pools.
@@ -146,6 +153,7 @@ fn as_root(command: &[&str], at: &Path) -> bool {
 
 #[test]
 fn a_full_disk_at_either_site_is_a_503_that_says_so_and_leaves_no_twin() {
+    needs!(Curl);
     for full in [0, 1] {
         let mut network = Network::generate(2);
         let disk = SmallDisk::mount(&network.dir().join("small"));
@@ -184,6 +192,7 @@ fn a_full_disk_at_either_site_is_a_503_that_says_so_and_leaves_no_twin() {
 
 #[test]
 fn sigterm_finishes_and_closes_and_a_restart_has_every_key() {
+    needs!(Curl);
     let mut network = Network::start(2);
     let keys = network.enc("alice", "bob", "?number=50").keys();
     let status = network.sites[1].take().unwrap().terminate();
@@ -196,6 +205,7 @@ fn sigterm_finishes_and_closes_and_a_restart_has_every_key() {
 
 #[test]
 fn a_retrieval_survives_a_sigkill_right_after_its_answer() {
+    needs!(Curl);
     let mut network = Network::start(2);
     let (id, key) = network.enc("alice", "bob", "").key();
     assert_eq!(network.dec("bob", "alice", &[&id]).key().1, key);
@@ -206,6 +216,7 @@ fn a_retrieval_survives_a_sigkill_right_after_its_answer() {
 
 #[test]
 fn expired_keys_are_not_returned_and_are_erased() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     for site in [0, 1] {
         network.configure(site, "[store]", "[keys]\nttl = \"2s\"\nmin_stored_per_pair = 0\n\n[store]");
@@ -222,6 +233,7 @@ fn expired_keys_are_not_returned_and_are_erased() {
 
 #[test]
 fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
+    needs!(Curl);
     let network = Network::start(2);
     let bob = network.sae("bob").1.clone();
     network.enc("bob", "site-a", "").key();
@@ -234,7 +246,7 @@ fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
         let config = &network.site(site).config;
         let text = std::fs::read_to_string(config).unwrap() + "\n[[sae]]\nid = \"zoe\"\nkme = \"site-b\"\n";
         std::fs::write(config, text).unwrap();
-        network.daemon(site).signal("HUP");
+        network.daemon(site).signal(Signal::HUP);
     }
     eventually("zoe is known", || network.enc("alice", "zoe", "").status == 200);
     let (id, key) = network.enc("alice", "zoe", "").key();
@@ -245,7 +257,7 @@ fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
 
     // A revoked one is refused at its next handshake.
     testkit::run_to_end(&["pki", "revoke", "sae", "bob", "--dir", &pki]);
-    network.daemon(1).signal("HUP");
+    network.daemon(1).signal(Signal::HUP);
     // A connection made a moment before the reload ends without an answer, too: that is no refusal.
     eventually("bob is refused, and the log says why", || {
         network.status_code("bob", "site-a") == 0
@@ -257,13 +269,14 @@ fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
     let config = &network.site(0).config;
     let text = std::fs::read_to_string(config).unwrap() + "\n[[sae]]\nid = \"zoe\"\nkme = \"nowhere\"\n";
     std::fs::write(config, text).unwrap();
-    network.daemon(0).signal("HUP");
+    network.daemon(0).signal(Signal::HUP);
     eventually("it is complained about", || network.daemon(0).log().contains("nowhere"));
     assert_eq!(network.enc("alice", "zoe", "").status, 200);
 }
 
 #[test]
 fn an_idle_site_with_a_pool_set_stays_under_64_mib() {
+    needs!(Curl);
     let network = Network::start(2);
     network.enc("alice", "bob", "").key();
     // The debug build is larger than the release build; the figure of the release build is in the README.
@@ -273,6 +286,7 @@ fn an_idle_site_with_a_pool_set_stays_under_64_mib() {
 
 #[test]
 fn no_log_shows_a_key_a_seed_or_a_password() {
+    needs!(Curl);
     let mut network = Network::generate(2);
     for site in [0, 1] {
         network.configure(site, "[store]", "[log]\nlevel = \"trace\"\n\n[store]");

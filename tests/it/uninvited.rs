@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use testkit::{Curl, Network, eventually, run_to_end};
 
 use crate::stored::stored_keys;
+use testkit::needs;
 
 fn listeners(network: &Network) -> [String; 3] {
     [
@@ -17,6 +18,7 @@ fn listeners(network: &Network) -> [String; 3] {
 
 #[test]
 fn without_a_certificate_of_the_chain_there_is_no_connection_at_any_listener() {
+    needs!(Curl);
     let network = Network::start(2);
     let foreign = network.dir().join("foreign").display().to_string();
     run_to_end(&["pki", "init", "--trust-domain", "dqkd.example", "--dir", &foreign]);
@@ -41,6 +43,7 @@ fn without_a_certificate_of_the_chain_there_is_no_connection_at_any_listener() {
 
 #[test]
 fn an_expired_certificate_is_refused_at_the_handshake() {
+    needs!(Curl, Faketime);
     let network = Network::start(2);
     let pki = network.pki();
     let dir = pki.display().to_string();
@@ -59,7 +62,7 @@ fn an_expired_certificate_is_refused_at_the_handshake() {
         "--dir",
         &dir,
     ]);
-    let issued = command.output().expect("faketime is installed: tests/run.sh does it");
+    let issued = command.output().unwrap();
     assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));
     let late = Curl::pem(&network.ca(), &pki.join("late.pem"), &pki.join("late.key"));
     let answer = late.get(&listeners(&network)[0]);
@@ -69,6 +72,7 @@ fn an_expired_certificate_is_refused_at_the_handshake() {
 
 #[test]
 fn certificates_of_another_kind_get_401_everywhere() {
+    needs!(Curl);
     let network = Network::start(2);
     let pki = network.pki();
     let dir = pki.display().to_string();
@@ -93,6 +97,7 @@ fn certificates_of_another_kind_get_401_everywhere() {
 
 #[test]
 fn an_sae_of_another_site_is_not_served_here() {
+    needs!(Curl);
     let network = Network::start(2);
     let url = format!("{}/api/v1/keys/alice/enc_keys", network.site(0).sae_url);
     assert_eq!(network.curl("bob").get(&url).status, 401);
@@ -100,6 +105,7 @@ fn an_sae_of_another_site_is_not_served_here() {
 
 #[test]
 fn bad_requests_are_400_with_a_message_and_nothing_is_made_or_used_up() {
+    needs!(Curl);
     let network = Network::start(2);
     let (id, key) = network.enc("alice", "bob", "").key();
     let (site, _) = network.sae("alice");
@@ -169,6 +175,7 @@ fn bad_requests_are_400_with_a_message_and_nothing_is_made_or_used_up() {
 
 #[test]
 fn other_paths_verbs_and_types_get_json_errors() {
+    needs!(Curl);
     let network = Network::start(2);
     let (site, _) = network.sae("alice");
     let alice = network.curl("alice");
@@ -189,6 +196,7 @@ fn other_paths_verbs_and_types_get_json_errors() {
 
 #[test]
 fn what_is_no_http_has_no_handler_and_no_keys() {
+    needs!(Curl);
     let network = Network::start(2);
     let alice = network.curl("alice").and(&["--http1.1"]);
     let enc = format!("{}/api/v1/keys/bob/enc_keys", network.site(0).sae_url);
@@ -215,6 +223,7 @@ fn what_is_no_http_has_no_handler_and_no_keys() {
 
 #[test]
 fn a_body_that_is_too_large_is_413_at_every_listener() {
+    needs!(Curl);
     let network = Network::start(2);
     let file = network.dir().join("large");
     std::fs::write(&file, format!("{{\"x\": \"{}\"}}", "y".repeat(2 << 20))).unwrap();
@@ -255,6 +264,7 @@ fn forged(network: &Network) -> Value {
 
 #[test]
 fn forged_metadata_is_refused_with_the_rule_it_breaks() {
+    needs!(Curl);
     let network = Network::start(2);
     let pki = network.pki();
     let site_b = Curl::pem(&network.ca(), &pki.join("site-b.pem"), &pki.join("site-b.key"));

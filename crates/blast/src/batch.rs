@@ -1,50 +1,35 @@
 //! One batch: the source generates keys and a confirmation value, a recipient regenerates and checks them.
 //!
-//! Owns the refusals: nothing is derived from pools, sizes or samples outside the limits, and a recipient
-//! sees no key before the confirmation value matched. It does not keep the budget: the owner of the pool set
-//! does, with [`super::Budget`].
+//! Owns the refusals. Nothing is derived from pools, sizes or samples outside the limits, and a recipient gets no key
+//! unless the confirmation value matches. The budget is not kept here.
 
 use std::fmt;
 
-use kme::{Key, KeyId, KeyMaterial, PoolId, SecretBytes, Seed};
+use kme::{Key, KeyId, KeyMaterial, SecretBytes, Seed};
 use shake::{ExtendableOutput as _, Shake256, Update as _, XofReader as _};
 use subtle::ConstantTimeEq as _;
 
+use super::SUITE;
+use super::error::EngineError;
 use super::extract::extract;
-use super::params::{
-    CONFIRM_BITS, MAX_POOL_WORDS, MAX_POOLS, MAX_WORDS_PER_POOL, MIN_POOL_WORDS, MIN_POOLS, output_bits,
-    sample_holds, words_per_pool,
-};
+use super::limits::{CONFIRM_BITS, MAX_POOL_WORDS, MAX_POOLS, MAX_WORDS_PER_POOL, MIN_POOL_WORDS, MIN_POOLS};
+use super::pool::SourcePool;
+use super::sizes::{output_bits, sample_holds, words_per_pool};
+use super::toeplitz::Product;
 use super::wiped::Wiped;
-use super::{EngineError, Product, SUITE};
 
-/// The two fresh seeds of a batch; they travel only inside the metadata.
+/// The two seeds of a batch, drawn for it alone. They travel inside the metadata only.
 #[derive(Debug)]
 pub struct BatchSeeds {
     /// Chooses the sample and the diagonal.
     pub seed: Seed,
-    /// Masks the keys: the second line of defence.
+    /// Masks the keys, as a second line of defence.
     pub mask_seed: Seed,
-}
-
-/// One pool that both sites hold.
-#[derive(Clone, Copy)]
-pub struct SourcePool<'a> {
-    /// Its ID at its pool server.
-    pub id: PoolId,
-    /// Its words, read little-endian from the pool's bytes. Secret. A power of two of them, 2^14 to 2^27.
-    pub words: &'a [u64],
-}
-
-impl fmt::Debug for SourcePool<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SourcePool({}, {} words)", self.id, self.words.len())
-    }
 }
 
 /// The confirmation value of a batch: the last 16 bytes of the extractor's output.
 ///
-/// Independent of the keys, so it may travel in the metadata. Equality in constant time.
+/// It is independent of the keys, so it may travel in the metadata. Compared in constant time.
 #[derive(Clone, Copy)]
 pub struct Confirm([u8; Confirm::LEN_BYTES]);
 
@@ -88,12 +73,11 @@ pub struct Generated {
     pub words_per_pool: u32,
 }
 
-/// Makes the keys of a batch at the source site, on the fastest product of this processor.
+/// Makes the keys of a batch at the source, with the fastest product of this processor.
 ///
-/// Shape: 2 to 8 pools with distinct IDs, 1 to 64 distinct key IDs, `key_bytes` per key with at most 2^17
-/// output bits. Seeds and key IDs must be fresh for every batch, and the batch's
-/// [`output_bits`](super::output_bits) must have been spent from the set's [`Budget`](super::Budget).
-/// Source: `docs/blast-engine.md`, section 4.
+/// Takes 2 to 8 pools with distinct IDs and 1 to 64 distinct key IDs, for at most 2^17 output bits. The caller draws
+/// seeds and key IDs for this batch alone, and spends its [`output_bits`](super::output_bits) from the
+/// [`Budget`](super::Budget) of the pool set before. Source: `docs/blast-engine.md`, section 4.
 ///
 /// # Errors
 /// [`EngineError`] for anything outside these limits, or a pool too small for the sample.
@@ -106,7 +90,7 @@ pub fn generate(
     generate_with(Product::detect(), pools, seeds, key_bytes, key_ids)
 }
 
-/// [`generate`] on a chosen product.
+/// [`generate`] with a chosen product.
 ///
 /// # Errors
 /// As [`generate`].
@@ -125,14 +109,13 @@ pub fn generate_with(
     Ok(Generated { keys: masked_keys(&output, seeds, key_bytes, key_ids), confirm, words_per_pool })
 }
 
-/// Makes the same keys at a recipient site from the metadata, on the fastest product of this processor.
+/// Makes the same keys at a recipient from the metadata, with the fastest product of this processor.
 ///
-/// Shape: as [`generate`]; `words_per_pool` must fulfil the sample size rule (with 131 bits) and `confirm`
+/// Takes what [`generate`] takes; `words_per_pool` must fulfil the sample size rule (with 131 bits) and `confirm`
 /// must match. Source: `docs/blast-engine.md`, sections 3 and 4.
 ///
 /// # Errors
-/// [`EngineError`], whose [`blame`](EngineError::blame) says which part of the metadata was bad. No key is
-/// made then.
+/// [`EngineError`] says which part of the metadata is wrong. Then no key is made.
 pub fn regenerate(
     pools: &[SourcePool<'_>],
     seeds: &BatchSeeds,
@@ -144,7 +127,7 @@ pub fn regenerate(
     regenerate_with(Product::detect(), pools, seeds, key_bytes, key_ids, words_per_pool, confirm)
 }
 
-/// [`regenerate`] on a chosen product.
+/// [`regenerate`] with a chosen product.
 ///
 /// # Errors
 /// As [`regenerate`].
@@ -159,7 +142,7 @@ pub fn regenerate_with(
 ) -> Result<Vec<Key>, EngineError> {
     let bits = checked_output_bits(pools, key_bytes, key_ids)?;
     if !sample_holds(words_per_pool, bits) {
-        let least = super::params::words_per_pool(bits).unwrap_or(MAX_WORDS_PER_POOL);
+        let least = super::sizes::words_per_pool(bits).unwrap_or(MAX_WORDS_PER_POOL);
         return Err(EngineError::SampleTooSmall { given: words_per_pool, least, output_bits: bits });
     }
     check_sample_fits(pools, words_per_pool)?;
@@ -196,7 +179,7 @@ fn checked_output_bits(
     Ok(bits)
 }
 
-/// Place of the first item whose name an earlier item has.
+/// Place of the first item that has the name of an earlier one.
 fn first_repeat<T, N: PartialEq>(items: &[T], name: impl Fn(&T) -> N) -> Option<usize> {
     (1..items.len()).find(|index| {
         let (earlier, rest) = items.split_at(*index);
@@ -204,7 +187,7 @@ fn first_repeat<T, N: PartialEq>(items: &[T], name: impl Fn(&T) -> N) -> Option<
     })
 }
 
-/// A sample is at most a quarter of each pool, and bounded in any case.
+/// A sample is at most a quarter of each pool, and never more than [`MAX_WORDS_PER_POOL`].
 fn check_sample_fits(pools: &[SourcePool<'_>], words_per_pool: u32) -> Result<(), EngineError> {
     let quarters = pools.iter().filter_map(|pool| u32::try_from(pool.words.len() / 4).ok());
     let most = quarters.fold(MAX_WORDS_PER_POOL, u32::min);
@@ -228,7 +211,7 @@ fn derive(
     Ok((output, confirm))
 }
 
-/// Each key: its part of the output XOR its mask. The confirmation value at the end is left over.
+/// Each key is its part of the output XOR its mask. What is left at the end is the confirmation value.
 fn masked_keys(output: &[u8], seeds: &BatchSeeds, key_bytes: usize, key_ids: &[KeyId]) -> Vec<Key> {
     let parts = output.chunks_exact(key_bytes);
     let keys = key_ids.iter().zip(parts).map(|(id, part)| {

@@ -1,36 +1,19 @@
-//! Why the engine refuses a batch. Texts name sizes and places, never seeds, pools or keys.
+//! Why the engine refuses a batch. Messages name sizes and places, never seeds, pools or keys.
 
-use super::params::{
+use super::limits::{
     MAX_KEYS_PER_BATCH, MAX_OUTPUT_BITS, MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS,
 };
 
-/// Which part of a batch was bad, so that a site can say what it refuses of its peer's metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// The number, names or sizes of the pools.
-    Pools,
-    /// The length of a key.
-    KeyBytes,
-    /// The number or names of the key IDs.
-    KeyIds,
-    /// The sample size k.
-    WordsPerPool,
-    /// The confirmation value: the sites do not hold the same pools, or the metadata was altered.
-    Confirm,
-    /// The budget of the pool set: make a new set.
-    Budget,
-}
-
-/// A batch that the engine refuses. Nothing was derived and nothing was spent.
+/// The engine refuses a batch. Nothing was derived and nothing was spent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Too few or too many pools.
-    #[error("{count} pools given, a batch takes {MIN_POOLS} to {MAX_POOLS}")]
+    #[error("{count} pools were given, a batch takes {MIN_POOLS} to {MAX_POOLS}")]
     PoolCount {
         /// Pools given.
         count: usize,
     },
-    /// A pool whose size is no power of two within the limits.
+    /// A pool whose size is not a power of two within the limits.
     #[error(
         "pool {index} has {words} words, not a power of two between {MIN_POOL_WORDS} and {MAX_POOL_WORDS}"
     )]
@@ -40,7 +23,7 @@ pub enum EngineError {
         /// Its 64-bit words.
         words: usize,
     },
-    /// The same pool twice; the second would cancel or repeat the first.
+    /// The same pool twice. The second would cancel or repeat the first.
     #[error("pool {index} has the same ID as an earlier pool of the batch")]
     RepeatedPool {
         /// Place of the second occurrence, from 0.
@@ -50,12 +33,12 @@ pub enum EngineError {
     #[error("a key must have at least one byte")]
     EmptyKey,
     /// No keys, or more than one extraction gives.
-    #[error("{count} keys asked, a batch has 1 to {MAX_KEYS_PER_BATCH}")]
+    #[error("{count} keys were asked for, a batch has 1 to {MAX_KEYS_PER_BATCH}")]
     KeyCount {
-        /// Keys asked.
+        /// Keys asked for.
         count: usize,
     },
-    /// The same key ID twice; both keys would get the same mask.
+    /// The same key ID twice. Both keys would get the same mask.
     #[error("key ID {index} repeats an earlier key ID of the batch")]
     RepeatedKeyId {
         /// Place of the second occurrence, from 0.
@@ -66,7 +49,7 @@ pub enum EngineError {
     OutputTooLong {
         /// Bytes of each key.
         key_bytes: usize,
-        /// Keys asked.
+        /// Keys asked for.
         key_count: usize,
     },
     /// The sample is too small for the security claim.
@@ -98,18 +81,4 @@ pub enum EngineError {
         /// Output bits that the set can still give.
         left_bits: u64,
     },
-}
-
-impl EngineError {
-    /// The part of the batch that is at fault.
-    pub fn blame(&self) -> Blame {
-        match self {
-            Self::PoolCount { .. } | Self::PoolSize { .. } | Self::RepeatedPool { .. } => Blame::Pools,
-            Self::EmptyKey | Self::OutputTooLong { .. } => Blame::KeyBytes,
-            Self::KeyCount { .. } | Self::RepeatedKeyId { .. } => Blame::KeyIds,
-            Self::SampleTooSmall { .. } | Self::SampleTooLarge { .. } => Blame::WordsPerPool,
-            Self::ConfirmMismatch => Blame::Confirm,
-            Self::BudgetSpent { .. } => Blame::Budget,
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! The extractor: pools and seed to output bits (steps 1 to 4 of `docs/blast-engine.md`, section 4).
 //!
-//! Linear in the pools. It checks nothing: `batch` refuses bad sizes before it comes here.
+//! Linear in the pools. Checks nothing: `batch` refuses wrong sizes before.
 
 use kme::Seed;
 
-use super::batch::SourcePool;
+use super::pool::SourcePool;
 use super::sampler::{gather, positions, sub_seed};
 use super::stream::Stream;
 use super::toeplitz::{Product, multiply};
@@ -34,8 +34,8 @@ pub(super) fn extract(
     bytes
 }
 
-/// The next `count` words of the generator, little-endian: 32-bit words in pairs, low half first. Bits past the last that the product needs change
-/// only output bits that nobody reads.
+/// The next `count` 64-bit words of the generator. Bits past the last that the product needs change only output bits
+/// that nobody reads.
 fn words(generator: &mut Stream, count: usize) -> Wiped<u64> {
     let mut words = Wiped::zeroed(count);
     for word in words.iter_mut() {

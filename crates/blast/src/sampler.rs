@@ -1,6 +1,6 @@
-//! Seed to positions to sample: which words of a pool a batch reads, in which order.
+//! Which words of a pool a batch reads, and in which order.
 //!
-//! Owns steps 1 and 2 of `docs/blast-engine.md`, section 4. It reads the generator's raw 32-bit words: the
+//! Owns steps 1 and 2 of `docs/blast-engine.md`, section 4. It reads the generator's raw 32-bit words, because the
 //! range and shuffle functions of the `rand` crates may change their output between versions.
 
 use kme::{PoolId, Seed};
@@ -25,17 +25,17 @@ pub(super) fn sub_seed(label: &str, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     key
 }
 
-/// Positions seen so far: an open hash table, at most a quarter full, wiped on drop.
+/// The positions drawn so far: a hash table with open addressing, at most a quarter full, wiped on drop.
 ///
-/// A bit for each word of the pool would be 16 MiB for the largest pool. Positions are uniform, so their low
-/// bits are already a hash.
+/// One bit for each word would take 16 MiB for the largest pool. Positions are uniform, so their low bits are the
+/// hash.
 struct Seen {
     slots: Wiped<u32>,
     mask: usize,
 }
 
 impl Seen {
-    /// No position reaches 2^27.
+    /// Marks a free slot. Positions are below 2^27.
     const FREE: u32 = u32::MAX;
 
     fn with_room_for(count: usize) -> Self {
@@ -62,7 +62,7 @@ impl Seen {
 
 /// `count` distinct positions below `pool_words` for the pool at place `index` of the batch.
 ///
-/// `pool_words` is a power of two of at most 2^31 and at least `count`; the batch is checked before.
+/// `pool_words` is a power of two, at least `count` and at most 2^31. The batch was checked before.
 pub(super) fn positions(
     seed: &Seed,
     index: u8,
@@ -84,8 +84,7 @@ pub(super) fn positions(
     chosen
 }
 
-/// The first `count` positions in a pool, for known-answer tests only: positions are secret while the pool
-/// lives.
+/// The first `count` positions in a pool. For known-answer tests only: positions are secret while the pool lives.
 pub fn first_positions(seed: &Seed, index: u8, pool: &PoolId, pool_words: usize, count: usize) -> Vec<u32> {
     positions(seed, index, pool, pool_words, count).to_vec()
 }

@@ -1,8 +1,7 @@
 //! The engine's pseudo-random stream: ChaCha20, stream 0, under a sub-seed.
 //!
-//! Owns that the generator is wiped. `rand_chacha` leaves key and buffered words behind when it is dropped; both
-//! lie inside the value, nothing is on the heap, and `from_seed` makes a value whose buffer is zeros. So a
-//! generator is wiped by writing that of the zero key over it, in place.
+//! Wipes the generator, because `rand_chacha` leaves key and buffered words behind when it is dropped. Both lie inside
+//! the value and nothing is on the heap, so writing the generator of the zero key over it erases them.
 
 use std::hint::black_box;
 
@@ -31,7 +30,7 @@ impl Stream {
     /// Overwrites key, counter and buffered words.
     fn wipe(&mut self) {
         self.0 = ChaCha20Rng::from_seed([0; 32]);
-        // Whatever this may do with the reference, the compiler has to have stored the zeros before.
+        // The compiler must assume that this reads the value, so it has to store the zeros.
         black_box(&mut self.0);
     }
 }

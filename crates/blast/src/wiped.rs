@@ -1,14 +1,13 @@
-//! Working memory of the engine: buffers that are wiped on drop, as fast as memory is filled.
+//! Working memory of the engine: buffers that are wiped on drop.
 //!
-//! `Zeroizing` writes element by element, and a `Vec`'s spare capacity byte by byte: measured, a good part of a
-//! batch. Here one fill and the barrier of the `zeroize` crate, which the compiler cannot look through, so that
-//! it cannot drop the fill as a dead store.
+//! `Zeroizing` writes element by element, which took a measurable part of a batch. This fills the buffer at once; the
+//! barrier of the `zeroize` crate keeps the compiler from dropping the fill as a dead store.
 
 use std::ops::{Deref, DerefMut};
 
 use zeroize::optimization_barrier;
 
-/// Elements of a fixed number on the heap, wiped on drop. Never printed, cloned or grown.
+/// A buffer of fixed length on the heap, wiped on drop. It cannot be printed, cloned or grown.
 pub struct Wiped<T: Copy + Default>(Box<[T]>);
 
 impl<T: Copy + Default> Wiped<T> {
@@ -17,7 +16,7 @@ impl<T: Copy + Default> Wiped<T> {
         Self(vec![value; count].into_boxed_slice())
     }
 
-    /// `count` zeros (or whatever the default of the type is).
+    /// `count` zeros.
     pub(super) fn zeroed(count: usize) -> Self {
         Self::filled(T::default(), count)
     }

@@ -1,4 +1,4 @@
-//! An error with everything behind it, as one line.
+//! An error and its causes as one line.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! Wall-clock time, always passed in.
+//! Wall-clock time. Clocks are arguments, so that tests can set them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// Text that is no RFC 3339 moment.
+/// The text is not an RFC 3339 time.
 #[derive(Debug, thiserror::Error)]
 #[error("not an RFC 3339 time: {0}")]
 pub struct TimestampError(String);
@@ -38,15 +38,15 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// The time from `earlier` to this moment; zero when `earlier` is not earlier.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Parses RFC 3339 text; digits finer than a millisecond are dropped.
+    /// Parses RFC 3339 text and drops digits finer than a millisecond.
     ///
     /// # Errors
-    /// [`TimestampError`] with the text when it is no such time.
+    /// [`TimestampError`] if it is not such a time.
     pub fn parse(text: &str) -> Result<Self, TimestampError> {
         let moment = OffsetDateTime::parse(text, &Rfc3339)
             .map_err(|_| TimestampError(text.chars().take(64).collect()))?;
@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Tells the wall-clock time. Durations of waiting come from tokio's clock instead.
+/// Tells the wall-clock time. Waiting uses the clock of tokio instead.
 pub trait Clock: Send + Sync {
     /// The present moment.
     fn now(&self) -> Timestamp;

@@ -1,4 +1,4 @@
-//! Which SAE lives at which KME, and what an ID in a path means.
+//! Which SAE belongs to which KME, and what an ID in a path means.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -25,7 +25,7 @@ pub struct Recipient {
     pub kme: KmeId,
 }
 
-/// Why a directory is refused at start-up.
+/// Why a directory is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryError {
     /// One ID names both an SAE and a KME, so paths would be ambiguous.
@@ -37,31 +37,31 @@ pub enum DirectoryError {
     /// The same KME is listed twice.
     #[error("KME {0} is listed twice")]
     DuplicateKme(KmeId),
-    /// An SAE lives at a KME that is neither this one nor a peer.
+    /// The KME of an SAE is neither this one nor a peer.
     #[error("SAE {sae} lives at KME {kme}, which is neither this KME nor a configured peer")]
     UnknownHome {
         /// The SAE.
         sae: SaeId,
-        /// Its unknown home.
+        /// Its KME.
         kme: KmeId,
     },
 }
 
-/// The SAEs and KMEs this site knows. Looking a name up copies nothing: every request does.
+/// The SAEs and KMEs that this site knows. Every request looks names up, so a lookup copies nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     local: KmeId,
     peers: BTreeSet<KmeId>,
     saes: HashMap<SaeId, Recipient>,
-    /// This site's and the peers.
+    /// This KME and the peers.
     kmes: HashMap<KmeId, Recipient>,
 }
 
 impl Directory {
-    /// Checks and indexes the configured entries. `peers` excludes the local KME.
+    /// Checks and indexes the configured entries. `peers` are the other KMEs.
     ///
     /// # Errors
-    /// [`DirectoryError`] names the first entry that cannot stand.
+    /// [`DirectoryError`] names the first wrong entry.
     pub fn new(
         local: KmeId,
         peers: impl IntoIterator<Item = KmeId>,
@@ -113,7 +113,7 @@ impl Directory {
         self.saes.get(sae).map(|recipient| &recipient.kme)
     }
 
-    /// What an ID in a path names: an SAE first, then a KME.
+    /// What an ID in a path names: an SAE, or else a KME.
     pub fn resolve(&self, id: &str) -> Option<&Recipient> {
         self.saes.get(id).or_else(|| self.kmes.get(id))
     }

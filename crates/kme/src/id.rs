@@ -1,4 +1,4 @@
-//! Identifiers. Names are opaque text, as ETSI GS QKD 014 clause 4 leaves their format free.
+//! Identifiers. Names are opaque text: ETSI GS QKD 014, clause 4, leaves their format free.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Random, RandomError};
 
-/// Why text is no identifier.
+/// Why text is not an identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Empty, or white space only.
@@ -24,6 +24,12 @@ pub enum IdError {
     /// Not a UUID in its 36-character text form.
     #[error("not a UUID")]
     NotUuid,
+}
+
+/// Whether `text` is a SPIFFE trust domain: 1 to 255 lower-case letters, digits, dots, hyphens and underscores.
+pub fn is_trust_domain(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// Longest SAE, KME or pool server ID in bytes (FortiOS configures SAE IDs of up to 291 characters).
@@ -63,7 +69,7 @@ macro_rules! name_id {
             }
         }
 
-        /// IDs in maps are found by their text.
+        /// A map of IDs can be searched by their text.
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -183,7 +189,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// `key_ID` of ETSI GS QKD 014: a UUID in text form, lower case when we print it (clause 6.3).
+    /// `key_ID` of ETSI GS QKD 014 (clause 6.3): a UUID, printed in lower case.
     KeyId
 );
 uuid_id!(
@@ -206,10 +212,10 @@ const fn into_version_4(mut bytes: [u8; 16]) -> [u8; 16] {
 }
 
 impl KeyId {
-    /// Bytes that the key IDs of one batch share, so that a batch sits on neighbouring index pages.
+    /// First bytes that all key IDs of a batch share, so that they are neighbours in an index.
     pub const SHARED_PREFIX_BYTES: usize = 6;
 
-    /// `count` distinct UUIDv4 for one batch: six bytes drawn for the batch, 74 random bits for each key.
+    /// `count` distinct UUIDv4 for one batch: six bytes are drawn for the batch, 74 bits for each key.
     ///
     /// # Errors
     /// [`RandomError`] when the generator fails.
@@ -237,7 +243,7 @@ mod tests {
     use crate::OsRandom;
 
     #[test]
-    fn names_are_opaque_but_neither_blank_nor_controlling() {
+    fn names_are_opaque_text_that_is_not_blank_and_has_no_control_characters() {
         for good in ["alice", "CN=sae 1/é", "0", &"x".repeat(MAX_NAME_BYTES)] {
             assert_eq!(good.parse::<SaeId>().unwrap().as_str(), good);
         }
@@ -245,6 +251,16 @@ mod tests {
         assert_eq!("".parse::<KmeId>(), Err(IdError::Blank));
         assert_eq!("a\nb".parse::<SaeId>(), Err(IdError::Control));
         assert_eq!("x".repeat(MAX_NAME_BYTES + 1).parse::<SaeId>(), Err(IdError::TooLong));
+    }
+
+    #[test]
+    fn trust_domains_are_lower_case_and_bounded() {
+        for good in ["dqkd.example", "a-b_c.1", &"x".repeat(255)] {
+            assert!(is_trust_domain(good), "{good}");
+        }
+        for bad in ["", "Dqkd.example", "a b", "a/b", "é", &"x".repeat(256)] {
+            assert!(!is_trust_domain(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ impl KeyMaterial {
         self.0.len()
     }
 
-    /// The key itself. Whoever calls this answers for every copy made of it.
+    /// The key itself. The caller must wipe every copy that it makes.
     pub fn expose(&self) -> &[u8] {
         self.0.expose()
     }
@@ -31,7 +31,7 @@ impl KeyMaterial {
 /// One key with its ID, ready to be handed to an SAE.
 #[derive(Debug)]
 pub struct Key {
-    /// The ID that both sites know the key by.
+    /// The ID of the key at all sites.
     pub id: KeyId,
     /// The secret itself.
     pub material: KeyMaterial,

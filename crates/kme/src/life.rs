@@ -1,26 +1,26 @@
-//! The life of a key as pure decisions: what a push, a void, a retrieval or a wish to hand out leads to.
+//! The rules of the life of a key, as pure decisions on pushes, voids, retrievals and handing out.
 //!
-//! The store decides with these functions inside its transactions, and the model in `tests/model/` explores
-//! every order of events with the same functions. `docs/key-life.md` shows the whole life.
+//! The store calls these functions inside its transactions, and the model in `tests/model/` searches every order of
+//! events with the same functions. `docs/key-life.md` shows the whole life.
 
 use std::time::Duration;
 
-use super::Timestamp;
+use super::{RetrievalMode, Timestamp};
 
 /// What a site knows of a batch when a push of it arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Nothing.
     Unknown,
-    /// Nothing of the batch, but one of its key IDs belongs to another.
+    /// Nothing of the batch, but one of its key IDs belongs to another batch.
     KeyIdsInUse,
-    /// Its source voided it before it came.
+    /// Its source voided it before it arrived.
     Tombstone,
     /// A batch with this ID is on record.
     Batch {
         /// Whether its source and the digest of its content are those of the push.
         same_content: bool,
-        /// Whether its source voided it since.
+        /// Whether its source voided it.
         voided: bool,
     },
 }
@@ -28,17 +28,18 @@ pub enum Known {
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// Stored durably now.
+    /// It is now stored durably.
     Stored,
-    /// The same content was stored before; keys of it may have been retrieved meanwhile.
+    /// The same content was stored before. Some of its keys may have been retrieved since.
     AlreadyStored,
-    /// The batch ID stands for other content, or a key ID is in use; nothing was stored.
+    /// The batch ID has other content, or a key ID is in use. Nothing was stored.
     Conflict,
-    /// The source voided this batch earlier; nothing was stored.
+    /// The source voided this batch before. Nothing was stored.
     Voided,
 }
 
-/// What a push leads to. Other content comes first: whoever pushes it learns nothing of the batch on record.
+/// What a push leads to. Other content is checked first, so that whoever pushes it learns nothing of the batch on
+/// record.
 pub const fn push(known: Known) -> Inserted {
     match known {
         Known::Unknown => Inserted::Stored,
@@ -55,18 +56,18 @@ pub enum KeyAtVoid {
     Fresh,
     /// It was voided before.
     Voided,
-    /// Somebody retrieved it here, perhaps all who may.
+    /// At least one party retrieved it here.
     Retrieved,
 }
 
 /// What a void does to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Voiding {
-    /// Its material goes.
+    /// Its material is erased.
     Erase,
-    /// Nothing: that was done before.
+    /// Nothing: it was voided before.
     AlreadyVoided,
-    /// Nothing: somebody has the key, and others who hold a retrieval must be able to get it too.
+    /// Nothing: a party has the key, so the others who may retrieve it must be able to.
     Keep,
 }
 
@@ -82,8 +83,8 @@ pub const fn void(key: KeyAtVoid) -> Voiding {
 /// How often, and for how long, a retrieval may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Any number of times until the key expires, instead of once.
-    pub until_expiry: bool,
+    /// How often.
+    pub mode: RetrievalMode,
     /// How long the same caller may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
 }
@@ -91,33 +92,33 @@ pub struct Terms {
 /// A retrieval that took place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierUse {
-    /// Whether the one who asks now was the one who retrieved.
+    /// Whether the caller of then asks again.
     pub by_same_caller: bool,
     /// When it took place.
     pub at: Timestamp,
 }
 
-/// What the holder of one retrieval of a key gets.
+/// What a party that may retrieve a key gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The key, and its retrieval is used up.
+    /// The key. Its retrieval is used up now.
     Take,
-    /// The key once more.
+    /// The key again.
     Repeat,
     /// Nothing.
     Spent,
 }
 
-/// What the holder of one retrieval gets, of a key that is here and not expired.
+/// What a party that may retrieve a key gets. The key is here and has not expired.
 pub fn claim(earlier: Option<EarlierUse>, terms: Terms, now: Timestamp) -> Claim {
     let Some(earlier) = earlier else {
         return Claim::Take;
     };
-    // The window is asked for by itself: a clock that was turned back must not open one.
+    // A window of zero is closed even if the clock was turned back.
     let repeats = earlier.by_same_caller
         && terms.replay_window > Duration::ZERO
         && now < earlier.at.plus(terms.replay_window);
-    if repeats || terms.until_expiry { Claim::Repeat } else { Claim::Spent }
+    if repeats || terms.mode == RetrievalMode::UntilExpiry { Claim::Repeat } else { Claim::Spent }
 }
 
 /// What becomes of the material of a key after a retrieval.
@@ -125,15 +126,15 @@ pub fn claim(earlier: Option<EarlierUse>, terms: Terms, now: Timestamp) -> Claim
 pub enum Erasure {
     /// It stays.
     Keep,
-    /// It goes in the same commit.
+    /// It is erased in the same commit.
     Now,
-    /// The sweep may take it from this moment on.
+    /// The sweep erases it after this moment.
     At(Timestamp),
 }
 
-/// What becomes of the material after a retrieval; `all_used` says that nobody holds another one here.
+/// What becomes of the material after a retrieval. `all_used`: no other party here may still retrieve the key.
 pub fn erasure(all_used: bool, terms: Terms, now: Timestamp) -> Erasure {
-    if !all_used || terms.until_expiry {
+    if !all_used || terms.mode == RetrievalMode::UntilExpiry {
         Erasure::Keep
     } else if terms.replay_window.is_zero() {
         Erasure::Now
@@ -147,8 +148,8 @@ pub fn is_live(expires_at: Timestamp, now: Timestamp) -> bool {
     now < expires_at
 }
 
-/// Until when a ready key may be handed out: for half its life. The rest is for the recipient to fetch it, and
-/// for clocks that differ.
+/// Until when a ready key may be handed out: the first half of its life. The rest is for the recipient to retrieve it,
+/// and for clocks that differ.
 pub fn usable_until(created_at: Timestamp, expires_at: Timestamp) -> Timestamp {
     created_at.plus(expires_at.since(created_at) / 2)
 }
@@ -162,9 +163,9 @@ pub fn may_hand_out(created_at: Timestamp, expires_at: Timestamp, now: Timestamp
 mod tests {
     use super::*;
 
-    const ONCE: Terms = Terms { until_expiry: false, replay_window: Duration::ZERO };
-    const WINDOW: Terms = Terms { until_expiry: false, replay_window: Duration::from_millis(10) };
-    const ALWAYS: Terms = Terms { until_expiry: true, replay_window: Duration::ZERO };
+    const ONCE: Terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
+    const WINDOW: Terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::from_millis(10) };
+    const ALWAYS: Terms = Terms { mode: RetrievalMode::UntilExpiry, replay_window: Duration::ZERO };
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_ms(ms)

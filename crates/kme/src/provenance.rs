@@ -1,4 +1,4 @@
-//! Where a key comes from and how long it lives, as its users may ask.
+//! Where a key comes from and how long it lives, and what callers demand of that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use super::{Key, Timestamp};
 
-/// How good the source of a key was. Known at the site that made it.
+/// How a key was made. Known at the site that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceGrade {
     /// What the pools were filled from, as the pool servers name it, for example `os`.
     pub entropy_sources: BTreeSet<String>,
-    /// Pools, each on a server of its own, that the key was extracted from.
+    /// Number of pools that the key was extracted from, each on its own server.
     pub pools: usize,
-    /// Whether every connection that carried the key's metadata had a hybrid post-quantum key exchange. Also
-    /// true when no metadata left the site.
+    /// Whether every connection that carried metadata of the key had a hybrid post-quantum key exchange. Also true if
+    /// no metadata left the site.
     pub hybrid_tls: bool,
 }
 
 /// What every key of one batch has in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
-    /// How good its source was.
+    /// How it was made.
     pub grade: SourceGrade,
-    /// From this moment on no site returns it.
+    /// From this moment on, no site returns it.
     pub expires_at: Timestamp,
 }
 
@@ -43,16 +43,16 @@ pub struct FreshKey {
 pub struct Demands {
     /// Fewest pools.
     pub min_pools: Option<u64>,
-    /// The only entropy source that any pool may have.
+    /// The entropy source that every pool must have.
     pub entropy_source: Option<String>,
     /// Hybrid key exchange for all metadata.
     pub hybrid_tls: bool,
-    /// Shortest life from now.
+    /// Shortest remaining life.
     pub min_lifetime: Option<Duration>,
 }
 
 impl Demands {
-    /// Whether keys of `provenance` will do at `now`.
+    /// Whether keys of `provenance` fulfil the demands at `now`.
     pub fn met_by(&self, provenance: &Provenance, now: Timestamp) -> bool {
         let grade = &provenance.grade;
         self.met_by_pools(grade.pools, &grade.entropy_sources)
@@ -60,13 +60,13 @@ impl Demands {
             && self.met_by_life(provenance.expires_at.since(now))
     }
 
-    /// Whether keys from `pools` pools with `entropy_sources` will do.
+    /// Whether keys from `pools` pools with `entropy_sources` fulfil the demands.
     pub fn met_by_pools(&self, pools: usize, entropy_sources: &BTreeSet<String>) -> bool {
         self.min_pools.is_none_or(|min| u64::try_from(pools).is_ok_and(|pools| pools >= min))
             && self.entropy_source.as_ref().is_none_or(|only| entropy_sources.iter().all(|name| name == only))
     }
 
-    /// Whether keys with `life` left will do.
+    /// Whether keys with `life` left fulfil the demands.
     pub fn met_by_life(&self, life: Duration) -> bool {
         self.min_lifetime.is_none_or(|min| life >= min)
     }

@@ -1,20 +1,20 @@
-//! Where random bytes come from.
+//! The source of random bytes.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// The generator failed; nothing that needed it may go on.
+/// The generator failed. Nothing that needs random bytes may continue.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system's random generator failed")]
 pub struct RandomError(#[from] std::io::Error);
 
 /// A cryptographically secure source of random bytes.
 ///
-/// Passed in wherever bytes are drawn, so that simulations can replay a run.
+/// An argument wherever bytes are drawn, so that simulations can replay a run.
 pub trait Random: Send + Sync {
     /// Fills `out` completely.
     ///
     /// # Errors
-    /// [`RandomError`] when the source fails; `out` is then unspecified and must not be used.
+    /// [`RandomError`] if the source fails. Then `out` is unspecified and must not be used.
     fn fill(&self, out: &mut [u8]) -> Result<(), RandomError>;
 }
 

@@ -19,7 +19,7 @@ impl SecretBytes {
         Self(vec![0; len_bytes].into_boxed_slice())
     }
 
-    /// A copy of `bytes`; wiping the original stays the caller's duty.
+    /// A copy of `bytes`. The caller wipes the original.
     pub fn copy_of(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
@@ -44,7 +44,7 @@ impl SecretBytes {
         self.0.is_empty()
     }
 
-    /// The secret itself. Whoever calls this answers for every copy made of it.
+    /// The secret itself. The caller must wipe every copy that it makes.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -54,7 +54,7 @@ impl SecretBytes {
         &mut self.0
     }
 
-    /// Equality in time that depends on the lengths only.
+    /// Equality, in time that depends on the lengths only.
     pub fn ct_eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -68,7 +68,7 @@ impl fmt::Debug for SecretBytes {
 
 /// A 32-byte seed of a batch: `seed` (sampling and diagonal) or `mask_seed`.
 ///
-/// Source: `docs/blast-engine.md`, section 4. Secret until the pools it samples are gone.
+/// Secret until the pools that it samples are gone. Source: `docs/blast-engine.md`, section 4.
 #[derive(ZeroizeOnDrop)]
 pub struct Seed(Box<[u8; Seed::LEN_BYTES]>);
 
@@ -96,7 +96,7 @@ impl Seed {
         Some(seed)
     }
 
-    /// The seed itself. Whoever calls this answers for every copy made of it.
+    /// The seed itself. The caller must wipe every copy that it makes.
     pub fn expose(&self) -> &[u8; Self::LEN_BYTES] {
         &self.0
     }

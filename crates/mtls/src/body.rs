@@ -1,7 +1,7 @@
-//! Request bodies that are read to their end even when nobody wants them.
+//! Request bodies that are read to their end even if nobody wants the rest.
 //!
-//! An answer may come before the client has sent its whole body: a refusal, say. If the rest were simply
-//! dropped, HTTP/2 would reset the stream and curl would report a broken connection instead of the answer.
+//! A request can be refused before the client has sent its whole body. If the rest were not read, HTTP/2 would reset
+//! the stream, and curl would report a broken connection instead of the answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,12 +12,12 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-/// How much of an unwanted rest is read and dropped.
+/// Most bytes of an unwanted rest that are read.
 const REST_MAX_BYTES: usize = 64 * 1024 * 1024;
-/// How long an unwanted rest is read.
+/// Longest time that an unwanted rest is read.
 const REST_MAX_TIME: Duration = Duration::from_secs(10);
 
-/// A request body whose rest is read in the background when it is dropped early.
+/// A request body. If it is dropped early, a task reads the rest.
 pub(super) struct WholeBody(Option<Incoming>);
 
 impl WholeBody {
@@ -52,12 +52,12 @@ impl Body for WholeBody {
 impl Drop for WholeBody {
     fn drop(&mut self) {
         if let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) {
-            tokio::spawn(timeout(REST_MAX_TIME, read_away(body)));
+            tokio::spawn(timeout(REST_MAX_TIME, discard(body)));
         }
     }
 }
 
-async fn read_away(mut body: Incoming) {
+async fn discard(mut body: Incoming) {
     let mut read_bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         read_bytes += frame.data_ref().map_or(0, Bytes::len);

@@ -1,4 +1,4 @@
-//! Opens `.p12` bundles: a private key with its chain under a password.
+//! Opens `.p12` bundles: a private key with its chain, protected by a password.
 
 use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
 use zeroize::Zeroizing;
@@ -6,10 +6,10 @@ use zeroize::Zeroizing;
 /// A bundle cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// The password or the file is wrong; a wrong password cannot be told from a damaged file.
-    #[error("the .p12 bundle cannot be opened: wrong password, or no PKCS#12 file ({0})")]
+    /// The password is wrong or the file is damaged. The two cannot be told apart.
+    #[error("the .p12 bundle cannot be opened: wrong password, or not a PKCS#12 file ({0})")]
     Open(p12_keystore::error::Error),
-    /// There is no private key with a certificate in it.
+    /// It has no private key with a certificate.
     #[error("the .p12 bundle has no private key with its certificate")]
     Empty,
 }

@@ -1,7 +1,7 @@
 //! The HTTP client of every call to a KME or a pool server.
 //!
-//! Presents the own certificate, demands the expected server, keeps connections. When certificates change it
-//! starts over with new connections.
+//! Presents its own certificate, accepts only the expected server, and reuses connections. When certificates change,
+//! it opens new ones.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,11 +18,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
-use super::TlsError;
 use super::connector::MarkingConnector;
+use super::error::TlsError;
 use super::material::{Material, provider, unfit};
-use super::store::{TlsStore, Versions};
+use super::store::TlsStore;
 use super::verifier::{ExpectedServer, IdentityVerifier};
+use super::versions::Versions;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -38,13 +39,13 @@ pub enum HttpVersion {
     Http1Or2,
 }
 
-/// Why a request got no answer. The text has the causes.
+/// Why a request got no answer. The message includes the causes.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpsError {
-    /// No connection: name, network, or a failed handshake. Nothing was sent.
+    /// There is no connection: the name, the network or the handshake failed. Nothing was sent.
     #[error("no connection: {0}")]
     Connect(String),
-    /// The connection broke; the server may have acted on the request.
+    /// The connection broke. The server may have acted on the request.
     #[error("the connection broke: {0}")]
     Broken(String),
     /// The certificates cannot be used for a client.
@@ -59,7 +60,7 @@ struct Generation {
     connections: Connections,
 }
 
-/// Calls one kind of server. Cheap to clone; clones share connections.
+/// Calls one kind of server. Clones are cheap and share connections.
 #[derive(Clone)]
 pub struct HttpsClient(Arc<Inner>);
 
@@ -78,7 +79,7 @@ impl fmt::Debug for HttpsClient {
 }
 
 impl HttpsClient {
-    /// A client with the identity in `tls` that talks to `expected` servers of `trust_domain` alone.
+    /// A client with the identity in `tls`, which talks only to `expected` servers of `trust_domain`.
     ///
     /// # Errors
     /// [`TlsError`] when the certificates cannot be used for a client.
@@ -96,7 +97,7 @@ impl HttpsClient {
     }
 
     /// Sends a request with an absolute URI and returns the head of the answer, with
-    /// [`super::HybridKeyExchange`] in its extensions. Puts no bound on time once connected: the caller does.
+    /// [`super::HybridKeyExchange`] in its extensions. Once connected, it has no timeout: the caller sets one.
     ///
     /// # Errors
     /// [`HttpsError`].
@@ -110,7 +111,7 @@ impl HttpsClient {
 
     fn connections(&self) -> Result<Connections, HttpsError> {
         let current = self.0.current.load();
-        // Read before the material: at worst the new certificates are taken up twice.
+        // Read before the material: at worst, connections are made anew once too often.
         let number = self.0.tls.generation();
         if current.number == number {
             return Ok(current.connections.clone());
@@ -168,7 +169,7 @@ fn connections(
         .build(MarkingConnector(connector)))
 }
 
-/// The innermost cause says what happened; the wrappers around it say only where.
+/// The innermost cause says what happened; those around it say only where.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(cause) = innermost.source() {

@@ -1,4 +1,4 @@
-//! Connections that tell each answer which key exchange protected it.
+//! Marks each answer with the key exchange that protected its connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,12 +17,12 @@ use tower::Service;
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// In the extensions of every answer: whether the connection's key exchange was hybrid, that is classical and
-/// post-quantum at once.
+/// Whether the key exchange of the connection was hybrid, that is, classical and post-quantum at once. Stands in the
+/// extensions of every answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HybridKeyExchange(pub bool);
 
-/// Connects, and marks the connection.
+/// Connects, and notes the key exchange of the connection.
 #[derive(Clone)]
 pub(super) struct MarkingConnector(pub(super) HttpsConnector<HttpConnector>);
 

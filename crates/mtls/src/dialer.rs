@@ -1,4 +1,4 @@
-//! Single connections with chosen properties, for those who test servers rather than use them.
+//! Single connections with chosen properties, for tests of servers.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::TlsError;
+use super::error::TlsError;
 use super::material::{provider, unfit};
 use super::store::TlsStore;
 
@@ -31,25 +31,25 @@ pub struct Offer<'a> {
     pub tls: OfferedTls,
     /// Protocols, for example `h2`, in order of preference.
     pub alpn: &'a [&'static [u8]],
-    /// Whether the own certificate is presented.
+    /// Whether the client presents its certificate.
     pub certificate: bool,
 }
 
-/// Makes connections with the identity and the trust of a [`TlsStore`]. The server must have a certificate for
-/// the host's name.
+/// Makes connections with the identity and the trust anchors of a [`TlsStore`]. The server must have a certificate for
+/// the name of the host.
 #[derive(Clone)]
 pub struct Dialer(Arc<TlsStore>);
 
 impl Dialer {
-    /// A dialer for that identity.
+    /// A dialer with the identity in `tls`.
     pub fn new(tls: Arc<TlsStore>) -> Self {
         Self(tls)
     }
 
-    /// Connects to `host` and completes the handshake. No bound on time: the caller has one.
+    /// Connects to `host` and completes the handshake. It has no timeout: the caller sets one.
     ///
     /// # Errors
-    /// The network's or the handshake's.
+    /// The network or the handshake failed.
     pub async fn dial(&self, host: &str, port: u16, offer: Offer<'_>) -> io::Result<TlsStream<TcpStream>> {
         let connector = self.connector(offer).map_err(io::Error::other)?;
         let name =
@@ -59,7 +59,7 @@ impl Dialer {
         connector.connect(name, tcp).await
     }
 
-    /// What makes the handshakes of many connections with the same `offer`.
+    /// Makes the handshakes of many connections with the same `offer`.
     ///
     /// # Errors
     /// [`TlsError`] when the certificates cannot be used for a client.

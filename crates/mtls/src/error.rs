@@ -1,9 +1,9 @@
-//! Why certificates cannot be used. Texts name files, never contents.
+//! Why certificates cannot be used. Messages name files, never their contents.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The files do not make a usable identity.
+/// The files are not a usable identity.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.

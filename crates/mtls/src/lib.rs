@@ -1,7 +1,34 @@
-//! Mutual TLS: certificates and their reload, the accept loop of every listener, the client of every call.
+//! Mutual TLS whose certificates name SAEs, KMEs, pool servers and operators.
 //!
-//! Owns the cipher and version policy: TLS 1.3 everywhere, 1.2 only where old encryptors call, the hybrid
-//! X25519MLKEM768 first. Knows HTTP only as far as a connection needs; routes nothing.
+//! For the listeners and the clients of KMEs and of pool servers, and for programs that call them. Holds certificates
+//! and reloads them ([`TlsStore`]), accepts connections ([`listener`]), makes calls ([`HttpsClient`]), and reads who
+//! is at the other end ([`identity`]). It also owns which versions and key exchanges are used: TLS 1.3 everywhere, 1.2
+//! only where old encryptors call, the hybrid X25519MLKEM768 first.
+//!
+//! It must not route or authorise requests: it says who asks, and others decide what they may do.
+//!
+//! # Example
+//!
+//! A verified certificate names its holder by a SPIFFE URI:
+//!
+//! ```
+//! use mtls::identity::{Identity, IdentityRules, SaeIdentitySource, identify};
+//! use rcgen::{CertificateParams, KeyPair, SanType};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut params = CertificateParams::default();
+//! params.subject_alt_names = vec![SanType::URI("spiffe://dqkd.example/sae/alice".try_into()?)];
+//! let certificate = params.self_signed(&KeyPair::generate()?)?;
+//!
+//! let rules = IdentityRules {
+//!     trust_domain: "dqkd.example".to_owned(),
+//!     sae_sources: vec![SaeIdentitySource::Spiffe],
+//! };
+//! let Identity::Sae(alice) = identify(certificate.der(), &rules)? else { panic!("an SAE") };
+//! assert_eq!(alice.id().as_str(), "alice");
+//! # Ok(())
+//! # }
+//! ```
 
 mod body;
 mod bundle;
@@ -9,22 +36,24 @@ mod client;
 mod connector;
 mod dialer;
 mod error;
-mod front;
 pub mod identity;
 pub mod listener;
 mod material;
-mod remember;
+mod service;
+mod signature_cache;
 mod store;
 mod timer;
 mod verifier;
+mod versions;
 
 pub use bundle::{Bundle, BundleError, open_bundle};
 pub use client::{HttpVersion, HttpsClient, HttpsError};
 pub use connector::HybridKeyExchange;
 pub use dialer::{Dialer, Offer, OfferedTls};
 pub use error::TlsError;
-pub use front::{Desk, Front, PeerAddress};
 pub use listener::{ListenerLimits, ListenerTls};
 pub use material::{TlsFiles, TlsParts};
-pub use store::{TlsStore, Versions};
+pub use service::{ConnectionService, ListenerService};
+pub use store::TlsStore;
 pub use verifier::ExpectedServer;
+pub use versions::Versions;

@@ -1,7 +1,7 @@
 //! The accept loop of every listener.
 //!
-//! Bounded everywhere: connections, handshakes, the wait for a first request, headers, streams. Reads the
-//! client's identity once for each connection and gives it to every request of it.
+//! Bounds connections, handshakes, the wait for a first request, headers and streams. Reads the identity of the client
+//! once for each connection.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,12 +31,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::WholeBody;
-use super::front::{Desk as _, Front};
-use super::store::{TlsStore, Versions};
+use super::service::{ConnectionService as _, ListenerService};
+use super::store::TlsStore;
 use super::timer::ConnectionTimer;
+use super::versions::Versions;
 use crate::identity::{ClientIdentity, IdentityError, IdentityRules, identify};
 
-/// Pause after the system refused to accept (out of file descriptors, say).
+/// Pause after the system could not accept a connection, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 const STREAMS_MAX: u32 = 256;
@@ -46,16 +47,17 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
-    /// Most connections at once, handshakes included. More wait in the system's queue.
+    /// Most connections at once, handshakes included. Others wait in the queue of the system.
     pub max_connections: usize,
     /// The longest that a handshake may take.
     pub handshake_timeout: Duration,
-    /// The longest that a client may take to send the head of a request, the first one included.
+    /// The longest that a client may take to send the head of a request, including the first.
     pub header_timeout: Duration,
-    /// How long a connection serves requests; then the client has to connect, and be checked, again. HTTP/1.1 is told so
-    /// with the next answer, within `header_timeout`. So no certificate outlives its end by more than both.
+    /// How long a connection serves requests. After that the client must connect, and is checked, again. An HTTP/1.1
+    /// client learns it from its next answer, or is disconnected after another `header_timeout`. So a certificate works
+    /// at most these two times longer than it is valid.
     pub connection_life: Duration,
-    /// How long requests under way may take when the listener stops.
+    /// How long running requests may take when the listener stops.
     pub shutdown_grace: Duration,
 }
 
@@ -74,32 +76,32 @@ impl Default for ListenerLimits {
 /// How connections are protected.
 #[derive(Clone)]
 pub enum ListenerTls {
-    /// Not at all: for loopback addresses only. Every client is nobody.
+    /// Not at all. For loopback addresses only; clients have no identity.
     Plain,
-    /// By mutual TLS: without a certificate of the chain there is no connection.
+    /// By mutual TLS. A client without a certificate of the chain gets no connection.
     Mutual {
-        /// The own certificates.
+        /// The certificates of the server.
         store: Arc<TlsStore>,
-        /// How clients' identities are read.
+        /// How the identities of clients are read.
         rules: IdentityRules,
         /// Accepted versions.
         versions: Versions,
     },
 }
 
-/// What happens to a connection beside its requests.
+/// What happens to a connection besides its requests.
 enum Event {
-    /// The first request should have come by now.
+    /// The first request is overdue, unless it came.
     FirstRequestDue,
-    /// Its next answer is to be the last.
+    /// Its next answer shall be the last.
     Old,
-    /// It is to take no more requests.
+    /// It shall take no more requests.
     Ended,
-    /// It is to be gone at once.
+    /// It shall end at once.
     Cut,
 }
 
-/// What a connection and its requests tell each other.
+/// What a connection and its requests share.
 #[derive(Default)]
 struct ConnectionState {
     has_asked: AtomicBool,
@@ -107,24 +109,24 @@ struct ConnectionState {
     is_old: AtomicBool,
 }
 
-struct Listener<F> {
+struct Listener<S> {
     name: &'static str,
     tls: ListenerTls,
-    front: F,
+    service: S,
     limits: ListenerLimits,
     shutdown: CancellationToken,
 }
 
-/// Serves `front` on `tcp` until `shutdown`, then lets requests under way end.
+/// Serves `service` on `tcp` until `shutdown`. Then running requests may end, within the grace.
 pub async fn serve(
     name: &'static str,
     tcp: TcpListener,
     tls: ListenerTls,
-    front: impl Front,
+    service: impl ListenerService,
     limits: ListenerLimits,
     shutdown: CancellationToken,
 ) {
-    let listener = Arc::new(Listener { name, tls, front, limits, shutdown });
+    let listener = Arc::new(Listener { name, tls, service, limits, shutdown });
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     tokio::select! {
@@ -134,21 +136,25 @@ pub async fn serve(
     drop(tcp);
     connections.close();
     if timeout(limits.shutdown_grace, connections.wait()).await.is_err() {
-        tracing::warn!(listener = name, left = connections.len(), "connections are cut off");
+        tracing::warn!(
+            listener = name,
+            left = connections.len(),
+            "requests exceed the grace; their connections are cut off"
+        );
         cut.cancel();
         connections.wait().await;
     }
 }
 
 async fn accept(
-    listener: &Arc<Listener<impl Front>>,
+    listener: &Arc<Listener<impl ListenerService>>,
     tcp: &TcpListener,
     connections: &TaskTracker,
     cut: &CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(listener.limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     loop {
-        // Taken before the accept, so that a connection is never accepted to be left alone.
+        // Taken first, so that no connection is accepted before it can be served.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match tcp.accept().await {
             Ok((stream, address)) => {
@@ -158,7 +164,7 @@ async fn accept(
                     drop(permit);
                 });
             }
-            // The client was gone before we looked.
+            // The client is gone already.
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(listener = listener.name, %error, "connections cannot be accepted");
@@ -173,13 +179,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-impl<F: Front> Listener<F> {
+impl<S: ListenerService> Listener<S> {
     async fn connection(&self, stream: TcpStream, address: SocketAddr, cut: &CancellationToken) {
         let _ = stream.set_nodelay(true);
         let ListenerTls::Mutual { store, rules, versions } = &self.tls else {
             return self.requests(stream, address, ClientIdentity::none(), None, cut).await;
         };
-        // Subscribed before the handshake: a change during it ends the connection too.
+        // Subscribed first: a change during the handshake ends the connection too.
         let changes = store.changes();
         let acceptor = store.acceptor(*versions);
         let refused = |reason: String| {
@@ -208,7 +214,7 @@ impl<F: Front> Listener<F> {
         cut: &CancellationToken,
     ) {
         let state = Arc::new(ConnectionState::default());
-        let (seen, desk) = (Arc::clone(&state), self.front.open(identity, address));
+        let (seen, connection) = (Arc::clone(&state), self.service.open(identity));
         let service = service_fn(move |request: Request<Incoming>| {
             seen.has_asked.store(true, Ordering::Relaxed);
             let is_http1 = request.version() < Version::HTTP_2;
@@ -217,7 +223,7 @@ impl<F: Front> Listener<F> {
             let whole = |body: Incoming| {
                 if body.is_end_stream() { Body::empty() } else { Body::new(WholeBody::new(body)) }
             };
-            let answer = desk.answer(request.map(whole));
+            let answer = connection.answer(request.map(whole));
             async move {
                 let mut answer = answer.await;
                 if is_last {
@@ -239,10 +245,10 @@ impl<F: Front> Listener<F> {
                     return;
                 }
                 Some(event) = events.next() => match event {
-                    // The header timeout of hyper starts only with the first byte.
+                    // The header timeout of hyper starts with the first byte only.
                     Event::FirstRequestDue if !state.has_asked.load(Ordering::Relaxed) => return,
                     Event::FirstRequestDue => {}
-                    // To end an idle one at once would meet a request that is on its way.
+                    // If an idle connection ended now, it could lose a request that is on its way.
                     Event::Old if state.speaks_http1.load(Ordering::Relaxed) => {
                         state.is_old.store(true, Ordering::Relaxed);
                     }
@@ -253,8 +259,8 @@ impl<F: Front> Listener<F> {
         }
     }
 
-    /// What a connection has to heed beside its requests. Each is looked at only when it rings: most hang on locks
-    /// that all connections share, and a connection wakes with every request.
+    /// The events of a connection besides its requests. Each is polled only when it wakes: most take locks that all
+    /// connections share, and a connection is polled with every request.
     fn events<'a>(
         &'a self,
         changes: Option<watch::Receiver<u64>>,
@@ -287,7 +293,7 @@ impl<F: Front> Listener<F> {
 
     fn builder(&self) -> Builder<TokioExecutor> {
         let mut builder = Builder::new(TokioExecutor::new());
-        // hyper's own limit of 100 fields stands: any other has it clear an array for each request.
+        // Keep hyper's own limit of 100 fields: with any other, it clears an array for each request.
         builder
             .http1()
             .timer(ConnectionTimer::default())

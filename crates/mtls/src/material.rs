@@ -15,20 +15,20 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
-use super::TlsError;
-use super::remember::{ClientVerifier, remembering};
-use super::store::Versions;
+use super::error::TlsError;
+use super::signature_cache::{ClientVerifier, caching};
+use super::versions::Versions;
 
-/// Where one identity's certificates are. All PEM.
+/// The files of one identity, all PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Trust anchors.
     pub ca: PathBuf,
-    /// The own certificate, then its intermediates.
+    /// The certificate, then its intermediates.
     pub cert: PathBuf,
-    /// The own private key.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// Revocation lists, one of every CA of the chain. Past their `nextUpdate` they stay in force.
+    /// Revocation lists, one of each CA of the chain. They stay in force after their `nextUpdate`.
     pub crl: Option<PathBuf>,
 }
 
@@ -39,14 +39,14 @@ pub(super) struct Material {
     pub(super) identity: Arc<CertifiedKey>,
     pub(super) not_after: Timestamp,
     pub(super) crl_next_update: Option<Timestamp>,
-    /// Changes when any file does.
+    /// Differs when any file differs.
     pub(super) fingerprint: [u8; 32],
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
 }
 
 impl TlsFiles {
-    /// The bytes of all files, read once so that they belong together.
+    /// The bytes of all files, each read once.
     fn read(&self) -> Result<Contents, TlsError> {
         let read = |file: &Path| {
             std::fs::read(file)
@@ -82,13 +82,13 @@ impl Contents {
     }
 }
 
-/// An identity that is not in files: for a client that read a `.p12` bundle.
+/// An identity that is not in files, for example from a `.p12` bundle.
 pub struct TlsParts {
     /// Trust anchors, PEM.
     pub ca_pem: Vec<u8>,
     /// The own certificate, then its intermediates, DER.
     pub chain_der: Vec<Vec<u8>>,
-    /// The own private key, PKCS#8 DER.
+    /// The private key of the certificate, PKCS#8 DER.
     pub key_der: Zeroizing<Vec<u8>>,
 }
 
@@ -107,7 +107,7 @@ impl Material {
         Self::build(roots, chain, key, crls, contents.fingerprint(), files)
     }
 
-    /// From parts; `names` are what to call them in complaints.
+    /// From parts; `names` is what errors call them.
     pub(super) fn from_parts(parts: TlsParts, names: &TlsFiles) -> Result<Self, TlsError> {
         let roots = certificates(&parts.ca_pem, &names.ca)?;
         let chain = parts.chain_der.into_iter().map(CertificateDer::from).collect();
@@ -193,7 +193,7 @@ fn server_config(
     versions: Versions,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
-    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), remembering(&provider))
+    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), caching(&provider))
         .with_crls(crls.iter().cloned())
         .build()
         .map_err(|error| unfit(rustls::Error::General(error.to_string())))?;
@@ -227,7 +227,7 @@ fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>,
     let content = |what: String| TlsError::Content { file: file.to_owned(), what };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| content(format!("is no PEM file: {error}")))?;
+        .map_err(|error| content(format!("is not a PEM file: {error}")))?;
     if certificates.is_empty() {
         return Err(content("has no certificate in PEM form".to_owned()));
     }
@@ -238,7 +238,7 @@ fn revocation_lists(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocation
     let content = |what: String| TlsError::Content { file: file.to_owned(), what };
     let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| content(format!("is no PEM file: {error}")))?;
+        .map_err(|error| content(format!("is not a PEM file: {error}")))?;
     if lists.is_empty() {
         return Err(content("has no revocation list in PEM form".to_owned()));
     }

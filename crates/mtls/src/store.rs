@@ -1,41 +1,20 @@
-//! The certificates in force, and their replacement while connections go on.
+//! The certificates in force, and how they are replaced while connections are open.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use kme::Timestamp;
-use rustls::SupportedProtocolVersion;
 use rustls::server::ServerConfig;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::TlsError;
+use super::error::TlsError;
 use super::material::{Material, TlsFiles, TlsParts};
+use super::versions::Versions;
 use crate::identity::{Identity, IdentityError, IdentityRules, identify};
 
-/// Which versions of TLS a listener or client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Versions {
-    /// TLS 1.3 alone.
-    Latest,
-    /// TLS 1.3, and 1.2 for old encryptors.
-    Compatible,
-}
-
-impl Versions {
-    pub(super) fn list(self) -> &'static [&'static SupportedProtocolVersion] {
-        static LATEST: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
-        static COMPATIBLE: [&SupportedProtocolVersion; 2] =
-            [&rustls::version::TLS13, &rustls::version::TLS12];
-        match self {
-            Self::Latest => &LATEST,
-            Self::Compatible => &COMPATIBLE,
-        }
-    }
-}
-
-/// One identity's certificates: those in force, and where to read new ones. Share it in an `Arc`.
+/// The certificates of one identity: those in force, and the files to read new ones from.
 pub struct TlsStore {
     files: TlsFiles,
     is_in_files: bool,
@@ -59,7 +38,7 @@ impl TlsStore {
         Self::of(material, files, true)
     }
 
-    /// Checks `parts`, which are never read again; `names` are what to call them in complaints.
+    /// Checks `parts`, which are never read again; `names` is what errors call them.
     ///
     /// # Errors
     /// [`TlsError`] naming the part.
@@ -79,17 +58,17 @@ impl TlsStore {
     }
 
     fn of(material: Material, files: TlsFiles, is_in_files: bool) -> Result<Arc<Self>, TlsError> {
-        // Fails here rather than in the first call.
+        // Otherwise the first call would fail.
         material.server_verifier()?;
         let (generation, _) = watch::channel(0);
         Ok(Arc::new(Self { files, is_in_files, current: ArcSwap::from_pointee(material), generation }))
     }
 
-    /// Reads the files again. `true` when they changed: new connections use them from now on, and open ones
-    /// are asked to end, so that everybody is checked against them.
+    /// Reads the files again and returns whether they changed. If so, new connections use the new files, and open
+    /// ones are asked to end, so that every client is checked against them.
     ///
     /// # Errors
-    /// [`TlsError`]; the old certificates stay in force.
+    /// [`TlsError`]. The old certificates stay in force.
     pub fn reload(&self) -> Result<bool, TlsError> {
         if !self.is_in_files {
             return Ok(false);
@@ -109,7 +88,7 @@ impl TlsStore {
         self.current.load().not_after
     }
 
-    /// When the first of the revocation lists should have been replaced.
+    /// The earliest `nextUpdate` of the revocation lists.
     pub fn crl_next_update(&self) -> Option<Timestamp> {
         self.current.load().crl_next_update
     }
@@ -123,7 +102,7 @@ impl TlsStore {
         material.identity.cert.first().map_or(Err(IdentityError::NoCertificate), |leaf| identify(leaf, rules))
     }
 
-    /// What makes a server's handshakes with the certificates in force now.
+    /// Makes the handshakes of a server, with the certificates in force now.
     pub fn acceptor(&self, versions: Versions) -> TlsAcceptor {
         TlsAcceptor::from(self.server(versions))
     }
@@ -141,7 +120,7 @@ impl TlsStore {
         *self.generation.borrow()
     }
 
-    /// Tells when they change.
+    /// Notifies when they change.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }

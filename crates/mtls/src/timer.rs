@@ -1,15 +1,16 @@
 //! The timer of one HTTP/1 connection.
 //!
-//! hyper sets a limit for the head of every request and drops it when the head is there, so that a busy connection
-//! would enter and leave the runtime's timers, which all connections share, with each request. Here the limit that
-//! was dropped stays where it is and becomes the next one: a limit that has come too early is moved on when it rings.
+//! hyper starts a timeout for the head of each request and drops it when the head has come. A busy connection would
+//! enter and leave the runtime's timers, which all connections share, with every request. Here the dropped timeout is
+//! kept for the next request. If it fires too early for that, it is moved on then.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
+use parking_lot::Mutex;
 
 type Ring = Pin<Box<tokio::time::Sleep>>;
 
@@ -21,7 +22,7 @@ pub(super) struct ConnectionTimer {
 
 impl ConnectionTimer {
     fn limit(&self, at: tokio::time::Instant) -> Limit {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let spare = self.spare.lock().take();
         let ring = match spare {
             Some(mut ring) if ring.deadline() > at => {
                 ring.as_mut().reset(at);
@@ -48,10 +49,10 @@ impl Timer for ConnectionTimer {
     }
 }
 
-/// Ends at its moment. Its ring is set for that moment or for an earlier one.
+/// Ends at its moment. Its ring fires then or earlier.
 struct Limit {
     at: tokio::time::Instant,
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     ring: Option<Ring>,
     spare: Arc<Mutex<Option<Ring>>>,
 }
@@ -76,7 +77,7 @@ impl Future for Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = self.ring.take();
+        *self.spare.lock() = self.ring.take();
     }
 }
 

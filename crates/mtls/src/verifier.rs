@@ -1,4 +1,4 @@
-//! What a client demands of a server's certificate.
+//! What a client demands of the certificate of a server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::identity::{Identity, IdentityRules, SaeIdentitySource, identify};
 
-/// Who has to be at the other end.
+/// Who must be at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpectedServer {
-    /// This KME, by its SPIFFE URI, at whatever address.
+    /// This KME, by its SPIFFE URI. The address does not matter.
     Kme(KmeId),
-    /// This pool server, by its SPIFFE URI, at whatever address.
+    /// This pool server, by its SPIFFE URI. The address does not matter.
     Pool(PoolServerId),
-    /// Whoever has a certificate for the host name or address of the URL.
+    /// Any server with a certificate for the host name or address of the URL.
     HostName,
 }
 
-/// Checks chain and CRL as webpki does, then the identity instead of the host name.
+/// Checks chain and CRL as webpki does, but then the identity instead of the host name.
 pub(super) struct IdentityVerifier {
     chain: Arc<WebPkiServerVerifier>,
     expected: ExpectedServer,
@@ -49,7 +49,7 @@ impl fmt::Debug for IdentityVerifier {
     }
 }
 
-/// The server is somebody else than it should be.
+/// The server is another one than expected.
 #[derive(Debug, thiserror::Error)]
 #[error("the server is not {expected} but {found}")]
 struct WrongServer {
@@ -69,7 +69,7 @@ impl ServerCertVerifier for IdentityVerifier {
         let verified =
             self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // webpki looks at the name last, when chain, times and CRL are in order.
+            // webpki checks the name last, when chain, times and CRL are in order.
             Ok(_)
             | Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

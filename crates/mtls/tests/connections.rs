@@ -39,13 +39,13 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start(tls: Arc<TlsStore>, router: Router, limits: ListenerLimits) -> Self {
+    async fn start(tls: Arc<TlsStore>, service: impl ListenerService, limits: ListenerLimits) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let stop = CancellationToken::new();
         let tls =
             ListenerTls::Mutual { store: tls, rules: testkit::spiffe_rules(), versions: Versions::Latest };
-        let ended = tokio::spawn(listener::serve("test", tcp, tls, router, limits, stop.clone()));
+        let ended = tokio::spawn(listener::serve("test", tcp, tls, service, limits, stop.clone()));
         Self { address, stop, ended }
     }
 
@@ -55,11 +55,25 @@ impl Server {
     }
 }
 
+/// A router that counts its connections.
+struct Counting {
+    opened: Arc<AtomicUsize>,
+    router: Router,
+}
+
+impl ListenerService for Counting {
+    type Connection = <Router as ListenerService>::Connection;
+
+    fn open(&self, client: ClientIdentity) -> Self::Connection {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        self.router.open(client)
+    }
+}
+
 /// Answers with the name in the caller's certificate.
 fn whoami() -> Router {
     let name = |request: AxumRequest| async move {
         let identity = request.extensions().get::<ClientIdentity>().unwrap();
-        assert!(request.extensions().get::<PeerAddress>().is_some());
         identity.name().unwrap_or("nobody").to_owned()
     };
     Router::new().route("/", get(name)).route("/refuse", post(|| async { StatusCode::BAD_REQUEST }))
@@ -263,19 +277,12 @@ async fn a_request_that_never_ends_is_cut_off_after_the_grace() {
 #[tokio::test]
 async fn a_connection_past_its_life_is_replaced_without_a_failed_request() {
     let limits = ListenerLimits { connection_life: Duration::from_millis(20), ..ListenerLimits::default() };
-    let connections = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
-    let seen = connections.clone();
-    let router = Router::new().route(
-        "/",
-        get(move |request: AxumRequest| async move {
-            seen.lock().unwrap().insert(request.extensions().get::<PeerAddress>().unwrap().0);
-            "served"
-        }),
-    );
-    let server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), router, limits).await;
+    let service = Counting { opened: Arc::default(), router: whoami() };
+    let opened = service.opened.clone();
+    let server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), service, limits).await;
     let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
-    while connections.lock().unwrap().len() < 3 {
-        assert_eq!(ask(&client, server.address).await.unwrap(), "served");
+    while opened.load(Ordering::SeqCst) < 3 {
+        assert_eq!(ask(&client, server.address).await.unwrap(), "alice");
     }
 }
 

@@ -1,10 +1,10 @@
-//! The authority itself: made once, then issuing and revoking.
+//! The authority: it is made once, then issues and revokes.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kme::{Clock, Random};
+use kme::{Clock, Random, is_trust_domain};
 use rcgen::{
     CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, PKCS_ECDSA_P256_SHA256, RevocationReason,
     RevokedCertParams, SerialNumber,
@@ -19,7 +19,7 @@ use super::index::{Entry, Index};
 use super::profile::{self, Life};
 use super::{PkiError, Role};
 
-/// The folder with the CAs' private keys, inside the authority's.
+/// The folder with the private keys of the CAs, inside that of the authority.
 const PRIVATE_DIR: &str = "authority";
 const SERIAL_BYTES: usize = 16;
 /// Longest life of any certificate: a century.
@@ -41,32 +41,32 @@ pub struct NewAuthority {
 pub struct Order {
     /// What the holder is.
     pub role: Role,
-    /// Its ID.
+    /// The ID of the holder.
     pub id: String,
-    /// DNS names of its servers.
+    /// DNS names of the servers of the holder.
     pub dns: Vec<String>,
-    /// Addresses of its servers.
+    /// IP addresses of the servers of the holder.
     pub ip: Vec<IpAddr>,
     /// Life in days.
     pub days: u32,
-    /// Password of a `.p12` bundle; none, no bundle.
+    /// Password of the `.p12` bundle. Without one, no bundle is made.
     pub p12_password: Option<Zeroizing<String>>,
-    /// Names of the files without their endings; the ID when absent.
+    /// Name of the files without their endings. The ID by default.
     pub file_name: Option<String>,
     /// Whether files of that name are replaced.
     pub replace: bool,
 }
 
-/// What was issued, and where it lies.
+/// What was issued, and where it is.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// Serial number in hexadecimal.
     pub serial: String,
     /// The certificate, then the issuing CA's; PEM.
     pub cert: PathBuf,
-    /// The private key; PEM, for the owner's eyes only.
+    /// The private key; PEM, readable by the owner of the file only.
     pub key: PathBuf,
-    /// Key and chain under the password.
+    /// Key and chain, protected by the password.
     pub p12: Option<PathBuf>,
 }
 
@@ -81,7 +81,7 @@ impl Authority {
     /// Makes an authority in `dir`: root, issuing CA, first CRLs.
     ///
     /// # Errors
-    /// [`PkiError`], also when there is one already.
+    /// [`PkiError`], also if there is an authority already.
     pub fn init(
         dir: &Path,
         new: &NewAuthority,
@@ -146,7 +146,7 @@ impl Authority {
     /// Issues a certificate and writes `NAME.pem`, `NAME.key` and perhaps `NAME.p12` into `out`.
     ///
     /// # Errors
-    /// [`PkiError`]; when a file cannot be written, those written before it stay.
+    /// [`PkiError`]. If a file cannot be written, those written before it stay.
     pub fn issue(&self, order: &Order, out: &Path) -> Result<Issued, PkiError> {
         let _lock = files::lock(&self.dir.join(PRIVATE_DIR))?;
         checked_days(order.days)?;
@@ -175,7 +175,7 @@ impl Authority {
                 Some(make_bundle(&order.id, key.serialized_der(), &chain, password)?)
             }
         };
-        // Known before it exists: a certificate that is out can always be revoked.
+        // Listed before it is written, so that every certificate that exists can be revoked.
         index.certificates.push(Entry {
             serial: hex::encode(&serial),
             role: order.role,
@@ -197,11 +197,10 @@ impl Authority {
         Ok(issued)
     }
 
-    /// Revokes every certificate in force of `role` and `id`, and writes new CRLs. Returns their serial
-    /// numbers.
+    /// Revokes every certificate of `role` and `id` that is in force, and writes new CRLs. Returns the serial numbers.
     ///
     /// # Errors
-    /// [`PkiError::NotIssued`] when there is none.
+    /// [`PkiError::NotIssued`] if there is none.
     pub fn revoke(&self, role: Role, id: &str, crl_days: u32) -> Result<Vec<String>, PkiError> {
         self.revoke_where(&format!("{role} {id}"), crl_days, |entry| entry.role == role && entry.id == id)
     }
@@ -209,13 +208,13 @@ impl Authority {
     /// Revokes the certificate with `serial`, in hexadecimal, and writes new CRLs.
     ///
     /// # Errors
-    /// [`PkiError::NotIssued`] when there is none.
+    /// [`PkiError::NotIssued`] if there is none.
     pub fn revoke_serial(&self, serial: &str, crl_days: u32) -> Result<Vec<String>, PkiError> {
         let wanted = serial.to_ascii_lowercase().replace(':', "");
         self.revoke_where(&format!("serial number {wanted}"), crl_days, |entry| entry.serial == wanted)
     }
 
-    /// Writes new CRLs, `crl_days` days long.
+    /// Writes new CRLs, valid for `crl_days` days.
     ///
     /// # Errors
     /// [`PkiError`].
@@ -261,7 +260,7 @@ impl Authority {
             revoked_certs,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        // Those past their end are refused anyway.
+        // Expired certificates are refused anyway.
         let in_life = index.certificates.iter().filter(|entry| entry.not_after > now);
         let revoked = in_life.filter_map(|entry| {
             Some(RevokedCertParams {
@@ -275,7 +274,7 @@ impl Authority {
         let of_issuing = list(revoked.collect()).signed_by(&issuing)?;
         let of_root = list(Vec::new()).signed_by(&self.root()?)?;
         let path = self.dir.join("crl.pem");
-        // The index first: after a crash in between, `dqkd pki crl` makes up for it.
+        // The index first: after a crash in between, `dqkd pki crl` writes the missing lists.
         self.write_index(index)?;
         let pem = format!("{}{}", of_root.pem()?, of_issuing.pem()?);
         files::write(&path, pem.as_bytes(), Mode::Public, true)?;
@@ -315,7 +314,7 @@ impl Authority {
         self.dir.join(PRIVATE_DIR).join(name)
     }
 
-    /// A positive serial number with 126 random bits, all of whose bytes count.
+    /// A positive serial number of 16 bytes with 126 random bits.
     fn serial(&self) -> Result<Vec<u8>, PkiError> {
         let mut serial = vec![0; SERIAL_BYTES];
         self.random.fill(&mut serial)?;
@@ -339,20 +338,19 @@ fn checked_days(days: u32) -> Result<(), PkiError> {
     if (1..=DAYS_MAX).contains(&days) {
         return Ok(());
     }
-    Err(PkiError::Refused(format!("{days} days are not allowed, 1 to {DAYS_MAX} are")))
+    Err(PkiError::Refused(format!("{days} days are not allowed; allowed are 1 to {DAYS_MAX}")))
 }
 
 fn checked_trust_domain(name: &str) -> Result<(), PkiError> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
-    if (1..=255).contains(&name.len()) && name.bytes().all(allowed) {
+    if is_trust_domain(name) {
         return Ok(());
     }
     Err(PkiError::Refused(format!(
-        "{name:?} is no trust domain: 1 to 255 of a-z, 0-9, dot, dash and underscore"
+        "{name:?} is not a trust domain; allowed are 1 to 255 of a-z, 0-9, dot, hyphen and underscore"
     )))
 }
 
-/// Names of files are names, not paths.
+/// The name of the files: a name, not a path.
 fn file_name(order: &Order) -> Result<&str, PkiError> {
     let name = order.file_name.as_deref().unwrap_or(&order.id);
     let is_plain = !name.starts_with('.') && !name.contains(['/', '\0']) && (1..=200).contains(&name.len());
@@ -360,5 +358,5 @@ fn file_name(order: &Order) -> Result<&str, PkiError> {
     if is_plain && !is_taken {
         return Ok(name);
     }
-    Err(PkiError::Refused(format!("{name:?} cannot be the name of files; choose one with --name")))
+    Err(PkiError::Refused(format!("{name:?} cannot be a file name; choose one with --name")))
 }

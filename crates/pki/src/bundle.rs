@@ -1,7 +1,6 @@
-//! `.p12` bundles: a private key with its chain under a password, as curl and browsers take them.
+//! Makes `.p12` bundles: a private key with its chain, protected by a password, as curl and browsers take them.
 //!
-//! PBES2 with AES-256-CBC and PBKDF2-HMAC-SHA-256, SHA-256 MAC: what OpenSSL 3 reads without its legacy
-//! provider.
+//! PBES2 with AES-256-CBC and PBKDF2-HMAC-SHA-256, SHA-256 MAC: OpenSSL 3 reads it without its legacy provider.
 
 use p12_keystore::{
     Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, LocalKeyId, MacAlgorithm, PrivateKey,
@@ -10,10 +9,10 @@ use p12_keystore::{
 
 use super::PkiError;
 
-/// Rounds of PBKDF2 for key and MAC each.
+/// Rounds of PBKDF2, for the key and for the MAC.
 const ITERATIONS: u32 = 100_000;
 
-/// Makes a bundle of a PKCS#8 key and its chain, the own certificate first.
+/// Makes a bundle of a PKCS#8 key and its chain, the key's certificate first.
 pub(super) fn make_bundle(
     name: &str,
     key_der: &[u8],

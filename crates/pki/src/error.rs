@@ -1,4 +1,4 @@
-//! What can go wrong with an authority. Texts name files, never contents.
+//! What can go wrong with an authority. Messages name files, never their contents.
 
 use std::path::PathBuf;
 
@@ -18,13 +18,13 @@ pub enum PkiError {
         #[source]
         source: std::io::Error,
     },
-    /// A file is in the way.
-    #[error("{0} exists; it is left as it is (--force replaces certificates, nothing replaces an authority)")]
+    /// A file exists already.
+    #[error("{0} exists and was not changed (--force replaces certificates, nothing replaces an authority)")]
     Exists(PathBuf),
     /// The folder has no authority.
     #[error("{0} has no authority; `dqkd pki init` makes one")]
     NoAuthority(PathBuf),
-    /// A file of the authority is not what was written there.
+    /// A file of the authority is damaged.
     #[error("{path} {what}")]
     Damaged {
         /// The file.
@@ -32,10 +32,10 @@ pub enum PkiError {
         /// What is wrong with it.
         what: String,
     },
-    /// The order cannot be fulfilled; the text says what is allowed.
+    /// The order is refused. The message says what is allowed.
     #[error("{0}")]
     Refused(String),
-    /// Nothing that was issued bears the name.
+    /// No certificate in force has the name.
     #[error("no certificate in force was issued for {0}")]
     NotIssued(String),
     /// The random source failed.

@@ -1,4 +1,4 @@
-//! Files of an authority: never half written, private ones for the owner's eyes only.
+//! Files of an authority: written whole or not at all, the private ones readable by their owner only.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
@@ -28,13 +28,13 @@ pub(super) fn failed(verb: &'static str, path: &Path) -> impl Fn(std::io::Error)
     move |source| PkiError::File { verb, path: path.clone(), source }
 }
 
-/// Makes `dir` and its parents; `private` ones for the owner alone.
+/// Makes `dir` and its parents; private ones for the owner only.
 pub(super) fn make_dir(dir: &Path, mode: Mode) -> Result<(), PkiError> {
     let bits = if mode == Mode::Private { 0o700 } else { 0o755 };
     DirBuilder::new().recursive(true).mode(bits).create(dir).map_err(failed("make", dir))
 }
 
-/// Writes a whole file, or none. Without `replace` it must not exist.
+/// Writes the whole file or nothing. Without `replace`, the file must not exist.
 pub(super) fn write(path: &Path, bytes: &[u8], mode: Mode, replace: bool) -> Result<(), PkiError> {
     if !replace && path.exists() {
         return Err(PkiError::Exists(path.to_owned()));
@@ -42,7 +42,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: Mode, replace: bool) -> Res
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    // Left over from a run that was cut short.
+    // A run that was interrupted may have left it.
     let _ = fs::remove_file(&new);
     let error = failed("write", path);
     let mut file =
@@ -52,7 +52,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: Mode, replace: bool) -> Res
         if replace {
             fs::rename(&new, path)
         } else {
-            // Unlike a rename, a link never replaces what came in between.
+            // Unlike a rename, a link fails if the file exists meanwhile.
             fs::hard_link(&new, path)
         }
     });
@@ -66,7 +66,7 @@ pub(super) fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(failed("read", path))
 }
 
-/// Holds off other commands on the same authority until it is dropped.
+/// Makes other commands on the same authority wait until it is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, PkiError> {
     let path: PathBuf = dir.join("lock");
     let file = OpenOptions::new()

@@ -9,7 +9,7 @@ use super::Role;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Index {
     pub(super) trust_domain: String,
-    /// Number of the last CRL; each has a higher one.
+    /// Number of the last CRL. Each CRL has a higher number than the one before.
     pub(super) crl_number: u64,
     /// Serial number of the issuing CA, in hexadecimal.
     pub(super) issuing_serial: String,

@@ -1,7 +1,40 @@
-//! A small certificate authority: a root, one issuing CA, certificates by role, `.p12` bundles, CRLs.
+//! A small certificate authority: a root, one issuing CA, certificates by role, `.p12` bundles, revocation lists.
 //!
-//! For sites without a CA of their own, for the demo and for tests. Owns the shape of certificates: SPIFFE
-//! URI, key usages, life. Private keys of the CAs lie in `authority/` and nowhere else.
+//! For sites without a certificate authority of their own, for the demo and for tests. It owns what certificates look
+//! like: SPIFFE URI, key usages, life. `docs/deployment.md` says how operators use it.
+//!
+//! It must not talk to the network or read the configuration of a daemon. The private keys of its CAs are written to
+//! the folder `authority/` and nowhere else.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use kme::{OsRandom, SystemClock};
+//! use pki::{Authority, NewAuthority, Order, Role};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let new = NewAuthority { trust_domain: "dqkd.example".to_owned(), days: 3650, crl_days: 30 };
+//! let authority = Authority::init(folder.path(), &new, Arc::new(SystemClock), Arc::new(OsRandom))?;
+//!
+//! let order = Order {
+//!     role: Role::Sae,
+//!     id: "alice".to_owned(),
+//!     dns: Vec::new(),
+//!     ip: Vec::new(),
+//!     days: 365,
+//!     p12_password: None,
+//!     file_name: None,
+//!     replace: false,
+//! };
+//! let issued = authority.issue(&order, folder.path())?;
+//! assert_eq!(issued.cert, folder.path().join("alice.pem"));
+//! assert!(pki::describe(&std::fs::read(&issued.cert)?).is_some_and(|text| text.contains("sae/alice")));
+//! # Ok(())
+//! # }
+//! ```
 
 mod authority;
 mod bundle;

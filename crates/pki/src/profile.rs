@@ -1,4 +1,4 @@
-//! What certificates look like.
+//! What certificates look like, by role.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use super::PkiError;
 
-/// Clocks of new machines may be behind.
+/// Certificates begin in the past, because clocks of new machines may be behind.
 const BACKDATED: Duration = Duration::from_hours(1);
 /// Characters that stand for themselves in a SPIFFE path segment.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
@@ -34,7 +34,7 @@ pub enum Role {
     Sae,
     /// A random pool server: server.
     Pool,
-    /// A person who looks after daemons: client.
+    /// A person who operates daemons: client.
     Operator,
 }
 
@@ -72,11 +72,11 @@ impl FromStr for Role {
         [Self::Kme, Self::Sae, Self::Pool, Self::Operator]
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no role; roles are kme, sae, pool and operator"))
+            .ok_or_else(|| format!("{text:?} is not a role; roles are kme, sae, pool and operator"))
     }
 }
 
-/// From when to when.
+/// From when and how long something is valid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Life {
     pub(super) now: Timestamp,
@@ -102,7 +102,7 @@ pub(super) fn moment(timestamp: Timestamp) -> OffsetDateTime {
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-/// A CA above `below` further CAs.
+/// A CA that may issue to a chain of at most `below` other CAs.
 pub(super) fn ca(common_name: &str, below: u8, life: Life, serial: &[u8]) -> CertificateParams {
     let mut params = base(common_name, life, serial);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
@@ -120,11 +120,11 @@ pub(super) fn leaf(
     life: Life,
     serial: &[u8],
 ) -> Result<CertificateParams, PkiError> {
-    // All IDs keep the same rules, whatever they name.
-    id.parse::<SaeId>().map_err(|error| PkiError::Refused(format!("{id:?} is no ID: {error}")))?;
+    // All IDs follow the same rules, whatever they name.
+    id.parse::<SaeId>().map_err(|error| PkiError::Refused(format!("{id:?} is not an ID: {error}")))?;
     let uri = format!("spiffe://{trust_domain}/{role}/{}", utf8_percent_encode(id, ESCAPED));
     let ia5 = |text: &str| {
-        Ia5String::try_from(text).map_err(|_| PkiError::Refused(format!("{text:?} is no name of a host")))
+        Ia5String::try_from(text).map_err(|_| PkiError::Refused(format!("{text:?} is not a host name")))
     };
     let common_name: String = id.chars().take(CN_MAX_CHARS).collect();
     let mut params = base(&common_name, life, serial);
@@ -134,7 +134,7 @@ pub(super) fn leaf(
     params.subject_alt_names.push(SanType::URI(ia5(&uri)?));
     for name in dns {
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.*_".contains(&b)) {
-            return Err(PkiError::Refused(format!("{name:?} is no DNS name")));
+            return Err(PkiError::Refused(format!("{name:?} is not a DNS name")));
         }
         params.subject_alt_names.push(SanType::DnsName(ia5(name)?));
     }

@@ -1,4 +1,4 @@
-//! What a certificate says, in words.
+//! Describes certificates as text.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer as _;
 
 use kme::Timestamp;
 
-/// Describes every certificate of a PEM text; `None` when there is none that can be parsed.
+/// Describes every certificate of a PEM text. `None` if there is none or one cannot be parsed.
 pub fn describe(pem: &[u8]) -> Option<String> {
     let mut text = String::new();
     for der in CertificateDer::pem_slice_iter(pem) {

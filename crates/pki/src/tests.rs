@@ -1,4 +1,4 @@
-//! What is issued, parsed back; what is refused.
+//! What is issued, parsed again, and what is refused.
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@
 mod authority;
 mod curl;
 mod link;
+mod needs;
 mod network;
 pub mod postgres;
 mod process;
@@ -25,5 +26,8 @@ pub use authority::{
 };
 pub use curl::{Answer, Curl};
 pub use link::TcpLink;
+pub use needs::Need;
 pub use network::{Network, Ports, Sae};
-pub use process::{Daemon, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end};
+pub use process::{
+    Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
+};

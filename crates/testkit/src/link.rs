@@ -3,15 +3,19 @@
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
-/// Forwards connections to one port until it is cut.
+/// Forwards connections to one port until it is cut. When it is dropped, its port is free again.
 pub struct TcpLink {
+    port: u16,
     state: Arc<Mutex<State>>,
+    listening: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
 struct State {
     is_cut: bool,
+    is_over: bool,
     open: Vec<TcpStream>,
 }
 
@@ -21,12 +25,15 @@ impl TcpLink {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
+        let listening = std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                if shared.lock().unwrap().is_over {
+                    break;
+                }
                 let _ = forward(client, target, &shared);
             }
         });
-        Self { state }
+        Self { port, state, listening: Some(listening) }
     }
 
     /// Ends every connection and lets none through.
@@ -40,6 +47,16 @@ impl TcpLink {
 
     pub fn heal(&self) {
         self.state.lock().unwrap().is_cut = false;
+    }
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.cut();
+        self.state.lock().unwrap().is_over = true;
+        // Wakes the listener, which sees that it is over.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.listening.take().unwrap().join();
     }
 }
 

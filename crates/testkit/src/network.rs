@@ -68,11 +68,12 @@ impl Ports {
 
 /// A network whose daemons run, or not. Everything goes with it, but its files stay when the test fails.
 pub struct Network {
-    dir: TempDir,
-    ports: Ports,
     manifest: Manifest,
     pub sites: Vec<Option<Daemon>>,
     pub pools: Vec<Option<Daemon>>,
+    dir: TempDir,
+    /// Dropped last: another test may have the ports only after the daemons have ended.
+    ports: Ports,
 }
 
 impl Drop for Network {
@@ -96,7 +97,7 @@ impl Network {
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
         let none = |count: usize| (0..count).map(|_| None).collect();
         let (site_slots, pool_slots) = (none(manifest.sites.len()), none(manifest.pool_servers.len()));
-        Self { dir, ports, manifest, sites: site_slots, pools: pool_slots }
+        Self { manifest, sites: site_slots, pools: pool_slots, dir, ports }
     }
 
     /// One more daemon for a site, before anything starts: the same certificate and store, listeners of its own.

@@ -23,6 +23,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Seconds without users after which a shared server ends.
 const SHARED_IDLE_SECS: u32 = 30;
 /// A private one has one user.
@@ -56,6 +58,8 @@ pub struct Server {
     pub(super) folder: PathBuf,
     data: PathBuf,
     port: u16,
+    /// No other server of a test takes the port while this is held, also when the server is stopped.
+    claim: Option<TcpListener>,
     is_shared: bool,
     /// Locked (shared) until the process ends or this is dropped.
     _user: File,
@@ -103,8 +107,8 @@ impl Server {
         own(&data, 0o700);
         let user = lock_file(&folder.join("users.lock"));
         user.lock_shared().unwrap();
-        let port = free_ports().find(|port| *port != self.port).unwrap();
-        let server = Self { folder, data, port, is_shared: false, _user: user };
+        let (port, claim) = free_ports().next().unwrap();
+        let server = Self { folder, data, port, claim: Some(claim), is_shared: false, _user: user };
         server.watch();
         let mut backup = as_server("pg_basebackup");
         backup.arg("-h").arg(&self.data).args(["-p", &self.port.to_string(), "-U", Self::USER]);
@@ -137,7 +141,7 @@ impl Server {
             user.lock_shared().unwrap();
             // The watcher sees the time of this.
             user.write_at(b".", 0).unwrap();
-            let mut server = Self { folder, data, port: 0, is_shared, _user: user };
+            let mut server = Self { folder, data, port: 0, claim: None, is_shared, _user: user };
             server.watch();
             server.come_up();
             return server;
@@ -225,12 +229,13 @@ impl Server {
     }
 
     /// Sends a signal to the postmaster and to all of its processes.
-    pub fn signal_all(&self, name: &str) {
+    pub fn signal_all(&self, signal: Signal) {
         let Some(postmaster) = self.pid().map(|pid| pid.to_string()) else { return };
-        let mut kill = Command::new("kill");
-        kill.args(["-s", name, &postmaster]).args(children_of(&postmaster));
-        // A child may have ended meanwhile.
-        let _ = kill.stderr(Stdio::null()).status();
+        let children = children_of(&postmaster);
+        for pid in [&postmaster].into_iter().chain(&children) {
+            // A child may have ended meanwhile.
+            let _ = send(signal, pid);
+        }
     }
 
     /// Ends the server; its files stay.
@@ -242,7 +247,7 @@ impl Server {
             Stop::Kill => {
                 let pid = self.pid().ok_or("it does not run")?.to_string();
                 let rest = children_of(&pid);
-                run(Command::new("kill").args(["-s", "KILL", &pid]))?;
+                send(Signal::KILL, &pid)?;
                 // Its other processes notice and end; before that no new server starts on their files.
                 let is_there = |pid: &String| Path::new("/proc").join(pid).exists();
                 for _ in 0..2000 {
@@ -277,8 +282,8 @@ impl Server {
             }
         }
         let mut failure = String::new();
-        for port in free_ports().take(5) {
-            self.port = port;
+        for (port, claim) in free_ports().take(5) {
+            (self.port, self.claim) = (port, Some(claim));
             self.make_files();
             match self.start() {
                 Ok(()) => return fs::write(&port_file, port.to_string()).unwrap(),
@@ -330,7 +335,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         if !self.is_shared {
             // It may be paused.
-            self.signal_all("CONT");
+            self.signal_all(Signal::CONT);
             let _ = self.stop(Stop::Immediate);
             let _ = fs::remove_dir_all(&self.data);
             let _ = fs::remove_dir_all(&self.folder);
@@ -374,6 +379,11 @@ pub(super) fn run(command: &mut Command) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
+fn send(signal: Signal, pid: &str) -> Result<(), String> {
+    let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or_else(|| format!("no process: {pid}"))?;
+    kill_process(pid, signal).map_err(|error| format!("{pid:?}: {error}"))
+}
+
 fn children_of(pid: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
@@ -406,12 +416,17 @@ fn own(path: &Path, mode: u32) {
     }
 }
 
-/// Free a moment ago, in an order of this process's own.
-fn free_ports() -> impl Iterator<Item = u16> {
+/// Free ports, each with the claim to it: the port after it. In an order of this process's own.
+fn free_ports() -> impl Iterator<Item = (u16, TcpListener)> {
+    let pairs = (PORTS.end - PORTS.start) / 2;
     let start = std::process::id().wrapping_mul(7919);
-    let port = move |step: u32| PORTS.start + start.wrapping_add(step) % (PORTS.end - PORTS.start);
-    let ports = (0..PORTS.end - PORTS.start).map(move |step| u16::try_from(port(step)).unwrap());
-    ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    let port = move |step: u32| PORTS.start + 2 * (start.wrapping_add(step) % pairs);
+    let ports = (0..pairs).map(move |step| u16::try_from(port(step)).unwrap());
+    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
+    ports.filter_map(move |port| {
+        let claim = bind(port + 1)?;
+        bind(port).map(|_| (port, claim))
+    })
 }
 
 /// A new authority in a file; the certificate and key that it issued for a server on the loopback.

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use super::{Server, Stop, program, run};
+use crate::needs;
 
 #[test]
 fn each_database_is_new_and_of_its_own() {
+    needs!(Postgres);
     let server = Server::shared();
     let (one, two) = (server.new_database(), server.new_database());
     assert_ne!(one, two);
@@ -16,6 +18,7 @@ fn each_database_is_new_and_of_its_own() {
 
 #[test]
 fn tls_is_checked_against_the_authority_and_the_name() {
+    needs!(Postgres);
     let server = Server::shared();
     let database = server.new_database();
     let url = server.tls_url(Server::database_of(&database));
@@ -35,6 +38,7 @@ fn tls_is_checked_against_the_authority_and_the_name() {
 
 #[test]
 fn a_private_server_keeps_its_rows_over_every_kind_of_stop() {
+    needs!(Postgres);
     let server = Server::private();
     server.sql("postgres", &["CREATE TABLE here (n INT)"]);
     for (number, how) in [(1, Stop::Fast), (2, Stop::Immediate), (3, Stop::Kill)] {

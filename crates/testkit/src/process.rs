@@ -3,8 +3,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Longest wait for anything; reaching it is a failure, never a way to synchronise.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -32,22 +34,40 @@ fn bare(program: PathBuf) -> Command {
     command
 }
 
-/// A program of this workspace, built beside the running test: `dqkd`, `qkd014` or `examples/wrong-kme`. It must not be
-/// older than its sources; Cargo builds the programs of other packages only when it is asked for all.
+/// A program of this workspace, beside the running test: `dqkd`, `qkd014` or `examples/wrong-kme`. Cargo builds only the
+/// programs of the package under test, so the first call builds all of them where one is missing or old.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
+    static BUILT: OnceLock<()> = OnceLock::new();
     // target/PROFILE/deps/TEST
-    let program = test.ancestors().nth(2).unwrap().join(name);
-    let build = "run `cargo build --workspace --bins --examples` first";
-    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    let built = changed(&program).unwrap_or_else(|| panic!("{} is missing: {build}", program.display()));
-    // Written by Cargo: the program, a colon, its sources.
-    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
-    for source in sources.split_whitespace().skip(1) {
-        let is_older = changed(Path::new(source)).is_none_or(|source| source <= built);
-        assert!(is_older, "{} is older than {source}: {build}", program.display());
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap();
+    let program = folder.join(name);
+    if is_old(&program) {
+        BUILT.get_or_init(|| build_programs(folder));
+        assert!(program.exists(), "{} was not built", program.display());
     }
     program
+}
+
+/// Whether it is missing, or older than a source of it.
+fn is_old(program: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let Some(built) = changed(program) else { return true };
+    // Written by Cargo: the program, a colon, its sources.
+    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    sources.split_whitespace().skip(1).any(|source| changed(Path::new(source)).is_none_or(|at| at > built))
+}
+
+/// With examples Cargo gives the libraries the same features as for tests, so that none is built twice.
+fn build_programs(folder: &Path) {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--locked", "--quiet", "--workspace", "--bins", "--examples", "--target-dir"]);
+    build.arg(folder.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    let built = output_of(&mut build);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 }
 
 /// Runs the program to its end.
@@ -114,13 +134,12 @@ impl Daemon {
 
     /// SIGTERM; returns how it ended.
     pub fn terminate(mut self) -> ExitStatus {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         self.wait()
     }
 
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     pub fn wait(&mut self) -> ExitStatus {
@@ -151,6 +170,16 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that ends with the test, however the test ends.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -21,7 +21,7 @@ const TRUST_DOMAIN: &str = "dqkd.example";
 const DAYS: u32 = 365;
 const PKI: &str = "pki";
 
-/// Writes everything into `dir`. A demo that is there is replaced; anything else is left alone.
+/// Writes all files into `dir`. Replaces an earlier demo and nothing else.
 pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     let context = || format!("cannot use {} for a demo", dir.display());
     clear(dir).with_context(context)?;
@@ -78,19 +78,19 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     Ok(manifest)
 }
 
-/// For its owner only: the URL of the store may hold a password.
+/// Readable by its owner only: the URL of the store may hold a password.
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }
 
-/// Removes an earlier demo, and nothing that is not one.
+/// Removes an earlier demo. Fails if the folder holds anything else.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     let Ok(mut entries) = fs::read_dir(dir) else { return Ok(()) };
     if entries.next().is_none() {
         return Ok(());
     }
-    ensure!(Manifest::is_in(dir), "it has files that are not a demo's; choose another --dir");
+    ensure!(Manifest::is_in(dir), "it has other files in it: give another --dir");
     fs::remove_dir_all(dir).context("the earlier demo could not be removed")
 }
 
@@ -155,7 +155,7 @@ const POOL_MEMORY_MIB: usize = 256;
 
 fn pool_config(pool: &PoolPlan, sites: usize) -> String {
     let PoolPlan { id, port, admin_port } = pool;
-    // Every site has a pool of 1 MiB for each other one, and a second while the first is replaced.
+    // Each site has a pool of 1 MiB for each other site, and for a while a second one that replaces it.
     let needed = 2 * sites * sites.saturating_sub(1);
     let memory =
         if needed > POOL_MEMORY_MIB { format!("memory_max_mib = {needed}\n") } else { String::new() };

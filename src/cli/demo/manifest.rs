@@ -1,4 +1,4 @@
-//! `demo.json`: where everything of a demo is. Its form is stable; scripts read it.
+//! `demo.json`: the files and addresses of a demo. Scripts read it, so its form does not change.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 /// The whole demo. Paths are absolute.
 #[derive(Debug, Serialize)]
 pub(super) struct Manifest {
-    /// The folder; not part of the file, which lies in it.
+    /// The folder of the file, so not part of it.
     #[serde(skip)]
     pub(super) dir: PathBuf,
     pub(super) ca: PathBuf,
@@ -51,7 +51,7 @@ impl Manifest {
         let path = self.dir.join(Self::FILE);
         let context = || format!("cannot write {}", path.display());
         let text = serde_json::to_string_pretty(self).with_context(context)?;
-        // It has the passwords of the bundles.
+        // It holds the passwords of the bundles.
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&path).with_context(context)?;
         file.write_all(text.as_bytes()).with_context(context)

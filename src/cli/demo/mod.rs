@@ -1,7 +1,7 @@
 //! `dqkd demo`: a whole network on this machine, and the proof that two sites get the same key.
 //!
-//! Writes certificates, configurations and `demo.json` into one folder, starts every daemon in this process
-//! over the same code as `dqkd serve` and `dqkd pool`, and talks to them as applications do.
+//! Writes certificates, configurations and `demo.json` into one folder. Starts every daemon in this process, with the
+//! code of `dqkd serve` and `dqkd pool`, and calls them as applications do.
 
 mod files;
 mod manifest;
@@ -18,32 +18,32 @@ use super::daemon::told_to_stop;
 use super::{Outcome, block_on};
 use crate::app::{self, Daemon};
 use crate::config::{self, ConfigFile, LogConfig, LogLevel};
-use crate::store::Store;
+use crate::store::replace_demo_schema;
 use crate::telemetry;
 use manifest::Manifest;
 use plan::Plan;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Folder for everything; a demo that is there already is replaced
+    /// Folder for all files; an earlier demo in it is replaced
     #[arg(long, value_name = "DIR", default_value = "dqkd-demo")]
     dir: PathBuf,
-    /// First of consecutive ports; 0 takes any free ones
+    /// First of consecutive ports; 0 for any that are free
     #[arg(long, value_name = "N", default_value_t = 0)]
     base_port: u16,
-    /// How many sites
+    /// Number of sites
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=21))]
     sites: u8,
-    /// How many pool servers; each site uses three of them unless its file says otherwise
+    /// Number of pool servers; a site uses three of them at a time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=8))]
     pool_servers: u8,
-    /// A Postgres database for all sites, each in a schema of its own (dqkd_demo_...), instead of SQLite files
+    /// Use this Postgres database instead of SQLite files; each site has a schema of its own (dqkd_demo_...)
     #[arg(long, value_name = "postgres://...")]
     store: Option<String>,
-    /// Stop after the proof; fail when the keys differ
+    /// Stop after the proof; fail if the keys differ
     #[arg(long, conflicts_with = "generate_only")]
     once: bool,
-    /// Write the files and stop: `dqkd pool` and `dqkd serve` then start each daemon alone
+    /// Only write the files; `dqkd pool` and `dqkd serve` then start the daemons
     #[arg(long)]
     generate_only: bool,
 }
@@ -75,12 +75,12 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
 /// Gives each site a schema in the database at `url`.
 async fn use_postgres(plan: &mut Plan, url: &str) -> anyhow::Result<()> {
     for site in &mut plan.sites {
-        site.store_url = Store::make_demo_schema(url, &site.id).await.context("--store")?;
+        site.store_url = replace_demo_schema(url, &site.id).await.context("--store")?;
     }
     Ok(())
 }
 
-/// Runs all daemons: until the proof with `once`, else until one of them ends.
+/// Runs all daemons: with `once` until the proof, else until a signal comes or one of them ends.
 async fn network(manifest: &Manifest, once: bool) -> anyhow::Result<()> {
     let running = Running(start(manifest).await?);
     let result = tokio::select! {
@@ -105,7 +105,7 @@ async fn live(manifest: &Manifest, once: bool) -> anyhow::Result<()> {
 struct Running(Vec<Daemon>);
 
 impl Running {
-    /// Why the first daemon ended that did.
+    /// Waits until a daemon ends, and says which.
     async fn first_end(&self) -> anyhow::Error {
         let ends = self.0.iter().map(|daemon| Box::pin(daemon.stopper().cancelled_owned()));
         let ((), index, _) = select_all(ends).await;
@@ -159,7 +159,7 @@ async fn start_all(configs: Vec<PathBuf>) -> anyhow::Result<Vec<Daemon>> {
     }
 }
 
-/// The demo is the same whatever the environment says.
+/// Ignores the environment: the demo is always the same.
 async fn start_one(file: PathBuf) -> anyhow::Result<Daemon> {
     match config::load(&file, [])? {
         ConfigFile::Kme(config) => app::start_kme(&config, None).await,
@@ -172,7 +172,7 @@ fn names(daemons: &[Daemon]) -> String {
 }
 
 fn print_starts(manifest: &Manifest) {
-    println!("start each daemon in a terminal of its own:");
+    println!("\nStart each daemon in a terminal of its own:\n");
     for pool in &manifest.pool_servers {
         println!("  dqkd pool --config {}", pool.config.display());
     }

@@ -1,4 +1,4 @@
-//! Who takes part in a demo, and at which ports.
+//! The sites, SAEs and pool servers of a demo, and their ports.
 
 use std::net::TcpListener;
 
@@ -13,11 +13,11 @@ const MORE_SAES: [&str; 19] = [
     "erin", "frank", "grace", "heidi", "ivan", "judy", "kim", "leo", "mia", "nina", "oscar", "peggy",
     "quinn", "rosa", "sybil", "trent", "uma", "victor", "wendy",
 ];
-/// Where free ports are looked for.
+/// Where to look for free ports.
 const FREE: std::ops::Range<u16> = 10_000..32_000;
 const ATTEMPTS: u32 = 100;
 
-/// A demo before anything is written.
+/// A demo before its files are written.
 pub(super) struct Plan {
     pub(super) sites: Vec<SitePlan>,
     pub(super) pools: Vec<PoolPlan>,
@@ -39,7 +39,7 @@ pub(super) struct PoolPlan {
 }
 
 impl Plan {
-    /// `sites` sites and `pool_servers` pool servers at consecutive ports from `base_port`, or at free ones for 0.
+    /// Takes consecutive ports from `base_port`, or free ones if that is 0.
     pub(super) fn new(sites: usize, pool_servers: usize, base_port: u16) -> anyhow::Result<Self> {
         let count = 3 * sites + 2 * pool_servers;
         let ports = if base_port == 0 { free(count)? } else { consecutive(base_port, count)? };
@@ -68,26 +68,26 @@ fn saes() -> impl Iterator<Item = Vec<&'static str>> {
 
 fn consecutive(base: u16, count: usize) -> anyhow::Result<Vec<u16>> {
     let ports: Vec<u16> = (base..=u16::MAX).take(count).collect();
-    ensure!(ports.len() == count, "--base-port {base} leaves too few ports; {count} are needed");
+    ensure!(ports.len() == count, "--base-port {base} is too high: the demo needs {count} ports");
     Ok(ports)
 }
 
-/// Free consecutive ports below those that systems hand out for outgoing connections. Somebody may take one
-/// before it is used; then the demo fails and says so.
+/// Free consecutive ports, below those that systems use for outgoing connections. If another program takes one before
+/// the demo does, the demo fails and says so.
 fn free(count: usize) -> anyhow::Result<Vec<u16>> {
     for _ in 0..ATTEMPTS {
         let mut bytes = [0; 2];
         OsRandom.fill(&mut bytes)?;
         let base = FREE.start + u16::from_le_bytes(bytes) % (FREE.end - FREE.start);
         let ports = consecutive(base, count)?;
-        // Held together until all were tried.
+        // All are held until the last was tried.
         let held: Result<Vec<_>, _> =
             ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port))).collect();
         if held.is_ok() {
             return Ok(ports);
         }
     }
-    bail!("no {count} free ports in a row were found; choose --base-port")
+    bail!("found no {count} free ports in a row: give --base-port")
 }
 
 #[cfg(test)]

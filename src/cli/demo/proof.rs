@@ -1,5 +1,6 @@
 //! The proof: alice fetches a key at the first site, bob the same key at the second, by its ID.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -16,7 +17,7 @@ use super::manifest::{Manifest, Sae, Site};
 /// Longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sites that have just started may not know each other yet.
+/// How long sites that have just started may take to reach each other.
 const PATIENCE: Duration = Duration::from_secs(20);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,48 +39,48 @@ pub(super) async fn run(manifest: &Manifest) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints what a user can try next, ready to be pasted.
 pub(super) fn print_commands(manifest: &Manifest) {
     let Ok(((site_a, alice), (site_b, bob))) = parties(manifest) else { return };
+    let ca = quoted(&manifest.ca);
     let curl = |sae: &Sae| {
-        format!(
-            "curl --cacert {} --cert {}:{} --cert-type P12",
-            quoted(&manifest.ca.display().to_string()),
-            quoted(&sae.p12.display().to_string()),
-            sae.p12_password
-        )
+        let (p12, password) = (quoted(&sae.p12), &sae.p12_password);
+        format!("curl --cacert {ca} --cert {p12}:{password} --cert-type P12")
     };
-    println!("\nAlice, a key to share with any SAE of {}:\n", site_b.id);
+    println!("\nAlice gets a key to share with any SAE of {}:\n", site_b.id);
     println!("  {} {}/api/v1/keys/{}/enc_keys", curl(alice), site_a.sae_url, site_b.id);
-    println!("\nBob, the same key (put in the key_ID of the answer):\n");
+    println!("\nBob gets the same key (replace KEY_ID by the key_ID of the answer):\n");
     println!(
-        "  {} -H 'Content-Type: application/json' -d '{{\"key_IDs\":[{{\"key_ID\":\"KEY_ID\"}}]}}' \
-         {}/api/v1/keys/{}/dec_keys",
+        "  {} -H 'Content-Type: application/json' -d '{{\"key_IDs\":[{{\"key_ID\":\"KEY_ID\"}}]}}' {}/api/v1/keys/{}/dec_keys",
         curl(bob),
         site_b.sae_url,
         site_a.id
     );
-    println!("\nThe same with qkd014 (cargo build --release -p qkd014):\n");
+    println!("\nThe same with qkd014 (`cargo build --release -p qkd014` makes target/release/qkd014):\n");
     let qkd014 = |call: &str, site: &Site, sae: &Sae| {
-        format!(
-            "target/release/qkd014 {call} --url {} --ca {} --p12 {} --p12-password {}",
-            site.sae_url,
-            quoted(&manifest.ca.display().to_string()),
-            quoted(&sae.p12.display().to_string()),
-            sae.p12_password
-        )
+        let (url, p12, password) = (&site.sae_url, quoted(&sae.p12), &sae.p12_password);
+        format!("{} {call} --url {url} --ca {ca} --p12 {p12} --p12-password {password}", client_program())
     };
     println!("  {} {}", qkd014("enc", site_a, alice), site_b.id);
     println!("  {} {} KEY_ID", qkd014("dec", site_b, bob), site_a.id);
-    println!("\nReadiness:\n");
+    println!("\nIs a site ready?\n");
     for site in &manifest.sites {
         println!("  curl {}/readyz", site.admin_url);
     }
     println!("\nCtrl-C stops everything.");
 }
 
-fn quoted(path: &str) -> String {
+/// `qkd014` as it can be started: beside this program if it was built, else by its name.
+fn client_program() -> String {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("qkd014"));
+    beside.filter(|path| path.is_file()).map_or_else(|| "qkd014".to_owned(), |path| quoted(&path))
+}
+
+/// As one word of a shell.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
     let is_plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b));
-    if is_plain { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 type SaeAtSite<'a> = (&'a Site, &'a Sae);
@@ -106,7 +107,7 @@ struct KeyContainer {
     keys: Vec<DeliveredKey>,
 }
 
-/// Calls the KME of `site` as `sae` and returns the one key of its answer; `None`: 503, try again.
+/// Calls the KME of `site` as `sae` and returns the one key of its answer. `None` for 503: try again.
 async fn ask(
     manifest: &Manifest,
     (site, sae): SaeAtSite<'_>,
@@ -126,7 +127,7 @@ async fn ask(
         let response = https.send(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
-        let body = body.map_err(|_| anyhow!("the answer is too long or broke off"))?;
+        let body = body.map_err(|_| anyhow!("the answer is too long or incomplete"))?;
         anyhow::Ok((status, body.to_bytes()))
     };
     let (status, body) = timeout(CALL_TIMEOUT, exchange).await.context("no answer in time")??;
@@ -134,17 +135,17 @@ async fn ask(
         StatusCode::SERVICE_UNAVAILABLE => Ok(None),
         StatusCode::OK => {
             let container: KeyContainer =
-                serde_json::from_slice(&body).map_err(|_| anyhow!("the answer is no key container"))?;
+                serde_json::from_slice(&body).map_err(|_| anyhow!("the answer is not a key container"))?;
             let mut keys = container.keys.into_iter();
             let (key, None) = (keys.next(), keys.next()) else { bail!("the answer has several keys") };
             Ok(Some(key.context("the answer has no key")?))
         }
-        // Not the key: an error has none.
+        // Safe to print: an error holds no key.
         _ => bail!("{status}: {}", String::from_utf8_lossy(&body)),
     }
 }
 
-/// `enc_keys`, repeated for a while as long as the KME says that it may be repeated.
+/// `enc_keys`, repeated for a while as long as the KME answers 503.
 async fn patient_enc(manifest: &Manifest, at: SaeAtSite<'_>, slave: &str) -> anyhow::Result<DeliveredKey> {
     let until = Instant::now() + PATIENCE;
     loop {

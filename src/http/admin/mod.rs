@@ -1,7 +1,7 @@
 //! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and `/openapi.json` of a KME.
 //!
-//! Plain HTTP on a loopback address is open to everyone on the machine and tells nothing secret; any other
-//! address demands an operator certificate.
+//! On a loopback address it speaks plain HTTP to everyone on the machine; on any other it demands an operator
+//! certificate. It shows no secret.
 
 mod readiness;
 
@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use mtls::identity::ClientIdentity;
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
@@ -33,9 +33,9 @@ pub use self::readiness::ReadinessMeter;
 pub enum Condition {
     /// It works.
     Ok,
-    /// It works less well than it should, or depends on something that does not work now.
+    /// It works less well than it should, or something it depends on does not work now.
     Degraded,
-    /// Without it the daemon cannot serve.
+    /// It does not work, and the daemon cannot serve without it.
     Failed,
 }
 
@@ -67,18 +67,18 @@ impl Readiness {
     }
 }
 
-/// Who knows how the daemon is doing.
+/// Knows how the daemon is doing.
 pub trait Health: Send + Sync {
-    /// Looks now; ends by a deadline of its own.
+    /// Looks now. It has a deadline of its own.
     fn look(&self) -> BoxFuture<'_, Readiness>;
 }
 
-/// Few ask, and nobody for long.
+/// For a few short requests.
 const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 32, timeout: Duration::from_secs(10) };
 
-/// Numbers in the text form of OpenMetrics.
+/// The metrics in the text form of OpenMetrics.
 const METRICS: &str = "/metrics";
-/// The SAE API in OpenAPI.
+/// The SAE API as OpenAPI.
 const DESCRIPTION: &str = "/openapi.json";
 
 /// What an admin listener shows, and to whom.
@@ -87,7 +87,7 @@ pub struct AdminParts {
     pub health: Arc<dyn Health>,
     /// What `/metrics` shows.
     pub registry: Registry,
-    /// Set whenever `/metrics` is asked for; of the same registry.
+    /// Set by each request for `/metrics`; belongs to the same registry.
     pub readiness: ReadinessMeter,
     /// Served as `/openapi.json`.
     pub description: Option<String>,
@@ -95,7 +95,7 @@ pub struct AdminParts {
     pub operators_only: bool,
 }
 
-/// The routes of the `admin` listener. Requests are worked on in `tasks` and counted in `meters`.
+/// The routes of the `admin` listener. A graceful stop waits for `tasks`.
 pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> Router {
     let AdminParts { health, registry, readiness, description, operators_only } = parts;
     let shown = Arc::new(Shown { health: Arc::clone(&health), registry, readiness });
@@ -104,7 +104,7 @@ pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> 
         None => Router::new(),
     };
     let router = router
-        .route("/healthz", get(|| async { no_store(Json(serde_json::json!({"alive": true}))) }))
+        .route("/healthz", get(|| async { Json(serde_json::json!({"alive": true})) }))
         .route("/readyz", get(ready))
         .route(METRICS, get(move || metrics(Arc::clone(&shown))))
         .fallback(|| async { ApiError::no_such_path() })
@@ -115,7 +115,7 @@ pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> 
     router.layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
-/// For logs.
+/// The route template of a request.
 fn template(request: &Request) -> &'static str {
     let known =
         ["/healthz", "/readyz", METRICS, DESCRIPTION].into_iter().find(|path| *path == request.uri().path());
@@ -125,7 +125,7 @@ fn template(request: &Request) -> &'static str {
 async fn ready(State(health): State<Arc<dyn Health>>) -> Response {
     let readiness = health.look().await;
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, no_store(Json(readiness))).into_response()
+    (status, Json(readiness)).into_response()
 }
 
 /// What `/metrics` is made of.
@@ -140,15 +140,11 @@ async fn metrics(shown: Arc<Shown>) -> Result<Response, ApiError> {
     let text = encode(&shown.registry).map_err(|_| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", "the metrics cannot be written")
     })?;
-    let mut response = no_store(text);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-    Ok(response)
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
 fn described(json: Bytes) -> Response {
-    let mut response = no_store(json);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 async fn operator(request: Request, next: Next) -> Response {
@@ -158,12 +154,6 @@ async fn operator(request: Request, next: Next) -> Response {
     } else {
         ApiError::unauthorized("not_an_operator").into_response()
     }
-}
-
-fn no_store(answer: impl IntoResponse) -> Response {
-    let mut response = answer.into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 #[cfg(test)]
@@ -214,6 +204,41 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}in {text}");
         }
+    }
+
+    #[test]
+    fn readiness_as_json() {
+        let part = |name: &str, condition, message: Option<&str>| Part {
+            name: name.to_owned(),
+            condition,
+            message: message.map(str::to_owned),
+        };
+        let readiness = Readiness::of(vec![
+            part("store", Condition::Ok, None),
+            part("peer site-b", Condition::Degraded, Some("does not answer")),
+            part("certificate", Condition::Failed, Some("expired at 2026-01-01T00:00:00Z")),
+        ]);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&readiness).unwrap(), @r#"
+        {
+          "ready": false,
+          "parts": [
+            {
+              "name": "store",
+              "condition": "ok"
+            },
+            {
+              "name": "peer site-b",
+              "condition": "degraded",
+              "message": "does not answer"
+            },
+            {
+              "name": "certificate",
+              "condition": "failed",
+              "message": "expired at 2026-01-01T00:00:00Z"
+            }
+          ]
+        }
+        "#);
     }
 
     #[tokio::test]

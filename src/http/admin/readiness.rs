@@ -1,4 +1,4 @@
-//! Readiness as numbers, for whoever watches `/metrics` alone.
+//! Readiness in `/metrics`.
 
 use super::{Condition, Readiness};
 use crate::metrics::{Family, Gauge, Labels, Registry};

@@ -1,4 +1,4 @@
-//! The edge around routers that misbehave on purpose.
+//! The guard around routers that misbehave on purpose.
 
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,8 @@ fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Router {
 async fn call(router: &Router, path: &str) -> (StatusCode, Option<String>, String) {
     let request = Request::get(path).body(Body::empty()).unwrap();
     let response = router.clone().oneshot(request).await.unwrap();
-    let retry = response.headers().get(http::header::RETRY_AFTER);
+    let retry = response.headers().get(header::RETRY_AFTER);
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
     let (status, retry) = (response.status(), retry.map(|value| value.to_str().unwrap().to_owned()));
     let text = response.into_body().collect().await.unwrap().to_bytes();
     (status, retry, String::from_utf8(text.to_vec()).unwrap())
@@ -123,12 +124,9 @@ async fn a_request_that_ends_by_itself_is_waited_for() {
             Response::new(Body::from("the truth"))
         };
         let about = About { method: Method::GET, route: "/route", caller: None, ends_by_itself };
-        assert_eq!(edge.serve(about, || Begun::Waits(slow)).await.status(), status);
+        assert_eq!(edge.serve(about, slow).await.status(), status);
     }
 }
-
-/// Work that nothing has to wait for.
-type Never = std::future::Ready<Response>;
 
 #[tokio::test]
 async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
@@ -139,11 +137,11 @@ async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
         &RequestMeters::default(),
     );
     let about = || About { method: Method::GET, route: "/route", caller: None, ends_by_itself: false };
-    let answered = || Begun::<Never>::Answered(StatusCode::IM_A_TEAPOT.into_response());
+    let answered = async || StatusCode::IM_A_TEAPOT.into_response();
     for _ in 0..2 {
-        assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::IM_A_TEAPOT);
-        let panics = || -> Begun<Never> { panic!("a defect") };
-        assert_eq!(edge.serve(about(), panics).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::IM_A_TEAPOT);
+        let panics = async || -> Response { panic!("a defect") };
+        assert_eq!(edge.serve(about(), panics()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     let signal = Arc::new(Notify::new());
     let waits = {
@@ -152,11 +150,11 @@ async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
             signal.notified().await;
             StatusCode::OK.into_response()
         };
-        tokio::spawn(edge.serve(about(), || Begun::Waits(work)))
+        tokio::spawn(edge.serve(about(), work))
     };
     tokio::task::yield_now().await;
-    assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     signal.notify_one();
     assert_eq!(waits.await.unwrap().status(), StatusCode::OK);
-    assert_eq!(edge.serve(about(), answered).await.status(), StatusCode::IM_A_TEAPOT);
+    assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::IM_A_TEAPOT);
 }

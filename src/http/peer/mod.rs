@@ -1,44 +1,43 @@
-//! The peer protocol's HTTP: `/peer/v1/`, for KME certificates of configured peers only.
+//! The `peer` listener: `/peer/v1/`, for KME certificates of configured peers.
 //!
-//! Parses, asks the intake, encodes. Bodies are secret: they are read into buffers that are wiped, and no
-//! error repeats any of them.
+//! Parses the request, asks the intake, encodes the answer. Bodies are secret: they are read into buffers that are
+//! wiped, and no error quotes them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::{HeaderValue, StatusCode, header};
-use mtls::identity::{AuthenticatedKme, ClientIdentity};
-use serde::Serialize;
+use http::StatusCode;
+use mtls::identity::AuthenticatedKme;
 use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
-use super::json;
 use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, Template, guard};
+use super::{extract, json};
 use crate::peer::SET_UNAVAILABLE;
-use crate::peer::wire::{BATCHES_PATH, INFO_PATH, POOL_SETS_PATH, VOID_PATH};
+use crate::peer::wire::{
+    BATCHES_PATH, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer,
+};
 use crate::supply::{Intake, IntakeError};
 
-/// What a refused caller should wait before it asks again.
+/// `Retry-After` of a 503.
 const RETRY_AFTER_SECS: u32 = 2;
 
 #[derive(Clone)]
-struct Peer {
+struct PeerApi {
     intake: Arc<Intake>,
     body_max_bytes: usize,
     body_timeout: Duration,
 }
 
-/// The routes of the `peer` listener over `intake`, with their bounds, log lines and panic guard.
+/// The routes of the `peer` listener. A graceful stop waits for `tasks`.
 ///
-/// Needs [`ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are
-/// worked on in `tasks`; let a graceful stop wait for it.
+/// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401.
 pub fn router(
     intake: Arc<Intake>,
     limits: EdgeLimits,
@@ -54,7 +53,7 @@ pub fn router(
         .route(INFO_PATH, get(info))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .with_state(Peer { intake, body_max_bytes, body_timeout: limits.body_timeout() })
+        .with_state(PeerApi { intake, body_max_bytes, body_timeout: limits.body_timeout() })
         .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
@@ -63,50 +62,35 @@ fn template(request: &Request) -> &'static str {
     known.into_iter().find(|path| *path == request.uri().path()).unwrap_or("(none)")
 }
 
-async fn pool_sets(State(peer): State<Peer>, request: Request) -> Result<Response, ApiError> {
-    let (caller, announced) = peer.open(request).await?;
-    peer.intake.accept_set(&caller, &announced).await.map(answer).map_err(refusal)
+async fn pool_sets(State(api): State<PeerApi>, request: Request) -> Result<Json<SetReady>, ApiError> {
+    let (caller, announced) = api.open(request).await?;
+    api.intake.accept_set(&caller, &announced).await.map(Json).map_err(refusal)
 }
 
-async fn batches(State(peer): State<Peer>, request: Request) -> Result<Response, ApiError> {
-    let (caller, batch) = peer.open(request).await?;
-    peer.intake.accept_batch(&caller, batch).await.map(answer).map_err(refusal)
+async fn batches(State(api): State<PeerApi>, request: Request) -> Result<Json<BatchStored>, ApiError> {
+    let (caller, batch) = api.open(request).await?;
+    api.intake.accept_batch(&caller, batch).await.map(Json).map_err(refusal)
 }
 
-async fn void(State(peer): State<Peer>, request: Request) -> Result<Response, ApiError> {
-    let (caller, voided) = peer.open(request).await?;
-    peer.intake.void(&caller, &voided).await.map(answer).map_err(refusal)
+async fn void(State(api): State<PeerApi>, request: Request) -> Result<Json<VoidAnswer>, ApiError> {
+    let (caller, voided) = api.open(request).await?;
+    api.intake.void(&caller, &voided).await.map(Json).map_err(refusal)
 }
 
-async fn info(State(peer): State<Peer>, request: Request) -> Result<Response, ApiError> {
-    peer.intake.info(&caller(&request)?).map(answer).map_err(refusal)
+async fn info(State(api): State<PeerApi>, request: Request) -> Result<Json<Info>, ApiError> {
+    api.intake.info(&extract::kme(&request)?).map(Json).map_err(refusal)
 }
 
-impl Peer {
-    /// The caller and its message. Nothing of the body is read for a caller without a KME certificate.
+impl PeerApi {
+    /// The caller and its message. The body is read only if the caller has a KME certificate.
     async fn open<T: DeserializeOwned>(&self, request: Request) -> Result<(AuthenticatedKme, T), ApiError> {
-        let caller = caller(&request)?;
+        let caller = extract::kme(&request)?;
         let body: Body = request.into_body();
         let body = tokio::time::timeout(self.body_timeout, json::read_body(body, self.body_max_bytes))
             .await
             .map_err(|_| ApiError::body_slow())??;
         Ok((caller, json::parse(&body)?))
     }
-}
-
-fn caller(request: &Request) -> Result<AuthenticatedKme, ApiError> {
-    request
-        .extensions()
-        .get::<ClientIdentity>()
-        .and_then(ClientIdentity::kme)
-        .cloned()
-        .ok_or_else(|| ApiError::unauthorized("not_a_kme"))
-}
-
-fn answer(value: impl Serialize) -> Response {
-    let mut response = Json(value).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 fn refusal(error: IntakeError) -> ApiError {

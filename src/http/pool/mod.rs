@@ -1,7 +1,7 @@
-//! The pool server's HTTP: `/pool/v1/`, for KME certificates only.
+//! The `pool` listener: `/pool/v1/`, for KME certificates.
 //!
-//! Parses, asks the vault, encodes. Who may read what is the vault's to decide; what a refusal looks like
-//! on the wire is decided here, the same for unknown, foreign and expired pools.
+//! Parses the request, asks the vault, encodes the answer. The vault decides who may read what. Unknown, foreign
+//! and expired pools get the same answer.
 
 mod stream;
 
@@ -13,9 +13,8 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::{HeaderValue, Method, StatusCode, header};
-use kme::{KmeId, PoolId};
-use mtls::identity::ClientIdentity;
+use http::{Method, StatusCode, header};
+use kme::PoolId;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -23,33 +22,32 @@ use crate::pool::wire::{CreateRequest, CreateResponse, POOLS_PATH, ReaderCount, 
 use crate::pool::{PoolRequest, PoolVault, VaultError};
 
 use super::error::ApiError;
-use super::json;
 use super::meter::RequestMeters;
 use super::middleware::{Edge, EdgeLimits, Template, guard};
+use super::{extract, json};
 
 /// Longest body of a request.
 const BODY_MAX_BYTES: usize = 16 * 1024;
 
-/// Longest wait of a request for its turn to fill a pool.
+/// The longest that a request waits until it may fill a pool.
 const FILL_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Pools filled at once; filling is all CPU.
+/// Pools filled at once; filling needs a processor all the time.
 const FILLS_MAX: usize = 2;
 
-/// What a refused caller should wait before it asks again.
+/// `Retry-After` of a 503.
 const RETRY_AFTER_SECS: u32 = 5;
 
 #[derive(Clone)]
-struct Server {
+struct PoolApi {
     vault: Arc<PoolVault>,
     fills: Arc<Semaphore>,
 }
 
-/// The routes of a pool server over `vault`.
+/// The routes of the `pool` listener. A graceful stop waits for `tasks`.
 ///
-/// Needs [`ClientIdentity`] in the extensions of every request; without it every answer is 401. Requests are
-/// worked on in `tasks`; let a graceful stop wait for it. `limits.timeout` is for the head of an answer: a
-/// download has bounds of its own.
+/// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401. `limits.timeout` is for
+/// the head of an answer; the vault bounds a download.
 pub fn router(
     vault: Arc<PoolVault>,
     limits: EdgeLimits,
@@ -65,11 +63,11 @@ pub fn router(
         .route(&reads, get(read_counts))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .with_state(Server { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) })
+        .with_state(PoolApi { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) })
         .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
 }
 
-/// For logs: never the pool's ID, which is in the events that tell of it.
+/// The route template of a request.
 fn template(request: &Request) -> &'static str {
     let rest = request.uri().path().strip_prefix(POOLS_PATH);
     match rest.map(|rest| rest.split('/').count()) {
@@ -80,24 +78,25 @@ fn template(request: &Request) -> &'static str {
     }
 }
 
-async fn create(State(server): State<Server>, request: Request) -> Result<Response, ApiError> {
-    let owner = caller(&request)?;
+async fn create(State(api): State<PoolApi>, request: Request) -> Result<Response, ApiError> {
+    let kme = extract::kme(&request)?;
+    let owner = kme.id();
     let body = json::read_body(request.into_body(), BODY_MAX_BYTES).await?;
     let asked: CreateRequest = json::parse(&body)?;
     let asked = PoolRequest {
-        // Larger than the address space is larger than any limit: the vault's refusal names the range.
+        // More than fits is more than any limit: the vault refuses it with the range.
         words: usize::try_from(asked.words).unwrap_or(usize::MAX),
         readers: asked.readers,
         ttl: asked.ttl.0,
     };
-    let permit = tokio::time::timeout(FILL_WAIT_MAX, Arc::clone(&server.fills).acquire_owned())
+    let permit = tokio::time::timeout(FILL_WAIT_MAX, Arc::clone(&api.fills).acquire_owned())
         .await
         .ok()
         .and_then(Result::ok)
         .ok_or_else(|| {
             ApiError::unavailable("pool_fill_busy", "other pools are being made", RETRY_AFTER_SECS)
         })?;
-    let reserved = server.vault.reserve(&owner, asked).map_err(refusal)?;
+    let reserved = api.vault.reserve(owner, asked).map_err(refusal)?;
     let made = tokio::task::spawn_blocking(move || {
         let made = reserved.fill();
         drop(permit);
@@ -112,63 +111,55 @@ async fn create(State(server): State<Server>, request: Request) -> Result<Respon
         expires_at: made.expires_at,
         entropy_source: made.entropy_source.to_owned(),
     };
-    Ok(no_store((StatusCode::CREATED, Json(answer)).into_response()))
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 async fn download(
-    State(server): State<Server>,
+    State(api): State<PoolApi>,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let reader = caller(&request)?;
+    let kme = extract::kme(&request)?;
+    let reader = kme.id();
     // axum routes HEAD here too, but it must not count as a read.
     if request.method() != Method::GET {
         return Err(ApiError::method_not_allowed());
     }
-    let open = server.vault.open(pool_id(&id)?, &reader).map_err(refusal)?;
+    let open = api.vault.open(pool_id(&id)?, reader).map_err(refusal)?;
     tracing::info!(reader = %reader, pool = %id, "pool download begins");
-    let mut response = Response::new(Body::new(stream::PoolBody::new(open)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    Ok(no_store(response))
+    let body = Body::new(stream::PoolBody::new(open));
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
 async fn release(
-    State(server): State<Server>,
+    State(api): State<PoolApi>,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let owner = caller(&request)?;
-    server.vault.delete(pool_id(&id)?, &owner).map_err(refusal)?;
+    let kme = extract::kme(&request)?;
+    let owner = kme.id();
+    api.vault.delete(pool_id(&id)?, owner).map_err(refusal)?;
     tracing::info!(owner = %owner, pool = %id, "pool released");
-    Ok(no_store(StatusCode::NO_CONTENT.into_response()))
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn read_counts(
-    State(server): State<Server>,
+    State(api): State<PoolApi>,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let owner = caller(&request)?;
-    let reads = server.vault.reads(pool_id(&id)?, &owner).map_err(refusal)?;
+    let kme = extract::kme(&request)?;
+    let owner = kme.id();
+    let reads = api.vault.reads(pool_id(&id)?, owner).map_err(refusal)?;
     let readers = reads
         .readers
         .into_iter()
         .map(|count| ReaderCount { reader: count.reader, started: count.started, completed: count.completed })
         .collect();
-    Ok(no_store(Json(ReadsResponse { readers }).into_response()))
+    Ok(Json(ReadsResponse { readers }).into_response())
 }
 
-/// The KME that the caller's certificate names; nobody else has any business here.
-fn caller(request: &Request) -> Result<KmeId, ApiError> {
-    request
-        .extensions()
-        .get::<ClientIdentity>()
-        .and_then(ClientIdentity::kme)
-        .map(|kme| kme.id().clone())
-        .ok_or_else(|| ApiError::unauthorized("not_a_kme"))
-}
-
-/// An ID that is no UUID names no pool: the same 404 as for any other.
+/// An ID that is not a UUID names no pool: 404 as for any other.
 fn pool_id(text: &str) -> Result<PoolId, ApiError> {
     text.parse().map_err(|_| no_such_pool())
 }
@@ -187,11 +178,6 @@ fn refusal(error: VaultError) -> ApiError {
             ApiError::unavailable("pool_fill_failed", "the pool could not be made", RETRY_AFTER_SECS)
         }
     }
-}
-
-fn no_store(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A download: small wiped chunks copied out of the pool as the client takes them.
+//! The body of a download: chunks that are copied out of the pool as the client reads, and wiped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 
 use crate::pool::{DownloadOverdue, OpenPool};
 
-/// Bytes of one chunk; the most of a pool that lies outside its locked memory for one download.
+/// Bytes of one chunk: what one download has outside the locked memory of the pool.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The body of a download. Holds the pool through a slot that the vault empties at the deadline, so that a
-/// client that stops reading cannot keep the pool alive.
+/// The body of a download. At the deadline the vault takes the pool away, so a client that stops reading cannot
+/// keep it alive.
 pub(super) struct PoolBody(OpenPool);
 
 impl PoolBody {
@@ -49,7 +49,7 @@ impl Body for PoolBody {
     }
 }
 
-/// Lets [`Bytes`] own a buffer that is wiped when the last reference goes.
+/// Lets [`Bytes`] own a buffer that is wiped with its last reference.
 struct WipedChunk(Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for WipedChunk {

@@ -1,7 +1,7 @@
 use kme::{Clock, OsRandom, PoolId};
 use serde_json::json;
 
-use crate::pool::testing::{Answer, Caller, POOL_BYTES, TestServer, WORDS, limits};
+use crate::pool::testing::{Caller, HttpAnswer, POOL_BYTES, TestServer, WORDS, limits};
 
 use super::*;
 use crate::pool::VaultLimits;
@@ -22,7 +22,7 @@ async fn make(server: &TestServer) -> String {
     format!("{POOLS_PATH}/{id}")
 }
 
-fn assert_no_such_pool(answer: &Answer) {
+fn assert_no_such_pool(answer: &HttpAnswer) {
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
     assert_eq!(answer.text(), r#"{"message":"no such pool"}"#);
 }

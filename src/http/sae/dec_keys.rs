@@ -19,14 +19,14 @@ use crate::http::json::{self, OtherMembers};
 #[derive(Deserialize, ToSchema)]
 #[schema(
     as = KeyIds,
-    description = "Table 12. Extensions and other members are not looked at.",
+    description = "Table 12. Extensions and other members are ignored.",
 )]
 pub(super) struct Body {
     /// The keys, each once.
     #[serde(rename = "key_IDs")]
     #[schema(value_type = HashSet<Entry>, min_items = 1)]
     key_ids: Option<Vec<ObjectOnly<Entry>>>,
-    /// Not looked at.
+    /// Ignored.
     #[serde(rename = "key_IDs_extension")]
     #[schema(value_type = Option<Value>)]
     _extension: Option<IgnoredAny>,
@@ -39,7 +39,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) struct Asked {
     key_ids: Vec<String>,
-    /// Members or names that were not looked at.
+    /// Ignored members or names.
     pub(super) ignored: usize,
 }
 
@@ -54,7 +54,7 @@ struct Entry {
         pattern = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
     )]
     key_id: String,
-    /// Not looked at.
+    /// Ignored.
     #[serde(rename = "key_ID_extension")]
     #[schema(value_type = Option<Value>)]
     _extension: Option<IgnoredAny>,

@@ -1,4 +1,4 @@
-//! The JSON of answers (ETSI GS QKD 014, Tables 9 and 11) and what request bodies have in common.
+//! The JSON of answers (ETSI GS QKD 014, Tables 9 and 11), and a type for request bodies.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,7 +25,7 @@ const BEFORE_EXTENSION: &[u8] = br#","key_extension":"#;
 const AFTER_ENTRY: &[u8] = b"}";
 const TAIL: &[u8] = b"]}";
 
-/// A JSON object and nothing else. What serde derives for a struct would also take an array of its members.
+/// A JSON object and nothing else. What serde derives for a struct also takes an array of its members.
 #[derive(Debug)]
 pub(super) struct ObjectOnly<T>(pub(super) T);
 
@@ -83,11 +83,11 @@ pub(super) struct StatusBody<'a> {
     max_sae_id_count: u32,
 }
 
-/// Table 11. `container` writes it; this says what it writes, member for member.
+/// Table 11, for OpenAPI only: `container` writes it.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyContainer, description = "Table 11.")]
-#[expect(dead_code, reason = "keys are written straight into a buffer that is wiped; this only describes it")]
+#[expect(dead_code, reason = "keys are written straight into a buffer that is wiped; this describes it")]
 pub(super) struct ContainerBody {
     /// As many keys as were asked for, in the order of `key_IDs`.
     #[schema(min_items = 1)]
@@ -137,10 +137,10 @@ pub(super) fn status(status: &Status) -> Result<Bytes, ApiError> {
     serde_json::to_vec(&body).map(Bytes::from).map_err(|_| not_encoded())
 }
 
-/// A key container (Table 11) of keys that were handed out before.
+/// A key container (Table 11) of keys that are retrieved by ID.
 ///
 /// # Errors
-/// [`ApiError`] when it cannot be written; does not happen.
+/// When it cannot be written, which is a defect.
 pub fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
     container(keys.iter().map(|key| Entry { key, extension: None }))
 }
@@ -176,7 +176,7 @@ impl Entry<'_> {
     }
 }
 
-/// Written into one buffer, allocated once and wiped when the connection is done with it.
+/// Writes into one buffer, allocated once, wiped when the connection has sent it.
 fn container<'a>(entries: impl Iterator<Item = Entry<'a>> + Clone) -> Result<Bytes, ApiError> {
     let len = container_len(entries.clone());
     let mut body = Zeroizing::new(Vec::with_capacity(len));

@@ -16,11 +16,11 @@ use crate::http::json::{self, OtherMembers};
 
 /// Table 10. `null` counts as absent; unknown members are ignored, since shipping clients send some.
 ///
-/// What is read by hand from a [`Value`] is described by the attributes; `tests/openapi.rs` holds both together.
+/// The attributes describe what is read by hand from a [`Value`]; `tests/openapi.rs` compares the two.
 #[derive(Deserialize, ToSchema)]
 #[schema(
     as = KeyRequest,
-    description = "Table 10. Members may be left out or `null`; other members are not looked at.",
+    description = "Table 10. Members may be left out or `null`; other members are ignored.",
 )]
 pub(super) struct Body {
     /// How many keys; 1 when absent. Digits only: no text, no `1.0`.
@@ -37,7 +37,7 @@ pub(super) struct Body {
     #[schema(value_type = Option<Vec<MandatoryExtension>>)]
     extension_mandatory: Option<Value>,
     /// What the caller would like: `dqkd_source_grade` and `dqkd_expiry`, with any value, ask for
-    /// `key_extension`. Others are not looked at.
+    /// `key_extension`. Others are ignored.
     #[schema(value_type = Option<Vec<Object>>)]
     extension_optional: Option<Value>,
     #[serde(flatten)]
@@ -51,7 +51,7 @@ pub(super) struct Asked {
     keys: KeyRequest,
     /// What to tell about each key.
     report: Report,
-    /// Members or names that were not looked at.
+    /// Ignored members or names.
     pub(super) ignored: usize,
 }
 
@@ -104,17 +104,6 @@ pub(super) fn from_query(query: Option<&str>) -> Result<Asked, ApiError> {
     Ok(Asked { keys, ignored: other_names(query, &["number", "size"]), ..Asked::default() })
 }
 
-/// The keys that can be handed out without waiting; `None` when there are none, and then nothing happened.
-pub(super) fn serve_at_once(
-    delivery: &Delivery,
-    caller: &Caller,
-    peer: &str,
-    asked: &Asked,
-) -> Result<Option<Bytes>, ApiError> {
-    let keys = delivery.get_key_at_once(caller, peer, &asked.keys).map_err(refusal::answer)?;
-    keys.map(|keys| dto::fresh_key_container(&keys, asked.report)).transpose()
-}
-
 pub(super) async fn serve(
     delivery: &Delivery,
     caller: &Caller,
@@ -134,7 +123,7 @@ fn json_integer(name: &'static str, value: &Value) -> Result<i128, ApiError> {
     number.as_i128().ok_or_else(|| not_an_integer(name))
 }
 
-/// Decimal digits after an optional minus, and nothing else that Rust would take.
+/// Decimal digits after an optional minus; Rust would also take a plus.
 fn text_integer(name: &'static str, text: &str) -> Result<i128, ApiError> {
     if text.starts_with('+') {
         return Err(not_an_integer(name));

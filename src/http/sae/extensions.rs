@@ -1,6 +1,6 @@
-//! Extensions of Get key (ETSI GS QKD 014, clause 6.2): what is demanded of keys, what is told about them.
+//! Extensions of Get key (ETSI GS QKD 014, clause 6.2): demands on keys, and reports about them.
 //!
-//! Two are supported, both of this vendor: `dqkd_source_grade` and `dqkd_expiry` (docs/etsi-014.md). In
+//! Two are supported, both of dqkd: `dqkd_source_grade` and `dqkd_expiry` (docs/etsi-014.md). In
 //! `extension_optional` they ask for a `key_extension`; in `extension_mandatory` they also make demands.
 
 use std::time::Duration;
@@ -24,19 +24,19 @@ pub(super) struct Report {
     expiry: bool,
 }
 
-/// What both extension fields of one request come to.
+/// Both extension fields of one request.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     /// Names of mandatory extensions that are not supported, one group for each object that has any.
     pub(super) unsupported: Vec<Vec<String>>,
-    /// `None` when the demands contradict each other or are not understood.
+    /// `None` if the demands contradict each other or are not understood.
     pub(super) demands: Option<Demands>,
     /// What to tell about each key.
     pub(super) report: Report,
 }
 
 impl Extensions {
-    /// Reads both fields; `null`, empty arrays and empty objects are none.
+    /// Reads both fields; `null`, empty arrays and empty objects count as absent.
     pub(super) fn parse(mandatory: Option<Value>, optional: Option<Value>) -> Result<Self, ApiError> {
         let mandatory = objects("extension_mandatory", mandatory)?;
         let optional = objects("extension_optional", optional)?;
@@ -57,7 +57,7 @@ impl Extensions {
 }
 
 impl Report {
-    /// The `key_extension` that tells about a key; `None` when nothing was asked.
+    /// The `key_extension` of a key; `None` if none was asked for.
     pub(super) fn about(self, provenance: &Provenance) -> Option<KeyExtension> {
         (self != Self::default()).then(|| KeyExtension {
             source_grade: self.source_grade.then(|| SourceGradeBody {
@@ -143,7 +143,7 @@ pub(super) struct ExpiryDemand {
 /// An element of `extension_mandatory`: own extensions only.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read name by name; this only describes it")]
+#[expect(dead_code, reason = "read name by name; this describes it")]
 pub(super) struct MandatoryExtension {
     #[schema(schema_with = grade_options)]
     dqkd_source_grade: Option<GradeDemand>,
@@ -170,7 +170,7 @@ fn described_options(demand: &str, description: &str) -> Schema {
     Schema::OneOf(options.build())
 }
 
-/// What one mandatory extension demands; `None` when that is not understood, so cannot be promised.
+/// What one mandatory extension demands; `None` if it is not understood.
 fn demanded(name: &str, value: Value) -> Option<Demands> {
     match name {
         SOURCE_GRADE => {
@@ -186,7 +186,7 @@ fn demanded(name: &str, value: Value) -> Option<Demands> {
             let demand: ExpiryDemand = options(value)?;
             Some(Demands { min_lifetime: demand.min_seconds.map(Duration::from_secs), ..Demands::default() })
         }
-        // Refused as unsupported before demands count.
+        // Refused as unsupported before demands matter.
         _ => Some(Demands::default()),
     }
 }
@@ -200,7 +200,7 @@ fn options<T: Default + for<'de> Deserialize<'de>>(value: Value) -> Option<T> {
     }
 }
 
-/// Both demands together; `None` when nothing can meet both.
+/// Both demands together; `None` if they contradict each other.
 fn both(left: Demands, right: Option<Demands>) -> Option<Demands> {
     let right = right?;
     let entropy_source = match (left.entropy_source, right.entropy_source) {

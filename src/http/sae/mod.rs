@@ -1,7 +1,6 @@
-//! ETSI GS QKD 014 V1.1.1 under `/api/v1/keys/`, for SAE certificates.
+//! The `sae` listener: ETSI GS QKD 014 V1.1.1 under `/api/v1/keys/`, for SAE certificates.
 //!
-//! Parses the request, asks [`Delivery`], encodes the answer. `docs/etsi-014.md` maps clauses to files and
-//! tests.
+//! Parses the request, asks [`Delivery`], encodes the answer. `docs/etsi-014.md` maps clauses to files and tests.
 
 mod dec_keys;
 mod dto;
@@ -25,24 +24,25 @@ use http::request::Parts;
 use http::{HeaderValue, Method, header};
 use kme::{KeyLimits, MAX_NAME_BYTES};
 use mtls::identity::ClientIdentity;
+use mtls::{ConnectionService, ListenerService};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 pub use self::dto::key_container;
 pub use self::openapi::description;
-pub use self::path::{Call, Route};
+pub use self::path::{Route, SaeCall};
 use super::error::ApiError;
 use super::meter::RequestMeters;
-use super::middleware::{About, Begun, Edge, EdgeLimits, IgnoredParts};
+use super::middleware::{About, Edge, EdgeLimits, IgnoredParts};
 use super::{extract, json};
 use crate::delivery::{Caller, Delivery};
 
-/// Room for members of a body that are not looked at.
+/// Room for ignored members of a body.
 const BODY_SPARE_BYTES: usize = 32 * 1024;
-/// Room for one entry of `key_IDs`, an extension included.
+/// Room for one entry of `key_IDs` with an extension.
 const KEY_ID_ENTRY_BYTES: usize = 160;
 
-/// The `sae` listener's answers. No router: there is one path, and IDs in it that no router could take apart.
+/// The API of the `sae` listener. Not a router: IDs in its path may hold any character.
 #[derive(Clone)]
 pub struct SaeApi(Arc<Api>);
 
@@ -53,8 +53,7 @@ struct Api {
     body_timeout: Duration,
 }
 
-/// The answers over `delivery`, with their bounds, log lines and panic guard. Requests are worked on in `tasks`; let
-/// a graceful stop wait for it.
+/// The API over `delivery`. A graceful stop waits for `tasks`.
 pub fn api(
     delivery: Arc<Delivery>,
     limits: EdgeLimits,
@@ -66,42 +65,39 @@ pub fn api(
     SaeApi(Arc::new(Api { delivery, edge, body_max_bytes, body_timeout: limits.body_timeout() }))
 }
 
-impl SaeApi {
-    /// The answers to one client, who is told apart by its certificate alone. To anybody but an SAE, they are 401.
-    pub fn to(&self, client: ClientIdentity) -> SaeDesk {
-        SaeDesk(Arc::new(Served { api: Arc::clone(&self.0), client }))
+impl ListenerService for SaeApi {
+    type Connection = SaeConnection;
+
+    fn open(&self, client: ClientIdentity) -> SaeConnection {
+        SaeConnection(Arc::new(Connection { api: Arc::clone(&self.0), client }))
     }
 }
 
-/// The answers to one client.
+/// The API for the client of one connection. Unless that is an SAE, every answer is 401.
 #[derive(Clone)]
-pub struct SaeDesk(Arc<Served>);
+pub struct SaeConnection(Arc<Connection>);
 
-struct Served {
+struct Connection {
     api: Arc<Api>,
     client: ClientIdentity,
 }
 
-impl SaeDesk {
-    /// Answers one request.
-    pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
-        let served = &self.0;
+impl ConnectionService for SaeConnection {
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
+        let connection = &self.0;
         let call = Route::parse(request.uri().path()).map(|route| route.call);
         let about = About {
             method: request.method().clone(),
-            route: call.map_or("(none)", Call::template),
-            caller: Some(&served.client),
-            // It uses something up: its body and its wait for the commit have bounds of their own.
-            ends_by_itself: call == Some(Call::DecKeys),
+            route: call.map_or("(none)", SaeCall::template),
+            caller: Some(&connection.client),
+            // It uses up a retrieval. Its body and its wait for the commit have limits of their own.
+            ends_by_itself: call == Some(SaeCall::DecKeys),
         };
-        served.api.edge.serve(about, || match served.answer_at_once(&request) {
-            Some(answer) => Begun::Answered(response(answer)),
-            None => Begun::Waits(Arc::clone(served).work(request)),
-        })
+        connection.api.edge.serve(about, Arc::clone(connection).work(request))
     }
 }
 
-/// The longest body that can be needed under `limits`.
+/// The longest body that a request within `limits` can need.
 fn body_max_bytes(limits: &KeyLimits) -> usize {
     let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
     let key_ids = count(limits.max_per_request).saturating_mul(KEY_ID_ENTRY_BYTES);
@@ -110,29 +106,13 @@ fn body_max_bytes(limits: &KeyLimits) -> usize {
     BODY_SPARE_BYTES.saturating_add(key_ids.max(sae_ids))
 }
 
-/// What is sent back, and how much of the request was not looked at.
-struct Answer {
+/// A body to send, and how many parts of the request were ignored.
+struct SaeAnswer {
     body: Bytes,
     ignored: usize,
 }
 
-impl Served {
-    /// The answer, if nothing has to be waited for: keys from memory that are asked for in the path. `None`: ask
-    /// [`Self::work`]; nothing happened.
-    fn answer_at_once(&self, request: &Request) -> Option<Result<Answer, ApiError>> {
-        let route = Route::parse(request.uri().path()).filter(|route| route.call == Call::EncKeys)?;
-        if *request.method() != Method::GET {
-            return None;
-        }
-        let answer = || {
-            let (caller, peer) = (self.caller()?, route.id()?);
-            let asked = enc_keys::from_query(request.uri().query())?;
-            let body = enc_keys::serve_at_once(&self.api.delivery, &caller, &peer, &asked)?;
-            Ok(body.map(|body| Answer { body, ignored: asked.ignored }))
-        };
-        answer().transpose()
-    }
-
+impl Connection {
     async fn work(self: Arc<Self>, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let Some(route) = Route::parse(parts.uri.path()) else {
@@ -146,29 +126,29 @@ impl Served {
         response(self.answer(route, &parts, body).await)
     }
 
-    async fn answer(&self, route: Route<'_>, parts: &Parts, body: Body) -> Result<Answer, ApiError> {
+    async fn answer(&self, route: Route<'_>, parts: &Parts, body: Body) -> Result<SaeAnswer, ApiError> {
         let (caller, peer) = (self.caller()?, route.id()?);
         let delivery = &self.api.delivery;
         match route.call {
-            Call::Status => {
+            SaeCall::Status => {
                 let body = status::serve(delivery, &caller, &peer).await?;
-                Ok(Answer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
+                Ok(SaeAnswer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
             }
-            Call::EncKeys => {
+            SaeCall::EncKeys => {
                 let asked = match self.body(parts, body).await? {
                     None => enc_keys::from_query(parts.uri.query())?,
                     Some(body) => enc_keys::from_body(&body)?,
                 };
                 let body = enc_keys::serve(delivery, &caller, &peer, &asked).await?;
-                Ok(Answer { body, ignored: asked.ignored })
+                Ok(SaeAnswer { body, ignored: asked.ignored })
             }
-            Call::DecKeys => {
+            SaeCall::DecKeys => {
                 let asked = match self.body(parts, body).await? {
                     None => dec_keys::from_query(parts.uri.query())?,
                     Some(body) => dec_keys::from_body(&body)?,
                 };
                 let body = dec_keys::serve(delivery, &caller, &peer, &asked).await?;
-                Ok(Answer { body, ignored: asked.ignored })
+                Ok(SaeAnswer { body, ignored: asked.ignored })
             }
         }
     }
@@ -178,13 +158,13 @@ impl Served {
         self.api.delivery.admit(sae).map_err(refusal::answer)
     }
 
-    /// The body of a POST; `None` for a GET, whose body, if any, is not looked at.
+    /// The body of a POST. `None` for a GET, whose body is ignored.
     async fn body(&self, parts: &Parts, body: Body) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
         if parts.method != Method::POST {
             return Ok(None);
         }
         extract::accept_json(&parts.headers)?;
-        // The task outlives the client's patience, so a body that never ends must be given up here.
+        // The task goes on after the timeout of the request, so the body needs one of its own.
         tokio::time::timeout(self.api.body_timeout, json::read_body(body, self.api.body_max_bytes))
             .await
             .map_err(|_| ApiError::body_slow())?
@@ -192,8 +172,8 @@ impl Served {
     }
 }
 
-fn response(answer: Result<Answer, ApiError>) -> Response {
-    let Answer { body, ignored } = match answer {
+fn response(answer: Result<SaeAnswer, ApiError>) -> Response {
+    let SaeAnswer { body, ignored } = match answer {
         Ok(answer) => answer,
         Err(error) => return error.into_response(),
     };
@@ -201,8 +181,6 @@ fn response(answer: Result<Answer, ApiError>) -> Response {
     if ignored > 0 {
         response.extensions_mut().insert(IgnoredParts(ignored));
     }
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

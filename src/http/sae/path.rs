@@ -1,7 +1,7 @@
 //! `/api/v1/keys/{ID}/{call}`, exactly.
 //!
-//! The raw path is split first and its one variable segment is percent-decoded once, so that an ID may hold
-//! any character, `/` and `%` included. A router that decodes or normalises on its own could not do that.
+//! The raw path is split first, then its one variable segment is percent-decoded once. So an ID may hold any
+//! character, also `/` and `%`. A router that decodes or normalises paths could not do that.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::http::error::ApiError;
 
 /// The three calls of ETSI GS QKD 014, Table 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum SaeCall {
     /// Get status.
     Status,
     /// Get key.
@@ -21,8 +21,8 @@ pub enum Call {
     DecKeys,
 }
 
-impl Call {
-    /// For logs: with the names of Table 2, never the ID.
+impl SaeCall {
+    /// The route template, with the names of Table 2.
     pub(super) fn template(self) -> &'static str {
         match self {
             Self::Status => "/api/v1/keys/{slave_SAE_ID}/status",
@@ -48,26 +48,25 @@ impl Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route<'p> {
     /// The call.
-    pub call: Call,
+    pub call: SaeCall,
     raw_id: &'p str,
 }
 
 impl<'p> Route<'p> {
-    /// Takes a raw path apart; one trailing slash is accepted. `None` for any other path.
+    /// Parses a raw path; one trailing slash is accepted. `None` if it names no call.
     pub fn parse(raw_path: &'p str) -> Option<Self> {
         let rest = raw_path.strip_prefix("/api/v1/keys/")?;
         let (raw_id, call) = rest.strip_suffix('/').unwrap_or(rest).split_once('/')?;
         let call = match call {
-            "status" => Call::Status,
-            "enc_keys" => Call::EncKeys,
-            "dec_keys" => Call::DecKeys,
+            "status" => SaeCall::Status,
+            "enc_keys" => SaeCall::EncKeys,
+            "dec_keys" => SaeCall::DecKeys,
             _ => return None,
         };
         Some(Self { call, raw_id })
     }
 
-    /// The ID. A `%` without two hexadecimal digits stands for itself, since a client in the field does not
-    /// escape IDs.
+    /// The ID. A `%` without two hexadecimal digits stands for itself, since a known client does not escape IDs.
     ///
     /// # Errors
     /// 400 when it is not UTF-8.
@@ -81,7 +80,7 @@ impl<'p> Route<'p> {
 mod tests {
     use super::*;
 
-    fn id_of(path: &str) -> Option<(Call, String)> {
+    fn id_of(path: &str) -> Option<(SaeCall, String)> {
         let route = Route::parse(path)?;
         Some((route.call, route.id().unwrap().into_owned()))
     }
@@ -89,15 +88,15 @@ mod tests {
     #[test]
     fn the_id_is_one_segment_decoded_once() {
         for (path, call, id) in [
-            ("/api/v1/keys/bob/status", Call::Status, "bob"),
-            ("/api/v1/keys/bob/enc_keys/", Call::EncKeys, "bob"),
-            ("/api/v1/keys/a%2Fb%20%C3%A9/dec_keys", Call::DecKeys, "a/b é"),
-            ("/api/v1/keys/%252F/status", Call::Status, "%2F"),
-            ("/api/v1/keys/host:8443+1/status", Call::Status, "host:8443+1"),
-            ("/api/v1/keys/50%/status", Call::Status, "50%"),
-            ("/api/v1/keys/../status", Call::Status, ".."),
-            ("/api/v1/keys//status", Call::Status, ""),
-            ("/api/v1/keys/status/status", Call::Status, "status"),
+            ("/api/v1/keys/bob/status", SaeCall::Status, "bob"),
+            ("/api/v1/keys/bob/enc_keys/", SaeCall::EncKeys, "bob"),
+            ("/api/v1/keys/a%2Fb%20%C3%A9/dec_keys", SaeCall::DecKeys, "a/b é"),
+            ("/api/v1/keys/%252F/status", SaeCall::Status, "%2F"),
+            ("/api/v1/keys/host:8443+1/status", SaeCall::Status, "host:8443+1"),
+            ("/api/v1/keys/50%/status", SaeCall::Status, "50%"),
+            ("/api/v1/keys/../status", SaeCall::Status, ".."),
+            ("/api/v1/keys//status", SaeCall::Status, ""),
+            ("/api/v1/keys/status/status", SaeCall::Status, "status"),
         ] {
             assert_eq!(id_of(path), Some((call, id.to_owned())), "{path}");
         }

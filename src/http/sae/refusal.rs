@@ -1,4 +1,4 @@
-//! From a failure of delivery to its status, sentence and code; the one place that logs its causes.
+//! The status, sentence and code of each failure of delivery. Their causes are logged here and nowhere else.
 
 use kme::causes;
 use serde_json::{Map, Value, json};
@@ -9,11 +9,11 @@ use crate::http::error::ApiError;
 use crate::store::StoreError;
 use crate::supply::SupplyError;
 
-/// What a client should wait when work is queued up.
+/// `Retry-After` when work is queued up.
 const BUSY_RETRY_SECS: u32 = 1;
-/// What a client should wait for another machine to come back.
+/// `Retry-After` when another machine does not answer.
 const OUTAGE_RETRY_SECS: u32 = 5;
-/// What a client should wait for an operator.
+/// `Retry-After` when an operator has to act.
 const OPERATOR_RETRY_SECS: u32 = 30;
 
 /// The answer to a request that was not served.
@@ -31,7 +31,7 @@ pub(super) fn answer(failure: DeliveryError) -> ApiError {
 fn refused(refusal: Refusal) -> ApiError {
     let mut answer = ApiError::bad_request(refusal.code(), refusal.to_string());
     if let Refusal::UnsupportedExtensions { names } = refusal {
-        // Names only: the values are the caller's business and may be of any size.
+        // Names only: values may be of any size.
         let groups: Vec<Value> = names
             .into_iter()
             .map(|group| {
@@ -49,7 +49,7 @@ fn supply(failure: &SupplyError) -> ApiError {
             ("peer_unavailable", format!("KME {kme} does not answer"), OUTAGE_RETRY_SECS)
         }
         SupplyError::PeerBusy { .. } => ("peer_busy", failure.to_string(), OUTAGE_RETRY_SECS),
-        // The peer's reason is for operators; it goes to the log only.
+        // The peer's reason is for operators: it goes to the log only.
         SupplyError::PeerRefused { kme, .. } => {
             ("peer_refused", format!("KME {kme} refused the keys"), OPERATOR_RETRY_SECS)
         }

@@ -1,10 +1,10 @@
 //! ETSI GS QKD 014 over HTTP: real stores, a source of keys that counts, certificates forged.
 
-mod at_once;
 mod authorisation;
 mod dec_keys;
 mod edge;
 mod enc_keys;
+mod from_memory;
 mod identity;
 mod openapi;
 mod qkd014_client;
@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use mtls::identity::{ClientIdentity, Identity};
+use mtls::{ConnectionService as _, ListenerService as _};
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
@@ -32,13 +33,13 @@ const NOT_FOUND: &str = "one or more keys specified are not found on KME";
 
 /// What a client gets.
 #[derive(Debug)]
-struct Answer {
+struct TestAnswer {
     status: StatusCode,
     headers: HeaderMap,
     text: String,
 }
 
-impl Answer {
+impl TestAnswer {
     fn json(&self) -> Value {
         assert_eq!(self.headers[header::CONTENT_TYPE], "application/json", "{self:?}");
         assert_eq!(self.headers[header::CACHE_CONTROL], "no-store", "{self:?}");
@@ -94,18 +95,18 @@ impl Net {
     }
 
     /// Sends a request as the SAE `caller` to the site where it lives.
-    async fn call(&self, caller: &str, request: http::request::Builder, body: impl Into<Body>) -> Answer {
+    async fn call(&self, caller: &str, request: http::request::Builder, body: impl Into<Body>) -> TestAnswer {
         let api = if ["bob", "carol", "b/o b%é"].contains(&caller) { &self.b } else { &self.a };
         let identity = Identity::Sae(testkit::authenticated_sae(caller));
         let request = request.extension(ClientIdentity::new(Ok(identity)));
         answer(api, request.body(body.into()).unwrap()).await
     }
 
-    async fn get(&self, caller: &str, path: &str) -> Answer {
+    async fn get(&self, caller: &str, path: &str) -> TestAnswer {
         self.call(caller, Request::get(format!("/api/v1/keys/{path}")), Body::empty()).await
     }
 
-    async fn post(&self, caller: &str, path: &str, body: impl Into<Body>) -> Answer {
+    async fn post(&self, caller: &str, path: &str, body: impl Into<Body>) -> TestAnswer {
         let request = Request::post(format!("/api/v1/keys/{path}"));
         self.call(caller, request.header(header::CONTENT_TYPE, "application/json"), body).await
     }
@@ -117,7 +118,7 @@ impl Net {
         keys
     }
 
-    async fn dec(&self, caller: &str, path: &str, ids: &[&str]) -> Answer {
+    async fn dec(&self, caller: &str, path: &str, ids: &[&str]) -> TestAnswer {
         let ids: Vec<_> = ids.iter().map(|id| serde_json::json!({ "key_ID": id })).collect();
         let body = serde_json::json!({ "key_IDs": ids }).to_string();
         self.post(caller, &format!("{path}/dec_keys"), body).await
@@ -130,11 +131,15 @@ impl Net {
 }
 
 /// The client is whom the extensions of `request` name, else nobody.
-async fn answer(api: &SaeApi, request: Request<Body>) -> Answer {
+async fn answer(api: &SaeApi, request: Request<Body>) -> TestAnswer {
     let client = request.extensions().get::<ClientIdentity>().cloned().unwrap_or_else(ClientIdentity::none);
-    let (parts, body) = api.to(client).answer(request).await.into_parts();
+    let (parts, body) = api.open(client).answer(request).await.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
-    Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    TestAnswer {
+        status: parts.status,
+        headers: parts.headers,
+        text: String::from_utf8(bytes.to_vec()).unwrap(),
+    }
 }
 
 /// A path as it is written in a URL.

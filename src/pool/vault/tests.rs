@@ -2,7 +2,7 @@ use kme::{ManualClock, OsRandom};
 
 use super::*;
 
-const WORDS: usize = POOL_WORDS_MIN;
+const WORDS: usize = MIN_POOL_WORDS;
 const POOL_BYTES: u64 = 8 * WORDS as u64;
 
 fn limits() -> VaultLimits {
@@ -10,7 +10,7 @@ fn limits() -> VaultLimits {
         memory_max_bytes: 4 * POOL_BYTES,
         owner_memory_max_bytes: 3 * POOL_BYTES,
         pools_max: 16,
-        words_min: POOL_WORDS_MIN,
+        words_min: MIN_POOL_WORDS,
         words_max: 1 << 16,
         ttl_max: Duration::from_mins(10),
         readers_max: 4,

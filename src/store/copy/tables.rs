@@ -1,4 +1,4 @@
-//! The tables that make a store, as a copy sees them: columns, the order of their rows, which rows are of use.
+//! The tables of a store, for a copy: columns, order of rows, which rows are live.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,10 @@ use kme::Timestamp;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::super::dialect::{Dialect, Link};
-use super::super::error::StoreError;
+use crate::store::connection::{Dialect, Link};
+use crate::store::error::StoreError;
 
-/// Rows that are read and written at once.
+/// Rows that one statement reads or writes.
 pub(super) const PAGE_ROWS: usize = 200;
 /// The table with sealed material.
 pub(super) const KEY_MATERIAL: &str = "keys";
@@ -23,9 +23,9 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     Text(String),
     Number(i64),
-    /// Of a column that holds bytes.
+    /// NULL in a column of bytes.
     NoBytes,
-    /// Of a column that holds numbers.
+    /// NULL in a column of numbers.
     NoNumber,
 }
 
@@ -41,16 +41,16 @@ enum Kind {
 pub(super) struct Table {
     pub(super) name: &'static str,
     columns: &'static [(&'static str, Kind)],
-    /// How many of the columns, from the first, are the key.
+    /// How many of the first columns are the primary key.
     key: usize,
-    /// Which rows are of use at the time `$1`.
+    /// Which rows are live at the time `$1`.
     live: &'static str,
 }
 
 const BATCH_IS_LIVE: &str =
     "EXISTS (SELECT 1 FROM batches b WHERE b.batch_id = t.batch_id AND b.expires_at_ms > $1)";
 
-/// In the order that references allow. `commit_marks` belong to the writers of one database.
+/// In the order of their references. Not `commit_marks`, which belong to the writers of one database.
 pub(super) const TABLES: &[Table] = &[
     Table {
         name: "data_keys",
@@ -128,7 +128,7 @@ pub(super) const TABLES: &[Table] = &[
 ];
 
 impl Table {
-    /// The key of a row: where the next page begins.
+    /// The primary key of a row, after which the next page begins.
     pub(super) fn key_of(&self, row: &Row) -> Row {
         row.iter().take(self.key).cloned().collect()
     }
@@ -143,7 +143,7 @@ impl Table {
         Ok(count.unsigned_abs())
     }
 
-    /// The rows of use that follow the one with the key `after`, in the same order on every database.
+    /// The next live rows after the key `after`, in the same order on every database.
     pub(super) async fn page(
         &self,
         link: &mut Link,
@@ -173,7 +173,7 @@ impl Table {
         }
     }
 
-    /// Text is compared by its bytes: the orders of other collations differ between databases.
+    /// Compares text by its bytes; other collations differ between databases.
     fn select(&self, dialect: Dialect, has_after: bool) -> String {
         let names: Vec<String> = self.columns.iter().map(|(name, _)| format!("t.{name}")).collect();
         let key: Vec<String> = self

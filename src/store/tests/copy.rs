@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use testkit::needs;
 
 const DIRECTIONS: [(Kind, Kind); 4] = [
     (Kind::Sqlite, Kind::Postgres),
@@ -106,6 +107,7 @@ impl Full {
 
 #[tokio::test]
 async fn a_copy_in_any_direction_holds_what_the_store_held_and_every_seal_opens() {
+    needs!(Postgres);
     for (from, to) in DIRECTIONS {
         let site = Site::on(from);
         let full = Full::fill(&site).await;
@@ -124,6 +126,7 @@ async fn a_copy_in_any_direction_holds_what_the_store_held_and_every_seal_opens(
 
 #[tokio::test]
 async fn what_has_expired_stays_behind() {
+    needs!(Postgres);
     for (from, to) in DIRECTIONS {
         let site = Site::on(from);
         Full::fill(&site).await;
@@ -135,6 +138,7 @@ async fn what_has_expired_stays_behind() {
 
 #[tokio::test]
 async fn a_store_that_a_daemon_uses_is_neither_copied_nor_copied_to() {
+    needs!(Postgres);
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let site = Site::on(kind);
         let batch = Sample::to_bob(3).stored(&site.open().await).await;
@@ -152,6 +156,7 @@ async fn a_store_that_a_daemon_uses_is_neither_copied_nor_copied_to() {
 
 #[tokio::test]
 async fn a_target_that_has_anything_is_refused_and_stays_as_it_is() {
+    needs!(Postgres);
     for (from, to) in DIRECTIONS {
         let site = Site::on(from);
         Full::fill(&site).await;
@@ -162,7 +167,7 @@ async fn a_target_that_has_anything_is_refused_and_stays_as_it_is() {
         let error = copy(&site, &target).await.unwrap_err().to_string();
         assert!(error.contains("the target is not empty"), "{error}");
         let store = target.open().await;
-        assert_eq!(store.counts().await.unwrap().batches, 1);
+        assert_eq!(counts(&store).await.batches, 1);
         Ask::by("bob").gets(&store, &there.ids()).await;
         store.close().await;
     }
@@ -171,6 +176,7 @@ async fn a_target_that_has_anything_is_refused_and_stays_as_it_is() {
 /// What cannot be opened is not carried on in silence, and nothing is left half done.
 #[tokio::test]
 async fn a_seal_that_does_not_open_or_a_kek_that_is_not_given_leaves_the_target_empty() {
+    needs!(Postgres);
     for (from, to) in DIRECTIONS {
         let site = Site::on(from);
         let full = Full::fill(&site).await;
@@ -187,13 +193,14 @@ async fn a_seal_that_does_not_open_or_a_kek_that_is_not_given_leaves_the_target_
         let error = copy(&site, &target).await.unwrap_err();
         assert!(matches!(error, StoreError::Corrupt { table: "keys", .. }), "{error:?}");
         let store = target.open().await;
-        assert_eq!(store.counts().await.unwrap(), Counts::default());
+        assert_eq!(counts(&store).await, Counts::default());
         store.close().await;
     }
 }
 
 #[tokio::test]
 async fn a_source_that_is_not_there_is_not_made() {
+    needs!(Postgres);
     let site = Site::on(Kind::Sqlite);
     let error = copy(&site, &target_of(&site, Kind::Postgres)).await.unwrap_err().to_string();
     assert!(error.contains("there is no database"), "{error}");
@@ -203,6 +210,7 @@ async fn a_source_that_is_not_there_is_not_made() {
 /// The statements that `docs/deployment.md` gives for an old state that was restored.
 #[tokio::test]
 async fn a_restored_state_gives_nothing_after_the_documented_statements() {
+    needs!(Postgres);
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deployment.md")).unwrap();
     let statements = text.split("```sql\n").nth(1).unwrap().split("```").next().unwrap().to_owned();

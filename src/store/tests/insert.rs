@@ -4,19 +4,19 @@ use super::*;
 
 #[tokio::test]
 async fn the_same_content_again_changes_nothing_even_after_retrievals() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to_bob(3).stored(&store).await;
     assert_eq!(batch.insert(&store).await.unwrap(), Inserted::AlreadyStored);
     Ask::by("bob").gets(&store, &batch.ids()).await;
     assert_eq!(batch.insert(&store).await.unwrap(), Inserted::AlreadyStored);
     Ask::by("bob").finds_nothing(&store, &batch.ids()).await;
-    assert_eq!(store.counts().await.unwrap(), Counts { batches: 1, keys: 0 });
+    assert_eq!(counts(&store).await, Counts { batches: 1, keys: 0 });
 }
 
 #[tokio::test]
 async fn other_content_under_the_same_batch_id_is_a_conflict() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let mut batch = Sample::to_bob(2).stored(&store).await;
     batch.content = ContentDigest([8; 32]);
@@ -28,20 +28,20 @@ async fn other_content_under_the_same_batch_id_is_a_conflict() {
 
 #[tokio::test]
 async fn a_key_id_in_use_is_a_conflict_and_stores_nothing_of_the_batch() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let first = Sample::to_bob(2).stored(&store).await;
     let mut second = Sample::to_bob(2);
     let id = first.ids()[1];
     second.keys.push(Key { id, material: material(id) });
     assert_eq!(second.insert(&store).await.unwrap(), Inserted::Conflict);
-    assert_eq!(store.counts().await.unwrap(), Counts { batches: 1, keys: 2 });
+    assert_eq!(counts(&store).await, Counts { batches: 1, keys: 2 });
     Ask::by("bob").gets(&store, &first.ids()).await;
 }
 
 #[tokio::test]
 async fn batches_of_every_size_come_back_whole() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     for count in [1, 2, 127, 2000] {
         let batch = Sample::to_bob(count).stored(&store).await;
@@ -53,7 +53,7 @@ async fn batches_of_every_size_come_back_whole() {
 
 #[tokio::test]
 async fn a_malformed_batch_is_refused_as_misuse() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let empty = Sample::to_bob(0);
     let mut twice = Sample::to_bob(1);
@@ -65,12 +65,12 @@ async fn a_malformed_batch_is_refused_as_misuse() {
     for batch in [empty, twice, uneven, nobody] {
         assert!(matches!(batch.insert(&store).await, Err(StoreError::Misuse(_))));
     }
-    assert_eq!(store.counts().await.unwrap(), Counts::default());
+    assert_eq!(counts(&store).await, Counts::default());
 }
 
 #[tokio::test]
 async fn jobs_that_share_a_commit_do_not_fail_for_one_another() {
-    let site = site();
+    let site = site!();
     let store = Arc::new(site.open().await);
     // A statement that fails inside the shared transaction, among good ones.
     let mut good = tokio::task::JoinSet::new();
@@ -78,7 +78,7 @@ async fn jobs_that_share_a_commit_do_not_fail_for_one_another() {
         let store = Arc::clone(&store);
         good.spawn(async move {
             if index == 10 {
-                assert!(store.on_writer("INSERT INTO no_such_table VALUES (1)").await.is_err());
+                assert!(on_writer(&store, "INSERT INTO no_such_table VALUES (1)").await.is_err());
             } else {
                 Sample::to_bob(2).stored(&store).await;
             }
@@ -87,5 +87,5 @@ async fn jobs_that_share_a_commit_do_not_fail_for_one_another() {
     while let Some(result) = good.join_next().await {
         result.unwrap();
     }
-    assert_eq!(store.counts().await.unwrap(), Counts { batches: 19, keys: 38 });
+    assert_eq!(counts(&store).await, Counts { batches: 19, keys: 38 });
 }

@@ -1,11 +1,12 @@
 //! The store's rules. Each of them is held on both databases: the files of rules are modules of `on_sqlite` and of
-//! `on_postgres`, where `site()` makes a new, empty database of that kind.
+//! `on_postgres`, where `site!()` makes a new, empty database of that kind.
 
 mod copy;
 #[expect(clippy::duplicate_mod, reason = "the same rules on both databases")]
 mod on_postgres;
 mod on_sqlite;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
 use testkit::postgres::Server;
 
+use super::testing::{Counts, counts};
 use super::*;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
@@ -26,7 +28,7 @@ pub(super) enum Kind {
     Postgres,
 }
 
-/// A site's database, files and clock, which outlive the store that is open on them.
+/// A site's database, files and clock. Stores are opened on it one after the other, or together.
 pub(super) struct Site {
     dir: tempfile::TempDir,
     url: String,
@@ -65,12 +67,12 @@ impl Site {
         self.try_open("one.kek").await.unwrap()
     }
 
-    /// A connection beside the store, to look at and to spoil what it stored.
+    /// A connection of the test itself, to read or spoil what is stored.
     pub(super) async fn sql(&self) -> Link {
         Address::parse(&self.url).unwrap().connect().await.unwrap()
     }
 
-    /// Spoils the sealed keys for which `condition` holds of `id`.
+    /// Overwrites the sealed keys of the rows that meet `condition`, which has `id` as `$1`.
     pub(super) async fn spoil(&self, condition: &'static str, id: &[u8; 16]) {
         let mut link = self.sql().await;
         let zeros = match link.dialect() {
@@ -84,6 +86,27 @@ impl Site {
             }
         }
     }
+}
+
+/// Runs a statement in a transaction of a writer, as a job among others.
+struct Raw(&'static str);
+
+impl Verb for Raw {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<(), StoreError> {
+        sqlx::raw_sql(self.0).execute(&mut **link).await?;
+        Ok(())
+    }
+}
+
+/// Runs `statement` on the connection of a writer.
+pub(super) async fn on_writer(store: &Store, statement: &'static str) -> Result<(), StoreError> {
+    store.call(Raw(statement)).await
 }
 
 pub(super) fn sae(id: &str) -> SaeId {
@@ -141,7 +164,7 @@ impl Sample {
         self.keys.iter().map(|key| key.id).collect()
     }
 
-    /// For the store, as made at the start and gone an hour later.
+    /// Calls `work` with the batch: made at the start, expired an hour later.
     pub(super) async fn with_batch<T>(&self, work: impl AsyncFnOnce(&NewBatch<'_>) -> T) -> T {
         work(&NewBatch {
             batch_id: self.batch_id,
@@ -183,7 +206,7 @@ impl Sample {
     }
 }
 
-/// Material that a test can tell from its ID alone.
+/// Material that follows from the ID, so that a test can check it.
 pub(super) fn material(id: KeyId) -> KeyMaterial {
     let mut bytes = [0x5a; 32];
     bytes[..16].copy_from_slice(id.as_bytes());

@@ -6,6 +6,14 @@ fn site() -> Site {
     Site::on(Kind::Postgres)
 }
 
+/// A test's own site; the test is left out where there is no Postgres.
+macro_rules! site {
+    () => {{
+        testkit::needs!(Postgres);
+        super::site()
+    }};
+}
+
 #[path = "durability.rs"]
 mod durability;
 #[path = "insert.rs"]

@@ -6,6 +6,13 @@ fn site() -> Site {
     Site::on(Kind::Sqlite)
 }
 
+/// A test's own site.
+macro_rules! site {
+    () => {
+        super::site()
+    };
+}
+
 #[path = "durability.rs"]
 mod durability;
 mod files;

@@ -24,7 +24,7 @@ fn set_of(ids: &[KeyId]) -> HashSet<KeyId> {
 
 #[tokio::test]
 async fn a_block_is_leased_once_whole_and_across_restarts() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let sample = Sample::to_bob(5).ready(&store, true).await;
     assert_eq!(count(&store).await, 5);
@@ -43,7 +43,7 @@ async fn a_block_is_leased_once_whole_and_across_restarts() {
 
 #[tokio::test]
 async fn two_daemons_on_one_database_never_lease_the_same_block() {
-    let site = site();
+    let site = site!();
     let (one, two) = (site.open().await, site.open().await);
     for _ in 0..20 {
         Sample::to_bob(2).ready(&one, true).await;
@@ -60,7 +60,7 @@ async fn two_daemons_on_one_database_never_lease_the_same_block() {
 
 #[tokio::test]
 async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let sample = Sample::to_bob(4).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();
@@ -80,13 +80,14 @@ async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
 
 #[tokio::test]
 async fn a_key_that_was_voided_or_retrieved_while_it_was_ready_is_not_leased() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let end = START.plus(HOUR);
+    let voided = Sample::to_bob(4).ready(&store, true).await;
     let sample = Sample::to_bob(5).ready(&store, true).await;
     let other = Sample::to_bob(3).ready(&store, true).await;
-    let (voided, retrieved) = (sample.ids()[1], sample.ids()[3]);
-    store.void(&sample.source, sample.batch_id, &[voided], end).await.unwrap();
+    let retrieved = sample.ids()[3];
+    store.void(&voided.source, voided.batch_id, &voided.ids()[..1], end).await.unwrap();
     let by_alice = Retrieval {
         caller: &sae("alice"),
         local: &sample.source,
@@ -97,29 +98,28 @@ async fn a_key_that_was_voided_or_retrieved_while_it_was_ready_is_not_leased() {
         patience: HOUR,
     };
     assert_eq!(store.retrieve(&by_alice).await.unwrap().len(), 1);
-    let left: HashSet<KeyId> =
-        sample.ids().into_iter().filter(|id| ![voided, retrieved].contains(id)).collect();
-    let leased: HashSet<KeyId> = lease(&store, 2).await.iter().flat_map(ids_of).collect();
+    let left: HashSet<KeyId> = sample.ids().into_iter().filter(|id| *id != retrieved).collect();
+    let leased: HashSet<KeyId> = lease(&store, 3).await.iter().flat_map(ids_of).collect();
     assert_eq!(leased, left.union(&set_of(&other.ids())).copied().collect());
 }
 
 #[tokio::test]
 async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     Sample::to_bob(3).ready(&store, false).await;
-    assert_eq!(store.counts().await.unwrap().keys, 3);
+    assert_eq!(counts(&store).await.keys, 3);
     let leased = lease(&store, 1).await.pop().unwrap();
     assert!(!leased.is_stored);
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
     Sample::to_bob(3).ready(&store, true).await;
     assert!(lease(&store, 1).await[0].is_stored);
-    assert_eq!(store.counts().await.unwrap().keys, 3, "the master may still retrieve these");
+    assert_eq!(counts(&store).await.keys, 3, "the master may still retrieve these");
 }
 
 #[tokio::test]
 async fn a_voided_batch_is_not_leased_and_not_given_back() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let sample = Sample::to_bob(2).ready(&store, true).await;
     store.void(&sample.source, sample.batch_id, &[], START.plus(HOUR)).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_voided_batch_is_not_leased_and_not_given_back() {
 
 #[tokio::test]
 async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     Sample::to_bob(2).ready(&store, true).await;
     site.clock.advance(HALF);
@@ -150,12 +150,12 @@ async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
     assert_eq!(store.sweep(10).await.unwrap().ready_blocks, 1);
     site.clock.advance(HALF);
     while store.sweep(10).await.unwrap().any() {}
-    assert_eq!(store.counts().await.unwrap(), Counts::default());
+    assert_eq!(counts(&store).await, Counts::default());
 }
 
 #[tokio::test]
 async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let spoiled = Sample::to_bob(2).ready(&store, true).await;
     let good = Sample::to_bob(2).ready(&store, true).await;
@@ -165,30 +165,30 @@ async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
 }
 
 #[tokio::test]
-async fn a_commit_that_nobody_saw_is_withdrawn_only_while_none_of_its_keys_was_leased() {
-    let site = site();
+async fn a_commit_that_nobody_saw_is_voided_only_while_none_of_its_keys_was_leased() {
+    let site = site!();
     let store = site.open().await;
     let end = START.plus(HOUR);
     let untouched = Sample::to_bob(2).ready(&store, true).await;
     let leased = Sample::to_bob(2).ready(&store, true).await;
-    let withdraw =
-        async |sample: &Sample| store.withdraw(&sample.source, sample.batch_id, end).await.unwrap();
-    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided);
-    assert_eq!(withdraw(&untouched).await, Withdrawn::Voided, "again");
+    let void =
+        async |sample: &Sample| store.void_unless_leased(&sample.source, sample.batch_id, end).await.unwrap();
+    assert_eq!(void(&untouched).await, ReadyVoid::Voided);
+    assert_eq!(void(&untouched).await, ReadyVoid::Voided, "again");
     assert_eq!(lease(&store, 2).await.len(), 1);
-    assert_eq!(withdraw(&leased).await, Withdrawn::InUse);
+    assert_eq!(void(&leased).await, ReadyVoid::InUse);
     // It never came: should it still, it is refused.
     let late = Sample::to_bob(2);
-    assert_eq!(withdraw(&late).await, Withdrawn::Voided);
+    assert_eq!(void(&late).await, ReadyVoid::Voided);
     assert_eq!(late.insert(&store).await.unwrap(), Inserted::Voided);
     let expired = Sample::to_bob(2).ready(&store, true).await;
     site.clock.advance(HOUR);
-    assert_eq!(withdraw(&expired).await, Withdrawn::InUse, "nobody can tell after the expiry");
+    assert_eq!(void(&expired).await, ReadyVoid::InUse, "nobody can tell after the expiry");
 }
 
 #[tokio::test]
 async fn what_is_given_back_in_part_counts_as_in_use() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let sample = Sample::to_bob(3).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();
@@ -200,6 +200,6 @@ async fn what_is_given_back_in_part_counts_as_in_use() {
         key_ids: &sample.ids()[1..],
     };
     store.give_back(&[back]).await.unwrap();
-    let withdrawn = store.withdraw(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
-    assert_eq!(withdrawn, Withdrawn::InUse);
+    let outcome = store.void_unless_leased(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
+    assert_eq!(outcome, ReadyVoid::InUse);
 }

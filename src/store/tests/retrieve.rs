@@ -1,11 +1,10 @@
 //! Who may retrieve a key, and how often.
 
 use super::*;
-use crate::store::turn::Turn;
 
 #[tokio::test]
 async fn a_slave_gets_its_keys_once_in_the_order_asked() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(3).stored(&store).await.ids();
     let order = [ids[2], ids[0]];
@@ -13,12 +12,12 @@ async fn a_slave_gets_its_keys_once_in_the_order_asked() {
     Ask::by("bob").finds_nothing(&store, &[ids[0]]).await;
     Ask::by("bob").finds_nothing(&store, &[ids[1], ids[2]]).await;
     Ask::by("bob").gets(&store, &[ids[1]]).await;
-    assert_eq!(store.counts().await.unwrap().keys, 0, "rows are erased");
+    assert_eq!(counts(&store).await.keys, 0, "rows are erased");
 }
 
 #[tokio::test]
 async fn a_foreign_key_is_not_entitled_before_anything_is_missing() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     let unknown = KeyId::draw(&OsRandom).unwrap();
@@ -30,7 +29,7 @@ async fn a_foreign_key_is_not_entitled_before_anything_is_missing() {
 
 #[tokio::test]
 async fn one_foreign_key_among_own_ones_refuses_all_and_uses_up_none() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let own = Sample::to_bob(1).stored(&store).await.ids();
     let foreign = Sample::to(&[to_sae("carol")], 1).stored(&store).await.ids();
@@ -41,7 +40,7 @@ async fn one_foreign_key_among_own_ones_refuses_all_and_uses_up_none() {
 
 #[tokio::test]
 async fn keys_that_were_touched_under_other_rules_are_not_fresh() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let sample = Sample::to_bob(4).stored(&store).await;
     let ids = sample.ids();
@@ -59,7 +58,7 @@ async fn keys_that_were_touched_under_other_rules_are_not_fresh() {
 
 #[tokio::test]
 async fn a_refused_retrieval_costs_those_that_share_its_commit_nothing() {
-    let site = site();
+    let site = site!();
     let store = Arc::new(site.open().await);
     let ids = Sample::to_bob(60).stored(&store).await.ids();
     let mut asked = tokio::task::JoinSet::new();
@@ -84,26 +83,26 @@ async fn a_refused_retrieval_costs_those_that_share_its_commit_nothing() {
             Ask::by("bob").finds_nothing(&store, &[id]).await;
         }
     }
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
 }
 
 #[tokio::test]
 async fn each_slave_of_a_multicast_key_retrieves_it_once_and_the_last_erases_it() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 1).stored(&store).await.ids();
     Ask::by("bob").gets(&store, &ids).await;
-    assert_eq!(store.counts().await.unwrap().keys, 1);
+    assert_eq!(counts(&store).await.keys, 1);
     Ask::by("bob").finds_nothing(&store, &ids).await;
     Ask::by("eve").is_not_entitled(&store, &ids).await;
     Ask::by("carol").gets(&store, &ids).await;
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
     Ask::by("carol").finds_nothing(&store, &ids).await;
 }
 
 #[tokio::test]
 async fn a_key_for_the_site_goes_to_one_sae_of_it() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to(&[to_kme("site-b")], 2).stored(&store).await.ids();
     Ask::by("bob").gets(&store, &ids[..1]).await;
@@ -113,7 +112,7 @@ async fn a_key_for_the_site_goes_to_one_sae_of_it() {
 
 #[tokio::test]
 async fn what_is_addressed_to_the_caller_is_used_before_what_is_addressed_to_its_site() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let parties = [to_kme("site-b"), to_sae("bob")];
     let ids = Sample::to(&parties, 1).stored(&store).await.ids();
@@ -130,7 +129,7 @@ async fn what_is_addressed_to_the_caller_is_used_before_what_is_addressed_to_its
 
 #[tokio::test]
 async fn the_path_of_a_slave_names_the_master_or_its_kme() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(2).stored(&store).await.ids();
     for wrong in [to_sae("dave"), to_sae("site-a"), to_kme("alice"), to_kme("site-b")] {
@@ -143,7 +142,7 @@ async fn the_path_of_a_slave_names_the_master_or_its_kme() {
 
 #[tokio::test]
 async fn the_path_of_a_master_names_a_recipient_or_its_kme() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let mut batch = Sample::to(&[to_sae("erin")], 2);
     batch.recipients[0].kme = kme("site-c");
@@ -159,7 +158,7 @@ async fn the_path_of_a_master_names_a_recipient_or_its_kme() {
 
 #[tokio::test]
 async fn within_the_replay_window_only_the_same_caller_repeats() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to(&[to_kme("site-b")], 1).stored(&store).await.ids();
     let window = Duration::from_secs(30);
@@ -173,12 +172,12 @@ async fn within_the_replay_window_only_the_same_caller_repeats() {
     site.clock.advance(Duration::from_secs(1));
     bob.finds_nothing(&store, &ids).await;
     assert_eq!(store.sweep(100).await.unwrap().keys, 1);
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
 }
 
 #[tokio::test]
 async fn a_key_with_a_retrieval_left_outlives_the_replay_window() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 1).stored(&store).await.ids();
     let window = Duration::from_secs(30);
@@ -194,7 +193,7 @@ async fn a_key_with_a_retrieval_left_outlives_the_replay_window() {
 
 #[tokio::test]
 async fn until_expiry_keys_are_repeated_until_they_expire() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     let bob = Ask::by("bob").until_expiry();
@@ -209,7 +208,7 @@ async fn until_expiry_keys_are_repeated_until_they_expire() {
 
 #[tokio::test]
 async fn an_expired_key_is_missing_for_everyone_before_any_sweep() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(2).stored(&store).await.ids();
     site.clock.advance(Duration::from_millis(3_599_999));
@@ -221,7 +220,7 @@ async fn an_expired_key_is_missing_for_everyone_before_any_sweep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_concurrent_retrievals_of_a_key_exactly_one_succeeds() {
-    let site = site();
+    let site = site!();
     let store = Arc::new(site.open().await);
     for _ in 0..5 {
         let ids = Sample::to_bob(2).stored(&store).await.ids();
@@ -244,7 +243,7 @@ async fn of_many_concurrent_retrievals_of_a_key_exactly_one_succeeds() {
 
 #[tokio::test]
 async fn two_stores_on_one_database_give_a_key_to_one_caller() {
-    let site = site();
+    let site = site!();
     let (one, two) = (site.open().await, site.open().await);
     let ids = Sample::to_bob(1).stored(&one).await.ids();
     let bob = Ask::by("bob");
@@ -254,7 +253,7 @@ async fn two_stores_on_one_database_give_a_key_to_one_caller() {
 
 #[tokio::test]
 async fn a_caller_that_is_gone_before_the_commit_uses_up_nothing() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     // A current-thread runtime: one poll queues the job, and the writer runs only after the drop.
@@ -269,19 +268,9 @@ async fn a_caller_that_is_gone_before_the_commit_uses_up_nothing() {
     bob.gets(&store, &ids).await;
 }
 
-#[test]
-fn a_retrieval_whose_commit_has_begun_cannot_be_given_up() {
-    let turn = Turn::default();
-    assert!(turn.claim() && turn.claim());
-    assert!(!turn.give_up());
-    let turn = Turn::default();
-    assert!(turn.give_up() && turn.give_up() && turn.is_given_up());
-    assert!(!turn.claim());
-}
-
 #[tokio::test]
 async fn no_ids_too_many_ids_and_repeated_ids_are_misuse() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let id = KeyId::draw(&OsRandom).unwrap();
     for ids in [vec![], vec![id, id], vec![id; MAX_KEYS_PER_RETRIEVAL + 1]] {
@@ -292,7 +281,7 @@ async fn no_ids_too_many_ids_and_repeated_ids_are_misuse() {
 
 #[tokio::test]
 async fn a_key_that_is_asked_for_before_it_arrives_is_missing_then_and_there_later() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let sample = Sample::to_bob(2);
     Ask::by("bob").finds_nothing(&store, &sample.ids()).await;
@@ -303,7 +292,7 @@ async fn a_key_that_is_asked_for_before_it_arrives_is_missing_then_and_there_lat
 
 #[tokio::test]
 async fn whoever_is_told_that_the_store_is_busy_has_used_up_nothing_also_later() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     let mut other = site.sql().await;

@@ -8,7 +8,7 @@ async fn void(store: &Store, batch: &Sample, source: &str, ids: &[KeyId]) -> Voi
 
 #[tokio::test]
 async fn voided_keys_are_missing_and_retrieved_ones_are_kept() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to_bob(3).stored(&store).await;
     let ids = batch.ids();
@@ -20,12 +20,12 @@ async fn voided_keys_are_missing_and_retrieved_ones_are_kept() {
     Ask::by("bob").finds_nothing(&store, &ids[1..2]).await;
     Ask::by("eve").finds_nothing(&store, &ids[1..2]).await;
     Ask::by("bob").gets(&store, &ids[2..]).await;
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
 }
 
 #[tokio::test]
 async fn a_key_that_one_of_two_slaves_has_is_kept_for_the_other() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to(&[to_sae("bob"), to_sae("carol")], 2).stored(&store).await;
     let ids = batch.ids();
@@ -38,7 +38,7 @@ async fn a_key_that_one_of_two_slaves_has_is_kept_for_the_other() {
 
 #[tokio::test]
 async fn a_voided_batch_is_refused_when_it_comes_again() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to_bob(2).stored(&store).await;
     let mut outcome = void(&store, &batch, "site-a", &[]).await;
@@ -52,7 +52,7 @@ async fn a_voided_batch_is_refused_when_it_comes_again() {
 
 #[tokio::test]
 async fn an_unknown_batch_leaves_a_tombstone_for_its_source_only() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to_bob(1);
     let ids = batch.ids();
@@ -68,7 +68,7 @@ async fn an_unknown_batch_leaves_a_tombstone_for_its_source_only() {
 
 #[tokio::test]
 async fn only_the_source_voids_and_only_keys_of_that_batch() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let batch = Sample::to_bob(1).stored(&store).await;
     let other = Sample::to_bob(1).stored(&store).await;
@@ -81,7 +81,7 @@ async fn only_the_source_voids_and_only_keys_of_that_batch() {
 
 #[tokio::test]
 async fn the_sweep_erases_expired_batches_in_bounded_chunks() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     Sample::to_bob(5).stored(&store).await;
     assert!(!store.sweep(100).await.unwrap().any());
@@ -89,12 +89,12 @@ async fn the_sweep_erases_expired_batches_in_bounded_chunks() {
     assert_eq!(store.sweep(3).await.unwrap(), Swept { keys: 3, ..Swept::default() });
     assert_eq!(store.sweep(3).await.unwrap(), Swept { keys: 2, batches: 1, ..Swept::default() });
     assert!(!store.sweep(3).await.unwrap().any());
-    assert_eq!(store.counts().await.unwrap(), Counts::default());
+    assert_eq!(counts(&store).await, Counts::default());
 }
 
 #[tokio::test]
 async fn a_piece_of_the_sweep_does_not_walk_through_all_that_has_expired() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     for _ in 0..3 {
         let ids = Sample::to_bob(1).stored(&store).await.ids();
@@ -115,7 +115,7 @@ async fn a_piece_of_the_sweep_does_not_walk_through_all_that_has_expired() {
 
 #[tokio::test]
 async fn the_sweep_erases_retrievals_with_their_key() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 2).stored(&store).await.ids();
     Ask::by("bob").gets(&store, &ids).await;
@@ -130,7 +130,7 @@ async fn the_sweep_erases_retrievals_with_their_key() {
 
 #[tokio::test]
 async fn data_keys_without_batches_are_swept_but_not_the_one_in_use() {
-    let site = site();
+    let site = site!();
     let store = site.open().await;
     Sample::to_bob(1).stored(&store).await;
     store.close().await;

@@ -3,8 +3,8 @@
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
 //! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
-//! never stand in the way of somebody who waits. Replicas share what the store has ready: one at a time refills a
-//! pair, and what a daemon remembers of the store's share is believed for a moment only.
+//! never stand in the way of somebody who waits. Replicas share what the store has ready: each counts it
+//! before it makes a batch, so that a pair which several refill at once may get a batch of each too many.
 
 mod blocks;
 mod demand;
@@ -34,10 +34,6 @@ use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, S
 
 /// Blocks that one lease takes at most.
 const LEASE_BLOCKS_MAX: u32 = 32;
-/// Pause of a pair after its first failed refill; doubles with each further one.
-const PAUSE_MIN: Duration = Duration::from_millis(250);
-/// Longest such pause, so that a reserve fills soon after the cause has gone.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The longest that a first look at a pair waits for its first keys.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
@@ -67,9 +63,6 @@ pub(super) trait Maker: Send + Sync {
 
     /// Whether the recipient's site answers, as far as is known.
     fn is_reachable(&self, recipient: &Recipient) -> bool;
-
-    /// Voids leased keys that nobody needs, in the background.
-    fn give_up(self: Arc<Self>, recipient: &Recipient, block: &LeasedBlock);
 
     /// The time.
     fn now(&self) -> Timestamp;
@@ -132,38 +125,8 @@ impl Reserve {
         Arc::new(Self { parts, settings, pairs, leased, wanted, is_closed })
     }
 
-    /// Hands out `number` keys of the pair; `None` when the reserve has nothing to do with such an order: too
-    /// many pairs, or demands that what is ready does not meet.
-    ///
-    /// # Errors
-    /// [`SupplyError`]; no key was handed out.
-    pub(super) async fn take(
-        self: &Arc<Self>,
-        master: &SaeId,
-        recipient: &Recipient,
-        number: usize,
-        demands: &Demands,
-    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
-        let Some(pair) = self.pair(master, recipient) else { return Ok(None) };
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        let taken = pair.take(number, demands, bounds, block, self.parts.maker.now());
-        if let Some(keys) = taken.keys {
-            self.look_ahead(&pair, taken.needs);
-            return Ok(Some(keys));
-        }
-        if *demands != Demands::default() {
-            return Ok(None);
-        }
-        let waiting = pair.wait_for(number);
-        let _turn = pair.turn.lock().await;
-        let keys = self.take_in_turn(&pair, number).await?;
-        drop(waiting);
-        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
-        Ok(Some(keys))
-    }
-
-    /// Hands out `number` keys of the pair that are in memory; `None` when they are not, or others wait for what is.
-    /// Then nothing happened, and [`Self::take`] is to be asked.
+    /// Hands out `number` keys of the pair that are in memory. `None`: they are not, or others wait for what is. Then
+    /// nothing happened, and the caller goes on with [`Self::lease_or_make`].
     pub(super) fn take_ready(
         self: &Arc<Self>,
         master: &SaeId,
@@ -177,6 +140,32 @@ impl Reserve {
             self.look_ahead(pair, needs);
             Some(keys)
         })?
+    }
+
+    /// Hands out `number` keys of the pair as soon as they are leased or made; those who asked earlier come first.
+    /// `None`: the reserve does not serve such an order (too many pairs, or keys with demands).
+    ///
+    /// # Errors
+    /// [`SupplyError`]; no key was handed out.
+    pub(super) async fn lease_or_make(
+        self: &Arc<Self>,
+        master: &SaeId,
+        recipient: &Recipient,
+        number: usize,
+        demands: &Demands,
+    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
+        let Some(pair) = self.pair(master, recipient) else { return Ok(None) };
+        pair.note_demand(number);
+        if *demands != Demands::default() {
+            return Ok(None);
+        }
+        let waiting = pair.wait_for(number);
+        let _first_in_queue = pair.queue.lock().await;
+        let keys = self.serve_first(&pair, number).await?;
+        drop(waiting);
+        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
+        Ok(Some(keys))
     }
 
     /// How many keys of the pair could be handed out this moment without making any. A pair that nobody asked
@@ -219,7 +208,8 @@ impl Reserve {
         }
     }
 
-    async fn take_in_turn(
+    /// Serves the caller that is first in the queue.
+    async fn serve_first(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
         number: usize,
@@ -231,11 +221,12 @@ impl Reserve {
             if let Some(keys) = pair.pop(number, &Demands::default(), self.parts.maker.now()) {
                 return Ok(keys);
             }
-            if pair.may_lease() {
-                let blocks = self.lease_blocks(pair, number);
-                if self.lease(pair, blocks).await? > 0 {
-                    continue;
-                }
+            if pair.may_lease() && self.lease(pair, self.lease_blocks(pair, number)).await? > 0 {
+                continue;
+            }
+            // A lease ahead of need may have taken the last ones a moment before.
+            if pair.in_hand(self.parts.maker.now()) >= number as u64 {
+                continue;
             }
             self.make_for_those_who_wait(pair, number).await?;
         }
@@ -251,12 +242,13 @@ impl Reserve {
                 return Err(SupplyError::Busy);
             }
             let leased = reserve.parts.store.lease(pair.as_ready(), blocks).await;
-            let leased = leased.map_err(super::order::not_stored)?;
+            let leased = leased.map_err(|error| SupplyError::of_store(&error))?;
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
             reserve.leased.fetch_add(keys, Ordering::Relaxed);
-            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
+            // In this order, so that nobody finds them neither here nor there.
             pair.push(leased);
+            pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
             Ok(count)
         };
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
@@ -318,14 +310,15 @@ impl Reserve {
         let _moving = pair.moving.lock().await;
         let now = self.parts.maker.now();
         let in_hand = pair.in_hand(now);
-        match self.parts.store.ready_count(pair.as_ready()).await {
-            Ok(stored) => {
-                pair.set_stored(stored, now);
-                stored + in_hand
-            }
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
-                in_hand
+        loop {
+            let refills = pair.refills();
+            match self.parts.store.ready_count(pair.as_ready()).await {
+                Ok(stored) if pair.set_stored(stored, refills) => return stored + in_hand,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
+                    return in_hand;
+                }
             }
         }
     }

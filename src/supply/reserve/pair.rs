@@ -1,43 +1,41 @@
 //! What one pair has in this daemon's memory: leased keys, the measure of its demand, who waits for more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use kme::{Demands, FreshKey, Recipient, SaeId, Timestamp};
+use kme::{Backoff, Demands, FreshKey, Recipient, SaeId, Timestamp};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
-use crate::store::{LeasedBlock, ReadyPair, RefillTurn};
+use crate::store::{LeasedBlock, ReadyPair};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
 /// What is known of the store is believed for this long where other replicas may have changed it.
 const FRESH: Duration = Duration::from_secs(1);
-/// A pair is let alone for this long when another replica refills it.
-const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
-/// A reserve is thinned only when no other replica has touched it for this long: twice the time in which a busy
-/// one's target halves, so that it is thinned by the replica that it was made for.
-const QUIET: Duration = Duration::from_mins(10);
-/// A daemon that has just met a pair, and never saw another touch it, waits for this long only. Should it be wrong, the
-/// other refills, and that is seen.
-const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
+/// Where replicas share a store, a second batch is begun for a pair while at least this many blocks are missing.
+const SHARED_MISSING: u64 = 4;
+/// Ready keys pass the half of their life unseen, so that the store's share is counted anew this often in any case.
+const RECOUNT: Duration = Duration::from_secs(10);
+
+/// Pause after failed refills: short, so that a reserve fills soon after the cause has gone.
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 
 /// One pair.
 pub(super) struct Pair {
     pub(super) master: SaeId,
     pub(super) recipient: Recipient,
     hand: Mutex<Hand>,
-    /// Those who must wait for keys, in the order they came.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    /// Held by the caller that is served next; the others wait for it in the order they came.
+    pub(super) queue: tokio::sync::Mutex<()>,
     /// Keys that they wait for.
     waiting: AtomicUsize,
     /// Held while keys move from the store to the hand, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
-    /// This daemon's turn to refill, shared by the batches that it makes at once; locked while it is asked for.
-    pub(super) refilling: tokio::sync::Mutex<Weak<RefillTurn>>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Rings whenever keys were added.
@@ -52,12 +50,12 @@ struct Hand {
     stored: Option<u64>,
     /// When this daemon last learnt how many that are.
     learnt_at: Instant,
-    /// Keys were asked for since.
+    /// Keys were asked for or made since.
     is_used_since: bool,
-    /// When something other than this daemon last changed it.
-    touched_at: Option<Timestamp>,
     /// Keys being made for the store.
     in_work: u64,
+    /// Refills that put keys into the store.
+    refills: u64,
     is_filling: bool,
     failures: u32,
     pause_until: Option<Instant>,
@@ -70,13 +68,6 @@ pub(super) struct Needs {
     pub(super) lease: bool,
     /// Keys should be made for the store.
     pub(super) refill: bool,
-}
-
-/// What came of asking for keys.
-pub(super) struct Taken {
-    /// `None`: they are not in the hand, or others wait for what is.
-    pub(super) keys: Option<Vec<FreshKey>>,
-    pub(super) needs: Needs,
 }
 
 /// Keys that a caller waits for, while it does.
@@ -99,8 +90,8 @@ impl Pair {
             stored: None,
             learnt_at: Instant::now(),
             is_used_since: false,
-            touched_at: None,
             in_work: 0,
+            refills: 0,
             is_filling: true,
             failures: 0,
             pause_until: None,
@@ -109,10 +100,9 @@ impl Pair {
             master,
             recipient,
             hand: Mutex::new(hand),
-            turn: tokio::sync::Mutex::default(),
+            queue: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
-            refilling: tokio::sync::Mutex::default(),
             is_leasing: AtomicBool::new(false),
             added: Notify::new(),
         })
@@ -122,21 +112,9 @@ impl Pair {
         ReadyPair { master: &self.master, recipient: &self.recipient }
     }
 
-    /// Notes that `number` keys are asked for; takes them when they are in the hand and nobody waits.
-    pub(super) fn take(
-        &self,
-        number: usize,
-        demands: &Demands,
-        bounds: Bounds,
-        block: u64,
-        now: Timestamp,
-    ) -> Taken {
-        let moment = Instant::now();
-        let mut hand = self.lock();
-        hand.demand.note(number as u64, moment);
-        hand.is_used_since = true;
-        let keys = if self.waited_for() == 0 { hand.blocks.pop(number, demands, now) } else { None };
-        Taken { keys, needs: hand.needs(bounds, block, now, moment) }
+    /// Notes that `number` keys are asked for.
+    pub(super) fn note_demand(&self, number: usize) {
+        self.hand.lock().note_demand(number);
     }
 
     /// Takes keys that are in the hand, if nobody waits, and notes that they were asked for; `None` when there are
@@ -149,20 +127,18 @@ impl Pair {
         block: u64,
         now: Timestamp,
     ) -> Option<(Vec<FreshKey>, Needs)> {
-        let moment = Instant::now();
-        let mut hand = self.lock();
+        let mut hand = self.hand.lock();
         if self.waited_for() > 0 {
             return None;
         }
         let keys = hand.blocks.pop(number, demands, now)?;
-        hand.demand.note(number as u64, moment);
-        hand.is_used_since = true;
+        let moment = hand.note_demand(number);
         Some((keys, hand.needs(bounds, block, now, moment)))
     }
 
     /// What is to be done after keys were taken.
     pub(super) fn needs(&self, bounds: Bounds, block: u64, now: Timestamp) -> Needs {
-        self.lock().needs(bounds, block, now, Instant::now())
+        self.hand.lock().needs(bounds, block, now, Instant::now())
     }
 
     /// Counts `keys` among those waited for, until dropped.
@@ -178,63 +154,69 @@ impl Pair {
 
     /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
-        self.lock().blocks.pop(number, demands, now)
+        self.hand.lock().blocks.pop(number, demands, now)
     }
 
     /// Adds leased keys.
     pub(super) fn push(&self, blocks: impl IntoIterator<Item = LeasedBlock>) {
-        self.lock().blocks.extend(blocks);
+        self.hand.lock().blocks.extend(blocks);
         self.added.notify_waiters();
     }
 
     /// Takes everything out of the hand.
     pub(super) fn empty(&self) -> Vec<LeasedBlock> {
-        self.lock().blocks.take_all()
+        self.hand.lock().blocks.take_all()
     }
 
     /// Keys in the hand that may still be handed out.
     pub(super) fn in_hand(&self, now: Timestamp) -> u64 {
-        self.lock().blocks.usable(now)
+        self.hand.lock().blocks.usable(now)
     }
 
     /// Whether the store may have ready keys.
     pub(super) fn may_lease(&self) -> bool {
-        self.lock().may_lease()
+        self.hand.lock().may_lease()
     }
 
-    /// Whether the store's share should be counted before a refill is judged: it was not yet, or the pair is in
-    /// use and others may have taken from it, because they share the store.
+    /// Whether the store's share should be counted before a refill is judged: it never was, it was long ago, or the
+    /// pair is in use and replicas, which share the store, may have taken from it.
     pub(super) fn should_count(&self, is_shared: bool) -> bool {
-        let hand = self.lock();
-        hand.stored.is_none() || is_shared && hand.is_used_since && hand.learnt_at.elapsed() >= FRESH
+        let hand = self.hand.lock();
+        let believed = if is_shared && hand.is_used_since { FRESH } else { RECOUNT };
+        hand.stored.is_none() || hand.learnt_at.elapsed() >= believed
     }
 
     /// Whether the store's share is not known yet.
     pub(super) fn is_unknown(&self) -> bool {
-        self.lock().stored.is_none()
+        self.hand.lock().stored.is_none()
     }
 
     /// Keys that the store has, as far as this daemon knows.
     pub(super) fn stored(&self) -> u64 {
-        self.lock().stored.unwrap_or(0)
+        self.hand.lock().stored.unwrap_or(0)
     }
 
-    /// Notes what the store has.
-    pub(super) fn set_stored(&self, keys: u64, now: Timestamp) {
-        let mut hand = self.lock();
-        match hand.stored {
-            None => hand.touched_at = Some(now.minus(QUIET.saturating_sub(QUIET_AT_FIRST))),
-            Some(before) if before != keys => hand.touched_at = Some(now),
-            Some(_) => {}
+    /// How many refills put keys into the store. Asked before the store is counted.
+    pub(super) fn refills(&self) -> u64 {
+        self.hand.lock().refills
+    }
+
+    /// Notes what the store has, as counted after `refills` of [`Self::refills`]. Returns `false` and notes nothing when
+    /// another refill has ended since: the count may be without its keys.
+    pub(super) fn set_stored(&self, keys: u64, refills: u64) -> bool {
+        let mut hand = self.hand.lock();
+        if hand.refills != refills {
+            return false;
         }
         hand.stored = Some(keys);
         hand.learnt_at = Instant::now();
         hand.is_used_since = false;
+        true
     }
 
     /// Notes that `keys` left the store; with `all`, no others are there.
     pub(super) fn took(&self, keys: u64, all: bool) {
-        let mut hand = self.lock();
+        let mut hand = self.hand.lock();
         if all {
             hand.stored = Some(0);
             hand.learnt_at = Instant::now();
@@ -245,16 +227,27 @@ impl Pair {
 
     /// How many blocks of at most `block` keys one lease should take: what half a second uses.
     pub(super) fn lease_blocks(&self, block: u64, most: u32) -> u32 {
-        let rate = self.lock().demand.rate(Instant::now());
+        let rate = self.hand.lock().demand.rate(Instant::now());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let half_second = (rate / 2.0).clamp(0.0, 1e9) as u64;
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// How many keys should be made for the store now, at most `block`; they count as in work from here on.
-    pub(super) fn begin_refill(&self, bounds: Bounds, block: u64, now: Timestamp) -> Option<usize> {
-        let mut hand = self.lock();
-        let keys = hand.missing(bounds, block, now, Instant::now())?.min(block);
+    /// How many keys should be made for the store now, at most `block`; they count as in work from here on. Where
+    /// replicas share the store and little is missing, one batch at a time: others are making theirs, unseen.
+    pub(super) fn begin_refill(
+        &self,
+        bounds: Bounds,
+        block: u64,
+        is_shared: bool,
+        now: Timestamp,
+    ) -> Option<usize> {
+        let mut hand = self.hand.lock();
+        let missing = hand.missing(bounds, block, now, Instant::now())?;
+        if is_shared && hand.in_work > 0 && missing < SHARED_MISSING * block {
+            return None;
+        }
+        let keys = missing.min(block);
         hand.in_work += keys;
         usize::try_from(keys).ok()
     }
@@ -262,7 +255,7 @@ impl Pair {
     /// How many of the `keys` that [`Self::begin_refill`] began are still missing, now that the store was counted
     /// anew; only they count as in work from here on.
     pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, now: Timestamp) -> usize {
-        let mut hand = self.lock();
+        let mut hand = self.hand.lock();
         let target = hand.demand.target(bounds, Instant::now());
         let others = hand.have(now).unwrap_or(target).saturating_sub(keys as u64);
         let missing = target.saturating_sub(others).min(keys as u64);
@@ -270,58 +263,41 @@ impl Pair {
         usize::try_from(missing).unwrap_or(keys)
     }
 
-    /// Ends what [`Self::begin_refill`] began, because another replica refills the pair.
-    pub(super) fn leave_refill(&self, keys: usize) {
-        let mut hand = self.lock();
-        hand.in_work = hand.in_work.saturating_sub(keys as u64);
-        hand.pause_until = Some(Instant::now() + ELSEWHERE_PAUSE);
-        // What it makes is to be seen.
-        hand.is_used_since = true;
-    }
-
     /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
     pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
-        let mut hand = self.lock();
+        let mut hand = self.hand.lock();
         hand.in_work = hand.in_work.saturating_sub(keys as u64);
+        // A count that was taken between the commit and now has these keys already.
+        hand.is_used_since = true;
         if is_made {
             hand.stored = hand.stored.map(|stored| stored + keys as u64);
+            hand.refills += 1;
             hand.failures = 0;
             hand.pause_until = None;
         } else {
-            let pause = super::PAUSE_MIN.saturating_mul(1 << hand.failures.min(8)).min(super::PAUSE_MAX);
             hand.failures = hand.failures.saturating_add(1);
-            hand.pause_until = Some(Instant::now() + pause);
+            hand.pause_until = Some(Instant::now() + PAUSE.after(hand.failures));
         }
         drop(hand);
         self.added.notify_waiters();
     }
 
-    /// How many blocks the store has more than the pair needs; 0 unless it has far more, and while other replicas
-    /// may need them.
-    pub(super) fn excess_blocks(&self, bounds: Bounds, block: u64, now: Timestamp) -> u64 {
-        let mut hand = self.lock();
-        let target = hand.demand.target(bounds, Instant::now());
-        let is_quiet = hand.touched_at.is_some_and(|touched| now.since(touched) >= QUIET);
-        match hand.stored {
-            Some(stored) if is_quiet && stored >= (2 * target).max(target + 2 * block) => {
-                (stored - target) / block.max(1)
-            }
-            _ => 0,
-        }
-    }
-
     /// Whether nothing of the pair is worth remembering.
     pub(super) fn is_idle(&self) -> bool {
-        let hand = self.lock();
+        let hand = self.hand.lock();
         hand.in_work == 0 && self.waited_for() == 0 && hand.demand.is_idle(Instant::now())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Hand> {
-        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Hand {
+    /// Notes that keys are asked for, and returns when.
+    fn note_demand(&mut self, number: usize) -> Instant {
+        let moment = Instant::now();
+        self.demand.note(number as u64, moment);
+        self.is_used_since = true;
+        moment
+    }
+
     fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let quarter_second = (self.demand.rate(moment) / 4.0).clamp(16.0, 1e9) as u64;

@@ -1,9 +1,10 @@
 //! All pairs of a reserve. Finding one that is known copies no name and waits for nobody but a newcomer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use kme::{Recipient, SaeId};
+use parking_lot::RwLock;
 
 use super::pair::Pair;
 
@@ -30,7 +31,7 @@ impl Pairs {
         if let Some(pair) = self.with(master, recipient, Arc::clone) {
             return Some(pair);
         }
-        let mut pairs = self.write();
+        let mut pairs = self.0.write();
         if let Some(pair) = pairs.find(master, recipient) {
             return Some(Arc::clone(pair));
         }
@@ -50,17 +51,17 @@ impl Pairs {
         recipient: &Recipient,
         f: impl FnOnce(&Arc<Pair>) -> T,
     ) -> Option<T> {
-        self.read().find(master, recipient).map(f)
+        self.0.read().find(master, recipient).map(f)
     }
 
     /// All pairs.
     pub(super) fn all(&self) -> Vec<Arc<Pair>> {
-        self.read().of_master.values().flat_map(HashMap::values).cloned().collect()
+        self.0.read().of_master.values().flat_map(HashMap::values).cloned().collect()
     }
 
     /// Forgets a pair.
     pub(super) fn remove(&self, pair: &Pair) {
-        let mut pairs = self.write();
+        let mut pairs = self.0.write();
         if let Some(of_master) = pairs.of_master.get_mut(&pair.master) {
             of_master.remove(&pair.recipient);
             if of_master.is_empty() {
@@ -71,17 +72,9 @@ impl Pairs {
 
     /// Forgets all pairs and takes no more.
     pub(super) fn close(&self) -> Vec<Arc<Pair>> {
-        let mut pairs = self.write();
+        let mut pairs = self.0.write();
         pairs.is_closed = true;
         pairs.of_master.drain().flat_map(|(_, of_master)| of_master.into_values()).collect()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

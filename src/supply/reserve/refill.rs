@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{interval, timeout};
+use tokio::time::interval;
 
 use super::pair::Pair;
 use super::{Purpose, Reserve};
-use crate::store::{RefillTurn, StoreError};
 use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
@@ -17,22 +16,20 @@ const AT_ONCE: usize = 4;
 const STOP_WAIT: Duration = Duration::from_secs(1);
 /// How often all pairs are looked at when nothing calls for it.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the task looks for pairs that have too much.
-const SHRINK_EVERY: Duration = Duration::from_secs(10);
-/// Blocks that one look takes away from a pair.
-const SHRINK_BLOCKS: u32 = 4;
+/// How often the task looks for pairs that nobody uses any more.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 impl Reserve {
     /// Refills until the runtime ends.
     pub(in crate::supply) async fn keep_filled(self: Arc<Self>) {
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        let mut shrink = interval(SHRINK_EVERY);
+        let mut tidy = interval(TIDY_EVERY);
         let mut next = 0;
         loop {
             self.start_refills(&room, &mut next).await;
             tokio::select! {
                 () = self.wanted.notified() => {}
-                _ = shrink.tick() => self.shrink().await,
+                _ = tidy.tick() => self.tidy().await,
                 () = tokio::time::sleep(TICK) => self.count_leased(&self.pairs.all()),
             }
         }
@@ -66,7 +63,9 @@ impl Reserve {
             self.count_now(pair).await;
         }
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        let Some(keys) = pair.begin_refill(bounds, block, self.parts.maker.now()) else { return false };
+        let is_shared = self.parts.store.is_shared();
+        let begun = pair.begin_refill(bounds, block, is_shared, self.parts.maker.now());
+        let Some(keys) = begun else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
         // In a task of its own: a stop waits a moment for what is in work. What is given up then leaves twins
         // whose IDs nobody knows.
@@ -78,17 +77,13 @@ impl Reserve {
         true
     }
 
-    /// Makes up to `keys` keys for the pair, unless another replica is at it or has been.
+    /// Makes up to `keys` keys for the pair, as far as no other replica has made them.
     async fn refill(&self, pair: &Pair, keys: usize) {
-        // Held until the keys are in the store, so that whoever has it next counts them.
-        let turn = match self.turn_to_refill(pair).await {
-            Ok(Some(turn)) => turn,
-            Ok(None) => return pair.leave_refill(keys),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "no turn to refill a reserve");
-                return pair.end_refill(keys, false);
-            }
-        };
+        // Replicas may refill the pair at the same time. The count shows what they have stored, not what they are
+        // making, so a reserve gets a surplus of at most what each replica has in work when it becomes full.
+        if self.parts.store.is_shared() {
+            self.count_now(pair).await;
+        }
         let keys = pair.still_missing(keys, self.settings.bounds, self.parts.maker.now());
         if keys == 0 {
             return;
@@ -103,7 +98,6 @@ impl Reserve {
             made = make => made,
             () = stop => Err(SupplyError::Busy),
         };
-        drop(turn);
         if let Err(error) = &made {
             tracing::debug!(
                 sae = %pair.master, peer = %pair.recipient.kme,
@@ -113,50 +107,14 @@ impl Reserve {
         pair.end_refill(keys, made.is_ok());
     }
 
-    /// The turn to refill the pair: the one that this daemon has, or a new one; then the store is counted anew.
-    async fn turn_to_refill(&self, pair: &Pair) -> Result<Option<Arc<RefillTurn>>, StoreError> {
-        let mut refilling = pair.refilling.lock().await;
-        if let Some(turn) = refilling.upgrade() {
-            return Ok(Some(turn));
-        }
-        let Some(turn) = self.parts.store.try_refill(pair.as_ready()).await? else { return Ok(None) };
-        let turn = Arc::new(turn);
-        *refilling = Arc::downgrade(&turn);
-        if self.parts.store.is_shared() {
-            self.count_now(pair).await;
-        }
-        Ok(Some(turn))
-    }
-
-    /// Voids what pairs have far too much of, and forgets pairs that nobody uses.
-    pub(super) async fn shrink(self: &Arc<Self>) {
+    /// Counts the keys in memory, and forgets pairs that nobody uses.
+    async fn tidy(&self) {
         let pairs = self.pairs.all();
         self.count_leased(&pairs);
-        for pair in pairs {
-            // What the store has ends and may be taken by others, so the count is taken anew now and then.
-            self.count_now(&pair).await;
-            let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-            let excess = pair.excess_blocks(bounds, block, self.parts.maker.now());
-            if let Ok(excess @ 1..) = u32::try_from(excess) {
-                self.drop_some(&pair, excess.min(SHRINK_BLOCKS)).await;
-            }
-            if pair.is_idle() {
-                let _moving = pair.moving.lock().await;
-                self.pairs.remove(&pair);
-                self.give_back(&pair).await;
-            }
+        for pair in pairs.iter().filter(|pair| pair.is_idle()) {
+            let _moving = pair.moving.lock().await;
+            self.pairs.remove(pair);
+            self.give_back(pair).await;
         }
-    }
-
-    async fn drop_some(&self, pair: &Pair, blocks: u32) {
-        let _moving = pair.moving.lock().await;
-        let lease = self.parts.store.lease(pair.as_ready(), blocks);
-        let Ok(Ok(blocks)) = timeout(SHRINK_EVERY, lease).await else { return };
-        let keys = blocks.iter().map(|block| block.keys.len() as u64).sum();
-        pair.took(keys, blocks.is_empty());
-        for block in &blocks {
-            Arc::clone(&self.parts.maker).give_up(&pair.recipient, block);
-        }
-        tracing::debug!(sae = %pair.master, peer = %pair.recipient.kme, keys, "an idle reserve shrinks");
     }
 }

@@ -9,12 +9,13 @@ use std::sync::atomic::AtomicUsize;
 use kme::{Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade};
 
 use super::*;
+use crate::store::testing::{Counts, counts};
 use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings};
 
 const TTL: Duration = Duration::from_hours(2);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 
-/// Makes batches as the workshop does, with another site that always agrees, or never.
+/// Makes batches as `KeyMaker` does, with another site that always agrees, or never.
 struct Double {
     store: Arc<Store>,
     clock: Arc<ManualClock>,
@@ -23,7 +24,6 @@ struct Double {
     /// Its site seems to answer, and takes nothing.
     refuses: AtomicBool,
     made: AtomicUsize,
-    given_up: AtomicUsize,
     refilled: Mutex<Vec<SaeId>>,
 }
 
@@ -94,10 +94,6 @@ impl Maker for Double {
         self.is_up.load(Ordering::SeqCst)
     }
 
-    fn give_up(self: Arc<Self>, _recipient: &Recipient, block: &LeasedBlock) {
-        self.given_up.fetch_add(block.keys.len(), Ordering::SeqCst);
-    }
-
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -146,7 +142,6 @@ impl Site {
             is_up: AtomicBool::new(true),
             refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
             refilled: Mutex::default(),
         });
         let parts = ReserveParts {
@@ -177,8 +172,20 @@ impl Running {
     }
 
     async fn take(&self, number: usize) -> Result<Vec<FreshKey>, SupplyError> {
-        let taken = self.reserve.take(&alice(), &bob(), number, &Demands::default()).await;
-        taken.map(|keys| keys.unwrap())
+        self.take_for(&alice(), number, &Demands::default()).await.map(|keys| keys.unwrap())
+    }
+
+    /// As an order does.
+    async fn take_for(
+        &self,
+        master: &SaeId,
+        number: usize,
+        demands: &Demands,
+    ) -> Result<Option<Vec<FreshKey>>, SupplyError> {
+        match self.reserve.take_ready(master, &bob(), number, demands) {
+            Some(keys) => Ok(Some(keys)),
+            None => self.reserve.lease_or_make(master, &bob(), number, demands).await,
+        }
     }
 
     async fn count(&self) -> u64 {
@@ -313,7 +320,7 @@ async fn a_graceful_stop_gives_back_what_was_not_handed_out() {
         let _ = filling.await;
         let mut seen: HashSet<KeyId> = ids(&run.take(5).await.unwrap()).into_iter().collect();
         run.reserve.close().await;
-        assert!(run.reserve.take(&alice(), &bob(), 1, &Demands::default()).await.unwrap().is_none());
+        assert!(run.take_for(&alice(), 1, &Demands::default()).await.unwrap().is_none());
         run.store.close().await;
         let again = site.start(128, 4096).await;
         again.set_up(false);
@@ -370,49 +377,50 @@ async fn pairs_do_not_share_keys_and_too_many_pairs_are_served_on_demand() {
     let mut seen = HashSet::new();
     for master in ["alice", "dave", "x"] {
         let master: SaeId = master.parse().unwrap();
-        let keys = run.reserve.take(&master, &bob(), 3, &Demands::default()).await.unwrap().unwrap();
+        let keys = run.take_for(&master, 3, &Demands::default()).await.unwrap().unwrap();
         assert!(ids(&keys).into_iter().all(|id| seen.insert(id)));
     }
     let fourth: SaeId = "y".parse().unwrap();
-    assert!(run.reserve.take(&fourth, &bob(), 1, &Demands::default()).await.unwrap().is_none());
+    assert!(run.take_for(&fourth, 1, &Demands::default()).await.unwrap().is_none());
     assert_eq!(run.reserve.count(&fourth, &bob()).await, 0);
 }
 
 #[tokio::test]
-async fn demands_that_ready_keys_do_not_meet_are_left_to_the_workshop() {
+async fn demands_that_ready_keys_do_not_meet_are_not_for_the_reserve() {
     let site = Site::new();
     let run = site.start(64, 4096).await;
     let _filling = run.fill();
     run.is_filled_to(64).await;
     run.take(1).await.unwrap();
-    let ask = async |demands: Demands| run.reserve.take(&alice(), &bob(), 1, &demands).await.unwrap();
+    let ask = async |demands: Demands| run.take_for(&alice(), 1, &demands).await.unwrap();
     assert!(ask(Demands { min_pools: Some(3), ..Demands::default() }).await.is_some());
     assert!(ask(Demands { min_pools: Some(4), ..Demands::default() }).await.is_none());
     assert!(ask(Demands { min_lifetime: Some(2 * TTL), ..Demands::default() }).await.is_none());
 }
 
 #[tokio::test]
-async fn a_pair_that_needs_little_gives_up_what_it_has_too_much_of() {
+async fn an_idle_pair_makes_no_more_keys_and_those_it_has_go_by_their_expiry() {
     let site = Site::new();
-    let busy = site.start(640, 4096).await;
-    let filling = busy.fill();
-    busy.is_filled_to(640).await;
-    filling.abort();
-    let _ = filling.await;
-    busy.reserve.close().await;
-    let quiet = site.start(64, 4096).await;
-    assert_eq!(quiet.count().await, 640);
-    for _ in 0..20 {
-        quiet.reserve.shrink().await;
+    let run = site.start(64, 4096).await;
+    let _filling = run.fill();
+    run.is_filled_to(64).await;
+    let made = run.double.made.load(Ordering::SeqCst);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    tokio::time::resume();
+    while run.reserve.levels().pairs > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(quiet.count().await, 640, "another replica may need it");
-    site.clock.advance(Duration::from_secs(20));
-    for _ in 0..20 {
-        quiet.reserve.shrink().await;
-    }
-    let left = quiet.count().await;
-    assert!((64..192).contains(&left), "{left}");
-    assert_eq!(quiet.double.given_up.load(Ordering::SeqCst) as u64, 640 - left, "the rest is voided");
+    let ready = async || run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    assert_eq!(ready().await, 64, "they are of use until their time is over");
+    site.clock.advance(TTL / 2);
+    assert_eq!(ready().await, 0);
+    site.clock.advance(TTL / 2);
+    while run.store.sweep(100).await.unwrap().any() {}
+    assert_eq!(counts(&run.store).await, Counts::default());
+    // Longer than the task waits between two looks at all pairs.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(run.double.made.load(Ordering::SeqCst), made);
 }
 
 #[tokio::test]

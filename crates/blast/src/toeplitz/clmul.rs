@@ -1,7 +1,7 @@
 //! Carry-less multiplication by the processor: PCLMULQDQ, and VPCLMULQDQ where present.
 //!
-//! The only file of the engine with `unsafe`: for entering functions compiled for more than the baseline
-//! processor, and for unaligned vector loads. Nothing else belongs here.
+//! The only file of the engine with `unsafe`, for two things: calls of functions that are compiled for more than the
+//! baseline processor, and unaligned vector loads. Nothing else belongs here.
 
 use core::arch::x86_64::{
     __m128i, __m256i, _mm_clmulepi64_si128, _mm_cvtsi128_si64, _mm_loadu_si128, _mm_setzero_si128,
@@ -9,11 +9,11 @@ use core::arch::x86_64::{
     _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_xor_si256,
 };
 
-/// Column sums that stay in registers beside the operands (16 vector registers). Nine, because batches of 16
-/// and 64 keys of 256 bits halve exactly to nine columns.
+/// Column sums that fit into the 16 vector registers beside the operands. Nine, because batches of 16 and 64 keys of
+/// 256 bits halve exactly to nine columns.
 pub(super) const LEAF_COLUMNS: usize = 9;
 
-/// A carry-less multiplier that this processor was seen to have: there is no other way to make one.
+/// A carry-less multiplier of this processor. The value proves that the processor has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     wide: bool,
@@ -34,7 +34,7 @@ impl Unit {
 
     /// Sets `columns[c]` to the XOR over `j` of `t[c + j] * x[j]`.
     ///
-    /// Whole groups of four words of `x` only; `t` must have `x.len() + columns.len() - 1` words.
+    /// The length of `x` must be a multiple of four; `t` must have `x.len() + columns.len() - 1` words.
     #[expect(unsafe_code, reason = "calls functions compiled for the features that this value proves")]
     pub(super) fn correlate(self, t: &[u64], x: &[u64], columns: &mut [u128]) {
         if self.wide {

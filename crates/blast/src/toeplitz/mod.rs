@@ -1,13 +1,13 @@
 //! The Toeplitz product of step 4: only the wanted coefficients of a carry-less product.
 //!
-//! Owns the arrangement (words, columns, Karatsuba); `portable` and `clmul` own the innermost loop. Control
-//! flow and addresses depend on lengths only, never on the secret words.
+//! Owns the arrangement (words, columns, Karatsuba); `portable` and `clmul` own the innermost loop. Control flow and
+//! addresses depend on lengths only, never on the secret words.
 //!
-//! With `t` shifted up by one bit, output word `r` is word `W + r` of the product of `t` and the `W` words of
-//! `x`. So it is the low half of column `r + 1` and the high half of column `r`, where column
-//! `c = XOR over j of t[c + j] * x[W - 1 - j]`, 128 bits wide. Columns are linear in `t` and `x`, and a
-//! pair of columns needs three products for each pair of words instead of four (Karatsuba, transposed); split
-//! by even and odd places, that is three correlations of half the size, again and again.
+//! With `t` shifted up by one bit, output word `r` is word `W + r` of the product of `t` and the `W` words of `x`: the
+//! low half of column `r + 1` XOR the high half of column `r`, where column
+//! `c = XOR over j of t[c + j] * x[W - 1 - j]` is 128 bits wide. Columns are linear in `t` and `x`. A pair of columns
+//! needs three products for each pair of words instead of four (Karatsuba, transposed). Split by even and odd places,
+//! that is three correlations of half the size, and so on recursively.
 
 #[cfg(target_arch = "x86_64")]
 mod clmul;
@@ -15,12 +15,12 @@ mod portable;
 
 use super::wiped::Wiped;
 
-/// How carry-less products of words are made. Every one gives the same bits.
+/// How carry-less products of words are computed. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Product {
-    /// Integer multiplication of spread bits; runs everywhere, and is the oracle for the others.
+    /// Integer multiplication of spread bits. Runs everywhere, and the others are tested against it.
     Portable,
-    /// The processor's carry-less multiplication; the value proves that the processor has it.
+    /// The processor's carry-less multiplication.
     #[cfg(target_arch = "x86_64")]
     Clmul(clmul::Unit),
 }
@@ -71,7 +71,7 @@ impl Product {
 /// The innermost loops read four words at a time.
 const LANE_WORDS: usize = 4;
 
-/// Words and columns that the levels of [`correlate`] share, each taking its part from the front.
+/// Memory that the levels of [`correlate`] share. Each level takes its part from the front.
 struct Scratch<'a> {
     words: &'a mut [u64],
     columns: &'a mut [u128],
@@ -80,8 +80,8 @@ struct Scratch<'a> {
 /// Bits `n - 1` and following of the carry-less product of `diagonal` and `sample` (of `n` bits), as
 /// `output_words` words.
 ///
-/// Bit `j` of a string is bit `j mod 64` of word `j div 64`. Words missing at the end of `diagonal`, of which
-/// `sample.len() + output_words` are read, count as zero. Source: `docs/blast-engine.md`, section 4, step 4.
+/// Bit `j` of a string is bit `j mod 64` of word `j div 64`. Of `diagonal`, `sample.len() + output_words` words are
+/// read; missing ones count as zero. Source: `docs/blast-engine.md`, section 4, step 4.
 pub fn multiply(product: Product, diagonal: &[u64], sample: &[u64], output_words: usize) -> Wiped<u64> {
     let (mut depth, mut leaf_columns) = (0, output_words + 1);
     while leaf_columns > product.leaf_columns() {
@@ -114,7 +114,7 @@ pub fn multiply(product: Product, diagonal: &[u64], sample: &[u64], output_words
     output
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+#[expect(clippy::cast_possible_truncation, reason = "wants the lower half")]
 const fn low(column: u128) -> u64 {
     column as u64
 }
@@ -125,7 +125,7 @@ const fn high(column: u128) -> u64 {
 
 /// Sets `columns[c]` to the XOR over `j` of `t[c + j] * x[j]`, halving `depth` times.
 ///
-/// `t` has `x.len() + columns.len()` words, the last of which is never multiplied into a column.
+/// `t` has `x.len() + columns.len()` words; the last one is in no column.
 fn correlate(product: Product, depth: u32, t: &[u64], x: &[u64], columns: &mut [u128], scratch: Scratch<'_>) {
     if depth == 0 {
         product.correlate_leaf(t, x, columns);

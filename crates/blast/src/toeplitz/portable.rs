@@ -1,10 +1,10 @@
 //! Carry-less multiplication from integer multiplication, for every processor.
 //!
-//! Bits are spread five places apart, so that the up to 13 ones that meet in one place of a product (13 < 32)
-//! cannot carry into the next bit that counts. No branch and no address depends on a word; 64-bit multiply
-//! takes constant time on x86-64 and aarch64 (some small processors differ).
+//! Bits are spread five places apart. At most 13 ones meet in one place of a product, and 13 < 32, so they cannot carry
+//! into the next bit that counts. No branch and no address depends on a word. A 64-bit multiplication takes constant
+//! time on x86-64 and aarch64 (some small processors differ).
 
-/// More columns than this are halved first: products cost far more than the additions that save them.
+/// More columns than this are halved first: a product costs far more than the additions that save it.
 pub(super) const LEAF_COLUMNS: usize = 4;
 
 const STRIDE: usize = 5;
@@ -33,7 +33,7 @@ pub(super) fn correlate(t: &[u64], x: &[u64], columns: &mut [u128]) {
         for (a, b) in t.get(offset..).unwrap_or_default().iter().zip(x) {
             accumulate(&mut classes, spread(*a), spread(*b));
         }
-        // What carries left outside its class is dropped once, at the end: masking commutes with XOR.
+        // Carries outside the class are masked away once, at the end: masking commutes with XOR.
         *column = classes.iter().zip(MASKS).fold(0, |sum, (class, mask)| sum | (class & mask));
     }
 }

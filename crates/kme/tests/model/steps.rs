@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use kme::Timestamp;
 use kme::life::{self, Claim, EarlierUse, Inserted, KeyAtVoid, Known, Terms, Voiding};
+use kme::{RetrievalMode, Timestamp};
 
 use crate::scope::{Kind, Mutant, Plan, Scope};
 use crate::state::{Batch, Content, LIFE_TICKS, Row, Site, State, Work, bit, moment, retrieval};
@@ -319,7 +319,7 @@ impl Rules<'_> {
         if !live || voided & bit(key) != 0 {
             return;
         }
-        let terms = Terms { until_expiry: false, replay_window: Duration::ZERO };
+        let terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
         let used = batch.used & held != 0;
         let earlier = used.then_some(EarlierUse { by_same_caller: true, at: now });
         if life::claim(earlier, terms, now) != Claim::Take {

@@ -1,4 +1,4 @@
-//! From a verified certificate to an identity.
+//! Reads the identity from a verified certificate.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::certificate::X509Certificate;
@@ -7,9 +7,9 @@ use x509_parser::prelude::FromDer as _;
 
 use super::{AuthenticatedSae, Identity, IdentityError, IdentityRules, SaeIdentitySource, spiffe};
 
-/// Whom the certificate `leaf_der` names. The chain must have been verified before.
+/// Whom the certificate `leaf_der` names. The caller has verified its chain.
 ///
-/// A certificate with a SPIFFE URI is that identity and no other: fallbacks are for certificates without one.
+/// A certificate with a SPIFFE URI names that identity and no other; the fallbacks are for certificates without one.
 ///
 /// # Errors
 /// [`IdentityError`].
@@ -50,7 +50,7 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     fn of(certificate: &'a X509Certificate<'_>) -> Result<Self, IdentityError> {
         let mut names = Self { spiffe: Vec::new(), dns: Vec::new() };
-        // An extension that is there twice is an error, not two chances.
+        // If the extension is there twice, that is an error.
         let extension = certificate.subject_alternative_name().map_err(|_| IdentityError::Malformed)?;
         for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
             match name {
@@ -63,7 +63,7 @@ impl<'a> Names<'a> {
         Ok(names)
     }
 
-    /// With several there is no telling which one is the ID.
+    /// The DNS name, if there is exactly one: of several, none is the ID.
     fn only_dns(&self) -> Option<String> {
         match self.dns.as_slice() {
             [name] => Some((*name).to_owned()),

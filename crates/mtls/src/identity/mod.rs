@@ -1,8 +1,8 @@
-//! Who is at the other end of a connection, as its verified certificate says.
+//! Who is at the other end of a connection, by its verified certificate.
 //!
-//! The kind in the SPIFFE URI decides everything: an SAE certificate never passes as a KME. An
-//! [`AuthenticatedSae`] or [`AuthenticatedKme`] can be made here only, so that a function that takes one
-//! cannot be reached with a name from a path or a body.
+//! The kind in the SPIFFE URI decides: a certificate of an SAE never passes as that of a KME. Only this module makes an
+//! [`AuthenticatedSae`] or [`AuthenticatedKme`], so a function that takes one cannot be called with a name from a path
+//! or a body.
 
 mod certificate;
 mod spiffe;
@@ -16,7 +16,7 @@ pub use certificate::identify;
 
 use kme::{KmeId, PoolServerId, SaeId};
 
-/// An SAE that proved to hold the key of a certificate with its name. A clone copies no name.
+/// An SAE that proved to hold the key of a certificate with its name. Clones share the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthenticatedSae(Arc<SaeId>);
 
@@ -51,11 +51,11 @@ pub enum Identity {
     Kme(AuthenticatedKme),
     /// A random pool server.
     Pool(PoolServerId),
-    /// A person who looks after the daemon.
+    /// A person who operates daemons.
     Operator(String),
 }
 
-/// Where an SAE's ID is read from.
+/// Where the ID of an SAE is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaeIdentitySource {
     /// The URI `spiffe://TRUST_DOMAIN/sae/ID`.
@@ -68,31 +68,31 @@ pub enum SaeIdentitySource {
     Fingerprint,
 }
 
-/// How identities are read on one listener.
+/// How a listener reads identities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityRules {
     /// The trust domain of the SPIFFE URIs.
     pub trust_domain: String,
-    /// Where SAE IDs come from; the first that is there counts.
+    /// Where SAE IDs come from. The first source that gives one counts.
     pub sae_sources: Vec<SaeIdentitySource>,
 }
 
-/// Why a certificate of the trust chain names nobody.
+/// Why a certificate names nobody, though its chain is good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// There was no certificate: a listener without TLS.
+    /// There is no certificate: the listener has no TLS.
     #[error("the connection has no client certificate")]
     NoCertificate,
     /// It cannot be parsed.
     #[error("the certificate cannot be parsed")]
     Malformed,
-    /// A certificate names one SPIFFE identity or none (SPIFFE X.509-SVID, section 2).
+    /// It has more than one SPIFFE URI (SPIFFE X.509-SVID, section 2).
     #[error("the certificate has more than one SPIFFE URI")]
     SeveralUris,
-    /// The URI is no SPIFFE identity of the forms that this program knows.
+    /// Its SPIFFE URI has another form.
     #[error("the certificate's SPIFFE URI is not of the form spiffe://TRUST_DOMAIN/KIND/ID: {0}")]
     UnknownForm(String),
-    /// It is of another trust domain.
+    /// It belongs to another trust domain.
     #[error("the certificate is of trust domain {0:?}")]
     ForeignTrustDomain(String),
     /// None of the configured sources gives an ID.
@@ -100,12 +100,12 @@ pub enum IdentityError {
     Nameless,
 }
 
-/// The identity behind a request, put into its extensions by the listener.
+/// The identity behind a request. The router of a listener finds it in the extensions.
 #[derive(Clone, Debug)]
 pub struct ClientIdentity(Arc<Result<Identity, IdentityError>>);
 
 impl ClientIdentity {
-    /// What [`identify`] said of the client's certificate.
+    /// From what [`identify`] says of the certificate of the client.
     pub fn new(identity: Result<Identity, IdentityError>) -> Self {
         Self(Arc::new(identity))
     }
@@ -147,12 +147,12 @@ impl ClientIdentity {
         }
     }
 
-    /// Why the certificate names nobody, if so.
+    /// Why the certificate names nobody, if it does not.
     pub fn refusal(&self) -> Option<&IdentityError> {
         self.0.as_ref().as_ref().err()
     }
 
-    /// What to call the client in a log line.
+    /// The name of the client for log lines.
     pub fn name(&self) -> Option<&str> {
         match &*self.0 {
             Ok(Identity::Sae(sae)) => Some(sae.0.as_str()),

@@ -29,7 +29,7 @@ pub(super) fn parse(uri: &str, trust_domain: &str) -> Result<Identity, IdentityE
         "kme" => id.parse().map(AuthenticatedKme).map(Identity::Kme).map_err(|_| unknown()),
         "pool" => id.parse().map(Identity::Pool).map_err(|_| unknown()),
         "operator" => {
-            // The same rules as for the other names; only the type is looser.
+            // The rules are those of the other names, though it has no type of its own.
             id.parse::<kme::SaeId>().map_err(|_| unknown())?;
             Ok(Identity::Operator(id.into_owned()))
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use testkit::needs;
 use testkit::{Network, output_of, qkd014};
 
 /// Runs a short bench against `manifest` and returns its report.
@@ -50,6 +51,7 @@ fn check(report: &Value, keys_each: u64) {
 
 #[test]
 fn every_operation_over_both_versions_of_http_is_counted_and_every_key_compared_with_its_twin() {
+    needs!(Curl);
     let network = Network::start(2);
     let manifest = network.manifest();
     for (operation, requests_each) in [("enc", 1), ("dec", 1), ("pair", 2), ("handshake", 1)] {
@@ -73,6 +75,7 @@ fn every_operation_over_both_versions_of_http_is_counted_and_every_key_compared_
 
 #[test]
 fn many_keys_a_request_are_all_compared() {
+    needs!(Curl);
     let network = Network::start(2);
     for operation in ["enc", "dec", "pair"] {
         let args = ["--op", operation, "--number", "5", "--size", "128", "--connections", "2"];
@@ -84,6 +87,7 @@ fn many_keys_a_request_are_all_compared() {
 
 #[test]
 fn the_baseline_is_measured_before_each_round_and_divides_its_figures() {
+    needs!(Curl);
     let network = Network::start(2);
     for operation in ["enc", "dec", "pair", "handshake"] {
         let args = ["--op", operation, "--baseline", "--rounds", "2", "--connections", "2"];
@@ -106,6 +110,7 @@ fn the_baseline_is_measured_before_each_round_and_divides_its_figures() {
 
 #[test]
 fn any_pair_of_kmes_is_measured_against_the_baseline_with_nothing_but_its_certificates() {
+    needs!(Curl);
     let network = Network::start(2);
     let ((site_a, alice), (site_b, bob)) = (network.sae("alice"), network.sae("bob"));
     let mut command = qkd014();
@@ -135,6 +140,7 @@ fn any_pair_of_kmes_is_measured_against_the_baseline_with_nothing_but_its_certif
 
 #[test]
 fn an_open_loop_does_not_exceed_its_rate_and_counts_the_wait_of_those_who_are_late() {
+    needs!(Curl);
     let network = Network::start(2);
     let manifest = network.manifest();
     let report = bench(&manifest, &["--rate", "50", "--connections", "4", "--duration", "4"]);
@@ -153,6 +159,7 @@ fn an_open_loop_does_not_exceed_its_rate_and_counts_the_wait_of_those_who_are_la
 #[test]
 fn windows_are_told_one_after_the_other_and_add_up_to_the_whole() {
     const CONNECTIONS: u64 = 4;
+    needs!(Curl);
     let network = Network::start(2);
     let mut command = qkd014();
     command.args(["bench", "--json", "--op", "pair", "--demo"]).arg(network.manifest());
@@ -184,6 +191,7 @@ fn windows_are_told_one_after_the_other_and_add_up_to_the_whole() {
 #[test]
 fn slaves_are_named_in_turn_each_as_often_as_the_others() {
     const CONNECTIONS: u64 = 3;
+    needs!(Curl);
     let mut network = Network::generate(2);
     for site in [0, 1] {
         // bob-2 lives nowhere.

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use testkit::{Network, output_of, qkd014};
+use testkit::{Network, needs, output_of, qkd014};
 
 fn run(args: &[&str]) -> Output {
     output_of(qkd014().args(args))
@@ -30,6 +30,7 @@ fn a_url_without_https_comes_with_the_one_that_was_meant() {
 
 #[test]
 fn the_client_says_what_the_kme_said() {
+    needs!(Curl);
     let network = Network::start(2);
     let (site, alice) = network.sae("alice");
     let (ca, p12) = (network.ca().display().to_string(), alice.p12.display().to_string());
@@ -46,6 +47,7 @@ fn the_client_says_what_the_kme_said() {
 
 #[test]
 fn keys_are_fetched_at_one_site_and_retrieved_at_the_other() {
+    needs!(Curl);
     let network = Network::start(2);
     let call = |sae: &str, command: &str, rest: &[&str]| {
         let (site, sae) = network.sae(sae);

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use faults::{EXPECTED, Expected, NOTED_ONLY};
+use testkit::needs;
 use testkit::{Network, PATIENCE, lines_of, output_of, program, qkd014, run_to_end};
 
 const STRICT: &[&str] = &["--profile", "strict"];
@@ -156,6 +157,7 @@ fn lenient_complaint(expected: &Expected, run: &Run) -> Option<String> {
 
 #[test]
 fn a_kme_that_is_right_passes_every_test_that_can_be_run() {
+    needs!(Curl);
     let fixture = Fixture::new();
     let three_sites = fixture.run(None, true, STRICT);
     let run = fixture.run(None, false, STRICT);

@@ -4,6 +4,7 @@
 use super::*;
 use crate::delivery::{Admission, RetrievalPolicy};
 use crate::store::RetrievalMode;
+use crate::store::testing::counts;
 
 /// Somebody who calls at one of the two sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +102,7 @@ fn identity(who: Who) -> ClientIdentity {
     }
 }
 
-async fn ask(net: &Net, who: Who, site: &str, request: http::request::Builder) -> Answer {
+async fn ask(net: &Net, who: Who, site: &str, request: http::request::Builder) -> TestAnswer {
     let api = if site == "site-a" { &net.a } else { &net.b };
     answer(api, request.extension(identity(who)).body(Body::empty()).unwrap()).await
 }
@@ -110,7 +111,7 @@ fn dec(path: &str, key_id: &str) -> http::request::Builder {
     Request::get(format!("/api/v1/keys/{}/dec_keys?key_ID={key_id}", escaped(path)))
 }
 
-async fn ask_by_post(net: &Net, who: Who, site: &str, path: &str, key_id: &str) -> Answer {
+async fn ask_by_post(net: &Net, who: Who, site: &str, path: &str, key_id: &str) -> TestAnswer {
     let api = if site == "site-a" { &net.a } else { &net.b };
     let request = Request::post(format!("/api/v1/keys/{}/dec_keys", escaped(path)));
     let body = serde_json::json!({ "key_IDs": [{ "key_ID": key_id }] }).to_string();
@@ -194,7 +195,7 @@ async fn a_key_for_a_site_goes_to_whoever_of_it_comes_first() {
             ask(&net, first, "site-b", dec("site-a", &key.0)).await.keys(),
             std::slice::from_ref(&key)
         );
-        assert_eq!(net.sites.b.store.counts().await.unwrap().keys, 0, "one retrieval erases it");
+        assert_eq!(counts(&net.sites.b.store).await.keys, 0, "one retrieval erases it");
         for who in everyone {
             let late = ask(&net, who, "site-b", dec("alice", &key.0)).await;
             assert_eq!(late.message(), NOT_FOUND, "{who:?} after {first:?}");

@@ -6,12 +6,13 @@ use serde_json::json;
 
 use super::*;
 use crate::delivery::testing::{Placed, to_kme, to_sae};
+use crate::store::testing::counts;
 
 #[tokio::test]
 async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default_size() {
     let net = Net::new().await;
     let mut seen = BTreeSet::new();
-    let mut check = |what: &str, answer: &Answer| {
+    let mut check = |what: &str, answer: &TestAnswer| {
         let keys = answer.keys();
         assert_eq!((keys.len(), keys[0].1.len()), (1, 32), "{what}");
         assert!(seen.insert(keys[0].clone()), "{what}: the same key again");
@@ -42,7 +43,7 @@ async fn every_way_to_ask_for_nothing_in_particular_gives_one_key_of_the_default
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     check("form type", &net.call("alice", form, "{}").await);
     check("no type", &net.call("alice", Request::post("/api/v1/keys/bob/enc_keys"), "{}").await);
-    // A query beside a body, and a body beside a query, are not looked at.
+    // A query beside a body, and a body beside a query, are ignored.
     check("POST with query", &net.post("alice", "bob/enc_keys?number=3&size=x", "{}").await);
     let get = Request::get("/api/v1/keys/bob/enc_keys");
     check("GET with body", &net.call("alice", get, r#"{"number":3"#).await);
@@ -230,10 +231,7 @@ async fn demands_that_cannot_be_met_are_refused_with_the_sentence_of_the_standar
     let answer = net.post("alice", "bob/enc_keys", both).await;
     assert_eq!(answer.message(), "not all extension_mandatory parameters are supported");
     assert_eq!(answer.json()["details"], json!([{"extension_mandatory_unsupported": [{"zz_x": null}]}]));
-    assert_eq!(
-        [net.sites.a.store.counts().await.unwrap().keys, net.sites.b.store.counts().await.unwrap().keys],
-        [0, 0]
-    );
+    assert_eq!([counts(&net.sites.a.store).await.keys, counts(&net.sites.b.store).await.keys], [0, 0]);
 }
 
 #[tokio::test]

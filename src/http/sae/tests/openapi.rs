@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::http::sae::path::{Call, Route};
+use crate::http::sae::path::{Route, SaeCall};
 
 fn described() -> Value {
     serde_json::from_str(&crate::http::sae::description(&rules().limits).unwrap()).unwrap()
@@ -89,7 +89,7 @@ async fn every_member_of_a_key_request_is_bounded_by_the_code_where_the_descript
     assert!(tried > 40, "the description draws lines");
     assert_eq!(net.post("alice", "bob/enc_keys", r#"{"zz":1}"#).await.status, StatusCode::OK);
     assert_eq!(net.post("alice", "bob/enc_keys", "null").await.status, StatusCode::BAD_REQUEST);
-    let body = &api["paths"][Call::EncKeys.template()]["post"]["requestBody"];
+    let body = &api["paths"][SaeCall::EncKeys.template()]["post"]["requestBody"];
     assert_eq!(body["required"], false, "a body of no bytes is served");
 }
 
@@ -97,7 +97,7 @@ async fn every_member_of_a_key_request_is_bounded_by_the_code_where_the_descript
 async fn queries_are_bounded_where_the_description_says() {
     let net = Net::new().await;
     let api = described();
-    let parameters = api["paths"][Call::EncKeys.template()]["get"]["parameters"].as_array().unwrap();
+    let parameters = api["paths"][SaeCall::EncKeys.template()]["get"]["parameters"].as_array().unwrap();
     let mut tried = 0;
     for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
         let (name, schema) = (parameter["name"].as_str().unwrap(), &parameter["schema"]);
@@ -188,7 +188,7 @@ async fn answers_have_exactly_the_members_that_the_description_names() {
 fn the_description_has_the_paths_and_verbs_that_are_served_and_no_others() {
     let api = described();
     assert_eq!(api["openapi"], "3.1.0");
-    let calls = [Call::Status, Call::EncKeys, Call::DecKeys];
+    let calls = [SaeCall::Status, SaeCall::EncKeys, SaeCall::DecKeys];
     let mut templates: Vec<String> = calls.iter().map(|call| call.template().to_owned()).collect();
     templates.sort_unstable();
     assert_eq!(names(&api["paths"]), templates.iter().collect::<Vec<_>>());

@@ -10,7 +10,6 @@ use qkd014::{Client, ClientError, KeyRequest};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::app::SaeFront;
 use crate::delivery::testing::{TestSites, rules};
 use crate::http::RequestMeters;
 use crate::http::middleware::EdgeLimits;
@@ -38,7 +37,7 @@ impl SiteA {
             versions: Versions::Compatible,
         };
         let (stop, limits) = (CancellationToken::new(), ListenerLimits::default());
-        tokio::spawn(listener::serve("sae", tcp, tls, SaeFront(api), limits, stop.clone()));
+        tokio::spawn(listener::serve("sae", tcp, tls, api, limits, stop.clone()));
         Self { sites, url, _stop: stop.drop_guard() }
     }
 

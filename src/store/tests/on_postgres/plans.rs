@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::store::verbs::sql;
 
 /// Keys of each batch.
 const KEYS: u32 = 50;
@@ -137,7 +138,7 @@ fn statements() -> Vec<Statement> {
 
 #[tokio::test]
 async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
-    let site = site();
+    let site = site!();
     site.open().await.close().await;
     let mut link = site.sql().await;
     let batches = std::env::var("DQKD_PLAN_BATCHES").map_or(1_000, |text| text.parse().unwrap());

@@ -22,7 +22,7 @@ fn pair<'a>(master: &'a SaeId, recipient: &'a Recipient) -> ReadyPair<'a> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_ready_key_is_leased_exactly_once_by_many_at_once() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     let mut made = HashSet::new();
     for number in 0..60 {
@@ -54,7 +54,7 @@ async fn every_ready_key_is_leased_exactly_once_by_many_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_retrievals_of_the_same_keys_through_two_daemons_one_succeeds() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for round in 0..10 {
         let ids = Sample::to_bob(3).stored(&stores[round % 2]).await.ids();
@@ -83,7 +83,7 @@ async fn of_many_retrievals_of_the_same_keys_through_two_daemons_one_succeeds() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_party_of_a_key_retrieves_it_once_through_whichever_daemon() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for _ in 0..10 {
         let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 1).stored(&stores[0]).await.ids();
@@ -100,13 +100,13 @@ async fn each_party_of_a_key_retrieves_it_once_through_whichever_daemon() {
         }
         served.sort_unstable();
         assert_eq!(served, ["bob", "carol"]);
-        assert_eq!(stores[0].counts().await.unwrap().keys, 0, "the last one erased it");
+        assert_eq!(counts(&stores[0]).await.keys, 0, "the last one erased it");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_batch_that_is_pushed_to_two_daemons_at_once_is_stored_once() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for _ in 0..20 {
         let sample = Sample::to_bob(5);
@@ -119,7 +119,7 @@ async fn a_batch_that_is_pushed_to_two_daemons_at_once_is_stored_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_key_id_that_two_batches_bring_at_once_is_stored_once() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for _ in 0..20 {
         let (mut first, second) = (Sample::to_bob(2), Sample::to_bob(2));
@@ -134,7 +134,7 @@ async fn a_key_id_that_two_batches_bring_at_once_is_stored_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_void_and_an_insert_that_cross_never_leave_a_live_key() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for round in 0..60_u32 {
         let sample = Sample::to_bob(2);
@@ -158,12 +158,12 @@ async fn a_void_and_an_insert_that_cross_never_leave_a_live_key() {
         assert!(matches!(again, Inserted::Voided | Inserted::AlreadyStored), "{again:?}");
         Ask::by("bob").finds_nothing(&stores[0], &all).await;
     }
-    assert_eq!(stores[0].counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&stores[0]).await.keys, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_void_and_a_retrieval_that_cross_agree_on_who_got_the_key() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for round in 0..40 {
         let sample = Sample::to_bob(1).stored(&stores[0]).await;
@@ -182,23 +182,23 @@ async fn a_void_and_a_retrieval_that_cross_agree_on_who_got_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_withdrawal_and_a_lease_that_cross_agree_on_who_has_the_keys() {
-    let site = site();
+async fn a_void_and_a_lease_that_cross_agree_on_who_has_the_keys() {
+    let site = site!();
     let stores = two(&site).await;
     for round in 0..40 {
         let sample = Sample::to_bob(2).ready(&stores[0], round % 2 == 0).await;
         let end = START.plus(HOUR);
-        let withdraw = stores[0].withdraw(&sample.source, sample.batch_id, end);
-        let (withdrawn, leased) = tokio::join!(withdraw, lease(&stores[1], 1));
-        let expected = if leased.is_empty() { Withdrawn::Voided } else { Withdrawn::InUse };
-        assert_eq!(withdrawn.unwrap(), expected, "round {round}");
+        let void = stores[0].void_unless_leased(&sample.source, sample.batch_id, end);
+        let (voided, leased) = tokio::join!(void, lease(&stores[1], 1));
+        let expected = if leased.is_empty() { ReadyVoid::Voided } else { ReadyVoid::InUse };
+        assert_eq!(voided.unwrap(), expected, "round {round}");
         assert!(lease(&stores[0], 5).await.is_empty());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sweeps_of_two_daemons_erase_everything_once_and_disturb_nobody() {
-    let site = site();
+    let site = site!();
     let stores = two(&site).await;
     for number in 0..30 {
         Sample::to_bob(10).stored(&stores[number % 2]).await;
@@ -215,12 +215,12 @@ async fn sweeps_of_two_daemons_erase_everything_once_and_disturb_nobody() {
     };
     let (one, two) = tokio::join!(sweep(Arc::clone(&stores[0])), sweep(Arc::clone(&stores[1])));
     assert_eq!((one.0 + two.0, one.1 + two.1), (300, 30));
-    assert_eq!(stores[0].counts().await.unwrap(), Counts::default());
+    assert_eq!(counts(&stores[0]).await, Counts::default());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_data_key_that_another_daemon_sweeps_comes_back_with_the_next_batch() {
-    let site = site();
+    let site = site!();
     let [one, two] = two(&site).await;
     Sample::to_bob(1).stored(&one).await;
     site.clock.advance(HOUR);
@@ -238,7 +238,7 @@ async fn a_data_key_that_another_daemon_sweeps_comes_back_with_the_next_batch() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn daemons_that_start_together_bring_the_schema_up_to_date_once() {
-    let site = site();
+    let site = site!();
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let url = site.url.clone();
@@ -252,7 +252,7 @@ async fn daemons_that_start_together_bring_the_schema_up_to_date_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_waits_for_another_that_changes_the_schema() {
-    let site = site();
+    let site = site!();
     Store::migrate_only(&site.url).await.unwrap();
     let mut other = site.sql().await;
     let change = "SET idle_in_transaction_session_timeout = 0; BEGIN; \
@@ -268,55 +268,5 @@ async fn a_daemon_waits_for_another_that_changes_the_schema() {
     // And waits for nothing else that long.
     let timeout = "DO $$ BEGIN ASSERT current_setting('lock_timeout') = '3s' \
                    AND current_setting('statement_timeout') = '5s'; END $$";
-    store.on_writer(timeout).await.unwrap();
-}
-
-/// A turn that was let go is free a moment later.
-async fn gets_its_turn(store: &Store) -> RefillTurn {
-    for _ in 0..500 {
-        if let Some(turn) = store.try_refill(pair(&sae("alice"), &bob())).await.unwrap() {
-            return turn;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the turn was never passed on");
-}
-
-#[tokio::test]
-async fn a_pair_is_refilled_by_one_daemon_at_a_time_and_the_turn_passes_on() {
-    let site = site();
-    let [one, two] = two(&site).await;
-    let (alice, bob) = (sae("alice"), bob());
-    let ask = async |store: &Store| store.try_refill(pair(&alice, &bob)).await.unwrap();
-    let turn = ask(&one).await.unwrap();
-    assert!(ask(&two).await.is_none());
-    assert!(ask(&one).await.is_none(), "nor twice by the same daemon");
-    let carol = Recipient { party: to_sae("carol"), kme: kme("site-b") };
-    let other = one.try_refill(pair(&alice, &carol)).await.unwrap();
-    assert!(other.is_some(), "another pair is another turn");
-    drop(turn);
-    let turn = gets_its_turn(&two).await;
-    assert!(ask(&one).await.is_none());
-    // Its holder dies with the turn in its hands.
-    Arc::into_inner(two).unwrap().close().await;
-    drop(gets_its_turn(&one).await);
-    drop(turn);
-}
-
-#[tokio::test]
-async fn the_turns_of_a_daemon_that_is_cut_off_pass_on_and_it_can_ask_again() {
-    let site = site();
-    let [one, two] = two(&site).await;
-    let turn = gets_its_turn(&one).await;
-    let mut sql = site.sql().await;
-    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' \
-               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let ended: i64 = sqlx::query_scalar(cut).fetch_one(&mut *sql).await.unwrap();
-    assert_eq!(ended, 1);
-    let of_two = gets_its_turn(&two).await;
-    // What it held is not its own any more, and letting go of it takes nothing from the other.
-    drop(turn);
-    assert!(one.try_refill(pair(&sae("alice"), &bob())).await.unwrap().is_none());
-    drop(of_two);
-    drop(gets_its_turn(&one).await);
+    on_writer(&store, timeout).await.unwrap();
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use rustix::process::Signal;
 use testkit::postgres::Stop;
 use tokio::task::JoinSet;
 
 use super::lossy::Lossy;
 use super::*;
+use testkit::needs;
 
 /// A site on a server of its own, which may be stopped.
 fn site_on(server: &Server) -> Site {
@@ -31,6 +33,7 @@ async fn site_behind(proxy: &Lossy) -> (Site, Store) {
 
 #[tokio::test]
 async fn a_commit_that_took_place_is_answered_as_such_when_its_answer_is_lost() {
+    needs!(Postgres);
     let proxy = Lossy::to(Server::shared().port()).await;
     let (site, store) = site_behind(&proxy).await;
     let ids = Sample::to_bob(2).stored(&store).await.ids();
@@ -52,6 +55,7 @@ async fn a_commit_that_took_place_is_answered_as_such_when_its_answer_is_lost() 
 
 #[tokio::test]
 async fn a_commit_that_never_arrived_is_run_again() {
+    needs!(Postgres);
     let proxy = Lossy::to(Server::shared().port()).await;
     let (_site, store) = site_behind(&proxy).await;
     proxy.lose_commits(1);
@@ -65,6 +69,7 @@ async fn a_commit_that_never_arrived_is_run_again() {
 
 #[tokio::test]
 async fn where_it_cannot_be_found_out_the_caller_is_told_and_nothing_is_run_again() {
+    needs!(Postgres);
     let proxy = Lossy::to(Server::shared().port()).await;
     let (site, store) = site_behind(&proxy).await;
     let store = Arc::new(store);
@@ -101,6 +106,7 @@ async fn where_it_cannot_be_found_out_the_caller_is_told_and_nothing_is_run_agai
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
+    needs!(Postgres);
     let server = Server::private();
     let site = site_on(&server);
     let stores = [Arc::new(site.open().await), Arc::new(site.open().await)];
@@ -149,7 +155,7 @@ async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
     assert!(refusals > 0, "the stops were felt");
     // The server came back each time long before anyone would give up finding out.
     assert_eq!(uncertain, 0);
-    assert_eq!(stores[0].counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&stores[0]).await.keys, 0);
 }
 
 impl Ask {
@@ -169,22 +175,24 @@ impl Ask {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_not_waited_for_longer_than_patience_and_comes_back() {
+    needs!(Postgres);
     let server = Server::private();
     let site = site_on(&server);
     let store = site.open().await;
     let ids = Sample::to_bob(2).stored(&store).await.ids();
-    server.signal_all("STOP");
+    server.signal_all(Signal::STOP);
     let hasty = Ask::by("bob").patient_for(Duration::from_millis(300));
     let refused = hasty.at(&store, &ids).await;
     assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Busy(_)))), "{refused:?}");
     assert!(matches!(store.ping().await, Err(StoreError::Busy(_))));
-    server.signal_all("CONT");
+    server.signal_all(Signal::CONT);
     Ask::by("bob").patient_for(Duration::from_mins(1)).gets(&store, &ids).await;
     store.ping().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_server_without_free_connections_is_busy_and_serves_again_when_one_is_free() {
+    needs!(Postgres);
     let server = Server::private();
     server.sql("postgres", &["ALTER SYSTEM SET max_connections = 6"]);
     server.stop(Stop::Fast).unwrap();
@@ -228,18 +236,20 @@ impl Ask {
 
 #[tokio::test]
 async fn a_connection_that_turns_read_only_is_replaced() {
+    needs!(Postgres);
     let site = site();
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     for _ in 0..POSTGRES_WRITERS {
         let read_only = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
-        store.on_writer(read_only).await.unwrap();
+        on_writer(&store, read_only).await.unwrap();
     }
     Ask::by("bob").gets(&store, &ids).await;
 }
 
 #[tokio::test]
 async fn a_database_that_takes_no_writes_is_busy_and_used_again_when_it_does() {
+    needs!(Postgres);
     let server = Server::private();
     let site = site_on(&server);
     let store = site.open().await;
@@ -258,6 +268,7 @@ async fn a_database_that_takes_no_writes_is_busy_and_used_again_when_it_does() {
 
 #[tokio::test]
 async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
+    needs!(Postgres);
     let site = site();
     let store = Arc::new(site.open().await);
     let ids = Sample::to_bob(8).stored(&store).await.ids();
@@ -289,6 +300,7 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_is_passed_over_and_takes_over_every_answered_retrieval_when_it_is_promoted() {
+    needs!(Postgres);
     let primary = Server::private();
     let mut site = site_on(&primary);
     let standby = primary.standby();
@@ -327,12 +339,13 @@ async fn a_standby_is_passed_over_and_takes_over_every_answered_retrieval_when_i
     while let Some(result) = tasks.join_next().await {
         result.unwrap();
     }
-    assert_eq!(store.counts().await.unwrap().keys, 0);
+    assert_eq!(counts(&store).await.keys, 0);
     Sample::to_bob(1).stored(&store).await;
 }
 
 #[tokio::test]
 async fn the_server_has_to_prove_its_name_and_no_error_shows_the_password() {
+    needs!(Postgres);
     let server = Server::shared();
     let mut site = site();
     let good = server.tls_url(Server::database_of(&site.url));
@@ -354,6 +367,7 @@ async fn the_server_has_to_prove_its_name_and_no_error_shows_the_password() {
 
 #[tokio::test]
 async fn the_first_of_several_servers_that_takes_writes_is_used() {
+    needs!(Postgres);
     let server = Server::private();
     let mut site = site_on(&server);
     let url = site.url.clone();

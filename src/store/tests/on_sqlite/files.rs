@@ -66,15 +66,15 @@ async fn a_full_disk_stores_nothing_and_recovers() {
     let store = site.open().await;
     let first = Sample::to_bob(10).stored(&store).await;
     // SQLite raises a limit below the present size to it: no page may be added from now on.
-    store.on_writer("PRAGMA max_page_count = 1").await.unwrap();
+    on_writer(&store, "PRAGMA max_page_count = 1").await.unwrap();
     let big = Sample::to_bob(5000);
     let error = big.insert(&store).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     assert_eq!(error.public_message(), "the key store has no space left");
-    assert_eq!(store.counts().await.unwrap(), Counts { batches: 1, keys: 10 });
+    assert_eq!(counts(&store).await, Counts { batches: 1, keys: 10 });
     // Retrievals go on: they need no new page.
     Ask::by("bob").gets(&store, &first.ids()).await;
-    store.on_writer("PRAGMA max_page_count = 1000000").await.unwrap();
+    on_writer(&store, "PRAGMA max_page_count = 1000000").await.unwrap();
     assert_eq!(big.insert(&store).await.unwrap(), Inserted::Stored);
 }
 
@@ -83,7 +83,7 @@ async fn a_read_only_connection_refuses_changes_and_the_next_call_tries_a_new_on
     let site = site();
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
-    store.on_writer("PRAGMA query_only = ON").await.unwrap();
+    on_writer(&store, "PRAGMA query_only = ON").await.unwrap();
     let refused = Ask::by("bob").at(&store, &ids).await;
     assert!(matches!(refused, Err(RetrieveError::Store(StoreError::ReadOnly(_)))), "{refused:?}");
     store.ping().await.unwrap();
@@ -95,12 +95,12 @@ async fn a_transaction_that_ended_by_itself_does_not_stop_the_writer() {
     let site = site();
     let store = site.open().await;
     // The writer's own COMMIT and ROLLBACK then find no transaction, as after a full disk.
-    assert!(store.on_writer("ROLLBACK").await.is_err());
+    assert!(on_writer(&store, "ROLLBACK").await.is_err());
     Sample::to_bob(1).stored(&store).await;
     // And a connection left inside a transaction is replaced.
-    assert!(store.on_writer("COMMIT; BEGIN; INSERT INTO no_such_table VALUES (1)").await.is_err());
+    assert!(on_writer(&store, "COMMIT; BEGIN; INSERT INTO no_such_table VALUES (1)").await.is_err());
     Sample::to_bob(1).stored(&store).await;
-    assert_eq!(store.counts().await.unwrap().batches, 2);
+    assert_eq!(counts(&store).await.batches, 2);
 }
 
 /// Needs root, for a real file system without space; others skip it.

@@ -1,0 +1,157 @@
+//! The gauges of `/metrics`: read from the rooms at each request.
+
+use std::sync::Arc;
+
+use kme::{KmeId, Timestamp};
+
+use super::health::Common;
+use crate::metrics::{Labels, Reading, Registry};
+use crate::peer::BreakerState;
+use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};
+use crate::supply::{Peers, Supply};
+
+/// What the pools of a KME are read from.
+pub(super) struct KmePools {
+    pub(super) servers: Arc<PoolServers>,
+    pub(super) own: Arc<SourceSets>,
+    pub(super) of_peers: Arc<RecipientSets>,
+}
+
+/// The gauges of every daemon. `kind` is `kme` or `pool`.
+pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String, common: &Common) {
+    let build = Labels::new([("version", env!("CARGO_PKG_VERSION")), ("kind", kind)]).and("id", id);
+    gauges(registry, "dqkd_build_info", "1; what runs here", move || vec![(build.clone(), 1)]);
+    let started = common.clock.now();
+    gauge(registry, "process_start_time_seconds", "When the daemon started, since 1970", move || {
+        Some(seconds(started))
+    });
+    gauge(registry, "process_resident_memory_bytes", "Memory in use", resident_bytes);
+    gauge(registry, "process_open_fds", "Open files and connections", open_files);
+    let restarts = common.restarts.clone();
+    let help = "Background tasks that ended and were started again";
+    let read = move || vec![(Labels::default(), restarts.count())];
+    registry.register("dqkd_task_restarts", help, Reading::counter(read));
+    let tls = Arc::clone(&common.tls);
+    gauge(registry, "dqkd_certificate_expiry_timestamp_seconds", "End of the own certificate", move || {
+        Some(seconds(tls.not_after()))
+    });
+    let tls = Arc::clone(&common.tls);
+    let help = "When the first revocation list should be replaced; absent without one";
+    gauge(registry, "dqkd_crl_next_update_timestamp_seconds", help, move || {
+        tls.crl_next_update().map(seconds)
+    });
+    gauges(registry, "dqkd_pool_memory_bytes", "Memory of pools, by whether it could be locked", || {
+        let report = lock_report();
+        vec![one("locked", "yes", report.locked_bytes), one("locked", "no", report.unlocked_bytes)]
+    });
+}
+
+/// The reserves of keys.
+pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
+    let read = Arc::clone(supply);
+    gauge(registry, "dqkd_reserve_pairs", "Pairs that keys are kept ready for", move || {
+        Some(read.levels().pairs)
+    });
+    let read = Arc::clone(supply);
+    gauges(
+        registry,
+        "dqkd_reserve_keys",
+        "Ready keys: leased in memory, or in the store as last seen",
+        move || {
+            let levels = read.levels();
+            vec![one("place", "leased", levels.leased), one("place", "stored", levels.stored)]
+        },
+    );
+    let read = Arc::clone(supply);
+    gauge(registry, "dqkd_reserve_waited_for_keys", "Keys that callers wait for", move || {
+        Some(read.levels().waited_for)
+    });
+}
+
+/// The circuit breakers.
+pub(super) fn of_peers(registry: &mut Registry, peers: &Arc<Peers>) {
+    let peers = Arc::clone(peers);
+    let help = "1 for the state that the circuit breaker of a peer's address is in";
+    gauges(registry, "dqkd_peer_breaker_state", help, move || {
+        let states = |(kme, url, is): (&KmeId, &str, BreakerState)| {
+            [(BreakerState::Closed, "closed"), (BreakerState::Open, "open"), (BreakerState::Trying, "trying")]
+                .map(|(state, name)| {
+                    let labels = Labels::new([("peer", kme.to_string()), ("url", url.to_owned())]);
+                    let labels = labels.and("state", name);
+                    (labels, u64::from(state == is))
+                })
+        };
+        let addresses =
+            peers.iter().flat_map(|peer| peer.addresses().map(move |(url, state)| (peer.kme(), url, state)));
+        addresses.flat_map(states).collect()
+    });
+}
+
+/// Pool sets and the servers they come from.
+pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
+    let KmePools { servers, own, of_peers } = pools;
+    gauge(
+        registry,
+        "dqkd_pool_servers_available",
+        "Pool servers that are not left alone after a failure",
+        move || Some(servers.available().len() as u64),
+    );
+    let (own_sets, peers_sets) = (Arc::clone(&own), Arc::clone(&of_peers));
+    gauges(registry, "dqkd_pool_sets", "Pool sets held, by who made them", move || {
+        let (own, peers) = (own_sets.count() as u64, peers_sets.count() as u64);
+        vec![one("maker", "own", own), one("maker", "peers", peers)]
+    });
+    gauges(registry, "dqkd_pool_set_bytes", "Memory of pool sets, by who made them", move || {
+        vec![one("maker", "own", own.used_bytes()), one("maker", "peers", of_peers.used_bytes())]
+    });
+}
+
+/// The vault of a pool server.
+pub(super) fn of_vault(registry: &mut Registry, vault: &Arc<PoolVault>) {
+    let read = Arc::clone(vault);
+    gauge(registry, "dqkd_vault_pools", "Pools held", move || Some(read.pool_count() as u64));
+    let read = Arc::clone(vault);
+    gauge(registry, "dqkd_vault_bytes", "Memory of pools held or being made", move || {
+        Some(read.used_bytes())
+    });
+}
+
+fn gauges(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn() -> Vec<(Labels, u64)> + Send + Sync + 'static,
+) {
+    registry.register(name, help.to_owned(), Reading::gauge(read));
+}
+
+/// One series without labels; no series while its value is unknown.
+fn gauge(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn() -> Option<u64> + Send + Sync + 'static,
+) {
+    gauges(registry, name, help, move || {
+        read().map(|value| (Labels::default(), value)).into_iter().collect()
+    });
+}
+
+fn one(name: &'static str, value: &'static str, count: u64) -> (Labels, u64) {
+    (Labels::new([(name, value)]), count)
+}
+
+fn seconds(moment: Timestamp) -> u64 {
+    u64::try_from(moment.as_ms() / 1000).unwrap_or(0)
+}
+
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
+fn open_files() -> Option<u64> {
+    // Without the one that this look opens.
+    Some((std::fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
+}

@@ -1,0 +1,15 @@
+//! The way to the database: addresses, connections, what differs between SQLite and Postgres, schema versions.
+//!
+//! Knows nothing of keys.
+
+mod address;
+mod dialect;
+mod migrate;
+mod postgres;
+mod readers;
+mod sqlite;
+
+pub(crate) use self::address::Address;
+pub(crate) use self::dialect::{Dialect, Link, Sql};
+pub(crate) use self::migrate::prepare_schema;
+pub(crate) use self::readers::Readers;

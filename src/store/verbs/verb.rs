@@ -1,0 +1,56 @@
+//! What every change to the store can tell a writer.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use kme::Timestamp;
+
+use super::batch_cache::BatchFacts;
+use super::locks::Needs;
+use crate::store::connection::Link;
+use crate::store::error::StoreError;
+use crate::store::sealing::Sealer;
+
+/// A change to the store other than a retrieval. (Retrievals of one transaction are decided together: [`super::Rows`].)
+pub(crate) trait Verb: Send + Sync + 'static {
+    /// What its caller gets.
+    type Output: Send;
+
+    /// Its name in metrics.
+    fn name(&self) -> &'static str;
+
+    /// How many keys it handles. Bounds what shares a transaction.
+    fn key_count(&self) -> usize {
+        0
+    }
+
+    /// Adds what it has to lock.
+    fn lock(&self, _needs: &mut Needs) {}
+
+    /// Does its part of a transaction. Runs again if the transaction fails.
+    fn run(
+        &self,
+        link: &mut Link,
+        sealer: &Sealer,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Self::Output, StoreError>> + Send;
+
+    /// Whether it changed anything, so that a commit is needed.
+    fn is_change(_output: &Self::Output) -> bool {
+        true
+    }
+
+    /// What the writer has to do once this is committed, or had nothing to commit.
+    fn after_commit(&self, _output: &Self::Output) -> AfterCommit {
+        AfterCommit::Nothing
+    }
+}
+
+/// What a writer does after a commit.
+pub(crate) enum AfterCommit {
+    Nothing,
+    /// Adds a batch to its cache.
+    Cache(Arc<BatchFacts>),
+    /// Moves the write-ahead log of SQLite into the database file.
+    Checkpoint,
+}

@@ -1,0 +1,61 @@
+//! Who comes first: the caller of a retrieval, who gives up, or the writer, who commits it.
+//!
+//! Without this, a caller could be told that nothing was used up while its retrieval is about to be committed.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const WAITING: u8 = 0;
+const CLAIMED: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// Shared by a job and its caller.
+#[derive(Debug, Default)]
+pub(crate) struct CommitRace(AtomicU8);
+
+impl CommitRace {
+    /// For the writer, right before a commit. `false`: the caller has given up, so it must not take place. May be
+    /// repeated.
+    pub(super) fn claim(&self) -> bool {
+        self.change(CLAIMED)
+    }
+
+    /// For the caller. `false`: a commit may be under way, so only its result tells. May be repeated.
+    pub(crate) fn give_up(&self) -> bool {
+        self.change(GIVEN_UP)
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.0.load(Ordering::Acquire) == GIVEN_UP
+    }
+
+    fn change(&self, to: u8) -> bool {
+        match self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(found) => found == to,
+        }
+    }
+}
+
+/// Gives up a retrieval when its caller goes away.
+pub(crate) struct GiveUpOnDrop(pub(crate) std::sync::Arc<CommitRace>);
+
+impl Drop for GiveUpOnDrop {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retrieval_whose_commit_has_begun_cannot_be_given_up() {
+        let race = CommitRace::default();
+        assert!(race.claim() && race.claim());
+        assert!(!race.give_up());
+        let race = CommitRace::default();
+        assert!(race.give_up() && race.give_up() && race.is_given_up());
+        assert!(!race.claim());
+    }
+}
