@@ -12,8 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use mtls::{TlsFiles, TlsStore};
-use qkd014::client::{EncRequest, Etsi014Client};
+use qkd014::{Client, Credentials, KeyRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -22,8 +21,8 @@ struct Demo {
     child: Child,
     _dir: tempfile::TempDir,
     runtime: Runtime,
-    alice: Etsi014Client,
-    bob: Etsi014Client,
+    alice: Client,
+    bob: Client,
 }
 
 /// Started with the first measurement, so that listing the benches starts nothing.
@@ -43,21 +42,16 @@ impl Demo {
         let path = |value: &Value| PathBuf::from(value.as_str().unwrap());
         let client = |site: usize| {
             let (site, sae) = (&manifest["sites"][site], &manifest["sites"][site]["saes"][0]);
-            let files = TlsFiles {
-                ca: path(&manifest["ca"]),
-                cert: path(&sae["cert"]),
-                key: path(&sae["key"]),
-                crl: None,
-            };
-            let url = site["sae_url"].as_str().unwrap();
-            Etsi014Client::new(url, TlsStore::open(files).unwrap(), Duration::from_secs(10)).unwrap()
+            let (ca, cert, key) = (path(&manifest["ca"]), path(&sae["cert"]), path(&sae["key"]));
+            let credentials = Credentials::from_pem_files(ca, cert, key).unwrap();
+            Client::new(site["sae_url"].as_str().unwrap(), credentials).unwrap()
         };
         let (alice, bob) = (client(0), client(1));
         Self { child, _dir: dir, runtime: Runtime::new().unwrap(), alice, bob }
     }
 
     fn enc(&self, number: u32) -> Vec<String> {
-        let request = EncRequest { number: Some(number), ..EncRequest::default() };
+        let request = KeyRequest { number: Some(number), ..KeyRequest::default() };
         let made = self.runtime.block_on(self.alice.enc_keys("bob", &request)).unwrap();
         made.keys.into_iter().map(|key| key.id).collect()
     }

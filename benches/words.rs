@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dqkd::http::sae::{Route, key_container};
 use dqkd::store::{KeyEncryptionKeys, SealProbe};
 use kme::{BatchId, Key, KeyId, KeyMaterial, OsRandom, Random as _, SecretBytes};
-use qkd014::client::KeyContainer;
+use qkd014::KeyContainer;
 
 fn keys(count: usize) -> Vec<Key> {
     let key = |id| {
