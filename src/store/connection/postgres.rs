@@ -151,7 +151,8 @@ impl PostgresServers {
             return Err(StoreError::Busy(Some(Arc::new(sqlx::Error::Configuration(text.into())))));
         }
         if commits == "off" {
-            // The server could forget a commit that it has answered, and its keys would be handed out again.
+            // Otherwise a crash of the server could lose a commit that it has acknowledged, and the keys
+            // would be handed out again.
             sqlx::raw_sql(COMMIT_TO_DISK.into_sql_str()).execute(&mut connection).await?;
         }
         if fsync == "off" && !self.has_warned_of_fsync.swap(true, Ordering::Relaxed) {
@@ -212,7 +213,7 @@ impl<'a> Parts<'a> {
         }
         // The driver takes a bracketed IPv6 address for a name. As a parameter, without brackets, it works.
         let is_v6 = host.host.contains(':');
-        // It wants a name unescaped, and the directory of a socket escaped.
+        // The driver wants a name unescaped, and a socket's directory escaped.
         let shown = match host.host.as_str() {
             _ if is_v6 => "localhost".to_owned(),
             directory if host.is_socket() => escaped(directory).to_string(),

@@ -18,7 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::sealing::{DataKeyId, Sealer};
 use crate::store::types::{LeasedBlock, ReadyPair, ReturnedBlock};
 
-/// Keys that a block counts for before it is read. An estimate.
+/// Estimated number of keys in a block that was not read yet.
 const BLOCK_KEYS: usize = 64;
 
 /// A pair as the columns hold it.
@@ -90,7 +90,7 @@ impl ReadyRow {
 /// Takes blocks of ready keys out of the store.
 pub(crate) struct Lease {
     pub(crate) pair: PairText,
-    /// At most so many.
+    /// How many at most.
     pub(crate) blocks: u32,
 }
 
@@ -146,7 +146,7 @@ impl Verb for Lease {
 struct Block {
     batch_id: BatchId,
     key_ids: Vec<KeyId>,
-    /// All of them one after the other. `None`: each has to be looked up.
+    /// The sealed keys, concatenated. `None`: each has to be looked up.
     sealed: Option<Vec<u8>>,
     grade: SourceGrade,
     usable_until: Timestamp,

@@ -1,4 +1,5 @@
-//! Who comes first: the caller of a retrieval, who gives up, or the writer, who commits it.
+//! The race between the caller of a retrieval, who may give up, and the writer, who commits it. One of them
+//! wins.
 //!
 //! Without this, a caller could be told that nothing was used up while its retrieval is about to be committed.
 
@@ -19,7 +20,7 @@ impl CommitRace {
         self.change(CLAIMED)
     }
 
-    /// For the caller. `false`: a commit may be under way, so only its result tells. May be repeated.
+    /// For the caller. `false`: a commit may be under way, so wait for its result. May be repeated.
     pub(crate) fn give_up(&self) -> bool {
         self.change(GIVEN_UP)
     }

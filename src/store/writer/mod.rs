@@ -5,8 +5,8 @@
 //! up before the commit is not carried out; after that, nobody can give up (`commit_race.rs`). So whoever is told "busy"
 //! has lost no key.
 //!
-//! SQLite has one writer. Postgres has several, here and in other daemons; locks keep them apart (`verbs/locks.rs`). A
-//! transaction that another one got in the way of runs again.
+//! SQLite has one writer. Postgres has several, here and in other daemons; locks keep them apart
+//! (`verbs/locks.rs`). A transaction that conflicts with another runs again.
 
 pub(crate) mod commit;
 mod commit_race;
@@ -34,7 +34,7 @@ use super::verbs::{AfterCommit, BatchCache, Needs, Rows};
 
 /// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the next.
 pub(crate) const POSTGRES_WRITERS: usize = 2;
-/// How often a transaction runs at most.
+/// Most runs of one transaction.
 const RUNS_MAX: u32 = 5;
 /// No run begins later than this after the first one began.
 const RERUN_UNTIL: Duration = Duration::from_secs(6);
@@ -47,7 +47,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for a ROLLBACK, or to close a connection.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most groups that go the long way after one that the short way did not fit.
+/// Most groups that go the long way at once after a group that did not fit the short way.
 const LONG_WAYS_MAX: u32 = 64;
 /// A transaction that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
@@ -73,8 +73,8 @@ pub(crate) struct Writer {
     wants_checkpoint: bool,
 }
 
-/// Whether retrievals go the short way ([`Rows::take_fresh`]). Each group that it does not fit costs one transaction,
-/// so then more and more of the following groups go the long way at once.
+/// Whether retrievals go the short way ([`Rows::take_fresh`]). A group that it does not fit costs one more
+/// transaction. Each time that happens, more of the following groups go the long way at once.
 #[derive(Default)]
 struct Shortcut {
     /// Groups that still go the long way.
@@ -264,7 +264,7 @@ impl Writer {
                 return Ended::Committed;
             }
         }
-        // Every job claims, also those after the first that cannot.
+        // Every job claims, even after one that could not.
         if jobs.iter().filter(|job| !job.claim()).count() > 0 {
             return Ended::GivenUp;
         }

@@ -47,7 +47,7 @@ async fn fill(link: &mut Link, batches: u32) {
     }
 }
 
-/// The plan of a statement for parameters that nobody knows beforehand, as the driver's prepared ones have.
+/// The plan of a statement for unknown parameters, as for the driver's prepared statements.
 async fn plan(link: &mut Link, sql: &str, types: &str, values: &str) -> String {
     let text = format!(
         "SET plan_cache_mode = force_generic_plan; DEALLOCATE ALL; PREPARE p({types}) AS {sql}; \
@@ -149,7 +149,7 @@ async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
         assert!(plan.contains(index), "{name}\n{plan}");
         // The first to expire come first in the index.
         assert!(!(name.starts_with("SWEEP") && plan.contains("Sort")), "{name}\n{plan}");
-        // By the keys that are wanted, not by reading those of a whole batch beside them.
+        // Finds the wanted keys themselves, instead of reading whole batches.
         let whole_batch = index == "keys_pkey" && plan.contains("keys_by_batch");
         assert!(!whole_batch, "{name}\n{plan}");
         for table in ["keys", "batches", "ready_blocks", "retrievals", "tombstones"] {
