@@ -1,8 +1,8 @@
 //! Keys at rest: all SQL, the sealing of keys, who may retrieve a key and how often.
 //!
-//! Owns the database and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP, of peers, or of
-//! where batches come from. Never writes a key unsealed, and never returns a key before the commit that uses up its
-//! retrieval.
+//! Owns the database and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP, of
+//! peers, or of where batches come from. Never writes a key unsealed, and never returns a key before the
+//! commit that uses up its retrieval.
 //!
 //! | room | what it does |
 //! |---|---|
@@ -67,8 +67,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where the store is and how it is sealed.
 #[derive(Clone)]
 pub struct StoreSettings {
-    /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...` (docs/configuration.md). May
-    /// hold a password.
+    /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...`
+    /// (docs/configuration.md). May hold a password.
     pub url: String,
     /// The keys that wrap data keys.
     pub keks: KeyEncryptionKeys,
@@ -103,9 +103,9 @@ impl Store {
     /// Opens the store. Needs a tokio runtime, where its writers are tasks.
     ///
     /// # Errors
-    /// [`StoreError::Settings`] for a bad URL or path, [`StoreError::Schema`] for a schema that is newer than this
-    /// program (or older, without `migrate`), [`StoreError::Seal`] if the KEK of the newest data key was not given, or
-    /// any failure of the database.
+    /// [`StoreError::Settings`] for a bad URL or path, [`StoreError::Schema`] for a schema that is newer than
+    /// this program (or older, without `migrate`), [`StoreError::Seal`] if the KEK of the newest data key was
+    /// not given, or any failure of the database.
     pub async fn open(
         settings: StoreSettings,
         clock: Arc<dyn Clock>,
@@ -215,8 +215,8 @@ impl Store {
         Ok(self.call(lease).instrument(span).await?.blocks)
     }
 
-    /// Gives back leased keys that were not handed out, all blocks in one commit. Only for blocks that are stored
-    /// ([`LeasedBlock::is_stored`]); others become a new batch with [`Self::insert_ready`].
+    /// Gives back leased keys that were not handed out, all blocks in one commit. Only for blocks that are
+    /// stored ([`LeasedBlock::is_stored`]); others become a new batch with [`Self::insert_ready`].
     ///
     /// # Errors
     /// [`StoreError`]; they stay leased.
@@ -251,7 +251,8 @@ impl Store {
         self.call(insert).instrument(span).await
     }
 
-    /// Returns the requested keys in their order, all or none, after the commit that uses up their retrievals.
+    /// Returns the requested keys in their order, all or none, after the commit that uses up their
+    /// retrievals.
     ///
     /// # Errors
     /// [`RetrieveError`]; nothing was used up. After [`StoreError::Uncertain`] the retrievals may be.
@@ -260,8 +261,8 @@ impl Store {
         self.retrieve_in_time(Retrieve::new(asked)?, asked.patience).instrument(span).await
     }
 
-    /// Voids keys of a batch for its source: all of them if `key_ids` is empty. Ignores IDs of other batches. If the
-    /// batch is not here, it will be refused until `expires_at`.
+    /// Voids keys of a batch for its source: all of them if `key_ids` is empty. Ignores IDs of other batches.
+    /// If the batch is not here, it will be refused until `expires_at`.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was voided. After [`StoreError::Uncertain`], repeat the call to find out.

@@ -22,8 +22,8 @@ const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PR
      PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF";
 /// For a connection that keeps all others out.
 const ALONE: &str = "PRAGMA busy_timeout = 1000; PRAGMA locking_mode = EXCLUSIVE";
-/// For a connection that may write. The cache has room for the pages of some ten thousand keys; each commit walks all
-/// of it, so a larger one costs more.
+/// For a connection that may write. The cache has room for the pages of some ten thousand keys; each commit
+/// walks all of it, so a larger one costs more.
 pub(crate) const WRITE: &str = "PRAGMA query_only = OFF; PRAGMA cache_size = -8192";
 /// For a connection that only reads.
 pub(crate) const READ: &str = "PRAGMA query_only = ON";
@@ -120,8 +120,8 @@ fn database_file(rest: &str) -> Result<PathBuf, StoreError> {
     Ok(path)
 }
 
-/// Makes the file with mode 0600; SQLite would make it readable for others. SQLite gives `-wal` and `-shm` the mode of
-/// the file.
+/// Makes the file with mode 0600; SQLite would make it readable for others. SQLite gives `-wal` and `-shm`
+/// the mode of the file.
 fn create_private(path: &Path) -> Result<(), StoreError> {
     let failed = |what: &str, error: &std::io::Error| {
         StoreError::Settings(format!("{what} the database file {}: {error}", path.display()))

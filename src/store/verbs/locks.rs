@@ -4,10 +4,10 @@
 //! locks the rows that a decision needs, and a later one reads them. The order is the same everywhere, so
 //! transactions never deadlock:
 //!
-//! 1. the batches to be stored, voided or given back, by advisory locks. These also cover batches that do not exist, so
-//!    a void that finds no batch and an insert that finds no tombstone cannot both commit;
-//! 2. the ready blocks of batches to be voided. Leases pass over locked blocks; a lease that came first may still take
-//!    keys;
+//! 1. the batches to be stored, voided or given back, by advisory locks. These also cover batches that do not
+//!    exist, so a void that finds no batch and an insert that finds no tombstone cannot both commit;
+//! 2. the ready blocks of batches to be voided. Leases pass over locked blocks; a lease that came first may
+//!    still take keys;
 //! 3. the keys to be retrieved or voided.
 
 use kme::{BatchId, KeyId};

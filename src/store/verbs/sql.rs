@@ -1,7 +1,7 @@
 //! The statements of the verbs, for both databases.
 //!
-//! Columns are TEXT, 64-bit integers or bytes; parameters are `$1`...; times are milliseconds. No statement reads the
-//! clock.
+//! Columns are TEXT, 64-bit integers or bytes; parameters are `$1`...; times are milliseconds. No statement
+//! reads the clock.
 //!
 //! A set of IDs is one parameter, 16 bytes for each ID, which the statement splits. So one text serves any
 //! number of IDs.
@@ -112,7 +112,8 @@ pub(crate) const ERASE_KEYS: Sql = with_packed_ids!(
     "DELETE FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids))"
 );
 
-/// For each of the packed keys with a row in batch `$2`: whether it is voided, and how many retrievals it has.
+/// For each of the packed keys with a row in batch `$2`: whether it is voided, and how many retrievals it
+/// has.
 pub(crate) const VOIDABLE: Sql = with_packed_ids!(
     "SELECT k.key_id, CASE WHEN k.sealed IS NULL THEN 1 ELSE 0 END, \
      (SELECT count(*) FROM retrievals r WHERE r.key_id = k.key_id) \
@@ -238,8 +239,9 @@ pub(crate) const SWEEP_DATA_KEYS: Sql = sql!(
 // Postgres only.
 
 pub(crate) const SWEEP_MARKS: &str = "DELETE FROM commit_marks WHERE marked_at_ms <= $1";
-/// At most 512 locks for any number of batches, because the server's table of locks is small. Batches that share a lock
-/// wait for each other, no more. The schema is part of the lock: two sites in one database have the same batches.
+/// At most 512 locks for any number of batches, because the server's table of locks is small. Batches that
+/// share a lock wait for each other, no more. The schema is part of the lock: two sites in one database have
+/// the same batches.
 pub(crate) const LOCK_BATCHES: &str = postgres_packed!(
     "SELECT pg_advisory_xact_lock(hashtext('dqkd batch ' || current_schema()), lock) FROM \
      (SELECT DISTINCT hashtext(encode(id, 'hex')) & 511 AS lock FROM ids ORDER BY 1) AS sorted"

@@ -11,7 +11,8 @@ use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::Sealer;
 
-/// A change to the store other than a retrieval. (Retrievals of one transaction are decided together: [`super::Rows`].)
+/// A change to the store other than a retrieval. (Retrievals of one transaction are decided together:
+/// [`super::Rows`].)
 pub(crate) trait Verb: Send + Sync + 'static {
     /// What its caller gets.
     type Output: Send;

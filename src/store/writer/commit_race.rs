@@ -1,7 +1,8 @@
 //! The race between the caller of a retrieval, who may give up, and the writer, who commits it. One of them
 //! wins.
 //!
-//! Without this, a caller could be told that nothing was used up while its retrieval is about to be committed.
+//! Without this, a caller could be told that nothing was used up while its retrieval is about to be
+//! committed.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -14,8 +15,8 @@ const GIVEN_UP: u8 = 2;
 pub(crate) struct CommitRace(AtomicU8);
 
 impl CommitRace {
-    /// For the writer, right before a commit. `false`: the caller has given up, so it must not take place. May be
-    /// repeated.
+    /// For the writer, right before a commit. `false`: the caller has given up, so it must not take place.
+    /// May be repeated.
     pub(super) fn claim(&self) -> bool {
         self.change(CLAIMED)
     }

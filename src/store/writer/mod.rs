@@ -1,9 +1,9 @@
 //! The writer: a task with a connection, and one transaction for all jobs that wait at the same time.
 //!
-//! A commit to disk costs the same for one job as for a hundred, so jobs that arrive during a commit share the next
-//! one. Transactions run in the writer's task, so a caller that goes away breaks none. A retrieval whose caller gives
-//! up before the commit is not carried out; after that, nobody can give up (`commit_race.rs`). So whoever is told "busy"
-//! has lost no key.
+//! A commit to disk costs the same for one job as for a hundred, so jobs that arrive during a commit share
+//! the next one. Transactions run in the writer's task, so a caller that goes away breaks none. A retrieval
+//! whose caller gives up before the commit is not carried out; after that, nobody can give up
+//! (`commit_race.rs`). So whoever is told "busy" has lost no key.
 //!
 //! SQLite has one writer. Postgres has several, here and in other daemons; locks keep them apart
 //! (`verbs/locks.rs`). A transaction that conflicts with another runs again.
@@ -32,7 +32,8 @@ use super::meter::{Meter, Outcome};
 use super::sealing::{SealError, Sealer};
 use super::verbs::{AfterCommit, BatchCache, Needs, Rows};
 
-/// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the next.
+/// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the
+/// next.
 pub(crate) const POSTGRES_WRITERS: usize = 2;
 /// Most runs of one transaction.
 const RUNS_MAX: u32 = 5;
@@ -137,8 +138,8 @@ impl Writer {
         Ok(Self { parts, link, mark, cache, shortcut, wants_checkpoint: false })
     }
 
-    /// Works until told to stop or until every sender is gone. Then closes the connection, which on SQLite moves the
-    /// log into the database file.
+    /// Works until told to stop or until every sender is gone. Then closes the connection, which on SQLite
+    /// moves the log into the database file.
     pub(crate) async fn run(mut self, queue: Arc<Queue>) {
         while let Some(jobs) = queue.next_group().await {
             self.settle(jobs).await;
@@ -149,8 +150,8 @@ impl Writer {
         self.close_link().await;
     }
 
-    /// Carries out `jobs` in one transaction and answers them. If it fails and one of them may be the reason, each gets
-    /// its own transaction, so that no job fails for another.
+    /// Carries out `jobs` in one transaction and answers them. If it fails and one of them may be the reason,
+    /// each gets its own transaction, so that no job fails for another.
     async fn settle(&mut self, jobs: Vec<Job>) {
         let Err((error, jobs)) = self.settle_together(jobs).await else { return };
         if jobs.len() < 2 || error.hits_every_job() {
@@ -171,8 +172,8 @@ impl Writer {
 
     async fn settle_together(&mut self, mut jobs: Vec<Job>) -> Result<(), (StoreError, Vec<Job>)> {
         let started = Instant::now();
-        // The first run claims every retrieval whose caller still waits, so clients that keep disconnecting cannot
-        // stop the second one.
+        // The first run claims every retrieval whose caller still waits, so clients that keep disconnecting
+        // cannot stop the second one.
         for run in 1.. {
             jobs.retain(|job| !job.is_abandoned());
             if jobs.is_empty() {
@@ -330,8 +331,8 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Rolls the transaction back. After some failures (a full disk) SQLite has done so itself and refuses this
-    /// statement. A connection that is still inside a transaction fails at the next BEGIN.
+    /// Rolls the transaction back. After some failures (a full disk) SQLite has done so itself and refuses
+    /// this statement. A connection that is still inside a transaction fails at the next BEGIN.
     async fn roll_back(&mut self) {
         let Some(link) = &mut self.link else { return };
         let dialect = link.dialect();
