@@ -15,6 +15,7 @@ const VECTORS: &str = include_str!("../tests/vectors/blast1-vectors.json");
 /// One check, and why it failed if it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
+    /// The primitive, or the vector with the product that it ran on.
     name: String,
     failure: Option<String>,
 }
@@ -22,16 +23,6 @@ pub struct Check {
 impl Check {
     fn new(name: impl Into<String>, outcome: Result<(), String>) -> Self {
         Self { name: name.into(), failure: outcome.err() }
-    }
-
-    /// The primitive, or the vector with the product that it ran on.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Why it failed; `None` if it passed.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
     }
 }
 
@@ -54,11 +45,6 @@ impl Report {
     /// Whether nothing failed.
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.failure.is_none())
-    }
-
-    /// The checks, in the order they ran.
-    pub fn checks(&self) -> &[Check] {
-        &self.checks
     }
 
     /// The report itself if nothing failed.

@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# A snapshot that differs fails its test and is not written.
+export INSTA_UPDATE=no
+
 if [ -z "${DQKD_PLAIN:-}" ] && cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --workspace --all-targets "$@"
 else

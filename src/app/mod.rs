@@ -13,5 +13,5 @@ mod wiring;
 pub use kme::start_kme;
 pub use pool_server::start_pool_server;
 pub use reload::Origin;
-pub use supervise::{Daemon, Stopped};
+pub use supervise::Daemon;
 pub use wiring::{key_encryption_keys, store_url};

@@ -25,7 +25,7 @@ use mtls::{ListenerLimits, ListenerService, ListenerTls, listener};
 const RESTART_PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// Why a daemon stopped on its own.
-pub type Stopped = anyhow::Result<()>;
+type Stopped = anyhow::Result<()>;
 
 /// A running KME or pool server. It runs on when this is dropped; [`Daemon::stop`] stops it.
 #[derive(Debug)]

@@ -138,6 +138,8 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -149,7 +151,7 @@ mod tests {
     fn help_of(command: &mut clap::Command, line: &str, text: &mut String) {
         let is_long = command.get_long_about().is_some();
         let own = if is_long { command.render_long_help() } else { command.render_help() };
-        *text += &format!("$ {line} --help\n{own}\n");
+        writeln!(text, "$ {line} --help\n{own}").unwrap();
         for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
             help_of(inner, &format!("{line} {}", inner.get_name()), text);
         }

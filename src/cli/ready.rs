@@ -119,7 +119,7 @@ impl Admin {
                 .with_context(|| format!("{url} does not answer: is the daemon running?"))?,
             (false, Some(cert), Some(key)) => self.client(cert, key)?.send(request).await?,
             (false, _, _) => {
-                return Err(anyhow!("{url} wants the certificate of an operator: give --cert and --key"));
+                return Err(anyhow!("{url} demands an operator certificate: give --cert and --key"));
             }
         };
         let status = response.status();

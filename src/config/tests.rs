@@ -360,6 +360,15 @@ fn each_rule_on_who_and_where_names_its_line() {
             "https://pool-1.example:9643",
             "site.toml:22:7: pool_server.url: https://pool-1.example:9643 occurs twice",
         ),
+    ] {
+        let complaints = complaint(&with(from, to), &[]);
+        assert!(complaints.contains(told), "{told}\nnot in\n{complaints}");
+    }
+}
+
+#[test]
+fn each_rule_on_the_store_and_the_files_names_its_line() {
+    for (from, to, told) in [
         (
             "sqlite://a.db",
             "sqlite::memory:",

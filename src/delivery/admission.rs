@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::Guard;
-pub use kme::Admission;
-use kme::{Directory, Party, Recipient, SaeId};
+use kme::{Admission, Directory, Party, Recipient, SaeId};
 use mtls::identity::AuthenticatedSae;
 
 use super::{Delivery, DeliveryError, Refusal};

@@ -3,9 +3,6 @@
 use crate::store::StoreError;
 use crate::supply::SupplyError;
 
-/// The sentence of ETSI GS QKD 014, clause 6.4.
-pub const KEYS_NOT_FOUND: &str = "one or more keys specified are not found on KME";
-
 /// A request that was not served. No key was handed out or used up.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
@@ -16,7 +13,7 @@ pub enum DeliveryError {
     #[error("the SAE is not named by a requested key")]
     NotEntitled,
     /// A requested key cannot be returned, for whatever reason (400; ETSI GS QKD 014, clause 6.4).
-    #[error("{KEYS_NOT_FOUND}")]
+    #[error("one or more keys specified are not found on KME")]
     KeysNotFound,
     /// The request breaks a rule (400).
     #[error(transparent)]

@@ -20,14 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use kme::{Directory, KeyLimits};
+use kme::{Admission, Directory, KeyLimits, RetrievalMode};
 
-pub use self::admission::{Admission, Caller};
-pub use self::error::{DeliveryError, KEYS_NOT_FOUND, Refusal};
+pub use self::admission::Caller;
+pub use self::error::{DeliveryError, Refusal};
 pub use self::get_key::KeyRequest;
 pub use self::ports::KeySource;
 pub use self::status::Status;
-use crate::store::{RetrievalMode, Store};
+use crate::store::Store;
 
 /// How often a key may be retrieved by ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +36,6 @@ pub struct RetrievalPolicy {
     pub mode: RetrievalMode,
     /// How long the same SAE may repeat a retrieval, in case its answer was lost; zero for never.
     pub replay_window: Duration,
-}
-
-impl RetrievalPolicy {
-    /// ETSI GS QKD 014, clause 5.4, to the letter.
-    pub const STRICT: Self = Self { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
 }
 
 /// The rules of one site.

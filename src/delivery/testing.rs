@@ -10,13 +10,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use kme::{
-    BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId, ManualClock,
-    OsRandom, Party, Provenance, Random, Recipient, SaeId, SecretBytes, SourceGrade, Timestamp,
+    Admission, BatchId, Clock, Demands, Directory, FreshKey, Key, KeyId, KeyLimits, KeyMaterial, KmeId,
+    ManualClock, OsRandom, Party, Provenance, Random, Recipient, RetrievalMode, SaeId, SecretBytes,
+    SourceGrade, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Admission, Delivery, DeliveryRules, KeySource, RetrievalPolicy};
+use super::{Delivery, DeliveryRules, KeySource, RetrievalPolicy};
 use crate::store::testing::counts;
 use crate::store::{
     ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, Store, StoreSettings,
@@ -35,6 +36,11 @@ pub(crate) const SAES: &[(&str, &str)] = &[
     ("erin", "site-c"),
 ];
 const KMES: &[&str] = &["site-a", "site-b", "site-c"];
+
+impl RetrievalPolicy {
+    /// ETSI GS QKD 014, clause 5.4, to the letter.
+    pub(crate) const STRICT: Self = Self { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
+}
 
 pub(crate) fn rules() -> DeliveryRules {
     DeliveryRules {

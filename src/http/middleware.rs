@@ -13,7 +13,6 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, header};
 use mtls::identity::ClientIdentity;
 use tokio::task::JoinHandle;
@@ -92,11 +91,11 @@ impl Edge {
     }
 
     /// Serves one request: polls `work` now; if it has to wait, it goes on in a task of its own.
-    pub(super) fn serve(
+    pub(super) fn serve<W: Future<Output = Response> + Send + 'static>(
         &self,
         about: About<'_>,
-        work: impl Future<Output = Response> + Send + 'static,
-    ) -> Serving {
+        work: W,
+    ) -> impl Future<Output = Response> + Send + use<W> {
         let started = Instant::now();
         let begun = match Place::take(&self.0) {
             Some(place) => self.0.begin(place, Box::pin(work)),
@@ -104,47 +103,24 @@ impl Edge {
                 ApiError::unavailable("overloaded", "too many requests", OVERLOAD_RETRY_SECS).into_response(),
             ),
         };
-        let waiting = match begun {
+        let waits = match begun {
             Begun::Answered(response) => {
                 self.0.note(&about, started, Some(&response));
-                return Serving::Answered(no_store(response));
+                Err(response)
             }
-            Begun::Waits(waiting) => waiting,
+            Begun::Waits(task) => Ok((Arc::clone(&self.0), about.caller.cloned(), task)),
         };
-        let (edge, caller) = (Arc::clone(&self.0), about.caller.cloned());
-        Serving::Waits(Box::pin(async move {
-            let about = About { caller: caller.as_ref(), ..about };
-            let ends_by_itself = about.ends_by_itself;
+        let About { method, route, ends_by_itself, .. } = about;
+        async move {
+            let (edge, caller, task) = match waits {
+                Ok(waits) => waits,
+                Err(response) => return no_store(response),
+            };
+            let about = About { method, route, caller: caller.as_ref(), ends_by_itself };
             let mut line = RequestLine { edge: &edge, about, started, is_written: false };
-            let response = edge.wait(ends_by_itself, waiting).await;
+            let response = edge.wait(ends_by_itself, task).await;
             line.write(Some(&response));
             no_store(response)
-        }))
-    }
-}
-
-/// The answer to a request, ready or still to come.
-#[derive(Default)]
-pub enum Serving {
-    /// Ready.
-    Answered(Response),
-    /// Still to come.
-    Waits(BoxFuture<'static, Response>),
-    /// Taken.
-    #[default]
-    Over,
-}
-
-impl Future for Serving {
-    type Output = Response;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
-        if let Self::Waits(waits) = &mut *self {
-            return waits.as_mut().poll(context);
-        }
-        match std::mem::take(&mut *self) {
-            Self::Answered(response) => Poll::Ready(response),
-            _ => Poll::Pending,
         }
     }
 }

@@ -15,7 +15,7 @@ const FAILURES_MAX: u32 = 3;
 /// back.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 
-/// Whether a peer is being called.
+/// Whether calls to an address go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
     /// Calls go through.

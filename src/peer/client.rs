@@ -1,8 +1,8 @@
 //! One peer as this site calls it, through any of its addresses.
 //!
-//! Calls share one HTTP/2 connection for each address. Each ends by a deadline, goes to another address when one
-//! fails, is repeated with growing pauses while the failure may pass, and is refused at once while no address
-//! answers. Every call is safe to repeat.
+//! Calls share one HTTP/2 connection for each address. A call has a deadline. If an address fails, it goes to another;
+//! if all fail for a reason that may pass, it is repeated after a pause; while no address answers, it is refused at
+//! once. Every call is safe to repeat.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ use super::wire::{
 };
 use crate::pool::AnnouncedSet;
 
-/// How often one call is tried: once more for a connection that had died unnoticed, once more for a restart.
+/// How often one call is tried: again for a connection that had died unnoticed, and again for a restart.
 const ATTEMPTS_MAX: u32 = 3;
 /// Pause before a call is repeated.
 const RETRY_PAUSE: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(100));
@@ -109,8 +109,8 @@ impl PeerClient {
         }
     }
 
-    /// Announces a pool set at every address; done when a replica has downloaded it and the others have had a
-    /// moment to. Those that miss it, download it when a batch of it comes.
+    /// Announces a pool set at every address. Done when one replica has downloaded it and the others have had a moment
+    /// for it. A replica that missed it downloads it with the first batch.
     ///
     /// # Errors
     /// [`PeerError`]; no replica has it.
@@ -247,6 +247,6 @@ impl PeerClient {
     }
 
     fn unwritable(&self) -> PeerError {
-        PeerError::Garbled { kme: self.kme.clone(), what: "a request that cannot be written" }
+        PeerError::Garbled { kme: self.kme.clone(), what: "a request that cannot be encoded" }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a call to a peer failed, sorted by who can change that.
+//! Why a call to a peer failed, by who can do something about it.
 
 use http::StatusCode;
 
@@ -23,11 +23,11 @@ pub enum PeerError {
     /// No complete answer in time. The peer may have acted all the same.
     #[error("KME {0} did not answer in time")]
     Slow(KmeId),
-    /// The circuit breaker is open: the peer failed again and again and is left alone for a moment.
-    #[error("KME {0} is not answering; it is asked again soon")]
+    /// The circuit breaker is open: the peer failed several times in a row and is not called for a moment.
+    #[error("KME {0} is not answering; it is tried again soon")]
     Paused(KmeId),
     /// The peer cannot serve the call now (503); it may later.
-    #[error("KME {kme} cannot take it now: {message}")]
+    #[error("KME {kme} is busy: {message}")]
     Busy {
         /// The peer.
         kme: KmeId,

@@ -2,7 +2,7 @@
 //!
 //! Calls go round the addresses that answer: every replica is told of every pool set anyway, so
 //! sticking to one would save nothing and leave the others idle. An address that fails or has no room gives way
-//! to the next at once; one that is silent for a part of the deadline is left running and the next is asked too.
+//! to the next at once. If one is silent for a part of the time, the next is asked in parallel.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -42,7 +42,7 @@ pub(super) fn in_order<'a, T>(routes: &'a [Route], first: usize, call: &PeerCall
 }
 
 impl<'a> Pass<'a> {
-    /// The first good answer, or the refusal that tells most. Calls are safe to repeat, so more than one address
+    /// The first good answer, or the most telling refusal. Calls are safe to repeat, so more than one address
     /// may have acted on it.
     pub(super) async fn run<T: DeserializeOwned>(&self, call: &PeerCall<'_, T>) -> Result<T, PeerError> {
         let mut unasked: Vec<(usize, &'a Route)> = self.routes.iter().copied().enumerate().collect();
@@ -50,9 +50,9 @@ impl<'a> Pass<'a> {
         let mut asked: Vec<Asked<'a>> = Vec::new();
         let mut failure = PeerError::Paused(self.kme.clone());
         loop {
-            // One that is asked at the deadline would seem silent.
+            // An address that is asked at the deadline would seem silent.
             let is_time_left = Instant::now() < self.deadline;
-            // Whoever is left alone now may be asked later, while the others are silent.
+            // An address whose circuit is open now may be asked later, while the others are silent.
             let mut next = unasked.iter().enumerate().filter(|_| is_time_left);
             if let Some((at, permit)) = next.find_map(|(at, (_, route))| Some((at, route.enter()?))) {
                 let (place, route) = unasked.remove(at);
@@ -70,7 +70,7 @@ impl<'a> Pass<'a> {
             match result {
                 Err(error) if !error.is_final() => {
                     if self.routes.len() > 1 {
-                        self.tell(route, &error);
+                        self.log(route, &error);
                     }
                     if error.weight() >= failure.weight() {
                         failure = error;
@@ -93,17 +93,17 @@ impl<'a> Pass<'a> {
         if more { timeout(self.patience, running.next()).await.ok() } else { Some(running.next().await) }
     }
 
-    /// One replica's trouble is hidden from whoever calls the peer, so it is told here.
-    fn tell(&self, route: &Route, error: &PeerError) {
+    /// Callers do not see one replica's trouble, so it is logged here.
+    fn log(&self, route: &Route, error: &PeerError) {
         let (peer, url, cause) = (self.kme, route.url(), error as &dyn std::error::Error);
         if matches!(error, PeerError::Refused { .. }) && !error.refuses_set() {
             tracing::warn!(%peer, url, error = cause, "a replica of a peer refused a call; the next is asked");
         } else {
-            tracing::debug!(%peer, url, error = cause, "an address of a peer did not take a call");
+            tracing::debug!(%peer, url, error = cause, "a call to an address of a peer failed");
         }
     }
 
-    /// Silence while another answered counts against an address, or calls would go on waiting for it.
+    /// Silence while another address answered counts as a failure, or later calls would wait for it again.
     fn overtaken(&self, asked: Vec<Asked<'_>>) {
         for silent in asked.into_iter().filter(|silent| silent.at.elapsed() >= self.patience) {
             silent.permit.failed();

@@ -1,4 +1,4 @@
-//! One address of a peer: sends a call there, and remembers whether it answers and which pool sets it cannot get.
+//! One address of a peer: sends calls there, and remembers whether it answers and which pool sets it lacks.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use super::wire::Refusal;
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 /// Characters of a peer's message that are kept.
 const MESSAGE_MAX_CHARS: usize = 200;
-/// Sets that are remembered as out of reach; more than any source has at once.
+/// Most sets that are remembered as lacking; more than any source has at once.
 const LACKING_MAX: usize = 64;
 
 /// One call, wherever it is sent.
@@ -72,7 +72,7 @@ impl Route {
         self.breaker.state()
     }
 
-    /// Leave for one call; `None` while the address is left alone.
+    /// Permission for one call; `None` while the circuit is open.
     pub(super) fn enter(&self) -> Option<CallPermit<'_>> {
         self.breaker.enter()
     }
@@ -82,7 +82,7 @@ impl Route {
         self.lacking.lock().contains(&set)
     }
 
-    /// Draws conclusions from how a call went.
+    /// Notes how a call went.
     pub(super) fn note<T>(
         &self,
         permit: Option<CallPermit<'_>>,
@@ -120,7 +120,7 @@ impl Route {
             .uri(format!("{}{}", self.base, call.path))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(call.body.clone()))
-            .map_err(|_| self.garbled("an address that is no URL"))?;
+            .map_err(|_| self.garbled("an address that is not a URL"))?;
         let mut proof = Proof(Some(&call.unproven));
         let sent = timeout_at(deadline, self.https.send(request)).await;
         let sent = sent.map_err(|_| PeerError::Slow(self.kme.clone()))?;
@@ -168,7 +168,7 @@ impl Route {
     }
 }
 
-/// What a refusal says, fit for a log line.
+/// The message of a refusal, bounded and without control characters.
 fn message_of(body: &[u8]) -> String {
     serde_json::from_slice::<Refusal>(body)
         .map(|refusal| refusal.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect())

@@ -133,7 +133,7 @@ impl PoolClient {
     ) -> Result<CreateResponse, PoolClientError> {
         let asked = CreateRequest { words: words as u64, readers, ttl: Ttl(ttl) };
         let body =
-            serde_json::to_vec(&asked).map_err(|_| self.garbled("a request that cannot be written"))?;
+            serde_json::to_vec(&asked).map_err(|_| self.garbled("a request that cannot be encoded"))?;
         let deadline = self.call_deadline();
         let response = self.send(Method::POST, POOLS_PATH, Bytes::from(body), deadline).await?;
         self.json(response, StatusCode::CREATED, deadline).await
@@ -231,7 +231,8 @@ impl PoolClient {
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request = request.body(Full::new(body)).map_err(|_| self.garbled("an address that is no URL"))?;
+        let request =
+            request.body(Full::new(body)).map_err(|_| self.garbled("an address that is not a URL"))?;
         timeout_at(deadline, self.https.send(request))
             .await
             .map_err(|_| PoolClientError::Slow(self.server.clone()))?

@@ -1,4 +1,4 @@
-//! Work that many callers wait for and one task does, whoever of them goes away meanwhile.
+//! Work that one task does and many callers wait for. It goes on if a caller disconnects.
 
 use std::future::Future;
 

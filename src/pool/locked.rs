@@ -24,14 +24,14 @@ static UNLOCKED_BYTES: AtomicU64 = AtomicU64::new(0);
 static RAISE_LIMIT: Once = Once::new();
 static WARN_UNLOCKED: Once = Once::new();
 
-/// Why a region could not be had.
+/// Why memory could not be allocated.
 #[derive(Debug, thiserror::Error)]
 pub enum LockedError {
     /// No words, or more than the address space holds.
     #[error("a pool of {0} words is not possible")]
     Size(usize),
     /// The system has no memory to give.
-    #[error("the system gave no memory for a pool")]
+    #[error("the system has no memory for a pool")]
     NoMemory(#[source] std::io::Error),
 }
 

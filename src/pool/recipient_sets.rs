@@ -27,7 +27,7 @@ pub struct RecipientSetsSettings {
     pub memory_max_bytes: u64,
 }
 
-/// Why a set is not to be had.
+/// Why a set cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RecipientSetError {
     /// The source must announce something else.
@@ -39,7 +39,7 @@ pub enum RecipientSetError {
     /// No room; the source may try later.
     #[error("no room for another pool set")]
     Busy,
-    /// Making it failed; see there who is to blame.
+    /// The download failed; the source says why.
     #[error("the pool set could not be fetched")]
     Fetch(#[source] Arc<PoolSetError>),
 }

@@ -1,7 +1,7 @@
 //! The configured pool servers: makes sets across them, fetches announced ones, releases old ones.
 //!
-//! Servers are chosen at random among those that answer; one that failed is left alone for a while. PoolServer
-//! names come from the wire, addresses only from the configuration.
+//! Servers are chosen at random among those that answer; one that failed is not asked for a while. Server
+//! names may come from peers; addresses come only from the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,10 +57,10 @@ pub enum PoolSetError {
     #[error("a pool of the set could not be fetched")]
     Fetch(#[source] PoolClientError),
     /// The random source failed.
-    #[error("no name for the pool set could be drawn")]
+    #[error("the random source failed to give an ID for the pool set")]
     Random(#[from] RandomError),
     /// A task of ours ended without a result.
-    #[error("making the pool set was cut short")]
+    #[error("the task that made the pool set ended without a result")]
     CutShort,
 }
 
@@ -203,8 +203,8 @@ impl PoolServers {
         Ok(PoolSet::new(&announced, recipients.clone(), pools, created_at))
     }
 
-    /// Asks servers until enough gave a pool or none is left. Paused servers are asked only when a set would
-    /// fail without them.
+    /// Asks servers until enough have given a pool or none is left. Paused servers are asked only if a set would fail
+    /// without them.
     async fn gather(
         self: &Arc<Self>,
         wanted: &Wanted,
@@ -224,7 +224,9 @@ impl PoolServers {
             match running.join_next().await {
                 Some(Ok(Ok(pool))) => made.push(pool),
                 Some(Ok(Err(reason))) => reasons.push(reason),
-                Some(Err(error)) => tracing::error!(%error, "asking a pool server was cut short"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a task that asked a pool server ended without a result");
+                }
                 None => match reserve.take() {
                     Some(paused) if made.len() < MIN_POOLS => queue = paused.into_iter(),
                     _ => return Ok((made, reasons)),
@@ -279,7 +281,7 @@ impl PoolServers {
     ///
     /// # Errors
     /// [`PoolSetError::Refused`] when the announcement breaks a rule, [`PoolSetError::Fetch`] when any pool
-    /// cannot be had: a set without one of its pools is worth nothing.
+    /// cannot be downloaded: a set without one of its pools is worth nothing.
     pub async fn fetch_set(self: &Arc<Self>, announced: &AnnouncedSet) -> Result<PoolSet, PoolSetError> {
         let servers = self.servers_of(announced)?;
         let created_at = self.clock.now();
@@ -315,7 +317,7 @@ impl PoolServers {
         }
         if !announced.words.is_power_of_two() || !(MIN_POOL_WORDS..=MAX_POOL_WORDS).contains(&announced.words)
         {
-            return Err(refused(format!("{} words are no size of a pool", announced.words)));
+            return Err(refused(format!("a pool cannot have {} words", announced.words)));
         }
         let names: BTreeSet<&PoolServerId> = announced.pools.iter().map(|pool| &pool.server).collect();
         let ids: BTreeSet<PoolId> = announced.pools.iter().map(|pool| pool.id).collect();
@@ -390,7 +392,7 @@ fn unexpected(
     })
 }
 
-/// Looks at the read counts of a pool, raises the alarm if somebody read more than expected, erases it.
+/// Checks the read counts of a pool, logs a warning if somebody read it more often than expected, and erases it.
 async fn retire(server: Arc<PoolServer>, id: PoolId, reads_expected: Arc<BTreeMap<KmeId, u64>>) {
     let name = server.client.server();
     match server.client.reads(id).await {

@@ -21,7 +21,7 @@ use super::quota::{Quota, Reservation};
 use super::servers::{PoolServers, PoolSetError};
 use super::set::PoolSet;
 
-/// Sets that one request waits for before it gives up: others may drain what it waited for.
+/// Sets that one request waits for before it fails: other requests may use up what it waited for.
 const WAITS_MAX: usize = 4;
 
 /// Pause after a failed renewal in the background.
@@ -105,7 +105,7 @@ struct State {
     closed: bool,
 }
 
-/// What a look at a group led to.
+/// Whether a group has a set for a request.
 enum Step {
     Ready(Arc<PoolSet>),
     Wait(Flight<Made>),
@@ -148,11 +148,13 @@ impl SourceSets {
             match self.step(group, bits)? {
                 Step::Ready(set) => return Ok(set),
                 Step::Wait(flight) => {
-                    flight.wait().await.unwrap_or(Err(SourceSetError::Busy("its maker was cut short")))?;
+                    flight.wait().await.unwrap_or(Err(SourceSetError::Busy(
+                        "the task that made it ended without a result",
+                    )))?;
                 }
             }
         }
-        Err(SourceSetError::Busy("demand outruns the pool servers"))
+        Err(SourceSetError::Busy("keys are used faster than the pool servers make pools"))
     }
 
     /// Bits that `group` could draw this moment without a new set; 0 when it has none.
@@ -166,7 +168,7 @@ impl SourceSets {
         })
     }
 
-    /// Gives up a set that a recipient cannot use (it restarted and cannot fetch the pools any more).
+    /// Retires a set that a recipient cannot use: it restarted and cannot download the pools any more.
     pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
         let mut state = self.state.lock();
         if let Some(group) = state.groups.get_mut(group) {
@@ -357,7 +359,7 @@ impl SourceSets {
         Ok(set)
     }
 
-    /// Puts a made set where the next request finds it.
+    /// Makes a new set available to requests.
     fn land(self: &Arc<Self>, key: &GroupKey, made: Result<Arc<PoolSet>, SourceSetError>) -> Made {
         let mut state = self.state.lock();
         let Some(group) = state.groups.get_mut(key) else {
@@ -380,7 +382,7 @@ impl SourceSets {
             }
             Err(error) => {
                 group.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
-                tracing::warn!(error = &error as &dyn std::error::Error, "no new pool set");
+                tracing::warn!(error = &error as &dyn std::error::Error, "no new pool set could be made");
                 Err(error)
             }
         }

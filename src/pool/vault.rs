@@ -47,7 +47,7 @@ pub enum VaultError {
     /// The caller must change the request; the text says what is allowed.
     #[error("{0}")]
     Refused(String),
-    /// The quota is used up; the same request may succeed later. Nothing was made.
+    /// The quota is used up. Nothing was made; the same request may succeed later.
     #[error("the pool server is full: {0}")]
     Full(&'static str),
     /// There is no such pool for this caller.

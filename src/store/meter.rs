@@ -10,13 +10,9 @@ use crate::metrics::{
 };
 
 /// Names of jobs. A transaction has the name of its jobs, or [`MIXED`].
-const JOBS: [&str; 7] = ["insert", "retrieve", "void", "withdraw", "lease", "return", "sweep"];
+const JOBS: [&str; 6] = ["insert", "retrieve", "void", "lease", "return", "sweep"];
 /// Name of a transaction with several kinds of jobs.
 const MIXED: &str = "mixed";
-const COMMITTED: &str = "committed";
-const ROLLED_BACK: &str = "rolled_back";
-const FAILED: &str = "failed";
-const OUTCOMES: [&str; 3] = [COMMITTED, ROLLED_BACK, FAILED];
 const ERRORS: [&str; 11] = [
     "full",
     "busy",
@@ -41,14 +37,15 @@ pub(super) struct Meter {
     jobs: Histogram<Counts>,
     reruns: Counter,
     by_name: Vec<ByName>,
-    by_error: Vec<(&'static str, Counter)>,
 }
 
 #[derive(Debug)]
 struct ByName {
     name: &'static str,
     call: Histogram<Seconds>,
-    outcomes: [(&'static str, Counter); OUTCOMES.len()],
+    committed: Counter,
+    rolled_back: Counter,
+    failed: Counter,
     duration: Histogram<Seconds>,
 }
 
@@ -67,19 +64,22 @@ impl Default for Meter {
             (Timings::default(), Counters::default(), Timings::default(), Counters::default());
         let name = |name: &'static str| {
             let label = || Labels::new([("name", name)]);
-            let outcome = |outcome| (outcome, counter(&transactions, label().and("outcome", outcome)));
+            let outcome = |outcome| counter(&transactions, label().and("outcome", outcome));
             ByName {
                 name,
                 call: if name == MIXED { Histogram::default() } else { timing(&calls, label()) },
-                outcomes: OUTCOMES.map(outcome),
+                committed: outcome("committed"),
+                rolled_back: outcome("rolled_back"),
+                failed: outcome("failed"),
                 duration: timing(&durations, label()),
             }
         };
         let by_name = JOBS.into_iter().chain([MIXED]).map(name).collect();
-        let error = |kind| (kind, counter(&errors, Labels::new([("kind", kind)])));
-        let by_error = ERRORS.into_iter().map(error).collect();
+        for kind in ERRORS {
+            counter(&errors, Labels::new([("kind", kind)]));
+        }
         let (jobs, reruns) = (Histogram::default(), Counter::default());
-        Self { calls, transactions, durations, errors, jobs, reruns, by_name, by_error }
+        Self { calls, transactions, durations, errors, jobs, reruns, by_name }
     }
 }
 
@@ -123,26 +123,20 @@ impl Meter {
             name = if jobs == 0 || name == of_job { of_job } else { MIXED };
             jobs += 1;
         }
-        let outcome_name = match outcome {
-            Outcome::Committed => COMMITTED,
-            Outcome::RolledBack => ROLLED_BACK,
-            Outcome::Failed(_) => FAILED,
-        };
         let Some(named) = self.named(name) else { return };
-        if let Some((_, count)) = named.outcomes.iter().find(|(known, _)| *known == outcome_name) {
-            count.inc();
-        }
         named.duration.observe(duration);
         match outcome {
-            Outcome::Committed => self.jobs.observe(jobs),
-            Outcome::RolledBack => {}
-            Outcome::Failed(error) => self.note_error(kind_of(error)),
-        }
-    }
-
-    fn note_error(&self, kind: &str) {
-        if let Some((_, count)) = self.by_error.iter().find(|(known, _)| *known == kind) {
-            count.inc();
+            Outcome::Committed => {
+                named.committed.inc();
+                self.jobs.observe(jobs);
+            }
+            Outcome::RolledBack => {
+                named.rolled_back.inc();
+            }
+            Outcome::Failed(error) => {
+                named.failed.inc();
+                counter(&self.errors, Labels::new([("kind", kind_of(error))])).inc();
+            }
         }
     }
 

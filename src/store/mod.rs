@@ -39,13 +39,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{Instrument, info_span, warn};
 
-use self::connection::{Address, Dialect, Link, Readers, prepare_schema};
+use self::connection::{Address, Dialect, Link, Reader, prepare_schema};
 pub use self::copy::{Copied, CopyParts};
 pub use self::demo::replace_demo_schema;
 pub use self::error::{RetrieveError, StoreError};
 use self::meter::Meter;
-use self::sealing::Sealer;
-pub use self::sealing::{KekError, KeyEncryptionKeys, SealError, SealProbe, SealedBatch};
+pub use self::sealing::{DataKeyId, KekError, KeyEncryptionKeys, SealError, SealedKeys, Sealer};
 pub use self::types::{
     ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, ReadyVoid, Retrieval,
     RetrievalMode, ReturnedBlock, Role, Swept, VoidOutcome,
@@ -86,7 +85,7 @@ impl fmt::Debug for StoreSettings {
 /// The store of one site. Share it in an `Arc`.
 pub struct Store {
     queue: mpsc::Sender<Message>,
-    readers: Readers,
+    reader: Reader,
     /// Whether other daemons may use the same database.
     is_shared: bool,
     sealer: Arc<Sealer>,
@@ -137,7 +136,7 @@ impl Store {
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }
             let is_shared = address.dialect() == Dialect::Postgres;
-            Ok(Self { queue, readers: Readers::new(address), is_shared, sealer, clock, meter })
+            Ok(Self { queue, reader: Reader::new(address), is_shared, sealer, clock, meter })
         }
         .instrument(span)
         .await
@@ -231,9 +230,9 @@ impl Store {
     pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
         let pair = PairText::of(pair)?;
         let read = async {
-            let mut reader = self.readers.take().await?;
-            let count = pair.count(reader.link()?, self.clock.now()).await?;
-            reader.give_back();
+            let mut reading = self.reader.take().await?;
+            let count = pair.count(&mut reading.link, self.clock.now()).await?;
+            reading.keep();
             Ok(count)
         };
         bounded(read).instrument(info_span!("db.ready_count")).await
@@ -308,14 +307,14 @@ impl Store {
         if self.queue.is_closed() {
             return Err(StoreError::Closed);
         }
-        bounded(self.readers.ping()).instrument(info_span!("db.ping")).await
+        bounded(self.reader.ping()).instrument(info_span!("db.ping")).await
     }
 
     /// Finishes the waiting jobs and closes the database. Later calls fail with [`StoreError::Closed`].
     pub async fn close(&self) {
         let (reply, stopped) = oneshot::channel();
         let stop = async {
-            self.readers.close().await;
+            self.reader.close().await;
             if self.queue.send(Message::Stop(reply)).await.is_ok() {
                 let _ = stopped.await;
             }
@@ -342,10 +341,10 @@ impl Store {
     }
 
     async fn call<V: Verb>(&self, verb: V) -> Result<V::Output, StoreError> {
-        let (name, started) = (verb.name(), Instant::now());
+        let started = Instant::now();
         let (job, answer) = Job::change(verb);
         let result = bounded(self.exchange(job, answer)).await;
-        self.meter.note_call(name, started.elapsed());
+        self.meter.note_call(V::NAME, started.elapsed());
         result
     }
 

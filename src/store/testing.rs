@@ -17,9 +17,9 @@ pub(crate) struct Counts {
 
 /// Counts what is stored.
 pub(crate) async fn counts(store: &Store) -> Counts {
-    let mut reader = store.readers.take().await.unwrap();
-    let link = reader.link().unwrap();
-    let (batches, keys): (i64, i64) = sqlx::query_as(link.text(COUNTS)).fetch_one(&mut **link).await.unwrap();
-    reader.give_back();
+    let mut reading = store.reader.take().await.unwrap();
+    let counting = sqlx::query_as(reading.link.text(COUNTS)).fetch_one(&mut *reading.link);
+    let (batches, keys): (i64, i64) = counting.await.unwrap();
+    reading.keep();
     Counts { batches: batches.unsigned_abs(), keys: keys.unsigned_abs() }
 }

@@ -9,7 +9,7 @@ use super::{Peers, SupplyError};
 use crate::peer::PeerError;
 use crate::pool::{Announcing, PoolSet, SetAnnouncer};
 
-/// Tells every recipient of a set; the set is used only when all have it.
+/// Tells every recipient of a new set. The set is used only when all have it.
 pub struct PeerAnnouncer {
     peers: Arc<Peers>,
 }
@@ -17,8 +17,8 @@ pub struct PeerAnnouncer {
 /// A recipient did not take the set.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AnnounceFailure {
-    /// It is no configured peer.
-    #[error("KME {0} is no configured peer")]
+    /// It is not a configured peer.
+    #[error("KME {0} is not a configured peer")]
     NoPeer(KmeId),
     /// The call failed.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Why no keys could be supplied, sorted by who can change that.
+//! Why no keys could be supplied, by who can do something about it.
 
 use kme::KmeId;
 
@@ -42,7 +42,7 @@ pub enum SupplyError {
     /// Keys as the caller demands them cannot be made here now.
     #[error("no keys can be made that meet the caller's demands")]
     DemandsNotMet,
-    /// More is asked for than can be made now.
+    /// Too many orders at once.
     #[error("too many keys are being made")]
     Busy,
     /// It took too long; a peer or a pool server is slow.

@@ -1,4 +1,4 @@
-//! What peers push here: checked, regenerated, stored, acknowledged. Voided when they say so.
+//! Takes in what peers push: checks a batch, regenerates its keys, stores and acknowledges them; voids them on request.
 //!
 //! Nothing in metadata is believed: who may push for whom, sizes, times, names and pools are all checked
 //! against this site's own configuration before a pool is touched.
@@ -45,22 +45,22 @@ pub struct IntakeRules {
 /// Why a push was not accepted. The texts are sent to the peer; they hold no metadata beyond names.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// The caller is no configured peer, or speaks for a site that is not its own.
+    /// The caller is not a configured peer, or speaks for a site that is not its own.
     #[error("{0}")]
     NotAllowed(String),
     /// The push breaks a rule of this site.
     #[error("{0}")]
     Refused(String),
-    /// The name of the batch or of a key stands for something else here.
+    /// The ID of the batch or of one of its keys is in use here for something else.
     #[error("the batch or one of its keys is known here with other content")]
     Conflict,
     /// The source voided the batch before it arrived.
     #[error("the batch was voided")]
     Voided,
-    /// The pools of the set cannot be had; another set is needed.
-    #[error("the pools of the set cannot be had: {0}")]
+    /// The pools of the set cannot be downloaded; another set is needed.
+    #[error("the pools of the set cannot be downloaded: {0}")]
     SetUnavailable(String),
-    /// No room or no store now; the same push may be accepted later.
+    /// No room, or the store is not available. The same push may be accepted later.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -83,7 +83,7 @@ impl fmt::Debug for Intake {
 }
 
 impl Intake {
-    /// Takes in by `rules`, for the SAEs that `directory` lists here.
+    /// Accepts what `rules` allow, for the SAEs that `directory` lists.
     pub fn new(
         directory: Arc<ArcSwap<Directory>>,
         rules: IntakeRules,
@@ -222,7 +222,7 @@ impl Intake {
         if self.directory.load().is_peer(caller.id()) {
             Ok(caller.id().clone())
         } else {
-            Err(IntakeError::NotAllowed(format!("KME {} is no configured peer of this KME", caller.id())))
+            Err(IntakeError::NotAllowed(format!("KME {} is not a configured peer of this KME", caller.id())))
         }
     }
 
@@ -231,7 +231,7 @@ impl Intake {
             tracing::warn!(
                 peer = %source, set = %announced.id,
                 error = &error as &dyn std::error::Error,
-                "a pool set of a peer is not to be had"
+                "a pool set of a peer cannot be used"
             );
             match error {
                 RecipientSetError::Refused(_) => IntakeError::Refused(error.to_string()),
@@ -278,7 +278,7 @@ struct Regenerated {
     keys: Vec<Key>,
 }
 
-/// Runs the engine where it does not hold up other tasks.
+/// Runs the engine on a blocking thread, so that other tasks go on.
 async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerated, IntakeError> {
     let work = move || {
         let seeds = BatchSeeds { seed: batch.seed, mask_seed: batch.mask_seed };
@@ -317,7 +317,7 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// Who may retrieve the keys of the batch at this site, if the push keeps all rules.
+    /// Who may retrieve the keys of the batch at this site. Fails unless the push keeps all rules.
     fn entitled_here(&self, now: Timestamp) -> Result<Vec<Entitlement>, IntakeError> {
         self.suite_and_sizes()?;
         self.times(now)?;
@@ -346,12 +346,12 @@ impl Checked<'_> {
         let skew = now.since(created_at).max(created_at.since(now));
         if skew > self.rules.clock_skew_max {
             return refuse(format!(
-                "the clocks differ: the batch is of {created_at}, here it is {now}, {} s are allowed",
+                "the clocks differ: the batch was made at {created_at}, the time here is {now}, {} s are allowed",
                 self.rules.clock_skew_max.as_secs()
             ));
         }
         if !life::is_live(expires_at, now) || expires_at <= created_at {
-            return refuse(format!("the batch expired at {expires_at}, here it is {now}"));
+            return refuse(format!("the batch expired at {expires_at}, the time here is {now}"));
         }
         if expires_at.since(created_at) > self.rules.key_ttl_max {
             return refuse(format!("keys live at most {} s here", self.rules.key_ttl_max.as_secs()));
@@ -368,7 +368,9 @@ impl Checked<'_> {
             Some(Recipient { party: Party::Sae(_), kme }) => {
                 not_allowed(format!("SAE {master} lives at KME {kme}, not at {}", self.source))
             }
-            Some(Recipient { party: Party::Kme(_), .. }) => not_allowed(format!("{master} is a KME, no SAE")),
+            Some(Recipient { party: Party::Kme(_), .. }) => {
+                not_allowed(format!("{master} is a KME, not an SAE"))
+            }
             None if self.rules.unlisted_masters => Ok(()),
             None => not_allowed(format!("SAE {master} is not listed here")),
         }
@@ -428,7 +430,7 @@ fn refused(error: EngineError) -> IntakeError {
 }
 
 fn stopping() -> IntakeError {
-    IntakeError::Unavailable("the KME stops".to_owned())
+    IntakeError::Unavailable("the KME is stopping".to_owned())
 }
 
 fn unavailable(error: &StoreError) -> IntakeError {

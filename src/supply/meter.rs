@@ -55,7 +55,7 @@ struct PeerBatches {
     regenerated: Counter,
 }
 
-/// What became of a batch that this site gave up.
+/// What became of a batch that this site retracted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retracted {
     /// The peer keeps none of it.
@@ -107,7 +107,7 @@ impl SupplyMeter {
         let peers = peers.into_iter().map(|peer| (peer.clone(), of_peer(peer))).collect();
         let voided = counters("dqkd_keys_voided", "Keys that peers asked to void here");
         let retracted =
-            counters("dqkd_batches_retracted", "Batches given up here, by what a peer made of it");
+            counters("dqkd_batches_retracted", "Batches retracted here, by what became of them at the peer");
         let of_outcome = |(outcome, name)| (outcome, counter(&retracted, one("outcome", name)));
         let retracted = RETRACTED.into_iter().map(of_outcome).collect();
         let engine = Timings::default();

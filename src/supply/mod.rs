@@ -1,4 +1,4 @@
-//! Where keys come from: batches made with the peers that store the twins, and batches that peers push here.
+//! Makes keys together with the sites that store their twins, and takes in the batches that peers push.
 //!
 //! Owns the one rule of key life: a key is handed out only after every recipient site has durably stored its
 //! twin. Knows nothing of HTTP or of what SAEs are allowed. [`Supply::make`] takes from the reserve what is
@@ -45,7 +45,7 @@ pub struct SupplySettings {
     pub key_ttl: Duration,
     /// Whether the master may retrieve its keys at this site by ID.
     pub master_refetch: bool,
-    /// The longest that an order may take; then it is given up and its keys are voided.
+    /// The longest that an order may take. After that it fails and its keys are voided.
     pub order_timeout: Duration,
     /// Most orders in work at once; more are refused.
     pub max_orders: usize,
@@ -57,7 +57,7 @@ pub struct SupplySettings {
     pub max_stored_per_pair: u32,
 }
 
-/// What making keys is made of.
+/// What a [`Supply`] is built from.
 pub struct SupplyParts {
     /// This site.
     pub local: KmeId,
@@ -73,15 +73,15 @@ pub struct SupplyParts {
     pub random: Arc<dyn Random>,
     /// Counts what becomes of keys.
     pub meter: Arc<SupplyMeter>,
-    /// Holds the work that must end before the daemon does.
+    /// Runs the work that must end before the daemon does.
     pub tasks: TaskTracker,
-    /// Says that the daemon stops: what nobody waits for is given up.
+    /// Cancelled when the daemon stops; work that nobody waits for then ends.
     pub stopping: CancellationToken,
 }
 
-/// Pairs that have keys ready at once; others get theirs on demand.
+/// Most pairs that have a reserve; other pairs get keys on demand.
 const PAIRS_MAX: usize = 16_384;
-/// Keys in memory at once, of all pairs, before leases become small.
+/// When this many keys are in memory, of all pairs together, leases become small.
 const LEASED_MAX: u64 = 65_536;
 
 /// Makes keys with other sites, ahead of demand where it can. Share it in an `Arc`.
@@ -172,13 +172,12 @@ impl Supply {
         Arc::clone(&self.reserve).keep_filled().await;
     }
 
-    /// Gives leased keys back to the store: for a graceful stop, when nobody asks any more.
+    /// Gives leased keys back to the store: for a graceful stop, after the last request.
     pub async fn close(&self) {
         self.reserve.close().await;
     }
 
-    /// Makes sure that there is a pool set for sharing keys with `peer`, so that the first request need not
-    /// wait for one.
+    /// Makes a pool set for sharing keys with `peer` if there is none, so that the first request need not wait.
     ///
     /// # Errors
     /// [`SupplyError`] when none can be made now.

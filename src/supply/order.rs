@@ -1,4 +1,4 @@
-//! One order: cut into batches, made, pushed to every site, committed here, handed out. All or nothing.
+//! Carries out one order, all or nothing: cuts it into batches, makes them, pushes them to every site, commits here.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -39,7 +39,7 @@ pub struct KeyOrder<'a> {
     pub number: usize,
     /// Length of each key in bytes, at least one.
     pub key_bytes: usize,
-    /// What the keys have to be like.
+    /// What the caller demands of the keys.
     pub demands: &'a Demands,
 }
 
@@ -58,7 +58,7 @@ impl KeyMaker {
     /// Makes the keys of `order`, all or none.
     pub(super) async fn fill(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
         let counts = batch::split(order.number, order.key_bytes).ok_or_else(|| {
-            tracing::error!(key_bytes = order.key_bytes, "an order for keys that no batch can hold");
+            tracing::error!(key_bytes = order.key_bytes, "no batch can hold keys of this size");
             SupplyError::Internal
         })?;
         if !order.demands.met_by_life(self.settings.key_ttl) {
@@ -119,7 +119,7 @@ struct Made {
     provenance: Arc<Provenance>,
 }
 
-/// An order in work, and what it has left behind at the sites so far.
+/// An order in work, and where it may have left keys so far.
 struct Work<'a> {
     maker: &'a KeyMaker,
     order: KeyOrder<'a>,
@@ -209,7 +209,7 @@ impl<'a> Work<'a> {
     async fn make(&self, count: usize) -> Result<Made, SupplyError> {
         match self.attempt(count).await {
             Err(Failure::SetGone(error)) => {
-                tracing::info!(error = &error as &dyn std::error::Error, "trying with a new pool set");
+                tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
                 self.attempt(count).await.map_err(Failure::into_error)
             }
             result => result.map_err(Failure::into_error),
@@ -330,7 +330,7 @@ impl<'a> Work<'a> {
 
 /// Why a batch was not made.
 enum Failure {
-    /// A site cannot get at the pools of the set; another set may do.
+    /// A site cannot get the pools of the set; another set may work.
     SetGone(SupplyError),
     /// The order has failed.
     Order(SupplyError),
@@ -350,14 +350,14 @@ impl From<SupplyError> for Failure {
     }
 }
 
-/// What the engine made, with what it was made from.
+/// A batch from the engine, with what it was made from.
 struct Generated {
     batch: blast::Generated,
     seeds: BatchSeeds,
     key_ids: Vec<KeyId>,
 }
 
-/// Runs the engine where it does not hold up other tasks.
+/// Runs the engine on a blocking thread, so that other tasks go on.
 async fn generate(
     set: Arc<PoolSet>,
     seeds: BatchSeeds,

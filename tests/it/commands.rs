@@ -39,23 +39,50 @@ fn a_wrong_configuration_ends_with_2_and_names_the_line_for_every_command_that_r
 fn check_config_shows_every_mistake_with_its_place() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("site.toml");
-    let text = [
-        "[kme]",
-        "id = \"site-a\"",
-        "trust_domian = \"example.org\"",
-        "",
-        "[keys]",
-        "ttl = \"5 apples\"",
-        "size = 100",
-        "",
-        "[limits]",
-        "request_timeout = 0",
-    ];
-    std::fs::write(&file, text.join("\n")).unwrap();
+    let text = r#"[kme]
+id = "site-a"
+trust_domain = "example.org"
+
+[tls]
+ca = "ca.pem"
+cert = "site-a.pem"
+key = "site-a.key"
+
+[listen]
+sae = "127.0.0.1:8443"
+peer = "127.0.0.1:8444"
+admin = "127.0.0.1"
+
+[store]
+url = "sqlite://site-a.db"
+
+[keys]
+ttl = "5 apples"
+max_per_request = 0
+"#;
+    std::fs::write(&file, text).unwrap();
     let output = run(&["check-config", &file.display().to_string()]);
     assert_eq!(output.status.code(), Some(2));
     insta::with_settings!({ filters => vec![(dir.path().to_str().unwrap(), "DIR")] }, {
-        insta::assert_snapshot!(stderr(&output), @"");
+        insta::assert_snapshot!(stderr(&output), @r#"
+        dqkd: DIR/site.toml:13:9: listen.admin: "127.0.0.1" is not an address; allowed: ADDRESS:PORT with a numeric address, as in "0.0.0.0:8443" or "[::]:8443"
+            |
+         13 | admin = "127.0.0.1"
+            |         ^^^^^^^^^^^
+        DIR/site.toml:15:1: store.kek_file: is missing; allowed: exactly one of kek_file, kek_env, kek_credential
+            |
+         15 | [store]
+            | ^^^^^^^
+        DIR/site.toml:20:19: keys.max_per_request: 0 is out of range; allowed: a whole number from 1 to 1024
+            |
+         20 | max_per_request = 0
+            |                   ^
+        DIR/site.toml:19:7: keys.ttl: "5 apples" is not a duration; allowed: a whole number and a unit (ms, s, m, h, d), as in "500ms", "30s" or "24h"
+            |
+         19 | ttl = "5 apples"
+            |       ^^^^^^^^^^
+        DIR/site.toml: pool_server: 0 pool servers are too few; allowed: two or more [[pool_server]] entries
+        "#);
     });
 }
 
@@ -152,7 +179,22 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
         (r"\b([0-9a-f]{2}:)+[0-9a-f]{2}\b", "HEX"),
         (r"\b[0-9a-f]{16,}\b", "HEX"),
     ];
-    insta::with_settings!({ filters => filters }, { insta::assert_snapshot!(shown, @"") });
+    insta::with_settings!({ filters => filters }, { insta::assert_snapshot!(shown, @"
+        subject    CN=router 7
+        issuer     CN=dqkd issuing CA of example.org
+        serial     HEX
+        from       TIME
+        until      TIME
+        uri        spiffe://example.org/sae/router%207
+        usage      client
+
+        subject    CN=dqkd issuing CA of example.org
+        issuer     CN=dqkd root CA of example.org
+        serial     HEX
+        from       TIME
+        until      TIME
+        usage      certificate authority
+        "); });
     for private in ["router-7.key", "router-7.p12", "authority/root.key", "authority/issuing.key"] {
         let mode = std::fs::metadata(pki.join(private)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{private}");

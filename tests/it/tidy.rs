@@ -122,7 +122,9 @@ fn every_file_says_what_it_owns_and_none_is_too_long() {
         let text = std::fs::read_to_string(&path).unwrap();
         let name = path.display();
         let is_unit_test = path.file_name().is_some_and(|name| name == "tests.rs");
-        assert!(text.starts_with("//! ") || (is_unit_test && !text.is_empty()), "{name} has no header");
+        // Or the package's README.
+        let has_header = text.starts_with("//! ") || text.starts_with("#![doc = include_str!");
+        assert!(has_header || (is_unit_test && !text.is_empty()), "{name} has no header");
         let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let lines = own.lines().count();
         assert!(is_unit_test || lines <= LINES_MAX, "{name} has {lines} lines");
@@ -214,7 +216,7 @@ fn code_names_in_documents_exist() {
         for span in prose.flat_map(|part| part.split('`').skip(1).step_by(2)) {
             let at = format!("{}: `{span}`", path.display());
             let name = span.trim_end_matches("()");
-            let is_path = name.contains("::") && name.split("::").all(|part| is_word(part));
+            let is_path = name.contains("::") && name.split("::").all(is_word);
             let humps = name.chars().filter(char::is_ascii_uppercase).count();
             let is_camel = name.starts_with(|c: char| c.is_ascii_uppercase())
                 && humps >= 2

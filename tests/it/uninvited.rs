@@ -77,7 +77,7 @@ fn certificates_of_another_kind_get_401_everywhere() {
     let pki = network.pki();
     let dir = pki.display().to_string();
     run_to_end(&["pki", "issue", "operator", "olga", "--dir", &dir]);
-    // A stranger of the right kind: a KME of the trust domain that is no configured peer.
+    // A stranger of the right kind: a KME of the trust domain that is not a configured peer.
     run_to_end(&["pki", "issue", "kme", "site-x", "--dir", &dir]);
     let of = |name: &str| {
         Curl::pem(&network.ca(), &pki.join(format!("{name}.pem")), &pki.join(format!("{name}.key")))
@@ -92,7 +92,7 @@ fn certificates_of_another_kind_get_401_everywhere() {
     }
     let stranger = of("site-x").get(&peer);
     assert_eq!(stranger.status, 403, "{stranger:?}");
-    assert!(stranger.message().contains("site-x is no configured peer"), "{stranger:?}");
+    assert!(stranger.message().contains("site-x is not a configured peer"), "{stranger:?}");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
         assert!(got == status && message.contains(part), "{part}: {got} {message}");
     };
     // Everything in order but the pools, which do not exist.
-    refused(424, "pools of the set cannot be had", &|_| {});
+    refused(424, "pools of the set cannot be downloaded", &|_| {});
     refused(422, "suite is unknown", &|b| b["suite"] = json!("dqkd-blast-0"));
     refused(422, "keys of 0 bits", &|b| b["key_bytes"] = json!(0));
     refused(422, "keys of 80000 bits", &|b| b["key_bytes"] = json!(10_000));

@@ -21,6 +21,7 @@ mod needs;
 mod network;
 pub mod postgres;
 mod process;
+mod small_kme;
 
 pub use authority::{
     TRUST_DOMAIN, TestAuthority, authenticated_kme, authenticated_sae, shared, spiffe_rules,
@@ -33,3 +34,4 @@ pub use network::{Network, Ports};
 pub use process::{
     Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
 };
+pub use small_kme::SmallKme;

@@ -6,10 +6,10 @@ mod address;
 mod dialect;
 mod migrate;
 mod postgres;
-mod readers;
+mod reader;
 mod sqlite;
 
 pub(crate) use self::address::Address;
 pub(crate) use self::dialect::{Dialect, Link, Sql};
 pub(crate) use self::migrate::prepare_schema;
-pub(crate) use self::readers::Readers;
+pub(crate) use self::reader::Reader;

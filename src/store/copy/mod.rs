@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use self::tables::{KEY_MATERIAL, PAGE_ROWS, Row, TABLES, Table, Value};
 use super::connection::{Address, Dialect, Link, Sql, prepare_schema};
 use super::error::StoreError;
-use super::sealing::{DataKeyId, KeyEncryptionKeys, Sealer};
+use super::sealing::{KeyEncryptionKeys, Sealer};
+use super::verbs::{id_bytes, unwrap_data_key};
 use super::writer::commit::commit;
 
 /// Lets a session be silent while the other database works.
@@ -155,7 +156,7 @@ struct Work {
 impl Work {
     async fn check_empty(&mut self) -> Result<(), StoreError> {
         for table in TABLES {
-            if !table.is_empty(&mut self.target).await? {
+            if table.count(&mut self.target).await? > 0 {
                 return Err(StoreError::Settings(format!(
                     "the target is not empty: its table {} has rows; name a new database",
                     table.name
@@ -209,11 +210,7 @@ impl Work {
                     else {
                         return Err(StoreError::corrupt("data_keys", "unknown"));
                     };
-                    let damaged = || StoreError::corrupt("data_keys", hex::encode(id));
-                    let id: DataKeyId = id.as_slice().try_into().map_err(|_| damaged())?;
-                    if !self.sealer.learn(id, kek_id, wrapped)? {
-                        return Err(damaged());
-                    }
+                    unwrap_data_key(&self.sealer, id, kek_id, wrapped)?;
                 }
                 Ok(0)
             }
@@ -235,10 +232,9 @@ impl Work {
                 .bind(batch_id.as_slice())
                 .fetch_one(&mut *self.target)
                 .await?;
-            let data_key: DataKeyId = data_key.as_slice().try_into().map_err(|_| damaged())?;
-            let key_id: [u8; 16] = key_id.as_slice().try_into().map_err(|_| damaged())?;
-            let batch_id: [u8; 16] = batch_id.as_slice().try_into().map_err(|_| damaged())?;
-            let (key_id, batch_id) = (KeyId::from_bytes(key_id), BatchId::from_bytes(batch_id));
+            let data_key = id_bytes(&data_key, "batches")?;
+            let key_id = KeyId::from_bytes(id_bytes(key_id, KEY_MATERIAL)?);
+            let batch_id = BatchId::from_bytes(id_bytes(batch_id, KEY_MATERIAL)?);
             self.sealer.open(&data_key, key_id, batch_id, sealed)?.ok_or_else(damaged)?;
             opened += 1;
         }

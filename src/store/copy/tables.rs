@@ -133,10 +133,6 @@ impl Table {
         row.iter().take(self.key).cloned().collect()
     }
 
-    pub(super) async fn is_empty(&self, link: &mut Link) -> Result<bool, StoreError> {
-        Ok(self.count(link).await? == 0)
-    }
-
     pub(super) async fn count(&self, link: &mut Link) -> Result<u64, StoreError> {
         let text = format!("SELECT count(*) FROM {}", self.name);
         let count: i64 = sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(&mut **link).await?;

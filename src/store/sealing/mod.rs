@@ -2,10 +2,8 @@
 
 mod error;
 mod kek;
-mod probe;
 mod seal;
 
 pub use self::error::SealError;
 pub use self::kek::{KekError, KeyEncryptionKeys};
-pub use self::probe::{SealProbe, SealedBatch};
-pub(crate) use self::seal::{DataKeyId, SealedKeys, Sealer};
+pub use self::seal::{DataKeyId, SealedKeys, Sealer};

@@ -26,7 +26,7 @@ const COUNTER_BYTES: usize = 4;
 const OVERHEAD_BYTES: usize = NONCE_LEN + TAG_BYTES;
 
 /// ID of a data key: 16 random bytes.
-pub(crate) type DataKeyId = [u8; 16];
+pub type DataKeyId = [u8; 16];
 
 /// A data key that this process drew, and seals with.
 pub(crate) struct DataKey {
@@ -58,16 +58,25 @@ impl DataKey {
 }
 
 /// The key IDs and the sealed keys of a batch, each packed in the order of the IDs.
-pub(crate) struct SealedKeys {
+pub struct SealedKeys {
     pub(crate) data_key: Arc<DataKey>,
-    pub(crate) key_ids: Vec<u8>,
-    pub(crate) sealed: Vec<u8>,
+    /// 16 bytes each.
+    pub key_ids: Vec<u8>,
+    /// The sealed keys.
+    pub sealed: Vec<u8>,
     /// Length of one sealed key in bytes.
-    pub(crate) sealed_bytes: usize,
+    pub sealed_bytes: usize,
+}
+
+impl SealedKeys {
+    /// What they are sealed with.
+    pub fn data_key_id(&self) -> DataKeyId {
+        self.data_key.id
+    }
 }
 
 /// Seals with the current data key and opens with any data key it knows.
-pub(crate) struct Sealer {
+pub struct Sealer {
     keks: KeyEncryptionKeys,
     random: Arc<dyn Random>,
     current: Mutex<Arc<DataKey>>,
@@ -75,11 +84,8 @@ pub(crate) struct Sealer {
 }
 
 impl Sealer {
-    pub(crate) fn new(
-        keks: KeyEncryptionKeys,
-        random: Arc<dyn Random>,
-        now: Timestamp,
-    ) -> Result<Self, SealError> {
+    /// With a fresh data key.
+    pub fn new(keks: KeyEncryptionKeys, random: Arc<dyn Random>, now: Timestamp) -> Result<Self, SealError> {
         let current = Arc::new(DataKey::draw(&keks, &*random, now)?);
         let known = RwLock::new(HashMap::from([(current.id, Arc::clone(&current.cipher))]));
         Ok(Self { keks, random, current: Mutex::new(current), known })
@@ -104,12 +110,7 @@ impl Sealer {
     }
 
     /// Seals `keys`, which all have one length. The result is sorted by ID, so rows are inserted in index order.
-    pub(crate) fn seal(
-        &self,
-        batch_id: BatchId,
-        keys: &[Key],
-        now: Timestamp,
-    ) -> Result<SealedKeys, SealError> {
+    pub fn seal(&self, batch_id: BatchId, keys: &[Key], now: Timestamp) -> Result<SealedKeys, SealError> {
         let key_bytes = keys.first().map_or(0, |key| key.material.len_bytes());
         let rows = u32::try_from(keys.len()).map_err(|_| SealError::Crypto)?;
         let (data_key, first_counter) = self.reserve(rows, now)?;
@@ -153,7 +154,7 @@ impl Sealer {
     }
 
     /// Opens one row. `Ok(None)` when the row is not what was sealed there.
-    pub(crate) fn open(
+    pub fn open(
         &self,
         data_key_id: &DataKeyId,
         key_id: KeyId,

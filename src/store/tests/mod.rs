@@ -93,10 +93,7 @@ struct Raw(&'static str);
 
 impl Verb for Raw {
     type Output = ();
-
-    fn name(&self) -> &'static str {
-        "raw"
-    }
+    const NAME: &'static str = "raw";
 
     async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<(), StoreError> {
         sqlx::raw_sql(self.0).execute(&mut **link).await?;

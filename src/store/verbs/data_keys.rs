@@ -17,7 +17,7 @@ pub(crate) async fn check_data_keys(link: &mut Link, sealer: &Sealer) -> Result<
     let stored: Vec<(Vec<u8>, String, Vec<u8>)> =
         sqlx::query_as(link.text(sql::DATA_KEYS)).bind(CHECKED_MAX).fetch_all(&mut **link).await?;
     for (index, (id, kek_id, wrapped)) in stored.iter().enumerate() {
-        match unwrap(sealer, id_bytes(id, "data_keys")?, kek_id, wrapped) {
+        match unwrap_data_key(sealer, id, kek_id, wrapped) {
             Err(error) if index == 0 => return Err(error),
             Err(_) => {
                 warn!(kek.id = %kek_id, "an older data key cannot be unwrapped; its keys cannot be returned");
@@ -39,11 +39,17 @@ pub(super) async fn learn_data_key(
     }
     let (kek_id, wrapped): (String, Vec<u8>) =
         sqlx::query_as(link.text(sql::DATA_KEY)).bind(id.as_slice()).fetch_one(&mut **link).await?;
-    unwrap(sealer, id, &kek_id, &wrapped)
+    unwrap_data_key(sealer, &id, &kek_id, &wrapped)
 }
 
-fn unwrap(sealer: &Sealer, id: DataKeyId, kek_id: &str, wrapped: &[u8]) -> Result<(), StoreError> {
-    if sealer.learn(id, kek_id, wrapped)? {
+/// Unwraps a stored data key, so that the sealer can open with it.
+pub(crate) fn unwrap_data_key(
+    sealer: &Sealer,
+    id: &[u8],
+    kek_id: &str,
+    wrapped: &[u8],
+) -> Result<(), StoreError> {
+    if sealer.learn(id_bytes(id, "data_keys")?, kek_id, wrapped)? {
         Ok(())
     } else {
         Err(StoreError::corrupt("data_keys", hex::encode(id)))

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use kme::Timestamp;
 use kme::life::{self, Known};
-use kme::{BatchId, KmeId, Timestamp};
 
 use super::batch_cache::BatchFacts;
 use super::ids::are_distinct;
@@ -21,18 +21,12 @@ pub(super) const MAX_STORED_BATCH_KEYS: usize = 65_536;
 
 /// Stores a batch, which is sealed already.
 pub(crate) struct Insert {
-    batch_id: BatchId,
-    source: KmeId,
-    master: String,
-    recipients: String,
-    entitled: String,
-    key_bytes: i64,
+    facts: Arc<BatchFacts>,
+    key_bytes: usize,
     content: [u8; 32],
     created_at: Timestamp,
-    expires_at: Timestamp,
     keys: SealedKeys,
     ready: Option<ReadyRow>,
-    facts: Arc<BatchFacts>,
 }
 
 impl Insert {
@@ -43,47 +37,31 @@ impl Insert {
         sealer: &Sealer,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        check(batch)?;
+        let key_bytes = check(batch)?;
         let keys = sealer.seal(batch.batch_id, batch.keys, now)?;
-        let json = |text: Result<String, serde_json::Error>| {
-            text.map_err(|_| StoreError::Misuse("parties that cannot be JSON"))
-        };
-        let key_bytes = batch.keys.first().map_or(0, |key| key.material.len_bytes());
-        Ok(Self {
+        let facts = Arc::new(BatchFacts {
             batch_id: batch.batch_id,
             source: batch.source.clone(),
-            master: batch.master.to_string(),
-            recipients: json(serde_json::to_string(batch.recipients))?,
-            entitled: json(serde_json::to_string(batch.entitled))?,
-            key_bytes: i64::try_from(key_bytes).map_err(|_| StoreError::Misuse("a key too long"))?,
-            content: batch.content.0,
-            created_at: batch.created_at,
+            master: batch.master.clone(),
+            recipients: batch.recipients.to_vec(),
+            entitled: batch.entitled.to_vec(),
+            data_key_id: keys.data_key.id,
             expires_at: batch.expires_at,
-            facts: Arc::new(BatchFacts {
-                batch_id: batch.batch_id,
-                source: batch.source.clone(),
-                master: batch.master.clone(),
-                recipients: batch.recipients.to_vec(),
-                entitled: batch.entitled.to_vec(),
-                data_key_id: keys.data_key.id,
-                expires_at: batch.expires_at,
-            }),
-            keys,
-            ready,
-        })
+        });
+        Ok(Self { facts, key_bytes, content: batch.content.0, created_at: batch.created_at, keys, ready })
     }
 
     async fn known(&self, link: &mut Link) -> Result<Known, StoreError> {
-        let id: &[u8] = self.batch_id.as_bytes();
+        let id: &[u8] = self.facts.batch_id.as_bytes();
         let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
             sqlx::query_as(link.text(sql::BATCH)).bind(id).fetch_optional(&mut **link).await?;
         if let Some((source, content, state, _)) = known {
-            let same_content = source == self.source.as_str() && content == self.content;
+            let same_content = source == self.facts.source.as_str() && content == self.content;
             return Ok(Known::Batch { same_content, voided: state == "voided" });
         }
         let tombstones: i64 = sqlx::query_scalar(link.text(sql::TOMBSTONE))
             .bind(id)
-            .bind(self.source.as_str())
+            .bind(self.facts.source.as_str())
             .fetch_one(&mut **link)
             .await?;
         if tombstones > 0 {
@@ -97,7 +75,10 @@ impl Insert {
     }
 
     async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
-        let data_key = &self.keys.data_key;
+        let (facts, data_key) = (&self.facts, &self.keys.data_key);
+        let json = |text: Result<String, serde_json::Error>| {
+            text.map_err(|_| StoreError::Misuse("parties that cannot be JSON"))
+        };
         // With every batch: the sweep of another process may have erased it as unused.
         sqlx::query(link.text(sql::INSERT_DATA_KEY))
             .bind(data_key.id.as_slice())
@@ -107,30 +88,28 @@ impl Insert {
             .execute(&mut **link)
             .await?;
         sqlx::query(link.text(sql::INSERT_BATCH))
-            .bind(self.batch_id.as_bytes().as_slice())
-            .bind(self.source.as_str())
-            .bind(self.master.as_str())
-            .bind(self.recipients.as_str())
-            .bind(self.entitled.as_str())
-            .bind(self.key_bytes)
+            .bind(facts.batch_id.as_bytes().as_slice())
+            .bind(facts.source.as_str())
+            .bind(facts.master.as_str())
+            .bind(json(serde_json::to_string(&facts.recipients))?)
+            .bind(json(serde_json::to_string(&facts.entitled))?)
+            .bind(length(self.key_bytes)?)
             .bind(self.keys.key_ids.as_slice())
             .bind(data_key.id.as_slice())
             .bind(self.content.as_slice())
             .bind(self.created_at.as_ms())
-            .bind(self.expires_at.as_ms())
+            .bind(facts.expires_at.as_ms())
             .execute(&mut **link)
             .await?;
-        let sealed_bytes =
-            i64::try_from(self.keys.sealed_bytes).map_err(|_| StoreError::Misuse("a key too long"))?;
         sqlx::query(link.text(sql::INSERT_KEYS))
             .bind(self.keys.key_ids.as_slice())
-            .bind(self.batch_id.as_bytes().as_slice())
+            .bind(facts.batch_id.as_bytes().as_slice())
             .bind(self.keys.sealed.as_slice())
-            .bind(sealed_bytes)
+            .bind(length(self.keys.sealed_bytes)?)
             .execute(&mut **link)
             .await?;
         if let Some(ready) = &self.ready {
-            ready.write(link, self.batch_id, &self.keys.key_ids, Some(&self.keys.sealed)).await?;
+            ready.write(link, facts.batch_id, &self.keys.key_ids, Some(&self.keys.sealed)).await?;
         }
         Ok(())
     }
@@ -138,10 +117,7 @@ impl Insert {
 
 impl Verb for Insert {
     type Output = Inserted;
-
-    fn name(&self) -> &'static str {
-        "insert"
-    }
+    const NAME: &'static str = "insert";
 
     fn key_count(&self) -> usize {
         self.keys.key_ids.len() / 16
@@ -149,7 +125,7 @@ impl Verb for Insert {
 
     /// Nobody else stores or voids this batch meanwhile, so what [`Self::known`] finds still holds when it is written.
     fn lock(&self, needs: &mut Needs) {
-        needs.batch(self.batch_id);
+        needs.batch(self.facts.batch_id);
     }
 
     async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<Inserted, StoreError> {
@@ -172,7 +148,8 @@ impl Verb for Insert {
     }
 }
 
-fn check(batch: &NewBatch<'_>) -> Result<(), StoreError> {
+/// Returns the length of the keys in bytes.
+fn check(batch: &NewBatch<'_>) -> Result<usize, StoreError> {
     let Some(first) = batch.keys.first() else {
         return Err(StoreError::Misuse("a batch without keys"));
     };
@@ -186,5 +163,9 @@ fn check(batch: &NewBatch<'_>) -> Result<(), StoreError> {
     if !are_distinct(batch.keys.iter().map(|key| key.id)) {
         return Err(StoreError::Misuse("a key ID twice in one batch"));
     }
-    Ok(())
+    Ok(key_bytes)
+}
+
+fn length(bytes: usize) -> Result<i64, StoreError> {
+    i64::try_from(bytes).map_err(|_| StoreError::Misuse("a key too long"))
 }

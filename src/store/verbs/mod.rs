@@ -13,7 +13,8 @@ mod verb;
 mod void;
 
 pub(crate) use self::batch_cache::BatchCache;
-pub(crate) use self::data_keys::check_data_keys;
+pub(crate) use self::data_keys::{check_data_keys, unwrap_data_key};
+pub(crate) use self::ids::id_bytes;
 pub(crate) use self::insert::Insert;
 pub(crate) use self::locks::Needs;
 pub(crate) use self::ready::{GiveBack, Lease, PairText, ReadyRow};

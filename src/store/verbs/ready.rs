@@ -103,10 +103,7 @@ pub(crate) struct Leased {
 
 impl Verb for Lease {
     type Output = Leased;
-
-    fn name(&self) -> &'static str {
-        "lease"
-    }
+    const NAME: &'static str = "lease";
 
     fn key_count(&self) -> usize {
         usize::try_from(self.blocks).unwrap_or(usize::MAX).saturating_mul(BLOCK_KEYS)
@@ -254,10 +251,7 @@ impl GiveBack {
 
 impl Verb for GiveBack {
     type Output = ();
-
-    fn name(&self) -> &'static str {
-        "return"
-    }
+    const NAME: &'static str = "return";
 
     fn lock(&self, needs: &mut Needs) {
         self.0.iter().for_each(|block| needs.batch(block.batch_id));

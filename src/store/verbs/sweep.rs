@@ -21,10 +21,7 @@ pub(crate) struct Sweep {
 
 impl Verb for Sweep {
     type Output = Swept;
-
-    fn name(&self) -> &'static str {
-        "sweep"
-    }
+    const NAME: &'static str = "sweep";
 
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Swept, StoreError> {
         let mut deleted = [0; 5];

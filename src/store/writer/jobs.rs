@@ -79,7 +79,7 @@ struct PendingChange<V: Verb> {
 
 impl<V: Verb> Change for PendingChange<V> {
     fn name(&self) -> &'static str {
-        self.verb.name()
+        V::NAME
     }
 
     fn key_count(&self) -> usize {

@@ -4,7 +4,7 @@
 //! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
 //! never stand in the way of somebody who waits. Replicas share what the store has ready: each counts it
-//! before it makes a batch, so that a pair which several refill at once may get a batch of each too many.
+//! before it makes a batch, so that a pair which several refill at once gets few keys too many.
 
 mod blocks;
 mod demand;
@@ -37,7 +37,7 @@ const LEASE_BLOCKS_MAX: u32 = 32;
 /// The longest that a first look at a pair waits for its first keys.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// What is to become of a new batch.
+/// What a new batch is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Into the store, ready to be leased.
@@ -94,15 +94,15 @@ pub(super) struct ReserveSettings {
     pub(super) leased_max: u64,
 }
 
-/// What the reserve is made of.
+/// What the reserve is built from.
 pub(super) struct ReserveParts {
     pub(super) maker: Arc<dyn Maker>,
     pub(super) store: Arc<Store>,
     pub(super) random: Arc<dyn Random>,
     pub(super) local: KmeId,
-    /// Holds the work that must end before the daemon does.
+    /// Runs the work that must end before the daemon does.
     pub(super) tasks: TaskTracker,
-    /// Says that the daemon stops.
+    /// Cancelled when the daemon stops.
     pub(super) stopping: CancellationToken,
 }
 
@@ -113,7 +113,7 @@ pub(super) struct Reserve {
     pairs: Pairs,
     /// Keys in memory, of all pairs: as counted a moment ago, and what was leased since.
     leased: AtomicU64,
-    /// Rings when a pair may need a refill.
+    /// Notified when a pair may need a refill.
     wanted: Notify,
     is_closed: AtomicBool,
 }
@@ -182,7 +182,7 @@ impl Reserve {
         if !self.parts.maker.is_reachable(recipient) {
             return 0;
         }
-        // Another replica may fill it, which rings no bell here.
+        // If another replica fills it, nothing is notified here.
         let _ = timeout(FIRST_WAIT, added).await;
         self.count_now(&pair).await
     }
@@ -192,7 +192,7 @@ impl Reserve {
         let pairs = self.pairs.all();
         let mut levels = ReserveLevels { pairs: pairs.len() as u64, ..ReserveLevels::default() };
         for pair in pairs {
-            levels.leased += pair.in_hand(now);
+            levels.leased += pair.leased(now);
             levels.stored += pair.stored();
             levels.waited_for += pair.waited_for() as u64;
         }
@@ -225,15 +225,15 @@ impl Reserve {
                 continue;
             }
             // A lease ahead of need may have taken the last ones a moment before.
-            if pair.in_hand(self.parts.maker.now()) >= number as u64 {
+            if pair.leased(self.parts.maker.now()) >= number as u64 {
                 continue;
             }
             self.make_for_those_who_wait(pair, number).await?;
         }
     }
 
-    /// Moves up to `blocks` blocks from the store to the hand; returns how many came. In a task of its own: a
-    /// caller that goes away must not lose what it leased.
+    /// Leases up to `blocks` blocks and returns how many there were. In a task of its own: if the caller disconnects,
+    /// what it leased must not be lost.
     async fn lease(self: &Arc<Self>, pair: &Arc<Pair>, blocks: u32) -> Result<usize, SupplyError> {
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
         let work = async move {
@@ -254,14 +254,14 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// Makes one batch for whoever waits, and for `number` at least as far as one batch goes.
+    /// Makes one batch for all who wait, with at least `number` keys as far as one batch can hold them.
     async fn make_for_those_who_wait(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
         number: usize,
     ) -> Result<(), SupplyError> {
-        let in_hand = usize::try_from(pair.in_hand(self.parts.maker.now())).unwrap_or(usize::MAX);
-        let wanted = pair.waited_for().max(number).saturating_sub(in_hand);
+        let leased = usize::try_from(pair.leased(self.parts.maker.now())).unwrap_or(usize::MAX);
+        let wanted = pair.waited_for().max(number).saturating_sub(leased);
         let count = wanted.clamp(1, self.settings.block_keys);
         let (maker, pair) = (Arc::clone(&self.parts.maker), Arc::clone(pair));
         let work = async move {
@@ -272,7 +272,7 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// After keys were taken: leases before the hand is empty, refills before the store is.
+    /// After keys were taken: leases more before memory has none, refills before the store has none.
     fn look_ahead(self: &Arc<Self>, pair: &Arc<Pair>, needs: Needs) {
         if needs.lease && !pair.is_leasing.swap(true, Ordering::SeqCst) {
             let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
@@ -302,28 +302,28 @@ impl Reserve {
     /// Counts the keys in memory, of all pairs.
     fn count_leased(&self, pairs: &[Arc<Pair>]) {
         let now = self.parts.maker.now();
-        let leased = pairs.iter().map(|pair| pair.in_hand(now)).sum();
+        let leased = pairs.iter().map(|pair| pair.leased(now)).sum();
         self.leased.store(leased, Ordering::Relaxed);
     }
 
     async fn count_now(&self, pair: &Pair) -> u64 {
         let _moving = pair.moving.lock().await;
         let now = self.parts.maker.now();
-        let in_hand = pair.in_hand(now);
+        let leased = pair.leased(now);
         loop {
             let refills = pair.refills();
             match self.parts.store.ready_count(pair.as_ready()).await {
-                Ok(stored) if pair.set_stored(stored, refills) => return stored + in_hand,
+                Ok(stored) if pair.set_stored(stored, refills) => return stored + leased,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "ready keys cannot be counted");
-                    return in_hand;
+                    return leased;
                 }
             }
         }
     }
 
-    /// Empties the hand of `pair` into the store.
+    /// Gives all leased keys of `pair` back to the store.
     async fn give_back(&self, pair: &Pair) {
         let blocks = pair.empty();
         let now = self.parts.maker.now();
@@ -355,7 +355,7 @@ impl Reserve {
         }
         if let Some(error) = failed {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "leased keys could not be given back; they are not handed out any more");
+            tracing::warn!(error, "leased keys could not be given back and will never be handed out");
         }
     }
 

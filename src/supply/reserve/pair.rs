@@ -1,4 +1,4 @@
-//! What one pair has in this daemon's memory: leased keys, the measure of its demand, who waits for more.
+//! One pair in this daemon's memory: its leased keys, its demand, what the store has for it, who waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ use crate::store::{LeasedBlock, ReadyPair};
 
 /// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
 const LOW_WATER_PART: u64 = 2;
-/// What is known of the store is believed for this long where other replicas may have changed it.
+/// How long a count of the store is believed where other replicas may have changed it.
 const FRESH: Duration = Duration::from_secs(1);
-/// Where replicas share a store, a second batch is begun for a pair while at least this many blocks are missing.
+/// Where replicas share a store, a further batch is begun for a pair only while at least this many blocks are missing.
 const SHARED_MISSING: u64 = 4;
-/// Ready keys pass the half of their life unseen, so that the store's share is counted anew this often in any case.
+/// Keys in the store pass the half of their life unseen, so they are counted this often in any case.
 const RECOUNT: Duration = Duration::from_secs(10);
 
 /// Pause after failed refills: short, so that a reserve fills soon after the cause has gone.
@@ -29,20 +29,20 @@ const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_s
 pub(super) struct Pair {
     pub(super) master: SaeId,
     pub(super) recipient: Recipient,
-    hand: Mutex<Hand>,
+    stock: Mutex<Stock>,
     /// Held by the caller that is served next; the others wait for it in the order they came.
     pub(super) queue: tokio::sync::Mutex<()>,
     /// Keys that they wait for.
     waiting: AtomicUsize,
-    /// Held while keys move from the store to the hand, and while both are counted.
+    /// Held while keys move between store and memory, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
     /// A lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
-    /// Rings whenever keys were added.
+    /// Notified whenever keys were added.
     pub(super) added: Notify,
 }
 
-struct Hand {
+struct Stock {
     blocks: Blocks,
     demand: Demand,
     /// Keys that the store has ready, as far as this daemon knows; `None`: never looked. Other replicas take from
@@ -64,7 +64,7 @@ struct Hand {
 /// What is to be done for a pair that is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// The hand is so low that a lease should come before it is empty.
+    /// So few leased keys are left that more should be leased.
     pub(super) lease: bool,
     /// Keys should be made for the store.
     pub(super) refill: bool,
@@ -84,7 +84,7 @@ impl Drop for Waiting<'_> {
 
 impl Pair {
     pub(super) fn new(master: SaeId, recipient: Recipient) -> Arc<Self> {
-        let hand = Hand {
+        let stock = Stock {
             blocks: Blocks::default(),
             demand: Demand::new(Instant::now()),
             stored: None,
@@ -99,7 +99,7 @@ impl Pair {
         Arc::new(Self {
             master,
             recipient,
-            hand: Mutex::new(hand),
+            stock: Mutex::new(stock),
             queue: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             moving: tokio::sync::Mutex::default(),
@@ -114,11 +114,10 @@ impl Pair {
 
     /// Notes that `number` keys are asked for.
     pub(super) fn note_demand(&self, number: usize) {
-        self.hand.lock().note_demand(number);
+        self.stock.lock().note_demand(number);
     }
 
-    /// Takes keys that are in the hand, if nobody waits, and notes that they were asked for; `None` when there are
-    /// not enough, and then nothing is noted either.
+    /// Takes leased keys, if nobody waits, and notes the demand. `None`: there are not enough, and nothing was noted.
     pub(super) fn take_ready(
         &self,
         number: usize,
@@ -127,18 +126,18 @@ impl Pair {
         block: u64,
         now: Timestamp,
     ) -> Option<(Vec<FreshKey>, Needs)> {
-        let mut hand = self.hand.lock();
+        let mut stock = self.stock.lock();
         if self.waited_for() > 0 {
             return None;
         }
-        let keys = hand.blocks.pop(number, demands, now)?;
-        let moment = hand.note_demand(number);
-        Some((keys, hand.needs(bounds, block, now, moment)))
+        let keys = stock.blocks.pop(number, demands, now)?;
+        let moment = stock.note_demand(number);
+        Some((keys, stock.needs(bounds, block, now, moment)))
     }
 
     /// What is to be done after keys were taken.
     pub(super) fn needs(&self, bounds: Bounds, block: u64, now: Timestamp) -> Needs {
-        self.hand.lock().needs(bounds, block, now, Instant::now())
+        self.stock.lock().needs(bounds, block, now, Instant::now())
     }
 
     /// Counts `keys` among those waited for, until dropped.
@@ -154,80 +153,80 @@ impl Pair {
 
     /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
-        self.hand.lock().blocks.pop(number, demands, now)
+        self.stock.lock().blocks.pop(number, demands, now)
     }
 
     /// Adds leased keys.
     pub(super) fn push(&self, blocks: impl IntoIterator<Item = LeasedBlock>) {
-        self.hand.lock().blocks.extend(blocks);
+        self.stock.lock().blocks.extend(blocks);
         self.added.notify_waiters();
     }
 
-    /// Takes everything out of the hand.
+    /// Takes all leased keys out.
     pub(super) fn empty(&self) -> Vec<LeasedBlock> {
-        self.hand.lock().blocks.take_all()
+        self.stock.lock().blocks.take_all()
     }
 
-    /// Keys in the hand that may still be handed out.
-    pub(super) fn in_hand(&self, now: Timestamp) -> u64 {
-        self.hand.lock().blocks.usable(now)
+    /// Leased keys that may still be handed out.
+    pub(super) fn leased(&self, now: Timestamp) -> u64 {
+        self.stock.lock().blocks.usable(now)
     }
 
     /// Whether the store may have ready keys.
     pub(super) fn may_lease(&self) -> bool {
-        self.hand.lock().may_lease()
+        self.stock.lock().may_lease()
     }
 
     /// Whether the store's share should be counted before a refill is judged: it never was, it was long ago, or the
     /// pair is in use and replicas, which share the store, may have taken from it.
     pub(super) fn should_count(&self, is_shared: bool) -> bool {
-        let hand = self.hand.lock();
-        let believed = if is_shared && hand.is_used_since { FRESH } else { RECOUNT };
-        hand.stored.is_none() || hand.learnt_at.elapsed() >= believed
+        let stock = self.stock.lock();
+        let believed = if is_shared && stock.is_used_since { FRESH } else { RECOUNT };
+        stock.stored.is_none() || stock.learnt_at.elapsed() >= believed
     }
 
-    /// Whether the store's share is not known yet.
+    /// Whether the store was never asked how many keys it has.
     pub(super) fn is_unknown(&self) -> bool {
-        self.hand.lock().stored.is_none()
+        self.stock.lock().stored.is_none()
     }
 
     /// Keys that the store has, as far as this daemon knows.
     pub(super) fn stored(&self) -> u64 {
-        self.hand.lock().stored.unwrap_or(0)
+        self.stock.lock().stored.unwrap_or(0)
     }
 
     /// How many refills put keys into the store. Asked before the store is counted.
     pub(super) fn refills(&self) -> u64 {
-        self.hand.lock().refills
+        self.stock.lock().refills
     }
 
     /// Notes what the store has, as counted after `refills` of [`Self::refills`]. Returns `false` and notes nothing when
     /// another refill has ended since: the count may be without its keys.
     pub(super) fn set_stored(&self, keys: u64, refills: u64) -> bool {
-        let mut hand = self.hand.lock();
-        if hand.refills != refills {
+        let mut stock = self.stock.lock();
+        if stock.refills != refills {
             return false;
         }
-        hand.stored = Some(keys);
-        hand.learnt_at = Instant::now();
-        hand.is_used_since = false;
+        stock.stored = Some(keys);
+        stock.learnt_at = Instant::now();
+        stock.is_used_since = false;
         true
     }
 
     /// Notes that `keys` left the store; with `all`, no others are there.
     pub(super) fn took(&self, keys: u64, all: bool) {
-        let mut hand = self.hand.lock();
+        let mut stock = self.stock.lock();
         if all {
-            hand.stored = Some(0);
-            hand.learnt_at = Instant::now();
+            stock.stored = Some(0);
+            stock.learnt_at = Instant::now();
         } else {
-            hand.stored = hand.stored.map(|stored| stored.saturating_sub(keys));
+            stock.stored = stock.stored.map(|stored| stored.saturating_sub(keys));
         }
     }
 
-    /// How many blocks of at most `block` keys one lease should take: what half a second uses.
+    /// How many blocks of at most `block` keys one lease should take: as many as the pair uses in half a second.
     pub(super) fn lease_blocks(&self, block: u64, most: u32) -> u32 {
-        let rate = self.hand.lock().demand.rate(Instant::now());
+        let rate = self.stock.lock().demand.rate(Instant::now());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let half_second = (rate / 2.0).clamp(0.0, 1e9) as u64;
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
@@ -242,54 +241,58 @@ impl Pair {
         is_shared: bool,
         now: Timestamp,
     ) -> Option<usize> {
-        let mut hand = self.hand.lock();
-        let missing = hand.missing(bounds, block, now, Instant::now())?;
-        if is_shared && hand.in_work > 0 && missing < SHARED_MISSING * block {
+        let mut stock = self.stock.lock();
+        let missing = stock.missing(bounds, block, now, Instant::now())?;
+        if is_shared && stock.in_work > 0 && missing < SHARED_MISSING * block {
             return None;
         }
         let keys = missing.min(block);
-        hand.in_work += keys;
+        stock.in_work += keys;
         usize::try_from(keys).ok()
     }
 
-    /// How many of the `keys` that [`Self::begin_refill`] began are still missing, now that the store was counted
-    /// anew; only they count as in work from here on.
-    pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, now: Timestamp) -> usize {
-        let mut hand = self.hand.lock();
-        let target = hand.demand.target(bounds, Instant::now());
-        let others = hand.have(now).unwrap_or(target).saturating_sub(keys as u64);
-        let missing = target.saturating_sub(others).min(keys as u64);
-        hand.in_work = hand.in_work.saturating_sub(keys as u64 - missing);
+    /// How many of the `keys` that [`Self::begin_refill`] began are still missing, now that the shared store was
+    /// counted anew; only they count as in work from here on.
+    pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, block: u64, now: Timestamp) -> usize {
+        let mut stock = self.stock.lock();
+        let target = stock.demand.target(bounds, Instant::now());
+        stock.in_work = stock.in_work.saturating_sub(keys as u64);
+        let mut missing = target.saturating_sub(stock.have(now).unwrap_or(target));
+        if stock.in_work > 0 && missing < SHARED_MISSING * block {
+            missing = 0;
+        }
+        let missing = missing.min(keys as u64);
+        stock.in_work += missing;
         usize::try_from(missing).unwrap_or(keys)
     }
 
     /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
     pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
-        let mut hand = self.hand.lock();
-        hand.in_work = hand.in_work.saturating_sub(keys as u64);
+        let mut stock = self.stock.lock();
+        stock.in_work = stock.in_work.saturating_sub(keys as u64);
         // A count that was taken between the commit and now has these keys already.
-        hand.is_used_since = true;
+        stock.is_used_since = true;
         if is_made {
-            hand.stored = hand.stored.map(|stored| stored + keys as u64);
-            hand.refills += 1;
-            hand.failures = 0;
-            hand.pause_until = None;
+            stock.stored = stock.stored.map(|stored| stored + keys as u64);
+            stock.refills += 1;
+            stock.failures = 0;
+            stock.pause_until = None;
         } else {
-            hand.failures = hand.failures.saturating_add(1);
-            hand.pause_until = Some(Instant::now() + PAUSE.after(hand.failures));
+            stock.failures = stock.failures.saturating_add(1);
+            stock.pause_until = Some(Instant::now() + PAUSE.after(stock.failures));
         }
-        drop(hand);
+        drop(stock);
         self.added.notify_waiters();
     }
 
-    /// Whether nothing of the pair is worth remembering.
+    /// Whether the pair can be forgotten.
     pub(super) fn is_idle(&self) -> bool {
-        let hand = self.hand.lock();
-        hand.in_work == 0 && self.waited_for() == 0 && hand.demand.is_idle(Instant::now())
+        let stock = self.stock.lock();
+        stock.in_work == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
     }
 }
 
-impl Hand {
+impl Stock {
     /// Notes that keys are asked for, and returns when.
     fn note_demand(&mut self, number: usize) -> Instant {
         let moment = Instant::now();
@@ -328,7 +331,7 @@ impl Hand {
         self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
     }
 
-    /// Keys in the hand, in the store and in work; `None` while the store's share is not known.
+    /// Keys leased, in the store and in work; `None` while it is not known how many the store has.
     fn have(&mut self, now: Timestamp) -> Option<u64> {
         Some(self.blocks.usable(now) + self.stored? + self.in_work)
     }

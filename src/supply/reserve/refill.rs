@@ -1,4 +1,4 @@
-//! The task that keeps reserves filled: round the pairs, one batch at a time each, a few batches at once.
+//! The task that keeps reserves filled. It goes round the pairs, a batch for each; a few batches are made at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::supply::SupplyError;
 const AT_ONCE: usize = 4;
 /// The longest that a stop waits for a batch that nobody waits for.
 const STOP_WAIT: Duration = Duration::from_secs(1);
-/// How often all pairs are looked at when nothing calls for it.
+/// How often all pairs are looked at when nothing is notified.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the task looks for pairs that nobody uses any more.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl Reserve {
         }
     }
 
-    /// Starts what there is room for, from the pair after the last one served.
+    /// Starts as many batches as there is room for, beginning with the pair after the last one served.
     async fn start_refills(self: &Arc<Self>, room: &Arc<Semaphore>, next: &mut usize) {
         if room.available_permits() == 0 {
             return;
@@ -43,7 +43,7 @@ impl Reserve {
         let pairs = self.pairs.all();
         let mut idle_in_a_row = 0;
         while idle_in_a_row < pairs.len() {
-            // Whoever ends rings again.
+            // A batch that ends notifies this task.
             let Ok(permit) = Arc::clone(room).try_acquire_owned() else { return };
             *next = (*next + 1) % pairs.len();
             let Some(pair) = pairs.get(*next) else { return };
@@ -67,8 +67,8 @@ impl Reserve {
         let begun = pair.begin_refill(bounds, block, is_shared, self.parts.maker.now());
         let Some(keys) = begun else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
-        // In a task of its own: a stop waits a moment for what is in work. What is given up then leaves twins
-        // whose IDs nobody knows.
+        // In a task of its own, for which a stop waits a moment. A batch that is cut off then leaves twins whose IDs
+        // nobody knows.
         self.parts.tasks.spawn(async move {
             reserve.refill(&pair, keys).await;
             drop(permit);
@@ -78,13 +78,14 @@ impl Reserve {
     }
 
     /// Makes up to `keys` keys for the pair, as far as no other replica has made them.
-    async fn refill(&self, pair: &Pair, keys: usize) {
+    async fn refill(&self, pair: &Pair, mut keys: usize) {
         // Replicas may refill the pair at the same time. The count shows what they have stored, not what they are
         // making, so a reserve gets a surplus of at most what each replica has in work when it becomes full.
         if self.parts.store.is_shared() {
             self.count_now(pair).await;
+            let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+            keys = pair.still_missing(keys, bounds, block, self.parts.maker.now());
         }
-        let keys = pair.still_missing(keys, self.settings.bounds, self.parts.maker.now());
         if keys == 0 {
             return;
         }

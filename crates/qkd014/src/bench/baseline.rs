@@ -27,7 +27,7 @@ use super::error::BenchError;
 use super::setup::{Baseline, End};
 
 /// The command that runs [`serve`]; part of no interface.
-pub const COMMAND: &str = "baseline-server";
+pub(crate) const COMMAND: &str = "baseline-server";
 /// What the command's one line begins with. The address follows, then the throw-away certificate in base64 if there is
 /// one.
 const READY: &str = "baseline ";
@@ -35,7 +35,7 @@ const READY: &str = "baseline ";
 const ID: &str = "00000000-0000-4000-8000-000000000000";
 
 /// The answer: a container of `number` entries whose keys are as long as those of `key_bytes` bytes, all zeros.
-pub fn body(number: u32, key_bytes: usize) -> Bytes {
+pub(crate) fn body(number: u32, key_bytes: usize) -> Bytes {
     let key = "A".repeat(key_bytes.div_ceil(3) * 4);
     let entry = format!(r#"{{"key_ID":"{ID}","key":"{key}"}}"#);
     let entries: Vec<&str> = (0..number).map(|_| entry.as_str()).collect();
@@ -43,7 +43,7 @@ pub fn body(number: u32, key_bytes: usize) -> Bytes {
 }
 
 /// Who the baseline is.
-pub struct Identity {
+pub(crate) struct Identity {
     tls: Arc<TlsStore>,
     /// DER; what a client has to trust.
     throw_away: Option<Vec<u8>>,
@@ -54,7 +54,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`BenchError`] naming the file.
-    pub fn from_files(files: TlsFiles) -> Result<Self, BenchError> {
+    pub(crate) fn from_files(files: TlsFiles) -> Result<Self, BenchError> {
         let tls = TlsStore::open(files).map_err(|error| BenchError(causes(&error)))?;
         Ok(Self { tls, throw_away: None })
     }
@@ -64,7 +64,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`BenchError`].
-    pub fn throw_away(client_ca: &Path) -> Result<Self, BenchError> {
+    pub(crate) fn throw_away(client_ca: &Path) -> Result<Self, BenchError> {
         let failed = |error: rcgen::Error| BenchError(format!("no certificate for the baseline: {error}"));
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).map_err(failed)?;
@@ -83,14 +83,14 @@ impl Identity {
     }
 
     /// The line that tells the load generator where the baseline is.
-    pub fn ready_line(&self, address: std::net::SocketAddr) -> String {
+    pub(crate) fn ready_line(&self, address: std::net::SocketAddr) -> String {
         let certificate = self.throw_away.as_deref().map(|der| STANDARD.encode(der)).unwrap_or_default();
         format!("{READY}{address} {certificate}")
     }
 }
 
 /// KeptAnswers every request on `tcp` with `body`, for ever.
-pub async fn serve(tcp: TcpListener, identity: &Identity, body: Bytes) {
+pub(crate) async fn serve(tcp: TcpListener, identity: &Identity, body: Bytes) {
     let answer = move || {
         let body = body.clone();
         async move {

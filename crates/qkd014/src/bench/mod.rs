@@ -4,7 +4,7 @@
 //! the baseline measured in the same minute, a figure is a ratio rather than a property of the machine. Keys are compared
 //! with their twins, wiped, and never part of a report.
 
-pub mod baseline;
+pub(crate) mod baseline;
 mod error;
 mod kept;
 mod load;

@@ -28,7 +28,7 @@ const MESSAGE_MAX_CHARS: usize = 500;
 /// Keys are wiped from memory when they are dropped.
 ///
 /// ```
-/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/small_kme.rs"));
+/// # use testkit::SmallKme;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let kme = SmallKme::start().await;
@@ -98,11 +98,15 @@ impl Client {
     /// Get key (clause 5.3): fresh keys to share with `slave`. Tell the slave their IDs.
     ///
     /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/small_kme.rs"));
+    /// # use testkit::SmallKme;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let kme = SmallKme::start().await;
-    /// # let client = kme.client("alice");
+    /// # let client = |sae: &str| {
+    /// #     let [ca, cert, key] = SmallKme::files(sae);
+    /// #     qkd014::Client::new(&kme.url(), qkd014::Credentials::from_pem_files(ca, cert, key).unwrap()).unwrap()
+    /// # };
+    /// # let client = client("alice");
     /// use qkd014::KeyRequest;
     ///
     /// let request = KeyRequest { number: Some(2), size: Some(256), ..KeyRequest::default() };
@@ -125,11 +129,15 @@ impl Client {
     /// Get key with key IDs (clause 5.4): the keys that `master` got with these IDs.
     ///
     /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/small_kme.rs"));
+    /// # use testkit::SmallKme;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let kme = SmallKme::start().await;
-    /// # let (alice, bob) = (kme.client("alice"), kme.client("bob"));
+    /// # let client = |sae: &str| {
+    /// #     let [ca, cert, key] = SmallKme::files(sae);
+    /// #     qkd014::Client::new(&kme.url(), qkd014::Credentials::from_pem_files(ca, cert, key).unwrap()).unwrap()
+    /// # };
+    /// # let (alice, bob) = (client("alice"), client("bob"));
     /// # use qkd014::KeyRequest;
     /// // Alice fetches a key and tells Bob its ID; Bob fetches the same key from his KME.
     /// let hers = alice.enc_keys("bob", &KeyRequest::default()).await?.keys.remove(0);

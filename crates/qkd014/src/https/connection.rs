@@ -14,9 +14,8 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use zeroize::Zeroize as _;
 
-use super::BODY_MAX_BYTES;
 use super::http1::Http1;
-use super::message::{HttpRequest, HttpResponse, Trouble};
+use super::message::{BODY_MAX_BYTES, HttpRequest, HttpResponse, Trouble};
 
 /// One connection, or a share in one of HTTP/2.
 pub(crate) struct Connection {
@@ -65,6 +64,7 @@ impl Connection {
         request: &HttpRequest,
         response: &mut HttpResponse,
     ) -> Result<(), Trouble> {
+        response.clear();
         let result = match &mut self.protocol {
             Protocol::V1(connection) => connection.exchange(request, response).await,
             Protocol::V2 { requests, authority } => over_http_2(requests, authority, request, response).await,
@@ -97,9 +97,7 @@ async fn over_http_2(
         .await
         .map_err(|error| Trouble::Unsent(format!("the connection is closed: {}", causes(&error))))?;
     let (head, mut body) = requests.send_request(outgoing).await.map_err(broken)?.into_parts();
-    response.clear(0);
-    (response.status, response.version, response.headers) =
-        (head.status.as_u16(), head.version, head.headers);
+    (response.version, response.headers) = (head.version, head.headers);
     response.is_last = request.is_last;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
@@ -112,5 +110,6 @@ async fn over_http_2(
             data.as_mut().zeroize();
         }
     }
+    response.status = head.status.as_u16();
     Ok(())
 }

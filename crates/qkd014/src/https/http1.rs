@@ -12,8 +12,7 @@ use kme::append_wiped;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::BODY_MAX_BYTES;
-use super::message::{HttpRequest, HttpResponse, Trouble};
+use super::message::{BODY_MAX_BYTES, HttpRequest, HttpResponse, Trouble};
 
 /// What is read at once; also the longest head.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -131,19 +130,17 @@ impl Incoming {
         stream: &mut (impl AsyncRead + Unpin),
         response: &mut HttpResponse,
     ) -> io::Result<()> {
-        let framing = loop {
+        let (status, framing) = loop {
             match self.head(response)? {
                 // Provisional: the answer proper follows.
-                Some(_) if response.status < 200 => {}
-                Some(framing) => break framing,
+                Some((..200, _)) => {}
+                Some(head) => break head,
                 None => self.fill_or_fail(stream).await?,
             }
         };
         match framing {
             Framing::Length(len) => {
-                if response.body.capacity() < len.min(BODY_MAX_BYTES) {
-                    response.body = Zeroizing::new(Vec::with_capacity(len.min(BODY_MAX_BYTES)));
-                }
+                response.reserve(len.min(BODY_MAX_BYTES));
                 self.append(len, stream, &mut response.body).await?;
             }
             Framing::Chunked => self.chunks(stream, &mut response.body).await?,
@@ -155,19 +152,20 @@ impl Incoming {
             },
         }
         response.is_last |= framing == Framing::ToTheEnd || self.start != self.end;
+        response.status = status;
         Ok(())
     }
 
-    /// Takes a head, once it is complete.
-    fn head(&mut self, response: &mut HttpResponse) -> io::Result<Option<Framing>> {
+    /// Takes a head, once it is complete; returns its status, and how the body ends.
+    fn head(&mut self, response: &mut HttpResponse) -> io::Result<Option<(u16, Framing)>> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut headers);
         let bytes = self.buffer.get(self.start..self.end).unwrap_or_default();
         let Status::Complete(len) = head.parse(bytes).map_err(|error| garbled(&error.to_string()))? else {
             return Ok(None);
         };
-        response.clear(0);
-        response.status = head.code.unwrap_or_default();
+        response.clear();
+        let status = head.code.unwrap_or_default();
         response.version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
         for httparse::Header { name, value } in head.headers.iter() {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| garbled("a header's name"))?;
@@ -175,9 +173,9 @@ impl Incoming {
             response.headers.append(name, value);
         }
         self.start += len;
-        let framing = framing(response).map_err(garbled)?;
+        let framing = framing(status, response).map_err(garbled)?;
         response.is_last = is_last(response);
-        Ok(Some(framing))
+        Ok(Some((status, framing)))
     }
 
     /// A chunked body, with its trailers.
@@ -273,8 +271,8 @@ fn garbled(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not HTTP/1.1: {what}"))
 }
 
-fn framing(response: &HttpResponse) -> Result<Framing, &'static str> {
-    if response.status < 200 || response.status == 204 || response.status == 304 {
+fn framing(status: u16, response: &HttpResponse) -> Result<Framing, &'static str> {
+    if status < 200 || status == 204 || status == 304 {
         return Ok(Framing::Length(0));
     }
     // It has precedence over a length.

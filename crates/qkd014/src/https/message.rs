@@ -4,6 +4,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Version, header};
 use zeroize::Zeroizing;
 
+/// Longest body of an answer that is read: over a thousand keys of the largest size.
+pub(crate) const BODY_MAX_BYTES: usize = 32 * 1024 * 1024;
+
 /// A request before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpRequest {
@@ -42,6 +45,7 @@ impl HttpRequest {
 /// What came back. Used again for the next answer, so that its memory is, too.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HttpResponse {
+    /// 0 until the answer is complete.
     pub(crate) status: u16,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
@@ -51,17 +55,22 @@ pub(crate) struct HttpResponse {
 }
 
 impl HttpResponse {
-    /// Forgets the last answer and makes room for a body of `len` bytes.
-    pub(crate) fn clear(&mut self, len: usize) {
+    /// Forgets the last answer.
+    pub(super) fn clear(&mut self) {
+        self.status = 0;
         self.headers.clear();
         self.body.clear();
+    }
+
+    /// Makes room for a body of `len` bytes, so that it need not move while it grows.
+    pub(super) fn reserve(&mut self, len: usize) {
         if self.body.capacity() < len {
             self.body = Zeroizing::new(Vec::with_capacity(len));
         }
     }
 
     /// The bounded length that the head promises, if it does.
-    pub(crate) fn content_length(&self) -> Result<Option<usize>, &'static str> {
+    pub(super) fn content_length(&self) -> Result<Option<usize>, &'static str> {
         let mut values = self.headers.get_all(header::CONTENT_LENGTH).iter();
         let Some(first) = values.next() else { return Ok(None) };
         if values.any(|other| other != first) {

@@ -14,8 +14,5 @@ mod url;
 pub(crate) use connection::Connection;
 pub(crate) use endpoint::{ANY_HTTP, Endpoint, HTTP_1, HTTP_2};
 pub(crate) use kept::KeptConnections;
-pub(crate) use message::{HttpRequest, HttpResponse, Trouble};
+pub(crate) use message::{BODY_MAX_BYTES, HttpRequest, HttpResponse, Trouble};
 pub use url::{KmeUrl, UrlError};
-
-/// Longest body of an answer that is read: over a thousand keys of the largest size.
-pub(crate) const BODY_MAX_BYTES: usize = 32 * 1024 * 1024;

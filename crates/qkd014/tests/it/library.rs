@@ -10,9 +10,12 @@ use axum::routing::any;
 use http::StatusCode;
 use pki::Role;
 use qkd014::{Client, ClientError, Credentials, KeyRequest};
-use testkit::TestAuthority;
+use testkit::{SmallKme, TestAuthority};
 
-use crate::small_kme::SmallKme;
+fn client(kme: &SmallKme, sae: &str) -> Client {
+    let [ca, cert, key] = SmallKme::files(sae);
+    Client::new(&kme.url(), Credentials::from_pem_files(ca, cert, key).unwrap()).unwrap()
+}
 
 fn refusal<T>(result: Result<T, ClientError>) -> (u16, String) {
     match result {
@@ -25,7 +28,7 @@ fn refusal<T>(result: Result<T, ClientError>) -> (u16, String) {
 #[tokio::test]
 async fn both_sides_get_the_same_keys_and_debug_shows_none() {
     let kme = SmallKme::start().await;
-    let (alice, bob) = (kme.client("alice"), kme.client("bob"));
+    let (alice, bob) = (client(&kme, "alice"), client(&kme, "bob"));
     assert_eq!(alice.status("b/o b%é").await.unwrap().slave_sae_id, "b/o b%é");
     let request = KeyRequest { number: Some(3), ..KeyRequest::default() };
     let hers = alice.enc_keys("bob", &request).await.unwrap().keys;
@@ -98,7 +101,7 @@ async fn answers_that_are_no_answers_are_told_apart_and_their_content_is_not_rep
             any(async || (StatusCode::BAD_REQUEST, "{\"message\":\"\\u001b[2J\\u0007bell\"}")),
         );
     let server = SmallKme::answering(router).await;
-    let alice = server.client("alice");
+    let alice = client(&server, "alice");
     for slave in ["number", "base64", "html"] {
         let garbled = alice.enc_keys(slave, &KeyRequest::default()).await.unwrap_err();
         assert!(matches!(garbled, ClientError::NotEtsi014(_)), "{slave}: {garbled}");
@@ -113,7 +116,7 @@ async fn answers_that_are_no_answers_are_told_apart_and_their_content_is_not_rep
 #[tokio::test]
 async fn a_call_ends_in_time_when_the_server_never_answers() {
     let server = SmallKme::answering(Router::new().fallback(std::future::pending::<()>)).await;
-    let client = server.client("alice").with_timeout(Duration::from_millis(300));
+    let client = client(&server, "alice").with_timeout(Duration::from_millis(300));
     let slow = client.status("bob").await.unwrap_err();
     assert!(matches!(slow, ClientError::Slow(_)), "{slow}");
 }
@@ -121,7 +124,7 @@ async fn a_call_ends_in_time_when_the_server_never_answers() {
 #[tokio::test]
 async fn many_calls_at_once_and_one_after_the_other_are_all_answered() {
     let kme = SmallKme::start().await;
-    let (alice, request) = (kme.client("alice"), KeyRequest::default());
+    let (alice, request) = (client(&kme, "alice"), KeyRequest::default());
     for _ in 0..3 {
         let calls = (0..20).map(|_| alice.enc_keys("bob", &request));
         for answer in futures_util::future::join_all(calls).await {

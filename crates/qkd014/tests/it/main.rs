@@ -11,7 +11,5 @@
 mod bench;
 mod commands;
 mod library;
-#[path = "../support/small_kme.rs"]
-mod small_kme;
 mod snapshots;
 mod wrong_kme;

@@ -1,9 +1,10 @@
 //! Who may do what: every caller, path, form of address and mode of retrieval against rules written down here
 //! a second time (docs/etsi-014.md; ETSI GS QKD 014, clauses 5.1 and 5.4).
 
+use kme::{Admission, RetrievalMode};
+
 use super::*;
-use crate::delivery::{Admission, RetrievalPolicy};
-use crate::store::RetrievalMode;
+use crate::delivery::RetrievalPolicy;
 use crate::store::testing::counts;
 
 /// Somebody who calls at one of the two sites.

@@ -1,9 +1,9 @@
 //! Who is served: clauses 4, 5.1.
 
+use kme::Admission;
 use mtls::identity::IdentityError;
 
 use super::*;
-use crate::delivery::Admission;
 
 /// One request of each kind that would be served to the right caller.
 fn calls(id: &str) -> [Request<Body>; 5] {

@@ -86,7 +86,7 @@ async fn a_refusal_carries_the_status_and_the_message_of_the_kme() {
     let refused = refusal(alice.enc_keys("bob", &request).await);
     assert_eq!(refused, (400, "size shall be a multiple of 8".to_owned()));
     let refused = refusal(alice.dec_keys("bob", &["00000000-0000-4000-8000-000000000000"]).await);
-    assert_eq!(refused, (400, crate::delivery::KEYS_NOT_FOUND.to_owned()));
+    assert_eq!(refused, (400, super::NOT_FOUND.to_owned()));
     // bob lives at site-b.
     let refused = refusal(site.client("bob").status("alice").await);
     assert_eq!(refused, (401, "Unauthorized".to_owned()));

@@ -1,44 +1,44 @@
-// A KME for examples and tests: real mutual TLS on loopback, keys in memory. Included where it is needed.
+//! A KME for examples and tests: real mutual TLS on loopback, keys in memory.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
 
 /// Answers `status`, `enc_keys` and `dec_keys` for the SAEs that the shared test authority certifies.
-pub(crate) struct SmallKme {
-    address: std::net::SocketAddr,
-    stop: tokio_util::sync::CancellationToken,
+pub struct SmallKme {
+    address: SocketAddr,
+    stop: CancellationToken,
 }
 
 impl SmallKme {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::answering(Self::router()).await
     }
 
     /// A server at all loopback addresses, with a certificate for 127.0.0.1 and localhost.
-    pub(crate) async fn answering(router: axum::Router) -> Self {
+    pub async fn answering(router: axum::Router) -> Self {
         let tcp = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let tls = mtls::ListenerTls::Mutual {
-            store: testkit::shared().tls(pki::Role::Kme, "site-a"),
-            rules: testkit::spiffe_rules(),
+            store: crate::shared().tls(pki::Role::Kme, "site-a"),
+            rules: crate::spiffe_rules(),
             versions: mtls::Versions::Compatible,
         };
-        let stop = tokio_util::sync::CancellationToken::new();
+        let stop = CancellationToken::new();
         let limits = mtls::ListenerLimits::default();
         tokio::spawn(mtls::listener::serve("sae", tcp, tls, router, limits, stop.clone()));
         Self { address, stop }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.address.port())
     }
 
     /// CA, certificate and key of an SAE.
-    pub(crate) fn files(sae: &str) -> [std::path::PathBuf; 3] {
-        let files = testkit::shared().files(pki::Role::Sae, sae);
+    pub fn files(sae: &str) -> [PathBuf; 3] {
+        let files = crate::shared().files(pki::Role::Sae, sae);
         [files.ca, files.cert, files.key]
-    }
-
-    pub(crate) fn client(&self, sae: &str) -> qkd014::Client {
-        let [ca, cert, key] = Self::files(sae);
-        qkd014::Client::new(&self.url(), qkd014::Credentials::from_pem_files(ca, cert, key).unwrap()).unwrap()
     }
 
     fn router() -> axum::Router {
