@@ -29,7 +29,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Waits for what a background task will do.
+/// Waits until a background task has made `condition` true.
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
@@ -61,7 +61,7 @@ fn servers_as(servers: &[TestServer], caller: Caller, clock: &Arc<ManualClock>) 
     pool_servers(servers.iter().map(|server| server.client(caller)).collect(), local, clock)
 }
 
-/// An announcer that notes what it is told, or refuses.
+/// An announcer that records its sets, or refuses them.
 #[derive(Default)]
 struct Announcer {
     told: Mutex<Vec<AnnouncedSet>>,
