@@ -29,8 +29,3 @@ pub use vault::{
     CreatedPool, DownloadOverdue, OpenPool, PoolReads, PoolRequest, PoolVault, ReaderReads, ReservedPool,
     VaultError, VaultLimits,
 };
-
-#[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;

@@ -157,17 +157,6 @@ impl SourceSets {
         Err(SourceSetError::Busy("keys are used faster than the pool servers make pools"))
     }
 
-    /// Bits that `group` could draw this moment without a new set; 0 when it has none.
-    #[cfg(test)]
-    pub(super) fn deliverable_bits(&self, group: &BTreeSet<KmeId>) -> u64 {
-        let now = self.clock.now();
-        let state = self.state.lock();
-        state.groups.get(group).map_or(0, |group| {
-            let sets = group.current.iter().chain(&group.next);
-            sets.filter(|set| self.is_usable(set, now)).map(|set| set.left_bits()).sum()
-        })
-    }
-
     /// Retires a set that a recipient cannot use: it restarted and cannot download the pools any more.
     pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
         let mut state = self.state.lock();

@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 use blast::MIN_POOL_WORDS;
 use kme::{ManualClock, OsRandom, Timestamp};
 
-use super::client::PoolClient;
-use super::vault::{PoolVault, VaultLimits};
+use crate::pool::{PoolClient, PoolVault, VaultLimits};
 use net::{https, listen, url_of};
 
 pub(crate) const WORDS: usize = MIN_POOL_WORDS;
