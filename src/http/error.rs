@@ -1,4 +1,4 @@
-//! The one form of an error: every listener answers failures with this JSON.
+//! The form of an error: every listener answers failures with this JSON.
 
 use std::borrow::Cow;
 
@@ -13,8 +13,8 @@ const BODY_RETRY_SECS: u32 = 1;
 
 /// An error answer: ETSI GS QKD 014 Table 13, `{"message": ..., "details": [...]}`.
 ///
-/// An empty `details` is left out, because a test suite in use elsewhere expects strings in it, where the standard
-/// has objects.
+/// Leaves out an empty `details`: a test suite in use elsewhere expects strings in it, but the standard has
+/// objects.
 #[derive(Debug)]
 pub struct ApiError {
     /// The status of the answer.
@@ -74,8 +74,8 @@ impl ApiError {
         }
     }
 
-    /// 503 for a body that did not arrive in time. Not 400: to a client that would mean that its key is gone, and
-    /// the fault may be this daemon's.
+    /// 503 for a body that did not arrive in time. Not 400: a client would take that to mean that its key is
+    /// gone, and the fault may be this daemon's.
     pub fn body_slow() -> Self {
         Self::unavailable("body_slow", "the request body did not arrive in time", BODY_RETRY_SECS)
     }

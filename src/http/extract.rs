@@ -1,4 +1,4 @@
-//! What is read of a request besides its path and body: the calling KME, the query, the media type.
+//! Reads parts of a request other than path and body: the calling KME, the query, the media type.
 
 use std::borrow::Cow;
 
@@ -51,8 +51,8 @@ pub(super) fn other_names(query: Option<&str>, known: &[&str]) -> usize {
 
 /// Refuses a media type that cannot be JSON.
 ///
-/// A missing one passes, and so does `application/x-www-form-urlencoded`, which `curl -d` sends by default: the
-/// body must parse as JSON anyway.
+/// A missing one passes, and so does `application/x-www-form-urlencoded`, which `curl -d` sends by default:
+/// the body must parse as JSON anyway.
 ///
 /// # Errors
 /// 415.

@@ -13,7 +13,7 @@ use super::error::ApiError;
 /// Reads a whole body of at most `max_bytes` into a buffer that is wiped when dropped.
 ///
 /// # Errors
-/// 413 when it is longer, 400 when it breaks off.
+/// 413 if it is longer, 400 if it is incomplete.
 pub(super) async fn read_body(body: Body, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let mut limited = Limited::new(body, max_bytes);
     let mut bytes = Zeroizing::new(Vec::new());

@@ -1,6 +1,6 @@
-//! Counts and times of requests, by listener, method, route template and outcome.
+//! Counts and times requests, by listener, method, route template and outcome.
 //!
-//! The series of served requests are remembered; those of failures are looked up each time.
+//! Remembers the series of served requests; looks up those of failures each time.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 
 use crate::metrics::{Counter, Counters, Histogram, Labels, Registry, Seconds, Timings, counter, timing};
 
-/// Methods with series of their own; the last stands for all others.
+/// Methods that have their own series; the last stands for all others.
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "other"];
 
 /// The requests of all listeners of one daemon.
@@ -57,7 +57,7 @@ struct Route {
 
 #[derive(Debug)]
 struct Handles {
-    /// The first status of a success, mostly the only one.
+    /// The first successful status, usually the only one.
     served: (StatusCode, Counter),
     duration: Histogram<Seconds>,
 }
@@ -89,7 +89,7 @@ impl ListenerMeter {
     }
 
     fn handles(&self, template: &'static str, place: usize, status: Option<StatusCode>) -> Option<&Handles> {
-        // A template is one static string, so most comparisons end at the pointer.
+        // A template is one static string, so comparing the pointers is usually enough.
         let of_template = |slot: &'_ &OnceLock<Route>| {
             let route = slot.get_or_init(|| Route { template, methods: Default::default() });
             std::ptr::eq(route.template, template) || route.template == template

@@ -1,7 +1,9 @@
-//! The guard around every request: a bound on how many and on how long, panics, `no-store`, one log line.
+//! The guard around every request: bounds their number and time, catches panics, adds `no-store`, writes one
+//! log line.
 //!
-//! Each request is polled once where it arrives. If that answers it (a key from memory), no task is needed. Otherwise it
-//! moves into a task of its own: if the client disconnects, its answer is lost; the work is not.
+//! Each request is polled once in the connection's task. If that answers it (a key from memory), it needs no
+//! other task. Otherwise it moves to its own task: if the client disconnects, the answer is lost, but the
+//! work is completed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -33,18 +35,18 @@ const FAILURE_RETRY_SECS: u32 = 5;
 pub struct EdgeLimits {
     /// Most requests in progress, at least one. More are refused, not queued.
     pub max_concurrent: usize,
-    /// The longest that a client waits for an answer.
+    /// Longest time that a client waits for an answer.
     pub timeout: Duration,
 }
 
 impl EdgeLimits {
-    /// The longest that a body may take to arrive: half of the time. The other half is for the work.
+    /// Longest time for a body to arrive: half of the timeout. The other half is for the work.
     pub(super) fn body_timeout(&self) -> Duration {
         self.timeout / 2
     }
 }
 
-/// The guard of one listener; [`guard`] puts it around a router.
+/// The guard of one listener. [`guard`] puts it around a router.
 #[derive(Clone)]
 pub(super) struct Edge(Arc<Parts>);
 
@@ -56,7 +58,8 @@ struct Parts {
     timeout: Duration,
     tasks: TaskTracker,
     meter: ListenerMeter,
-    /// Around everything that is logged for a request. One for all requests: it names the listener only.
+    /// Surrounds everything that is logged for a request. Shared by all requests, because it names only the
+    /// listener.
     span: Span,
 }
 
@@ -66,8 +69,8 @@ pub(super) struct About<'a> {
     /// Its route template: logged and counted instead of the path, which holds IDs.
     pub(super) route: &'static str,
     pub(super) caller: Option<&'a ClientIdentity>,
-    /// It has time limits of its own, so the timeout does not apply: a 503 from here could claim that nothing was
-    /// used up when it was.
+    /// The request has its own time limits, so the timeout does not apply: a 503 from the guard could claim
+    /// that nothing was used up when it was.
     pub(super) ends_by_itself: bool,
 }
 
@@ -90,7 +93,7 @@ impl Edge {
         }))
     }
 
-    /// Serves one request: polls `work` now; if it has to wait, it goes on in a task of its own.
+    /// Serves one request: polls `work` now. If it has to wait, it continues in its own task.
     pub(super) fn serve<W: Future<Output = Response> + Send + 'static>(
         &self,
         about: About<'_>,
@@ -125,7 +128,7 @@ impl Edge {
     }
 }
 
-/// A place among the requests in progress; dropping it gives it back.
+/// A place among the requests in progress, freed when dropped.
 struct Place(Arc<Parts>);
 
 impl Place {
@@ -155,12 +158,12 @@ impl Parts {
         place: Place,
         mut work: Pin<Box<impl Future<Output = Response> + Send + 'static>>,
     ) -> Begun {
-        // A wake-up may be lost: the task polls once more.
+        // A lost wake-up does no harm: the task polls again.
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| self.span.in_scope(|| work.as_mut().poll(&mut context)))) {
             Ok(Poll::Ready(response)) => Begun::Answered(response),
             Ok(Poll::Pending) => {
-                // The place moves too: the work counts also after its client has disconnected.
+                // The place moves too: the work counts even after its client has disconnected.
                 let work = async move {
                     let _place = place;
                     work.await
@@ -186,14 +189,14 @@ impl Parts {
         }
     }
 
-    /// Without the panic's text, which may hold a secret; the panic hook has logged the place.
+    /// Logs a panic without its text, which may hold a secret. The panic hook has logged the place.
     fn panicked(&self) -> Response {
         error!(listener = self.listener, error.code = "panic", "a request panicked");
         failure()
     }
 }
 
-/// For every answer, since most hold keys: nobody on the way may keep a copy.
+/// Applied to every answer, since most hold keys: no cache on the way may keep a copy.
 fn no_store(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -203,8 +206,8 @@ fn failure() -> Response {
     ApiError::unavailable("panic", "the KME failed to serve the request", FAILURE_RETRY_SECS).into_response()
 }
 
-/// How many members or query names of the request were ignored, left in the extensions of the response for its log
-/// line.
+/// How many members or query names of the request were ignored, left in the extensions of the response for
+/// its log line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IgnoredParts(pub(super) usize);
 

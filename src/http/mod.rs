@@ -1,7 +1,7 @@
 //! What the four listeners answer: paths, JSON, status codes, and the guard around every request.
 //!
-//! A handler parses the request, calls one function of another room and encodes the result. It decides nothing
-//! about keys.
+//! A handler parses the request, calls one function of another room and encodes the result. It takes no
+//! decisions about keys.
 
 pub mod admin;
 mod error;

@@ -27,7 +27,7 @@ use crate::metrics::{CONTENT_TYPE, Registry, encode};
 
 pub use self::readiness::ReadinessMeter;
 
-/// How a part of the daemon is doing.
+/// The condition of a part of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
@@ -39,12 +39,12 @@ pub enum Condition {
     Failed,
 }
 
-/// One part of the daemon and how it is doing.
+/// One part of the daemon and its condition.
 #[derive(Clone, Debug, Serialize)]
 pub struct Part {
     /// Its name, for example `store` or `peer site-b`.
     pub name: String,
-    /// How it is doing.
+    /// Its condition.
     pub condition: Condition,
     /// What an operator should know.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ impl Readiness {
     }
 }
 
-/// Knows how the daemon is doing.
+/// Reports the daemon's condition.
 pub trait Health: Send + Sync {
     /// Looks now. It has a deadline of its own.
     fn look(&self) -> BoxFuture<'_, Readiness>;
@@ -83,7 +83,7 @@ const DESCRIPTION: &str = "/openapi.json";
 
 /// What an admin listener shows, and to whom.
 pub struct AdminParts {
-    /// Knows how the daemon is doing.
+    /// Reports the daemon's condition.
     pub health: Arc<dyn Health>,
     /// What `/metrics` shows.
     pub registry: Registry,

@@ -7,7 +7,7 @@ use crate::metrics::{Family, Gauge, Labels, Registry};
 const CONDITIONS: [(Condition, &str); 3] =
     [(Condition::Ok, "ok"), (Condition::Degraded, "degraded"), (Condition::Failed, "failed")];
 
-/// Whether requests should be sent here, and how each part is doing.
+/// Whether requests should be sent here, and the condition of each part.
 #[derive(Clone, Debug, Default)]
 pub struct ReadinessMeter {
     ready: Gauge,
@@ -27,7 +27,7 @@ impl ReadinessMeter {
         meter
     }
 
-    /// Notes how the daemon is doing.
+    /// Records the daemon's readiness.
     pub(super) fn note(&self, readiness: &Readiness) {
         self.ready.set(i64::from(readiness.ready));
         for part in &readiness.parts {

@@ -70,7 +70,7 @@ async fn a_slow_request_is_503_and_its_work_goes_on_to_its_end() {
         }
     };
     let router = edged(Router::new().route("/", get(slow)), LIMITS, &tasks);
-    // Time stands still until everything waits for it.
+    // The test's clock advances only when all tasks wait for it.
     assert_eq!(call(&router, "/").await, unavailable("the request took too long", "5"));
     assert_eq!(tasks.len(), 1, "still at work");
     signal.notify_one();

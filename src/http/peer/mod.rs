@@ -1,7 +1,7 @@
 //! The `peer` listener: `/peer/v1/`, for KME certificates of configured peers.
 //!
-//! Parses the request, asks the intake, encodes the answer. Bodies are secret: they are read into buffers that are
-//! wiped, and no error quotes them.
+//! Parses the request, asks the intake, encodes the answer. Bodies are secret: they are read into wiped
+//! buffers, and no error quotes them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ async fn info(State(api): State<PeerApi>, request: Request) -> Result<Json<Info>
 }
 
 impl PeerApi {
-    /// The caller and its message. The body is read only if the caller has a KME certificate.
+    /// The caller and its message. Reads the body only if the caller has a KME certificate.
     async fn open<T: DeserializeOwned>(&self, request: Request) -> Result<(AuthenticatedKme, T), ApiError> {
         let caller = extract::kme(&request)?;
         let body: Body = request.into_body();

@@ -1,7 +1,7 @@
 //! The `pool` listener: `/pool/v1/`, for KME certificates.
 //!
-//! Parses the request, asks the vault, encodes the answer. The vault decides who may read what. Unknown, foreign
-//! and expired pools get the same answer.
+//! Parses the request, asks the vault, encodes the answer. The vault decides who may read what. Unknown,
+//! foreign and expired pools get the same answer.
 
 mod stream;
 
@@ -29,10 +29,10 @@ use super::{extract, json};
 /// Longest body of a request.
 const BODY_MAX_BYTES: usize = 16 * 1024;
 
-/// The longest that a request waits until it may fill a pool.
+/// Longest time that a request waits until it may fill a pool.
 const FILL_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Pools filled at once; filling needs a processor all the time.
+/// Most pools filled at once; each keeps a processor busy.
 const FILLS_MAX: usize = 2;
 
 /// `Retry-After` of a 503.
@@ -46,8 +46,8 @@ struct PoolApi {
 
 /// The routes of the `pool` listener. A graceful stop waits for `tasks`.
 ///
-/// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401. `limits.timeout` is for
-/// the head of an answer; the vault bounds a download.
+/// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401. `limits.timeout`
+/// bounds the head of an answer; the vault bounds a download.
 pub fn router(
     vault: Arc<PoolVault>,
     limits: EdgeLimits,
@@ -84,7 +84,7 @@ async fn create(State(api): State<PoolApi>, request: Request) -> Result<Response
     let body = json::read_body(request.into_body(), BODY_MAX_BYTES).await?;
     let asked: CreateRequest = json::parse(&body)?;
     let asked = PoolRequest {
-        // More than fits is more than any limit: the vault refuses it with the range.
+        // A number that does not fit exceeds every limit: the vault refuses it and names the range.
         words: usize::try_from(asked.words).unwrap_or(usize::MAX),
         readers: asked.readers,
         ttl: asked.ttl.0,
@@ -121,7 +121,7 @@ async fn download(
 ) -> Result<Response, ApiError> {
     let kme = extract::kme(&request)?;
     let reader = kme.id();
-    // axum routes HEAD here too, but it must not count as a read.
+    // axum also routes HEAD here, which must not count as a read.
     if request.method() != Method::GET {
         return Err(ApiError::method_not_allowed());
     }

@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 
 use crate::pool::{DownloadOverdue, OpenPool};
 
-/// Bytes of one chunk: what one download has outside the locked memory of the pool.
+/// Bytes of one chunk: all that one download holds outside the pool's locked memory.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The body of a download. At the deadline the vault takes the pool away, so a client that stops reading cannot
-/// keep it alive.
+/// The body of a download. At the deadline the vault takes the pool away, so a client that stops reading
+/// cannot keep it alive.
 pub(super) struct PoolBody(OpenPool);
 
 impl PoolBody {

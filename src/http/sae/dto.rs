@@ -25,7 +25,7 @@ const BEFORE_EXTENSION: &[u8] = br#","key_extension":"#;
 const AFTER_ENTRY: &[u8] = b"}";
 const TAIL: &[u8] = b"]}";
 
-/// A JSON object and nothing else. What serde derives for a struct also takes an array of its members.
+/// A JSON object and nothing else. A derived `Deserialize` would also accept an array of the members.
 #[derive(Debug)]
 pub(super) struct ObjectOnly<T>(pub(super) T);
 
@@ -145,7 +145,7 @@ pub fn key_container(keys: &[Key]) -> Result<Bytes, ApiError> {
     container(keys.iter().map(|key| Entry { key, extension: None }))
 }
 
-/// A key container (Table 11) of fresh keys, with what `report` tells about each in its `key_extension`.
+/// A key container (Table 11) of fresh keys. The `key_extension` of each holds what `report` asks for.
 pub(super) fn fresh_key_container(keys: &[FreshKey], report: Report) -> Result<Bytes, ApiError> {
     if report == Report::default() {
         return container(keys.iter().map(|fresh| Entry { key: &fresh.key, extension: None }));

@@ -123,7 +123,7 @@ fn json_integer(name: &'static str, value: &Value) -> Result<i128, ApiError> {
     number.as_i128().ok_or_else(|| not_an_integer(name))
 }
 
-/// Decimal digits after an optional minus; Rust would also take a plus.
+/// Decimal digits after an optional minus. Rust's parser would also accept a plus.
 fn text_integer(name: &'static str, text: &str) -> Result<i128, ApiError> {
     if text.starts_with('+') {
         return Err(not_an_integer(name));

@@ -1,6 +1,6 @@
 //! Extensions of Get key (ETSI GS QKD 014, clause 6.2): demands on keys, and reports about them.
 //!
-//! Two are supported, both of dqkd: `dqkd_source_grade` and `dqkd_expiry` (docs/etsi-014.md). In
+//! Two are supported, both dqkd's own: `dqkd_source_grade` and `dqkd_expiry` (docs/etsi-014.md). In
 //! `extension_optional` they ask for a `key_extension`; in `extension_mandatory` they also make demands.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::http::error::ApiError;
 const SOURCE_GRADE: &str = "dqkd_source_grade";
 const EXPIRY: &str = "dqkd_expiry";
 
-/// What the caller wants to be told about each key.
+/// What the caller wants to know about each key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Report {
     source_grade: bool,
@@ -29,7 +29,7 @@ pub(super) struct Report {
 pub(super) struct Extensions {
     /// Names of mandatory extensions that are not supported, one group for each object that has any.
     pub(super) unsupported: Vec<Vec<String>>,
-    /// `None` if the demands contradict each other or are not understood.
+    /// `None` if the demands contradict each other or cannot be read.
     pub(super) demands: Option<Demands>,
     /// What to tell about each key.
     pub(super) report: Report,
@@ -159,7 +159,7 @@ fn expiry_options() -> Schema {
     described_options("ExpiryDemand", "Demands on the life; also asks for `key_extension`.")
 }
 
-/// What [`options`] takes.
+/// The schema of what [`options`] accepts.
 fn described_options(demand: &str, description: &str) -> Schema {
     let plain = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true]));
     let options = OneOfBuilder::new()
@@ -170,7 +170,7 @@ fn described_options(demand: &str, description: &str) -> Schema {
     Schema::OneOf(options.build())
 }
 
-/// What one mandatory extension demands; `None` if it is not understood.
+/// What one mandatory extension demands; `None` if it cannot be read.
 fn demanded(name: &str, value: Value) -> Option<Demands> {
     match name {
         SOURCE_GRADE => {
@@ -186,7 +186,7 @@ fn demanded(name: &str, value: Value) -> Option<Demands> {
             let demand: ExpiryDemand = options(value)?;
             Some(Demands { min_lifetime: demand.min_seconds.map(Duration::from_secs), ..Demands::default() })
         }
-        // Refused as unsupported before demands matter.
+        // Unsupported extensions are refused before demands matter.
         _ => Some(Demands::default()),
     }
 }

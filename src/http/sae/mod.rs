@@ -1,6 +1,7 @@
 //! The `sae` listener: ETSI GS QKD 014 V1.1.1 under `/api/v1/keys/`, for SAE certificates.
 //!
-//! Parses the request, asks [`Delivery`], encodes the answer. `docs/etsi-014.md` maps clauses to files and tests.
+//! Parses the request, asks [`Delivery`], encodes the answer. `docs/etsi-014.md` maps clauses to files and
+//! tests.
 
 mod dec_keys;
 mod dto;
@@ -73,7 +74,7 @@ impl ListenerService for SaeApi {
     }
 }
 
-/// The API for the client of one connection. Unless that is an SAE, every answer is 401.
+/// The API for the client of one connection. If that is no SAE, every answer is 401.
 #[derive(Clone)]
 pub struct SaeConnection(Arc<Connection>);
 
@@ -90,18 +91,18 @@ impl ConnectionService for SaeConnection {
             method: request.method().clone(),
             route: call.map_or("(none)", SaeCall::template),
             caller: Some(&connection.client),
-            // It uses up a retrieval. Its body and its wait for the commit have limits of their own.
+            // It uses up a retrieval. Its body and its wait for the commit have their own limits.
             ends_by_itself: call == Some(SaeCall::DecKeys),
         };
         connection.api.edge.serve(about, Arc::clone(connection).work(request))
     }
 }
 
-/// The longest body that a request within `limits` can need.
+/// Longest body that a request within `limits` can need.
 fn body_max_bytes(limits: &KeyLimits) -> usize {
     let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
     let key_ids = count(limits.max_per_request).saturating_mul(KEY_ID_ENTRY_BYTES);
-    // JSON may write each byte of an ID as six: \u0041.
+    // JSON may write each byte of an ID as six bytes: \u0041.
     let sae_ids = count(limits.max_additional_saes).saturating_mul(6 * MAX_NAME_BYTES);
     BODY_SPARE_BYTES.saturating_add(key_ids.max(sae_ids))
 }
@@ -164,7 +165,7 @@ impl Connection {
             return Ok(None);
         }
         extract::accept_json(&parts.headers)?;
-        // The task goes on after the timeout of the request, so the body needs one of its own.
+        // The task continues after the request's timeout, so the body needs its own.
         tokio::time::timeout(self.api.body_timeout, json::read_body(body, self.api.body_max_bytes))
             .await
             .map_err(|_| ApiError::body_slow())?

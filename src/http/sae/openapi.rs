@@ -1,7 +1,7 @@
 //! The description of the API in OpenAPI 3.1, made from the types that read requests and write answers.
 //!
-//! Types and operations are described where they are. This file adds what they have in common: failures, headers,
-//! authentication, and the limits of one daemon.
+//! Types and operations are described where they are defined. This file adds what they share: failures,
+//! headers, authentication, and the limits of one daemon.
 
 use kme::KeyLimits;
 use serde_json::Value;
@@ -39,7 +39,7 @@ use crate::http::error;
 )]
 struct Described;
 
-/// Every answer but 200: status, name, whether only requests with a body get it, meaning.
+/// Every answer except 200: status, name, whether only requests with a body get it, meaning.
 const FAILURES: &[(&str, &str, bool, &str)] = &[
     (
         "400",
@@ -115,7 +115,7 @@ fn no_store() -> Header {
     HeaderBuilder::new().schema(Some(text)).description(Some("Answers are not to be kept")).build()
 }
 
-/// Adds to every operation of a path what all operations have.
+/// Adds to every operation of a path what all operations share.
 fn complete(path: &mut PathItem) {
     let operations: [(HttpMethod, Option<&mut Operation>); 2] =
         [(HttpMethod::Get, path.get.as_mut()), (HttpMethod::Post, path.post.as_mut())];
@@ -133,7 +133,7 @@ fn complete(path: &mut PathItem) {
     }
 }
 
-/// Writes down the API with `limits` in every schema that they bound.
+/// Writes the API as JSON, with `limits` in every schema that they bound.
 fn finish(api: &OpenApi, limits: &KeyLimits) -> serde_json::Result<String> {
     const SCHEMAS: &str = "/components/schemas";
     let mut json = serde_json::to_value(api)?;
@@ -153,7 +153,7 @@ fn finish(api: &OpenApi, limits: &KeyLimits) -> serde_json::Result<String> {
         (format!("{SCHEMAS}/KeyContainer/properties/keys"), "maxItems", number),
     ];
     let bounds = bounds.map(|(place, keyword, bound)| (place, keyword, Value::from(bound)));
-    // The macro makes an optional body one that may be `null`, which dqkd refuses.
+    // The macro describes an optional body as one that may be `null`, which dqkd refuses.
     let optional = (format!("{enc_keys}/post/requestBody"), "required", Value::from(false));
     for (place, keyword, value) in bounds.into_iter().chain([optional]) {
         let schema = json.pointer_mut(&place).and_then(Value::as_object_mut);

@@ -1,7 +1,7 @@
 //! `/api/v1/keys/{ID}/{call}`, exactly.
 //!
 //! The raw path is split first, then its one variable segment is percent-decoded once. So an ID may hold any
-//! character, also `/` and `%`. A router that decodes or normalises paths could not do that.
+//! character, even `/` and `%`. A router that decodes or normalises paths could not offer that.
 
 use std::borrow::Cow;
 
@@ -66,7 +66,8 @@ impl<'p> Route<'p> {
         Some(Self { call, raw_id })
     }
 
-    /// The ID. A `%` without two hexadecimal digits stands for itself, since a known client does not escape IDs.
+    /// The ID. A `%` without two hexadecimal digits stands for itself, since a known client does not escape
+    /// IDs.
     ///
     /// # Errors
     /// 400 when it is not UTF-8.

@@ -1,4 +1,4 @@
-//! The status, sentence and code of each failure of delivery. Their causes are logged here and nowhere else.
+//! The status, sentence and code of each failure of delivery. Only this file logs their causes.
 
 use kme::causes;
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use crate::http::error::ApiError;
 use crate::store::StoreError;
 use crate::supply::SupplyError;
 
-/// `Retry-After` when work is queued up.
+/// `Retry-After` when this daemon is busy.
 const BUSY_RETRY_SECS: u32 = 1;
 /// `Retry-After` when another machine does not answer.
 const OUTAGE_RETRY_SECS: u32 = 5;
@@ -49,7 +49,7 @@ fn supply(failure: &SupplyError) -> ApiError {
             ("peer_unavailable", format!("KME {kme} does not answer"), OUTAGE_RETRY_SECS)
         }
         SupplyError::PeerBusy { .. } => ("peer_busy", failure.to_string(), OUTAGE_RETRY_SECS),
-        // The peer's reason is for operators: it goes to the log only.
+        // The peer's reason is for operators: it only goes to the log.
         SupplyError::PeerRefused { kme, .. } => {
             ("peer_refused", format!("KME {kme} refused the keys"), OPERATOR_RETRY_SECS)
         }
@@ -60,7 +60,7 @@ fn supply(failure: &SupplyError) -> ApiError {
         SupplyError::StoreUnavailable => ("store_unavailable", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::Slow => ("supply_slow", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::Busy => ("supply_busy", failure.to_string(), BUSY_RETRY_SECS),
-        // Delivery turns this into a refusal; only a defect brings it here.
+        // Delivery turns this into a refusal, so only a defect can bring it here.
         SupplyError::DemandsNotMet | SupplyError::Internal => {
             ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS)
         }

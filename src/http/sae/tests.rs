@@ -1,4 +1,4 @@
-//! ETSI GS QKD 014 over HTTP: real stores, a source of keys that counts, certificates forged.
+//! ETSI GS QKD 014 over HTTP: real stores, a key source that counts, client identities without TLS.
 
 mod authorisation;
 mod dec_keys;
@@ -67,7 +67,7 @@ impl TestAnswer {
     }
 }
 
-/// Two sites, and what answers at each.
+/// Two sites, and the API of each.
 struct Net {
     sites: TestSites,
     a: SaeApi,
@@ -130,7 +130,7 @@ impl Net {
     }
 }
 
-/// The client is whom the extensions of `request` name, else nobody.
+/// The client is the one in the extensions of `request`, or nobody.
 async fn answer(api: &SaeApi, request: Request<Body>) -> TestAnswer {
     let client = request.extensions().get::<ClientIdentity>().cloned().unwrap_or_else(ClientIdentity::none);
     let (parts, body) = api.open(client).answer(request).await.into_parts();

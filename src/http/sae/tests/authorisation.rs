@@ -1,5 +1,5 @@
-//! Who may do what: every caller, path, form of address and mode of retrieval against rules written down here
-//! a second time (docs/etsi-014.md; ETSI GS QKD 014, clauses 5.1 and 5.4).
+//! Who may do what: checks every caller, path, form of address and mode of retrieval against a second,
+//! independent statement of the rules (docs/etsi-014.md; ETSI GS QKD 014, clauses 5.1 and 5.4).
 
 use kme::{Admission, RetrievalMode};
 
@@ -143,7 +143,7 @@ async fn check_retrievals(retrieval: RetrievalPolicy, admission: Admission) {
                     assert_eq!(answer.status, expected, "{what}, by POST");
                     if expected == StatusCode::OK {
                         assert_eq!(answer.keys(), std::slice::from_ref(&key), "{what}, by POST");
-                        // Its like for GET: the first is used up.
+                        // A new key for the GET: the POST used up the first.
                         key = made(&net, to, 1).await.pop().unwrap();
                     }
                     answer = ask(&net, who, site, dec(path, &key.0)).await;
@@ -160,7 +160,7 @@ async fn check_retrievals(retrieval: RetrievalPolicy, admission: Admission) {
                 }
             }
         }
-        // Whatever was refused above used up nothing.
+        // The refusals above used up nothing.
         for key in spare {
             let owner = Who::Sae(if is_kme(to.path) { B_O_B } else { "bob" });
             assert_eq!(

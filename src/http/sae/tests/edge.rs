@@ -61,7 +61,7 @@ async fn bodies_that_are_too_long_or_certainly_not_json_are_refused() {
     assert_eq!(net.marks().await, [(0, 0); 2], "nothing was made");
 }
 
-/// 400 to a retrieval would tell the client that its keys are gone.
+/// A 400 would tell the client of a retrieval that its keys are gone.
 #[tokio::test]
 async fn a_body_that_stops_coming_is_503_uses_up_nothing_and_may_be_sent_again() {
     let net = Net::new().await;
@@ -186,8 +186,8 @@ impl std::io::Write for Log {
 
 #[tokio::test]
 async fn logs_name_caller_route_and_reason_and_never_a_key_a_body_or_a_path() {
-    // While there are two subscribers, tracing asks both about each place that logs; with one alone it would
-    // ask that of the thread which comes there first, and the other tests' threads have none.
+    // With a single subscriber, tracing decides for each log statement in the first thread that reaches it,
+    // perhaps another test's, which has no subscriber. With two, it asks both.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let log = Log::default();
     let writer = log.clone();

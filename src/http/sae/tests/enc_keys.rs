@@ -226,7 +226,7 @@ async fn demands_that_cannot_be_met_are_refused_with_the_sentence_of_the_standar
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{extension}");
         assert_eq!(answer.message(), "not all extension_mandatory request options could be met");
     }
-    // What is not supported at all is named first.
+    // Unsupported extensions are named first.
     let both = r#"{"extension_mandatory":[{"zz_x":1,"dqkd_source_grade":{"min_pools":9}}]}"#;
     let answer = net.post("alice", "bob/enc_keys", both).await;
     assert_eq!(answer.message(), "not all extension_mandatory parameters are supported");

@@ -1,12 +1,12 @@
-//! Keys that are in memory: answered at the first poll, and at what cost.
+//! Keys in memory: answered at the first poll, within a bound on allocations.
 
 use futures_util::FutureExt as _;
 
 use super::*;
 
-/// Allocations of one request for one key, from the parsed head to the answer: the request's future and that of the
-/// source of keys, the list of keys, the buffer of the body, what wipes it, the box of the body, two for the headers.
-/// More of them are more work for every request.
+/// Allocations of one request for one key, from the parsed head to the answer: the request's future and that
+/// of the source of keys, the list of keys, the buffer of the body, what wipes it, the box of the body, two
+/// for the headers. Each further one is more work for every request.
 const ALLOCATIONS_MAX: u64 = 8;
 
 #[tokio::test]
@@ -23,11 +23,11 @@ async fn a_key_in_memory_is_answered_without_waiting_and_with_few_allocations() 
         let text = response.into_body().collect().now_or_never().unwrap().unwrap().to_bytes();
         let expected = crate::http::sae::key_container(std::slice::from_ref(key)).unwrap();
         assert_eq!(text, expected);
-        // The first one makes the counters.
+        // The first request also makes the counters.
         assert!(nth == 0 || cost.count_total <= ALLOCATIONS_MAX, "{cost:?}");
     }
     assert!(net.sites.a.source.orders().is_empty(), "nothing had to be made");
-    // Then nothing is in memory any more.
+    // Now no key is in memory.
     net.enc(1).await;
     assert_eq!(net.sites.a.source.orders().len(), 1);
 }

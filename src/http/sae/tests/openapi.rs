@@ -1,4 +1,4 @@
-//! The description of the API against what is really read and sent: bounds, types, names.
+//! Compares the API's description with what is really read and sent: bounds, types, names.
 
 use serde_json::json;
 
@@ -25,7 +25,7 @@ fn takes(schema: &Value, kind: &str) -> bool {
     }
 }
 
-/// Values on both sides of every line that a schema draws: those it takes, those it refuses.
+/// Values on both sides of every bound of a schema: first those that it accepts, then those that it refuses.
 fn around(api: &Value, schema: &Value) -> (Vec<Value>, Vec<Value>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for (kind, value) in [

@@ -1,4 +1,4 @@
-//! `qkd014::Client` against our own KME over real mutual TLS. What needs no KME of ours is tested in `crates/qkd014`.
+//! `qkd014::Client` against dqkd over real mutual TLS. Tests that do not need dqkd are in `crates/qkd014`.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::http::middleware::EdgeLimits;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The KME of site-a, with what it delivers.
+/// The KME of site-a, and what it delivers.
 struct SiteA {
     sites: TestSites,
     url: String,
