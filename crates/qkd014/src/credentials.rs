@@ -1,4 +1,4 @@
-//! Who calls, and whom the caller trusts.
+//! The caller's identity, and the CA that it trusts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub struct Credentials(pub(crate) Arc<TlsStore>);
 /// Why certificates and keys cannot be used. The text names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// A certificate or key is missing, is not what it should be, or does not go with the others.
+    /// A certificate or key is missing, is not valid, or does not fit the others.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A file cannot be read.
@@ -34,8 +34,8 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// From PEM files: `ca`, the CA certificates of the KMEs; `cert`, the SAE's certificate and its intermediates; `key`,
-    /// its private key.
+    /// From PEM files: `ca`, the CA certificates of the KMEs; `cert`, the SAE's certificate and its
+    /// intermediates; `key`, its private key.
     ///
     /// # Errors
     /// [`CredentialsError`].
@@ -69,7 +69,8 @@ impl Credentials {
     }
 }
 
-/// For those who replace certificates while they run: connections made after [`TlsStore::reload`] use the new ones.
+/// For programs that replace certificates while they run: connections made after [`TlsStore::reload`] use the
+/// new ones.
 impl From<Arc<TlsStore>> for Credentials {
     fn from(tls: Arc<TlsStore>) -> Self {
         Self(tls)

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// A load generator must cost little: what it uses is taken from the servers that it measures on the same machine.
+/// A load generator must use little processor time: the servers that it measures may share its machine.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

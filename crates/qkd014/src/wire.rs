@@ -9,7 +9,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-/// Characters that stand for themselves in a path or query. All others are percent-encoded: IDs are free text.
+/// Characters that stand for themselves in a path or query. All others are percent-encoded: IDs are free
+/// text.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `/api/v1/keys/{id}/{call}`; `id` is percent-encoded, `call` is not.
@@ -60,7 +61,7 @@ pub struct KmeStatus {
     pub max_sae_id_count: u64,
 }
 
-/// Key request (clause 6.2). What is absent is the KME's choice.
+/// Key request (clause 6.2). The KME chooses what is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KeyRequest {
     /// How many keys.

@@ -1,4 +1,4 @@
-//! What goes back: containers, status, errors, each in the standard's form unless told otherwise.
+//! Answers: containers, status and errors, in the standard's form unless a fault changes it.
 
 use axum::body::Body;
 use axum::response::Response;

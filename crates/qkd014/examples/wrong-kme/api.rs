@@ -1,4 +1,4 @@
-//! From an HTTP request to a call: paths, verbs, who is calling.
+//! From an HTTP request to a call: paths, methods, the caller.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How much of a longer body is read before the connection is closed.
 const DRAINED_MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// Whom a connection belongs to.
+/// The client of a connection.
 #[derive(Clone)]
 pub(crate) enum Client {
     /// There was no certificate.

@@ -1,4 +1,4 @@
-//! Who is who: the sites, SAEs and certificates of a demo folder (`dqkd demo --generate-only`).
+//! The sites, SAEs and certificates of a demo folder (`dqkd demo --generate-only`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

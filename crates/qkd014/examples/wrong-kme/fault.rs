@@ -1,6 +1,6 @@
-//! The deviations that this KME can be told to have, one at a time. All were seen in KMEs of the field.
+//! The deviations that this KME can have, one at a time. All were seen in real KMEs.
 
-/// Makes the enum, its names and what each is about from one list.
+/// Makes the enum, its names and its descriptions from one list.
 macro_rules! faults {
     ($($variant:ident $name:literal $about:literal,)*) => {
         /// One deviation from the standard or from its safe reading.
@@ -99,7 +99,7 @@ faults! {
 pub(crate) struct Faults(Option<Fault>);
 
 impl Faults {
-    /// The one called `name`.
+    /// The fault called `name`.
     pub(crate) fn named(name: Option<&str>) -> anyhow::Result<Self> {
         let Some(name) = name else { return Ok(Self(None)) };
         let fault = Fault::ALL.iter().copied().find(|fault| fault.name() == name);

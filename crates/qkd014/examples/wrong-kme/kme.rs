@@ -1,4 +1,4 @@
-//! The three calls of ETSI GS QKD 014: who may have what.
+//! The three calls of ETSI GS QKD 014, and who may do what.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,10 +17,11 @@ const MIN_KEY_BITS: usize = 64;
 const MAX_KEY_BITS: usize = 4096;
 const MAX_PER_REQUEST: usize = 64;
 const MAX_ADDITIONAL: usize = 3;
-/// The one extension that is supported, and its only value: keys come directly, since there is no other route.
+/// The one extension that is supported, and its only value: keys come directly, since there is no other
+/// route.
 const EXTENSION: &str = "example_route_type";
 const EXTENSION_VALUE: &str = "direct";
-/// How far apart [`Fault::RaceServed`] looks for a key and uses it up.
+/// Time between finding a key and using it up, with [`Fault::RaceServed`].
 const RACE: Duration = Duration::from_millis(100);
 
 /// All KMEs of the demo.
@@ -77,7 +78,7 @@ impl Network {
         Ok(status)
     }
 
-    /// Clauses 5.3 and 6.2. Everything is checked before a key is touched.
+    /// Clauses 5.3 and 6.2. Checks everything before it touches a key.
     pub(crate) fn enc_keys(
         &self,
         caller: &str,
@@ -211,7 +212,7 @@ impl Network {
         Err(refusal)
     }
 
-    /// Checks the form of key IDs and writes them as the store does.
+    /// Checks key IDs and brings them into the store's form.
     fn key_ids(&self, asked: &[String]) -> Result<Vec<String>, Refusal> {
         if asked.is_empty() || asked.len() > MAX_PER_REQUEST {
             return Err(Refusal::bad(format!("key_IDs shall name 1 to {MAX_PER_REQUEST} keys")));

@@ -1,4 +1,4 @@
-//! Mutual TLS: whom a connection belongs to, and the requests that come over it.
+//! Mutual TLS: the client of a connection, and its requests.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -62,7 +62,7 @@ pub(crate) async fn serve(tcp: TcpListener, tls: Arc<ServerConfig>, api: Api, tr
     let rules = IdentityRules { trust_domain, sae_sources: vec![SaeIdentitySource::Spiffe] };
     let rules = Arc::new(rules);
     loop {
-        // A client that went away before it was looked at; anything worse shows as a failed test.
+        // The client has gone already. Anything worse makes a test fail.
         let Ok((stream, _)) = tcp.accept().await else { continue };
         let (tls, api, rules) = (TlsAcceptor::from(Arc::clone(&tls)), api.clone(), Arc::clone(&rules));
         tokio::spawn(async move { connection(stream, tls, api, &rules).await });
@@ -82,11 +82,11 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, api: Api, rules: &Ident
         let (api, client) = (api.clone(), client.clone());
         async move { Ok::<_, Infallible>(api.answer(&client, request.map(Body::new)).await) }
     });
-    // A connection that breaks is the client's business.
+    // A broken connection is the client's problem.
     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// [`Fault::AnyCa`]: takes a certificate of any CA and checks only that the client has its key.
+/// [`Fault::AnyCa`]: accepts a certificate of any CA and checks only that the client has its key.
 #[derive(Debug)]
 struct AnyChain(Arc<dyn ClientCertVerifier>);
 

@@ -1,11 +1,11 @@
-//! KMEs of ETSI GS QKD 014 in one process that are right unless told to be wrong, to test a tester with.
+//! KMEs of ETSI GS QKD 014 in one process, to test a tester. They are correct except for one chosen fault.
 //!
 //! ```text
 //! dqkd demo --generate-only --dir D --sites 3
 //! cargo run --example wrong-kme -- --dir D --fault partial-container
 //! ```
 //!
-//! Serves every site of the folder with its certificates, keys in memory only. No part of the product:
+//! Serves every site of the folder with its certificates, keys in memory only. Not part of the product:
 //! `docs/conformance.md` says what it is for.
 
 mod answer;

@@ -111,7 +111,7 @@ fn entries(members: &Map<String, Value>, name: &str) -> Result<Vec<Value>, Refus
     }
 }
 
-/// Extensions that say something: shipping clients send `[{}]` for none.
+/// Extensions that are not empty: shipping clients send `[{}]` for none.
 fn extensions(members: &Map<String, Value>, name: &str) -> Result<Vec<Value>, Refusal> {
     let mut all = entries(members, name)?;
     if !all.iter().all(Value::is_object) {

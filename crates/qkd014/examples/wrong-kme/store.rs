@@ -1,4 +1,4 @@
-//! The keys of all KMEs: made, waiting for their recipients, gone.
+//! The keys of all KMEs: those that wait for their recipients, and counts of those used up.
 //!
 //! One process plays every KME, so that "both have the same key" (clause 4) needs no network.
 
@@ -13,13 +13,13 @@ use crate::fault::{Fault, Faults};
 /// Keys that a pair of SAEs can get from one start of the program.
 pub(crate) const MAX_STORED: usize = 1500;
 
-/// A key that is not yet fetched by all who may.
+/// A key that not all recipients have fetched yet.
 struct Issued {
     bytes: Zeroizing<Vec<u8>>,
     master: String,
     /// Every slave of the request.
     named: Vec<String>,
-    /// Those that did not fetch it yet.
+    /// Those that have not fetched it yet.
     waiting: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Store {
     next_number: u64,
 }
 
-/// Why keys are not made.
+/// Why no keys are made.
 pub(crate) enum Failed {
     TooFew,
     Random(RandomError),
@@ -45,7 +45,7 @@ pub(crate) enum Failed {
 pub(crate) enum Standing {
     /// The caller may have it.
     Waiting,
-    /// It is not there, or no longer, or of another master.
+    /// It does not exist, is used up, or belongs to another master.
     Missing,
     /// The request that made it did not name the caller.
     Foreign,
@@ -62,7 +62,8 @@ impl Store {
         MAX_STORED.saturating_sub(used)
     }
 
-    /// Takes `number` keys for `master`, to be fetched by each of `slaves`, the first of which the path named.
+    /// Takes `number` keys for `master`, which each of `slaves` may fetch. The first slave is the one in the
+    /// path.
     pub(crate) fn take(
         &mut self,
         master: &str,
@@ -134,7 +135,7 @@ impl Store {
         if is_master && is_waiting { Standing::Waiting } else { Standing::Missing }
     }
 
-    /// The key `id`; it stays.
+    /// The key `id`, without using it up.
     pub(crate) fn look(&self, id: &str) -> Option<Delivered> {
         let issued = self.issued.get(id)?;
         let mut bytes = issued.bytes.clone();
@@ -146,7 +147,7 @@ impl Store {
         Some(Delivered { id: id.to_owned(), bytes })
     }
 
-    /// `caller` has the key `id`; after the last recipient it is gone.
+    /// Notes that `caller` has the key `id`; after the last recipient the key is gone.
     pub(crate) fn consume(&mut self, id: &str, caller: &str) {
         if self.faults.has(Fault::ServedTwice) {
             return;

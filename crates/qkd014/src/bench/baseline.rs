@@ -1,8 +1,8 @@
 //! The baseline: a server with the HTTP library and TLS of dqkd that does nothing.
 //!
-//! It has no limits, no log, no identities and no store. What it reaches is what this machine and these libraries can
-//! reach. It runs in a process of its own, as a KME does, demands and verifies the client's certificate, and answers
-//! every request with the same bytes, shaped and sized like a key container. There is no key in it.
+//! It has no limits, no log, no identities and no store, so its rate is what this machine and these libraries
+//! can reach. It runs in its own process, as a KME does, demands and verifies the client's certificate, and
+//! answers every request with the same bytes: a key container in form and size, but without a key.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,15 +26,16 @@ use zeroize::Zeroizing;
 use super::error::BenchError;
 use super::setup::{Baseline, End};
 
-/// The command that runs [`serve`]; part of no interface.
+/// The command that runs [`serve`]. Not a public interface.
 pub(crate) const COMMAND: &str = "baseline-server";
-/// What the command's one line begins with. The address follows, then the throw-away certificate in base64 if there is
-/// one.
+/// The beginning of the command's only line. The address follows, and the throw-away certificate in base64 if
+/// there is one.
 const READY: &str = "baseline ";
 /// The ID in the answer.
 const ID: &str = "00000000-0000-4000-8000-000000000000";
 
-/// The answer: a container of `number` entries whose keys are as long as those of `key_bytes` bytes, all zeros.
+/// The answer: a container of `number` entries whose keys are as long as those of `key_bytes` bytes, all
+/// zeros.
 pub(crate) fn body(number: u32, key_bytes: usize) -> Bytes {
     let key = "A".repeat(key_bytes.div_ceil(3) * 4);
     let entry = format!(r#"{{"key_ID":"{ID}","key":"{key}"}}"#);
@@ -42,10 +43,10 @@ pub(crate) fn body(number: u32, key_bytes: usize) -> Bytes {
     Bytes::from(format!(r#"{{"keys":[{}]}}"#, entries.join(",")))
 }
 
-/// Who the baseline is.
+/// The identity of the baseline.
 pub(crate) struct Identity {
     tls: Arc<TlsStore>,
-    /// DER; what a client has to trust.
+    /// The throw-away certificate, which clients must trust; DER.
     throw_away: Option<Vec<u8>>,
 }
 
@@ -59,8 +60,8 @@ impl Identity {
         Ok(Self { tls, throw_away: None })
     }
 
-    /// A new certificate for 127.0.0.1 whose key never leaves this process: ECDSA with P-256, as the demo's are.
-    /// Clients' certificates must come from `client_ca`.
+    /// A new certificate for 127.0.0.1 whose key never leaves this process: ECDSA with P-256, as the demo's
+    /// are. Clients' certificates must come from `client_ca`.
     ///
     /// # Errors
     /// [`BenchError`].
@@ -89,7 +90,7 @@ impl Identity {
     }
 }
 
-/// KeptAnswers every request on `tcp` with `body`, for ever.
+/// Answers every request on `tcp` with `body`, for ever.
 pub(crate) async fn serve(tcp: TcpListener, identity: &Identity, body: Bytes) {
     let answer = move || {
         let body = body.clone();
@@ -115,7 +116,7 @@ pub(crate) async fn serve(tcp: TcpListener, identity: &Identity, body: Bytes) {
     }
 }
 
-/// A baseline in a process of its own, which ends with this value.
+/// A baseline in its own process, which ends when this is dropped.
 pub(super) struct BaselineProcess {
     child: Child,
     address: String,
@@ -124,7 +125,7 @@ pub(super) struct BaselineProcess {
 }
 
 impl BaselineProcess {
-    /// Starts this program once more.
+    /// Starts this program again, as the baseline.
     pub(super) fn start(baseline: &Baseline, number: u32, key_bytes: usize) -> Result<Self, BenchError> {
         let failed = |error: std::io::Error| BenchError(format!("the baseline did not start: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
@@ -152,7 +153,7 @@ impl BaselineProcess {
         format!("https://{}", self.address)
     }
 
-    /// `end`, who now calls the baseline. It trusts the throw-away certificate alone, if there is one.
+    /// `end`, but calling the baseline. It trusts only the throw-away certificate, if there is one.
     pub(super) fn instead_of(&self, end: &End) -> Result<End, BenchError> {
         let url = self.url().parse().map_err(|error| BenchError(format!("the baseline: {error}")))?;
         let credentials = match &self.throw_away {

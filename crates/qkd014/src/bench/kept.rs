@@ -2,10 +2,10 @@
 
 use zeroize::Zeroizing;
 
-/// Answers lie in pieces of at least this many bytes, which never move and are wiped.
+/// Answers are stored in pieces of at least this many bytes, which never move and are wiped.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// What came back for operations: the body of `enc_keys`, the body of `dec_keys`, or both.
+/// The answers of operations: the body of `enc_keys`, the body of `dec_keys`, or both.
 #[derive(Default)]
 pub(super) struct KeptAnswers {
     pieces: Vec<Zeroizing<Vec<u8>>>,
@@ -45,7 +45,7 @@ impl KeptAnswers {
         self.push(enc, dec);
     }
 
-    /// Adds those of `others`.
+    /// Adds the answers of `others`.
     pub(super) fn append(&mut self, others: Self) {
         let before = self.pieces.len();
         self.pieces.extend(others.pieces);

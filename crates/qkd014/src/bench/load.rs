@@ -21,12 +21,12 @@ use super::windows::{self, Windows};
 use super::worker::{Connections, Job, Worker};
 use crate::https::{Endpoint, HTTP_1, HTTP_2};
 
-/// What was counted, and in how long.
+/// What was counted, and over what time.
 pub(super) struct Measured {
     pub(super) counts: Counts,
     pub(super) answers: KeptAnswers,
     pub(super) counted: Duration,
-    /// Processor time meanwhile.
+    /// Processor time used meanwhile.
     pub(super) used: Used,
     /// How long processor time was counted.
     pub(super) used_for: Duration,
@@ -95,7 +95,7 @@ pub(super) async fn run(
     Ok(Measured { counts, answers, counted, used, used_for })
 }
 
-/// One thread: the workers of its share of the connections, on a runtime of their own.
+/// One thread: runs the workers of its share of the connections on its own runtime.
 fn work(job: Arc<Job>, connections: usize, tally: Arc<Mutex<Tally>>) -> Result<(), BenchError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| BenchError(format!("no runtime: {error}")))?;

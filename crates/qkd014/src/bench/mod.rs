@@ -1,8 +1,8 @@
 //! Load on any two ETSI GS QKD 014 KMEs, and on the baseline: a server that does nothing.
 //!
-//! The load is a closed loop, or an open loop at a given rate in which an operation's time starts when it was due. With
-//! the baseline measured in the same minute, a figure is a ratio rather than a property of the machine. Keys are compared
-//! with their twins, wiped, and never part of a report.
+//! The load is a closed loop, or an open loop at a given rate, in which an operation's time starts when it
+//! was due. The baseline is measured in the same minute, so a figure is a ratio rather than a property of the
+//! machine. Keys are compared with their twins and wiped, and never appear in a report.
 
 pub(crate) mod baseline;
 mod error;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// The shortest pause between two looks at what is due. A runtime's timer counts whole milliseconds.
+/// Pause between two looks at what is due. A runtime's timer counts whole milliseconds.
 const GRAIN: Duration = Duration::from_micros(200);
 
 /// The time of one measurement. It begins when all workers are connected.
@@ -36,22 +36,22 @@ impl Clock {
         self.start() + self.warmup
     }
 
-    /// When it ends.
+    /// When counting ends.
     pub(super) fn end(&self) -> Instant {
         self.start() + Duration::from_nanos(self.end_ns.load(Ordering::Relaxed))
     }
 
-    /// Ends it before its time.
+    /// Ends the measurement early.
     pub(super) fn end_at(&self, moment: Instant) {
         self.end_ns.fetch_min(nanos(moment.duration_since(self.start())), Ordering::Relaxed);
     }
 
-    /// Whether what ends at `moment` counts.
+    /// Whether an operation that ends at `moment` counts.
     pub(super) fn counts(&self, moment: Instant) -> bool {
         moment >= self.counting() && moment < self.end()
     }
 
-    /// How long it counts.
+    /// For how long operations are counted.
     pub(super) fn counted(&self) -> Duration {
         self.end().saturating_duration_since(self.counting())
     }
@@ -61,15 +61,16 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Hands out the moments at which operations are due. A moment that nobody takes waits, and its operation's time starts
-/// at that moment: a server that stalls cannot slow down the load that measures it.
+/// Hands out the moments at which operations are due. A moment waits until a worker takes it, and its
+/// operation's time starts at that moment. So a server that stalls cannot slow down the load that measures
+/// it.
 pub(super) struct Pacer {
     due: Mutex<VecDeque<Instant>>,
     count: Semaphore,
 }
 
 impl Pacer {
-    /// A pacer and the thread that keeps it going.
+    /// Makes a pacer, and starts the thread that drives it.
     pub(super) fn start(clock: Arc<Clock>, rate: f64) -> Arc<Self> {
         let pacer = Arc::new(Self { due: Mutex::default(), count: Semaphore::new(0) });
         let own = Arc::clone(&pacer);
@@ -116,7 +117,7 @@ mod tests {
         let clock = Arc::new(Clock::new(Duration::ZERO, Duration::from_millis(200)));
         let start = clock.start();
         let pacer = Pacer::start(Arc::clone(&clock), 1000.0);
-        // Nobody takes any for half of the time.
+        // For half of the time nobody takes any.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut moments = Vec::new();
         while let Some(moment) = pacer.next().await {
@@ -126,7 +127,7 @@ mod tests {
         for (number, moment) in (0_u32..).zip(&moments) {
             assert_eq!(*moment, start + Duration::from_secs_f64(f64::from(number) / 1000.0));
         }
-        // The last ones may be lost to the end, on a busy machine also more.
+        // The last ones may come too late, on a busy machine a few more.
         assert!((50..=200).contains(&moments.len()), "{}", moments.len());
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 /// The column of a socket's inode in `/proc/net/tcp`, and the state of one that listens.
 const INODE_COLUMN: usize = 9;
 const LISTENING: &str = "0A";
-/// User and system time in `/proc/PID/stat`, counted after the name.
+/// Columns of user and system time in `/proc/PID/stat`, counted after the name.
 const USER_COLUMN: usize = 11;
 const SYSTEM_COLUMN: usize = 12;
 
@@ -21,12 +21,12 @@ pub(super) struct Processes {
     names: BTreeMap<u32, Vec<String>>,
 }
 
-/// Seconds of the processor.
+/// Processor time in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Used {
     pub(super) client: f64,
     pub(super) servers: Vec<ServerUse>,
-    /// Of the whole machine, the client and the servers included.
+    /// Of the whole machine, including client and servers.
     pub(super) machine: f64,
     /// Taken by the host of this virtual machine.
     pub(super) stolen: f64,
@@ -44,7 +44,8 @@ pub struct ServerUse {
 }
 
 impl Processes {
-    /// The processes that listen at the ports of `servers` (name, URL), where a URL is of this machine.
+    /// The processes that listen at the ports of `servers` (name, URL), as far as their URLs name this
+    /// machine.
     pub(super) fn find(servers: &[(String, String)]) -> Self {
         let mut names: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let inodes: Vec<(String, String)> = servers
@@ -185,7 +186,7 @@ mod tests {
                 }
             }
         };
-        // Counted in ticks of a hundredth of a second, which end at different moments.
+        // Both are counted in ticks of a hundredth of a second, which end at different moments.
         assert!(used.machine > used.client - 0.02, "{used:?}");
         assert!(used.servers[0].cpu_s > used.client - 0.03, "{used:?}");
     }

@@ -1,4 +1,4 @@
-//! What a measurement found, for people and for programs.
+//! The results of a measurement, as a table and as data.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use super::twins::Twins;
 pub struct Run {
     /// Operations that succeeded.
     pub operations: u64,
-    /// How long was counted.
+    /// Length of the measurement.
     pub seconds: f64,
     /// Operations a second.
     pub operations_per_s: f64,
@@ -30,11 +30,11 @@ pub struct Run {
     pub enc_latency_ms: Option<Times>,
     /// Of `dec_keys` in `pair`.
     pub dec_latency_ms: Option<Times>,
-    /// KeptAnswers by status.
+    /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by reason.
     pub troubles: BTreeMap<&'static str, u64>,
-    /// How long processor time was counted: the measurement, and on to the last answer.
+    /// How long processor time was counted: from the start of the measurement to the last answer.
     pub cpu_counted_s: f64,
     /// Seconds of the processor that the client used.
     pub client_cpu_s: f64,
@@ -50,7 +50,7 @@ pub struct Run {
     pub ready_before: Option<u64>,
     /// Ready keys after.
     pub ready_after: Option<u64>,
-    /// What the comparison of keys found.
+    /// Result of comparing the keys.
     pub twins: Option<Twins>,
 }
 
@@ -130,7 +130,7 @@ impl Figures {
     }
 }
 
-/// The middle of `values`; between the two middle ones of an even number.
+/// The median of `values`: for an even number, the mean of the two middle ones.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2)?;
@@ -138,18 +138,18 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(*lower, *upper))
 }
 
-/// KMEs against the baseline, round by round.
+/// KMEs compared with the baseline, over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
-    /// The middle.
+    /// The median.
     pub median: f64,
-    /// The least of any round.
+    /// The least of all rounds.
     pub min: f64,
     /// The greatest.
     pub max: f64,
 }
 
-/// Everything that was found.
+/// The whole report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// `enc`, `dec`, `pair` or `handshake`.
@@ -158,7 +158,7 @@ pub struct Report {
     pub http: u8,
     /// Connections at once.
     pub connections: usize,
-    /// Requests at a time on each.
+    /// Requests at a time on each connection.
     pub streams: usize,
     /// Threads of the client.
     pub client_threads: usize,
@@ -168,13 +168,13 @@ pub struct Report {
     pub number: u32,
     /// Bits of a key.
     pub key_bits: u32,
-    /// Operations that were due in a second; `None` for as many as possible.
+    /// Operations due each second; `None` for as many as possible.
     pub rate: Option<f64>,
     /// Operations a second of the KMEs divided by those of the baseline: the median of the rounds' ratios.
     pub ratio: Option<f64>,
     /// The same with the least and the greatest.
     pub ratio_of_operations_per_s: Option<Ratio>,
-    /// The same of the 99th percentile: above 1 the KMEs are slower.
+    /// The same for the 99th percentile: above 1, the KMEs are slower.
     pub ratio_of_p99: Option<Ratio>,
     /// Processor time of the baseline for one operation divided by that of the KMEs.
     pub ratio_of_cpu: Option<Ratio>,
@@ -226,7 +226,7 @@ impl Report {
         self.rounds.iter().any(|round| round.kme.has_errors())
     }
 
-    /// For people.
+    /// The report as a table.
     pub fn to_table(&self) -> String {
         let mut text = String::new();
         let load = match self.rate {

@@ -1,4 +1,4 @@
-//! Requests that are made before the clock runs.
+//! Requests, prepared before the clock runs.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ pub(super) fn dec<'a>(master: &End, ids: impl ExactSizeIterator<Item = &'a str>)
     HttpRequest::post(path, wire::key_ids_body(ids))
 }
 
-/// Get key, for one slave after the other.
+/// Requests for Get key, one slave after the other.
 pub(super) struct EncRequests {
     first: HttpRequest,
     others: Vec<HttpRequest>,
@@ -59,7 +59,7 @@ impl EncRequests {
     }
 }
 
-/// Whom `enc_keys` names first.
+/// The first slave that `enc_keys` names.
 pub(super) fn first_slave(slave: &End, load: &Load) -> String {
     load.slaves.map_or_else(|| slave.name.clone(), |_| nth(slave, 1))
 }

@@ -15,7 +15,7 @@ use super::twins::{Comparison, Twins};
 use super::windows::{Window, Windows};
 use crate::client::Client;
 
-/// Keys that are fetched for each second of `dec_keys`: more than any server here retrieves in it.
+/// Keys to fetch for each second of `dec_keys`: more than any known server retrieves in a second.
 const STOCK_PER_S: f64 = 30_000.0;
 
 /// News while a measurement runs.
@@ -23,14 +23,14 @@ const STOCK_PER_S: f64 = 30_000.0;
 pub enum News {
     /// What comes next.
     Step(String),
-    /// What was counted in a window that is over.
+    /// The counts of a finished window.
     Window(Window),
 }
 
-/// Measures everything in `setup` and tells how it goes.
+/// Measures everything in `setup` and reports progress through `tell`.
 ///
 /// # Errors
-/// [`BenchError`] when there is nothing to measure; a server that fails under load is a finding instead.
+/// [`BenchError`] when there is nothing to measure. A server that fails under load is a result, not an error.
 pub async fn run(setup: &Setup, tell: impl Fn(News)) -> Result<Report, BenchError> {
     let bench = Bench::open(setup).await?;
     let progress =
@@ -82,7 +82,7 @@ impl<'a> Bench<'a> {
         self.setup.load.size_bits.unwrap_or(self.limits.key_bits)
     }
 
-    /// Measures a new baseline. `dec` and `pair` send what they send to a KME: it answers anything.
+    /// Measures a new baseline. `dec` and `pair` send it the same requests as a KME: it answers everything.
     async fn baseline(&self, baseline: &Baseline) -> Result<Run, BenchError> {
         let key_bytes = usize::try_from(self.key_bits() / 8).unwrap_or_default();
         let process = BaselineProcess::start(baseline, self.setup.load.number, key_bytes)?;
@@ -99,7 +99,7 @@ impl<'a> Bench<'a> {
         Ok(run)
     }
 
-    /// What has to be there before the clock runs.
+    /// Prepares what is needed before the clock runs.
     async fn prepare(&self) -> Result<Option<Arc<Stock>>, BenchError> {
         let Setup { load, stock, .. } = self.setup;
         if load.operation != Operation::Dec {
@@ -136,7 +136,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Enough for the whole time.
+/// A stock that lasts for the whole time.
 fn usual_stock(load: &Load) -> u64 {
     let secs = (load.warmup + load.duration).as_secs_f64();
     let operations = load.rate.map_or(STOCK_PER_S, |rate| rate.min(STOCK_PER_S)) * secs * 1.1;

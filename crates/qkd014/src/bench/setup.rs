@@ -31,7 +31,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// As in options and reports.
+    /// Its name in options and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Enc => "enc",
@@ -62,7 +62,7 @@ impl Http {
         }
     }
 
-    /// As in reports.
+    /// Its number in reports.
     pub(super) fn number(self) -> u8 {
         match self {
             Self::V1 => 1,
@@ -94,7 +94,7 @@ pub struct Load {
     pub duration: Duration,
     /// Operations a second, due whether or not earlier ones have ended; as many as possible unless given.
     pub rate: Option<f64>,
-    /// The longest that one answer may take.
+    /// Longest time for one answer.
     pub timeout: Duration,
 }
 
@@ -117,12 +117,12 @@ pub struct Setup {
     pub load: Load,
     /// How often everything is measured.
     pub rounds: usize,
-    /// Length of a window: its figures are told while the KMEs are measured.
+    /// Length of a window. Figures of each window are reported during the measurement of the KMEs.
     pub window: Option<Duration>,
     /// Measured before each round in the same way, if given.
     pub baseline: Option<Baseline>,
-    /// For `dec`: keys that A fetches before the clock runs; enough for the whole time unless given. For others: ready
-    /// keys to wait for; none unless given.
+    /// For `dec`: keys that A fetches before the clock runs; enough for the whole time unless given. For
+    /// others: ready keys to wait for; none unless given.
     pub stock: Option<u64>,
     /// Most operations of one round whose keys are kept and compared with their twins.
     pub compared_max: usize,

@@ -1,4 +1,4 @@
-//! What is made ready before the clock runs: keys for `dec_keys`, ready keys for `enc_keys`.
+//! What must be ready before the clock runs: fetched keys for `dec_keys`, ready keys for `enc_keys`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::wire::{DeliveredKey, KeyContainer, KeyRequest};
 
 /// Requests at once.
 const AT_ONCE: usize = 8;
-/// The longest wait for one more key.
+/// Longest wait for one more key.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Size of the keys of a KME that does not say.
+/// Assumed key size if a KME does not tell it.
 const USUAL_KEY_BITS: u32 = 256;
 
 /// Limits of the first KME, by its status.
@@ -34,7 +34,7 @@ pub(super) fn client(end: &End) -> Result<Client, BenchError> {
     Client::of(end.url.clone(), end.credentials.clone()).map_err(|error| BenchError(error.to_string()))
 }
 
-/// Asks A. If its status is not of the standard, it is assumed to deliver one key of 256 bits a request.
+/// Asks A. If the answer is not as in the standard, assumes one key of 256 bits for each request.
 pub(super) async fn limits(a: &Client, slave: &str) -> Result<Limits, BenchError> {
     match a.status(slave).await {
         Ok(status) => Ok(Limits {
@@ -46,7 +46,7 @@ pub(super) async fn limits(a: &Client, slave: &str) -> Result<Limits, BenchError
     }
 }
 
-/// Ready keys, as the first KME counts them.
+/// The first KME's count of ready keys.
 pub(super) async fn ready(a: &Client, slave: &str) -> Option<u64> {
     a.status(slave).await.ok().map(|status| status.stored_key_count)
 }
@@ -104,7 +104,7 @@ impl Stock {
         Ok(Self { keys, next: AtomicUsize::new(0), is_endless: false })
     }
 
-    /// IDs to ask the baseline for, which answers anything, for ever.
+    /// An endless stock of IDs for the baseline, which answers everything.
     pub(super) fn of_baseline(number: u32) -> Result<Self, BenchError> {
         let container: KeyContainer = serde_json::from_slice(&baseline::body(number, 1))
             .map_err(|error| BenchError(format!("the baseline's keys: {error}")))?;
@@ -124,7 +124,7 @@ impl Stock {
     }
 }
 
-/// One request, repeated for a while when the KME answers 503.
+/// One request, repeated for a while if the KME answers 503.
 async fn fetch_some(
     a: &Client,
     slave: &str,

@@ -24,12 +24,12 @@ pub(super) struct Tally {
 pub(super) struct Counts {
     /// Times of whole operations that succeeded.
     pub(super) times: Histogram<u64>,
-    /// Of their parts, for `pair`.
+    /// Times of their parts, for `pair`.
     pub(super) enc_times: Histogram<u64>,
     pub(super) dec_times: Histogram<u64>,
     /// Requests that were answered, by status.
     pub(super) statuses: BTreeMap<u16, u64>,
-    /// Requests that were not, by reason.
+    /// Requests that were not answered, by reason.
     pub(super) troubles: BTreeMap<&'static str, u64>,
 }
 

@@ -13,7 +13,7 @@ use crate::wire::{DeliveredKey, KeyContainer};
 /// Requests at once.
 const AT_ONCE: usize = 8;
 
-/// What the comparison found.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Twins {
     /// Keys that were compared with their twins.
@@ -22,9 +22,9 @@ pub struct Twins {
     pub different: u64,
     /// Keys without a twin: B was refused, or got other keys.
     pub missing: u64,
-    /// Keys whose ID came twice.
+    /// Keys whose ID was delivered twice.
     pub repeated: u64,
-    /// KeptAnswers that are no key containers, or hold more or fewer keys than were asked for.
+    /// Answers that are no key containers, or have another number of keys than asked for.
     pub malformed: u64,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Of the keys in the answers of `enc_keys`, `number` in each, and those of `stock`.
+    /// Starts with the keys in the answers of `enc_keys`, `number` in each.
     pub(super) fn new(answers: &KeptAnswers, number: u32) -> Self {
         let mut comparison = Self { mine: HashMap::new(), twins: Twins::default() };
         for (enc, _) in answers.iter().filter(|(enc, _)| !enc.is_empty()) {
@@ -80,7 +80,7 @@ impl Comparison {
                 self.twins.note(mine, &twin);
             }
         }
-        // Whatever A got and B did not.
+        // The keys that A got and B did not.
         self.twins.missing += self.mine.len() as u64;
         self.twins
     }

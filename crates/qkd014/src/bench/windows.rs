@@ -32,7 +32,7 @@ pub struct Window {
     pub enc_latency_ms: Option<Times>,
     /// Of `dec_keys` in `pair`.
     pub dec_latency_ms: Option<Times>,
-    /// KeptAnswers by status.
+    /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by reason.
     pub troubles: BTreeMap<&'static str, u64>,
@@ -55,14 +55,14 @@ impl Window {
     }
 }
 
-/// How long each window is, and who is told of it.
+/// The length of a window, and where to report it.
 pub(super) struct Windows<'a> {
     pub(super) every: Duration,
     pub(super) tell: &'a dyn Fn(Window),
 }
 
-/// Tells of each window until the load has `ended`. Returns what was counted in all. An operation that a thread counts
-/// late is in the next window; after the last window it is in the sum only.
+/// Reports each window until the load has `ended`. Returns the counts of the whole time. An operation that a
+/// thread counts late is in the next window; after the last window it is only in the sum.
 pub(super) async fn count(
     clock: &Clock,
     tallies: &[Arc<Mutex<Tally>>],

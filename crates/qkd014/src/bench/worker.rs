@@ -19,7 +19,7 @@ use crate::https::{Connection, Endpoint, HttpRequest, HttpResponse, Trouble};
 
 /// Pause after a request without an answer.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The status of an answer that is as it should be.
+/// The status of a good answer.
 const OK: u16 = 200;
 
 /// What all workers of one measurement share.
@@ -33,13 +33,13 @@ pub(super) struct Job {
     pub(super) enc_requests: EncRequests,
     /// For `dec`.
     pub(super) stock: Option<Arc<Stock>>,
-    /// Passed when all workers have connected, or tried to.
+    /// Reached when every worker has connected, or has tried to.
     pub(super) connected: Barrier,
     /// Why there is no measurement.
     pub(super) failed: OnceLock<String>,
 }
 
-/// Connections to A and to B, as far as the operation needs them.
+/// Connections to A and B, if the operation needs them.
 #[derive(Default)]
 pub(super) struct Connections {
     a: Option<Connection>,
@@ -71,7 +71,7 @@ impl Connections {
 enum Failure {
     /// The answer has another status.
     Status,
-    /// There is no whole answer.
+    /// There is no complete answer.
     NoAnswer,
     /// An answer that is no key container.
     NoContainer,
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// When the next operation is due: now, or when the pacer says.
+    /// Waits until the next operation is due, and returns when that was.
     async fn due(&self) -> Option<Instant> {
         if let Some(pacer) = self.job.pacer.get() {
             return pacer.next().await;
@@ -171,7 +171,7 @@ impl Worker {
         exchange(&mut connections.b, &job.endpoint_b, job, request, dec).await
     }
 
-    /// `dec_keys` for the keys that `enc_keys` has just brought.
+    /// `dec_keys` for the keys that `enc_keys` has just delivered.
     fn dec_request(&self) -> Result<HttpRequest, Failure> {
         #[derive(Deserialize)]
         struct Container<'a> {
@@ -223,7 +223,7 @@ impl Worker {
     }
 }
 
-/// One request over `connection`, which is opened when there is none.
+/// Sends one request over `connection`; opens it if there is none.
 async fn exchange(
     connection: &mut Option<Connection>,
     endpoint: &Endpoint,

@@ -1,6 +1,6 @@
 //! `qkd014 bench`: load at the command line, and the baseline server that it starts beside itself.
 //!
-//! Exit codes: 0 measured and every key equals its twin, 1 not, 2 wrong usage or files that cannot be used.
+//! Exit codes: 0 measured, and every key equals its twin; 1 failed; 2 wrong usage or unusable files.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -166,7 +166,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
     if (0.0..=SECS_MAX).contains(&number) { Ok(number) } else { Err(format!("0 up to {SECS_MAX}")) }
 }
 
-/// A shorter window would end before it is printed.
+/// Shorter windows would end faster than they can be printed.
 const WINDOW_MIN_SECS: f64 = 0.1;
 
 fn not_short(text: &str) -> Result<f64, String> {
@@ -257,7 +257,7 @@ impl LoadArgs {
 }
 
 impl PairArgs {
-    /// What is given here, else what the demo has.
+    /// The options given here; for the others, the demo's values.
     fn or(self, demo: Option<Demo>) -> Self {
         let Some(Demo { pair: demo, .. }) = demo else { return self };
         Self {
@@ -347,7 +347,7 @@ pub(super) struct BaselineServerArgs {
     key_bytes: usize,
 }
 
-/// Serves at a free port until its standard input ends. That is when the process that started it ends.
+/// Serves at a free port until its standard input ends, that is, until the process that started it ends.
 pub(super) fn baseline_server(args: BaselineServerArgs) -> Outcome {
     let BaselineServerArgs { client_ca, cert, key, number, key_bytes } = args;
     let identity = match cert.zip(key) {

@@ -1,6 +1,6 @@
 //! `qkd014 conformance`: the black-box tester at the command line.
 //!
-//! Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage or files that cannot be used.
+//! Exit codes: 0 nothing failed; 1 something failed; 2 wrong usage or unusable files.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,7 +54,7 @@ sae_options!(OptionsOfC, "c", "C, a third registered SAE (optional)");
 sae_options!(OptionsOfX, "x", "X, whom the KMEs have to refuse although its CA is trusted (optional)");
 sae_options!(OptionsOfY, "y", "Y, whose certificate is of a CA that the KMEs do not trust (optional)");
 
-/// What the command line says of one SAE.
+/// The options of one SAE.
 struct SaeOptions {
     letter: &'static str,
     id: Option<String>,
@@ -177,7 +177,7 @@ impl ConformanceArgs {
         let ca = self.ca.or(demo.ca).context("give --ca")?;
         let kme_a = self.kme_a.or(demo.a.url.clone()).context("give --kme-a")?;
         let kme_b = self.kme_b.or(demo.b.url.clone()).context("give --kme-b")?;
-        // A demo's C lives where the demo has it; a C of one's own at B's KME unless told.
+        // The demo's C belongs to the demo's KME; another C to B's KME, unless an option says otherwise.
         let has_own_c = self.c.id.is_some();
         let kme_c = self.kme_c.or(demo.c.url.clone().filter(|_| !has_own_c)).unwrap_or_else(|| kme_b.clone());
         let a = needed(SaeOptions::from(self.a).or(demo.a), &ca, &kme_a)?;
@@ -225,13 +225,13 @@ fn needed(options: SaeOptions, ca: &Path, url: &KmeUrl) -> anyhow::Result<Sae> {
 }
 
 impl SaeOptions {
-    /// What is given here, else what the demo has.
+    /// The options given here; for the others, the demo's values.
     fn or(self, demo: DemoSae) -> Self {
         let is_given = self.id.is_some() || self.cert.is_some() || self.p12.is_some();
         if is_given { self } else { Self { id: demo.id, cert: demo.cert, key: demo.key, ..self } }
     }
 
-    /// Reads the files. `None` when there are none.
+    /// Reads the files. `None` if none are given.
     fn open(&self, ca: &Path, url: &KmeUrl) -> anyhow::Result<Option<Sae>> {
         let letter = self.letter;
         let credentials = match (&self.cert, &self.key, &self.p12) {
@@ -266,7 +266,8 @@ struct DemoSae {
 }
 
 impl Demo {
-    /// A is the first SAE of the first site, B that of the second; C lives at the third site, else beside B.
+    /// A is the first SAE of the first site, B that of the second. C is at the third site if there is one,
+    /// otherwise at B's.
     fn read(file: &Path) -> anyhow::Result<Self> {
         let manifest = Manifest::read(file)?;
         let sae = |site: usize, index: usize| {

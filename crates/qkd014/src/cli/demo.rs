@@ -1,4 +1,4 @@
-//! `demo.json`, which `dqkd demo` writes: where the sites and SAEs of a demo are. For other KMEs there are options.
+//! `demo.json`, which `dqkd demo` writes: the sites and SAEs of a demo. For other KMEs there are options.
 
 use std::path::{Path, PathBuf};
 

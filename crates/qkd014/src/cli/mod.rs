@@ -1,4 +1,4 @@
-//! The command line: what each command reads, prints and ends with.
+//! The command line: arguments, output and exit codes of each command.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. Errors go to standard error and say what to do next.
 
@@ -43,7 +43,7 @@ enum Command {
     },
 }
 
-/// Runs the command of this process's command line.
+/// Runs the command that this process was called with.
 pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The command line is wrong: exit code 2.

@@ -1,4 +1,4 @@
-//! `qkd014 status`, `qkd014 enc`, `qkd014 dec`: a client of any ETSI GS QKD 014 KME for people.
+//! `qkd014 status`, `qkd014 enc`, `qkd014 dec`: a command-line client of any ETSI GS QKD 014 KME.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,7 +121,7 @@ pub(super) fn dec(args: DecArgs) -> Outcome {
     Ok(())
 }
 
-/// The one place that prints keys: to the person who asked for them.
+/// The only code that prints keys: to the person who asked for them.
 fn print_keys(container: &KeyContainer, as_json: bool) {
     if as_json {
         let key = |key: &DeliveredKey| json!({ "key_ID": key.id, "key": *key.to_base64() });

@@ -1,4 +1,4 @@
-//! Why a KME did not answer as asked.
+//! Why a call to a KME failed.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use http::StatusCode;
 
 use crate::https::UrlError;
 
-/// No keys and no status. The text says what to look at.
+/// The call failed: no keys and no status. The text says what to check.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The URL is not that of a KME.
+    /// The URL cannot be a KME's.
     #[error(transparent)]
     Url(#[from] UrlError),
     /// The certificates cannot be used for a client.
@@ -21,7 +21,8 @@ pub enum ClientError {
         /// The innermost cause.
         reason: String,
     },
-    /// The connection broke. The KME may have used up keys for the request, unless it refused the certificate.
+    /// The connection broke. The KME may have used up keys for the request, unless it refused the
+    /// certificate.
     #[error("{reason}{}", broken_hint(.reason))]
     Broken {
         /// What happened.
@@ -30,7 +31,7 @@ pub enum ClientError {
     /// No complete answer in time. The KME may have used up keys for the request.
     #[error("no answer within {} s; the KME may have acted on the request", .0.as_secs_f64())]
     Slow(Duration),
-    /// The KME refused; the message is its own.
+    /// The KME refused, with this message.
     #[error("the KME answered {status}: {message}{}", refusal_hint(*.status))]
     Refused {
         /// The status of the answer.
@@ -38,7 +39,7 @@ pub enum ClientError {
         /// Its message.
         message: String,
     },
-    /// The answer is not of ETSI GS QKD 014.
+    /// The answer does not conform to ETSI GS QKD 014.
     #[error("not an answer of ETSI GS QKD 014: {0}; is this the address of a KME?")]
     NotEtsi014(&'static str),
 }

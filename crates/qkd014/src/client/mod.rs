@@ -18,7 +18,7 @@ use crate::credentials::Credentials;
 use crate::https::{ANY_HTTP, Endpoint, HttpRequest, HttpResponse, KeptConnections, KmeUrl, Trouble};
 use crate::wire::{self, ErrorBody, KeyContainer, KeyRequest, KmeStatus};
 
-/// How long a call may take unless told otherwise.
+/// How long a call may take by default.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Characters of a KME's message that are kept.
 const MESSAGE_MAX_CHARS: usize = 500;
@@ -81,7 +81,7 @@ impl Client {
         Ok(Self { shared: Arc::new(Shared { url, tls, current }), timeout: TIMEOUT })
     }
 
-    /// The same with another bound on the time of each call; it is 30 seconds at first.
+    /// The same with another timeout for each call; the default is 30 seconds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -179,7 +179,7 @@ impl Client {
 }
 
 impl Shared {
-    /// Those in use; new ones when the certificates have changed.
+    /// The connections in use, or new ones if the certificates have changed.
     fn connections(&self) -> Result<Arc<KeptConnections>, ClientError> {
         let mut current = self.current.lock();
         if current.generation != self.tls.generation() {
@@ -191,14 +191,14 @@ impl Shared {
 
 impl Current {
     fn new(url: &KmeUrl, tls: &Arc<TlsStore>) -> Result<Self, ClientError> {
-        // Read before the certificates: at worst the new ones are taken up twice.
+        // Read before the certificates: at worst connections are renewed twice.
         let generation = tls.generation();
         let endpoint = Endpoint::new(url, tls, ANY_HTTP).map_err(ClientError::Certificates)?;
         Ok(Self { generation, connections: Arc::new(KeptConnections::to(endpoint)) })
     }
 }
 
-/// Without anything that a terminal obeys.
+/// The message of an error, without control characters for a terminal.
 fn message_of(body: &[u8]) -> String {
     let text = serde_json::from_slice::<ErrorBody>(body).map(|error| error.message).unwrap_or_default();
     text.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()

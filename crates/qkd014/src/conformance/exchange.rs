@@ -1,4 +1,4 @@
-//! One request with its answer, and what a report may show of them.
+//! One request with its answer, and what a report may show of both.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -71,7 +71,7 @@ impl Exchange {
         self.json()?.get("message")?.as_str().map(str::to_owned)
     }
 
-    /// What an error should be and is not (clause 6.5). `holds_key`: it contains a delivered key.
+    /// What is wrong with the form of an error (clause 6.5). `holds_key`: it contains a delivered key.
     pub(super) fn wrong_form_of_error(&self, is_strict: bool, holds_key: bool) -> Option<&'static str> {
         let (json, message) = (self.json(), self.message());
         let details = json.as_ref().and_then(|json| json.get("details"));
@@ -92,14 +92,14 @@ impl Exchange {
         }
     }
 
-    /// The request in one line. Requests hold key IDs, which are no secrets, and no keys.
+    /// The request in one line. Requests hold key IDs, which are not secret, but no keys.
     pub(super) fn sent(&self) -> String {
         let HttpRequest { method, target, body, .. } = &self.request;
         let body: String = String::from_utf8_lossy(body).chars().take(SHOWN_CHARS).collect();
         format!("{method} as {}: {target} {body}", self.who).trim_end().to_owned()
     }
 
-    /// The answer in one line, keys left out.
+    /// The answer in one line, without keys.
     pub(super) fn received(&self) -> String {
         if let Some(trouble) = &self.trouble {
             return format!("no answer: {trouble}");
@@ -116,7 +116,7 @@ impl Exchange {
         format!("{} {shown}", self.status).trim_end().to_owned()
     }
 
-    /// The keys of a container (clause 6.3), if they have the number, the length and the form that they should have.
+    /// The keys of a container (clause 6.3), if their number, length and form are right.
     pub(super) fn container(&self, number: usize, bits: u64) -> Result<Vec<Delivered>, String> {
         if self.status != 200 {
             return Err("status 200 and a key container".to_owned());
@@ -178,7 +178,7 @@ impl Drop for Wiped {
     }
 }
 
-/// Replaces every member named `key` by its length; the text it had is wiped.
+/// Replaces every member named `key` by its length, and wipes its text.
 fn hide_keys(json: &mut Value) {
     match json {
         Value::Array(entries) => entries.iter_mut().for_each(hide_keys),

@@ -1,7 +1,7 @@
 //! Tests any two KMEs of any vendor against ETSI GS QKD 014, as a black box.
 //!
-//! It knows the standard and how it is commonly read, and nothing of what is inside a KME. `docs/conformance.md` lists
-//! the tests T1 to T54. Keys are wiped and never part of a report.
+//! It knows the standard and how it is commonly read, but nothing of a KME's internals. `docs/conformance.md`
+//! lists the tests T1 to T54. Keys are wiped and never appear in a report.
 
 mod cases;
 mod exchange;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 pub async fn run(setup: Setup) -> Report {
     let session = Session::open(setup).await;
     let mut cases = cases::all();
-    // Stable: the order of numbers within a phase.
+    // A stable sort: within a phase, tests stay in the order of their numbers.
     cases.sort_by_key(|case| case.phase);
     let mut rows = Vec::new();
     for case in &cases {

@@ -1,8 +1,8 @@
-//! How a test ends, and what it demands of a refusal.
+//! How a test ends, and what it requires of a refusal.
 
 use super::exchange::Exchange;
 
-/// One thing that was not as it should be.
+/// One deviation that a test found.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Failure {
     /// What the standard or its reading demands.
@@ -70,17 +70,17 @@ impl Sentence {
         Self { text, is_demanded: true }
     }
 
-    /// Compares as clients in the field do: without letter case, outer spaces and a final dot.
+    /// Compares as existing clients do: ignores letter case, outer spaces and a final dot.
     pub(super) fn is_meant_by(self, message: &str) -> bool {
         message.trim().trim_end_matches('.').eq_ignore_ascii_case(self.text)
     }
 }
 
-/// How a request has to be refused.
+/// How a request must be refused.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub clause: &'static str,
-    /// What was asked, in a few words.
+    /// What the request asked for, in a few words.
     pub(super) of: &'static str,
     pub(super) statuses: Vec<u16>,
     /// The lenient profile also accepts these, with a note.

@@ -1,4 +1,4 @@
-//! The report: a table for people, JSON for programs, JUnit for continuous integration. It never holds a key.
+//! The report: a table to read, JSON for programs, JUnit for continuous integration. It never holds a key.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::setup::Profile;
 /// Width of the columns of numbers and verdicts.
 const LABEL_WIDTH: usize = 5;
 
-/// What one test came to.
+/// The verdict of one test.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// Nothing was wrong.
@@ -43,7 +43,7 @@ pub struct Row {
 pub struct Report {
     /// By number.
     pub rows: Vec<Row>,
-    /// How much was demanded.
+    /// How strict the run was.
     pub profile: Profile,
     /// Keys that the run asked for.
     pub keys_used: usize,
@@ -90,7 +90,7 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// The report as a table.
     pub fn to_table(&self) -> String {
         let mut text = String::new();
         for row in &self.rows {
@@ -122,7 +122,7 @@ impl Report {
         text
     }
 
-    /// For programs.
+    /// The report as JSON.
     pub fn to_json(&self) -> Value {
         let row = |row: &Row| {
             let reason = if let Verdict::Skipped(reason) = &row.verdict { Some(reason) } else { None };
@@ -147,10 +147,10 @@ impl Report {
         })
     }
 
-    /// For continuous integration: XML as JUnit writes it.
+    /// The report as JUnit XML, for continuous integration.
     ///
     /// # Errors
-    /// In no case that is known; the XML is made in memory.
+    /// None is known: the XML is made in memory.
     pub fn to_junit(&self) -> Result<String, quick_junit::SerializeError> {
         let name = format!("etsi014.{}", self.profile_name());
         let mut suite = TestSuite::new(name.as_str());
@@ -182,7 +182,8 @@ fn junit_case(row: &Row, suite: &str) -> TestCase {
     case
 }
 
-/// One element, since some readers take no more: the first failure as its message, all of them as its text.
+/// A single element, since some readers accept only one: the first failure as its message, all failures as
+/// its text.
 fn junit_failure(failures: &[Failure]) -> TestCaseStatus {
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
     if let Some(first) = failures.first() {
@@ -203,7 +204,7 @@ fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-/// So that nothing that a KME answers draws on the terminal or breaks the table.
+/// Makes one line of a KME's text, so that it cannot control the terminal or break the table.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! One run: connections, the keys used so far, what every answer has to fulfil, the verdict on each test.
+//! One run: connections, the keys used so far, the rules for every answer, the findings of each test.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use super::setup::{Profile, Sae, Setup};
 use crate::https::{Connection, Endpoint, HTTP_1, HttpRequest, HttpResponse, KeptConnections, Trouble};
 use crate::wire::{key_ids_body, path};
 
-/// The longest that a hook may take.
+/// Longest time for a hook.
 const HOOK_MAX: Duration = Duration::from_mins(2);
-/// How long to wait before something that needs a moment is looked at again.
+/// Pause before a condition that needs a moment is checked again.
 pub(super) const MOMENT: Duration = Duration::from_millis(200);
-/// How often a refused request is sent before a falling count of keys is believed to be its fault.
+/// How often a refused request is sent before it is blamed for a falling count of keys.
 const COUNT_TRIES: usize = 3;
 
-/// What status says of a pair (clause 6.1).
+/// The limits of a pair, from status (clause 6.1).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) key_size: u64,
@@ -47,7 +47,7 @@ struct State {
     keys_used: usize,
     failures: Vec<Failure>,
     notes: Vec<String>,
-    /// ID and base64 of keys that `enc_keys` gave, none of which may come again.
+    /// ID and base64 of the keys that `enc_keys` has given. None of them may come again.
     issued: Vec<(String, Zeroizing<String>)>,
     /// Errors without the standard's form, for T52.
     formless: Vec<Failure>,
@@ -58,7 +58,7 @@ struct State {
 }
 
 impl Session {
-    /// Reads the limits, so that every test can use them. A KME that does not answer is T8's finding.
+    /// Reads the limits, so that every test can use them. T8 reports a KME that does not answer.
     pub(super) async fn open(setup: Setup) -> Self {
         let (kept, state) = (Mutex::default(), Mutex::default());
         let mut session = Self { setup, limits: None, kept, state };
@@ -66,7 +66,7 @@ impl Session {
         session
     }
 
-    /// What was found since this was asked last: failures and notes.
+    /// The failures and notes since the last call.
     pub(super) fn take_findings(&self) -> (Vec<Failure>, Vec<String>) {
         let mut state = self.state.lock();
         (std::mem::take(&mut state.failures), std::mem::take(&mut state.notes))
@@ -93,7 +93,7 @@ impl Session {
         self.setup.c.as_ref().is_some_and(|c| c.url == self.setup.b.url)
     }
 
-    /// Counts keys before they are asked for.
+    /// Counts keys before a test asks for them.
     pub(super) fn spend(&self, keys: usize) -> Result<(), Stop> {
         let mut state = self.state.lock();
         if state.keys_used.saturating_add(keys) > self.setup.max_keys {
@@ -103,7 +103,7 @@ impl Session {
         Ok(())
     }
 
-    /// Notes a failure; the test goes on.
+    /// Records a failure; the test continues.
     pub(super) fn fail(&self, failure: Failure) {
         self.state.lock().failures.push(failure);
     }
@@ -113,14 +113,14 @@ impl Session {
         self.state.lock().notes.push(text.into());
     }
 
-    /// Demands something of an answer; the test goes on either way.
+    /// Requires something of an answer; the test continues either way.
     pub(super) fn check(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
         if !holds {
             self.fail(Failure::new(exchange, clause, expected));
         }
     }
 
-    /// Demands something in the strict profile; in the lenient one notes that it is missing.
+    /// Requires something in the strict profile. In the lenient one, adds a note if it is missing.
     pub(super) fn should(&self, holds: bool, exchange: &Exchange, clause: &'static str, expected: &str) {
         if !holds && self.strict() {
             self.fail(Failure::new(exchange, clause, expected));
@@ -129,7 +129,7 @@ impl Session {
         }
     }
 
-    /// Demands a refusal, with a `message`.
+    /// Requires a refusal, with a `message`.
     pub(super) fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
         let Refusal { clause, of, statuses, tolerated, sentence } = refusal;
         let wanted = statuses.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
@@ -157,7 +157,7 @@ impl Session {
         }
     }
 
-    /// Sends `request` as `sae`, over a connection that is kept. It is repeated when it was surely not sent.
+    /// Sends `request` as `sae` over a kept connection. Repeats it only if it was certainly not sent.
     pub(super) async fn send(&self, sae: &Sae, request: HttpRequest) -> Exchange {
         let kept = match self.kept(sae) {
             Ok(kept) => kept,
@@ -168,7 +168,7 @@ impl Session {
         self.observed(sae, &request, result.map(|result| result.map(|()| response)))
     }
 
-    /// Sends `request` as `sae` over a connection of its own.
+    /// Sends `request` as `sae` over a new connection.
     pub(super) async fn send_alone(&self, sae: &Sae, request: HttpRequest) -> Exchange {
         match self.connect(sae, HTTP_1).await {
             Ok(mut connection) => self.over(&mut connection, sae, &request).await,
@@ -195,8 +195,8 @@ impl Session {
         connected.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())
     }
 
-    /// Demands that the KME of `sae` still answers over a new connection. A KME that is down refuses every connection, so
-    /// without this its refusals would say nothing.
+    /// Requires that the KME of `sae` still answers over a new connection. A KME that is down refuses every
+    /// connection, so without this check a refusal would prove nothing.
     pub(super) async fn still_answers(&self, sae: &Sae, clause: &'static str) {
         let exchange = self.send_alone(sae, HttpRequest::get(path(&sae.id, "status"))).await;
         let expected = "an answer of this KME to a good connection: else its refusals say nothing";
@@ -215,7 +215,7 @@ impl Session {
         Ok(connections)
     }
 
-    /// Looks at what every answer has to fulfil.
+    /// Checks the rules for every answer.
     fn observed(
         &self,
         sae: &Sae,
@@ -231,7 +231,7 @@ impl Session {
         exchange
     }
 
-    /// What T52 and T54 are about.
+    /// Collects what T52 and T54 report.
     fn observe(&self, exchange: &Exchange) {
         let mut state = self.state.lock();
         if exchange.status == 200 && exchange.request.target.contains("c_keys") {
@@ -355,13 +355,13 @@ impl Session {
         self.send(&self.setup.b, HttpRequest::get(format!("{path}{query}"))).await
     }
 
-    /// Demands that B gets exactly `key` now.
+    /// Requires that B gets exactly `key` now.
     pub(super) async fn b_still_gets(&self, key: &Delivered, clause: &'static str) {
         let exchange = self.b_gets(&[&key.id]).await;
         self.same_keys(&exchange, std::slice::from_ref(key), clause);
     }
 
-    /// Demands that an answer holds exactly `keys`.
+    /// Requires that an answer holds exactly `keys`.
     pub(super) fn same_keys(&self, exchange: &Exchange, keys: &[Delivered], clause: &'static str) {
         let bits = keys.first().map_or(0, |key| key.key.len() as u64 * 8);
         match exchange.container(keys.len(), bits) {
@@ -378,8 +378,8 @@ impl Session {
         }
     }
 
-    /// Demands that `refused`, sent by `attempt`, leaves the number of stored keys alone. Others may use keys
-    /// meanwhile, so a falling number is believed only when it falls each time.
+    /// Requires that a refused request, which `attempt` sends, does not change the number of stored keys.
+    /// Others may use keys meanwhile, so the number counts as changed only if it falls every time.
     pub(super) async fn uses_nothing<F>(&self, clause: &'static str, attempt: impl Fn() -> F)
     where
         F: Future<Output = Exchange>,
@@ -423,7 +423,7 @@ impl Session {
     }
 }
 
-/// Forgiving, so that a KME with a wrong status is still tested; T8 names what is wrong.
+/// Lenient, so that a KME with a wrong status is still tested; T8 reports what is wrong.
 fn limits_of(status: &Exchange) -> Option<Limits> {
     let json = status.json()?;
     let number = |name: &str| match json.get(name)? {

@@ -1,4 +1,4 @@
-//! What the tester is given: KMEs, certificates, how far it may go.
+//! The tester's input: KMEs, certificates, and what it may do.
 
 use std::time::Duration;
 
@@ -34,11 +34,11 @@ pub struct Hooks {
     pub restart: Option<String>,
     /// Cuts the connection between the two KMEs.
     pub cut: Option<String>,
-    /// Heals it.
+    /// Heals the connection.
     pub heal: Option<String>,
     /// Stops the supply of new key material, for KMEs that never run dry by themselves.
     pub stop_supply: Option<String>,
-    /// Resumes it.
+    /// Resumes the supply.
     pub resume_supply: Option<String>,
 }
 
@@ -69,6 +69,6 @@ pub struct Setup {
     pub drain: bool,
     /// Numbers of the tests to run; all when empty.
     pub only: Vec<u32>,
-    /// The longest that one answer may take.
+    /// Longest time for one answer.
     pub timeout: Duration,
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroize as _;
 use super::http1::Http1;
 use super::message::{BODY_MAX_BYTES, HttpRequest, HttpResponse, Trouble};
 
-/// One connection, or a share in one of HTTP/2.
+/// One connection, or a share of an HTTP/2 connection.
 pub(crate) struct Connection {
     protocol: Protocol,
     used_at: Instant,
@@ -29,7 +29,7 @@ enum Protocol {
 }
 
 impl Connection {
-    /// Speaks what the handshake agreed on; HTTP/1.1 when it says nothing.
+    /// Speaks the protocol that the handshake agreed on, or HTTP/1.1 if it agreed on none.
     pub(super) async fn start(stream: TlsStream<TcpStream>, authority: String) -> io::Result<Self> {
         let protocol = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
@@ -46,19 +46,20 @@ impl Connection {
         matches!(self.protocol, Protocol::V2 { .. })
     }
 
-    /// Another share in a connection of HTTP/2; `None` for HTTP/1.1.
+    /// Another share of an HTTP/2 connection; `None` for HTTP/1.1.
     pub(crate) fn share(&self) -> Option<Self> {
         let Protocol::V2 { requests, authority } = &self.protocol else { return None };
         let protocol = Protocol::V2 { requests: requests.clone(), authority: authority.clone() };
         Some(Self { protocol, used_at: self.used_at })
     }
 
-    /// Since it was used last.
+    /// Time since its last use.
     pub(super) fn idle_for(&self) -> Duration {
         self.used_at.elapsed()
     }
 
-    /// Sends `request` and reads the whole answer into `response`. After trouble the connection is of no more use.
+    /// Sends `request` and reads the whole answer into `response`. After an error the connection cannot be
+    /// used again.
     pub(crate) async fn exchange(
         &mut self,
         request: &HttpRequest,

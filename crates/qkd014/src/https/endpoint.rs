@@ -11,16 +11,16 @@ use tokio_rustls::TlsConnector;
 use super::connection::Connection;
 use super::url::KmeUrl;
 
-/// HTTP/1.1 alone.
+/// Only HTTP/1.1.
 pub(crate) const HTTP_1: Offer<'static> =
     Offer { tls: OfferedTls::Both, alpn: &[b"http/1.1"], certificate: true };
-/// HTTP/2 alone.
+/// Only HTTP/2.
 pub(crate) const HTTP_2: Offer<'static> = Offer { tls: OfferedTls::Both, alpn: &[b"h2"], certificate: true };
-/// Whichever the server prefers.
+/// The version that the server prefers.
 pub(crate) const ANY_HTTP: Offer<'static> =
     Offer { tls: OfferedTls::Both, alpn: &[b"h2", b"http/1.1"], certificate: true };
 
-/// A server, and the identity that calls it. The handshake's configuration is made once.
+/// A server, and the identity that calls it. Makes the handshake's configuration only once.
 pub(crate) struct Endpoint {
     url: KmeUrl,
     connector: TlsConnector,

@@ -1,7 +1,7 @@
 //! HTTP/1.1, one request after the other. `httparse` reads heads and chunk sizes.
 //!
-//! A general library costs the load generator about as much processor time as TLS does, and on one machine that is taken
-//! from the servers that it measures. Here, too, answers with keys are read straight into memory that is wiped.
+//! A general library costs the load generator about as much processor time as TLS, and on a shared machine
+//! the measured servers lose that time. This one also reads answers with keys directly into wiped memory.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::message::{BODY_MAX_BYTES, HttpRequest, HttpResponse, Trouble};
 
-/// What is read at once; also the longest head.
+/// Most bytes that are read at once; also the longest head.
 const BUFFER_BYTES: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
 fn encode(request: &HttpRequest, authority: &str, out: &mut Vec<u8>) -> Result<(), Trouble> {
     out.clear();
     let mut line = |parts: &[&str]| {
-        // Nothing that a caller gives may end a line early.
+        // The caller's text must not end a line early.
         if parts.iter().any(|part| part.bytes().any(|byte| byte.is_ascii_control())) {
             return Err(Trouble::Unsent("a request with control characters in its head".to_owned()));
         }
@@ -108,12 +108,12 @@ fn encode(request: &HttpRequest, authority: &str, out: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// What was read and not yet used.
+/// Bytes that were read but not used yet.
 struct Incoming {
     buffer: Zeroizing<Vec<u8>>,
     start: usize,
     end: usize,
-    /// How far the buffer was filled since it was wiped.
+    /// How far the buffer was filled since it was last wiped.
     touched: usize,
 }
 
@@ -132,7 +132,7 @@ impl Incoming {
     ) -> io::Result<()> {
         let (status, framing) = loop {
             match self.head(response)? {
-                // Provisional: the answer proper follows.
+                // A provisional answer: the final one follows.
                 Some((..200, _)) => {}
                 Some(head) => break head,
                 None => self.fill_or_fail(stream).await?,
@@ -239,7 +239,7 @@ impl Incoming {
         }
     }
 
-    /// Reads on; 0 when the server has closed the connection.
+    /// Reads more bytes; 0 if the server has closed the connection.
     async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -275,7 +275,7 @@ fn framing(status: u16, response: &HttpResponse) -> Result<Framing, &'static str
     if status < 200 || status == 204 || status == 304 {
         return Ok(Framing::Length(0));
     }
-    // It has precedence over a length.
+    // It takes precedence over a length.
     if response.headers.contains_key(header::TRANSFER_ENCODING) {
         let codings = lists(&response.headers, &header::TRANSFER_ENCODING);
         let is_chunked = codings.last().is_some_and(|last| last.eq_ignore_ascii_case("chunked"));

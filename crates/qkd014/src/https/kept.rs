@@ -1,4 +1,4 @@
-//! Connections that are used again.
+//! Connections that are reused.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::message::{HttpRequest, HttpResponse, Trouble};
 
 /// Most idle connections that are kept.
 const KEPT_MAX: usize = 8;
-/// The longest that a connection stays idle; common servers wait five seconds or more before they close it.
+/// Longest time that a connection stays idle. Common servers close it after five seconds or more.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// Connections to one endpoint.
@@ -24,7 +24,8 @@ impl KeptConnections {
         Self { endpoint, idle: Mutex::default() }
     }
 
-    /// Sends `request` over an idle or a new connection. Repeats it over another one when it was surely not sent.
+    /// Sends `request` over an idle or a new connection. Repeats it over another one if it was certainly not
+    /// sent.
     pub(crate) async fn exchange(
         &self,
         request: &HttpRequest,
@@ -49,7 +50,7 @@ impl KeptConnections {
         idle.pop()
     }
 
-    /// Keeps a connection that serves more requests.
+    /// Keeps the connection if it can serve more requests.
     fn end(
         &self,
         connection: Connection,

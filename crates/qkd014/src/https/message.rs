@@ -42,7 +42,7 @@ impl HttpRequest {
     }
 }
 
-/// What came back. Used again for the next answer, so that its memory is, too.
+/// A response. It is reused for the next answer, to reuse its memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HttpResponse {
     /// 0 until the answer is complete.
@@ -69,7 +69,7 @@ impl HttpResponse {
         }
     }
 
-    /// The bounded length that the head promises, if it does.
+    /// The length in the head, if there is one, checked against the bound.
     pub(super) fn content_length(&self) -> Result<Option<usize>, &'static str> {
         let mut values = self.headers.get_all(header::CONTENT_LENGTH).iter();
         let Some(first) = values.next() else { return Ok(None) };
@@ -87,7 +87,7 @@ impl HttpResponse {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// The request was surely not sent, so it can be sent again.
+    /// The request was certainly not sent, so it can be sent again.
     #[error("{0}")]
     Unsent(String),
     /// The server may have acted on the request.

@@ -1,8 +1,8 @@
-//! HTTP over mutual TLS, for the client, the conformance tests and the load generator alike.
+//! HTTP over mutual TLS, for the client, the conformance tests and the load generator.
 //!
-//! An [`Endpoint`] is a server and the identity that calls it. A [`Connection`] to it carries one request after the
-//! other over HTTP/1.1 or HTTP/2. [`KeptConnections`] keeps idle ones and repeats what was surely not sent. Bodies are
-//! bounded and lie in wiped memory. Nothing here bounds time: callers do.
+//! An [`Endpoint`] is a server and the identity that calls it. A [`Connection`] to it carries one request
+//! after the other over HTTP/1.1 or HTTP/2. [`KeptConnections`] keeps idle ones and repeats requests that
+//! were certainly not sent. Bodies are bounded and held in wiped memory. Timeouts are the callers' task.
 
 mod connection;
 mod endpoint;

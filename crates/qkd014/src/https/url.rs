@@ -1,4 +1,4 @@
-//! Where a KME is.
+//! The URL of a KME.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! `qkd014 bench`: what it counts is what happened.
+//! `qkd014 bench`: its figures are what really happened.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn bench(manifest: &Path, args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stdout)))
 }
 
-/// Keys for `dec`; other operations wait for none. Few, and no warm-up that uses them up.
+/// A small stock for `dec`, without a warm-up that uses it up; other operations wait for no keys.
 fn stock(operation: &str) -> Vec<&'static str> {
     let short = ["--duration", "1", "--warmup", "0"];
     let stock: &[&str] = if operation == "dec" { &["--stock", "300"] } else { &[] };
@@ -34,7 +34,7 @@ fn check(report: &Value, keys_each: u64) {
         assert_eq!(statuses, ["200"], "{run:#}");
         assert_eq!(run["troubles"], serde_json::json!({}));
         let twins = &run["twins"];
-        // Those of the warm-up too.
+        // Includes keys of the warm-up.
         assert!(twins["compared"].as_u64().unwrap() >= operations * keys_each, "{run:#}");
         for wrong in ["different", "missing", "repeated", "malformed"] {
             assert_eq!(twins[wrong], 0, "{twins}");
@@ -147,8 +147,8 @@ fn an_open_loop_does_not_exceed_its_rate_and_counts_the_wait_of_those_who_are_la
     check(&report, 1);
     let rate = report["kme"]["operations_per_s"].as_f64().unwrap();
     assert!(rate <= 55.0, "{rate}");
-    // Far more than one connection can do: each operation waits longer than the one before. Counted from when it
-    // was sent, latency times rate were the one that is under way.
+    // Far more than one connection can do, so each operation waits longer than the one before. If times began
+    // when an operation was sent, latency times rate would be one: the operation under way.
     let args = ["--op", "handshake", "--rate", "100000", "--connections", "1"];
     let report = bench(&manifest, &[&args[..], &stock("handshake")].concat());
     let at = |name: &str| report["kme"][name].as_f64().unwrap();
@@ -183,7 +183,7 @@ fn windows_are_told_one_after_the_other_and_add_up_to_the_whole() {
     for line in &lines {
         let at = |name: &str| line["window"]["dec_latency_ms"][name].as_f64();
         assert!(at("p50") <= at("p99"), "{line:#}");
-        // The whole has the longest of all.
+        // The whole time includes the longest of all windows.
         assert!(at("max") <= run["dec_latency_ms"]["max"].as_f64(), "{line:#}");
     }
 }
@@ -194,7 +194,7 @@ fn slaves_are_named_in_turn_each_as_often_as_the_others() {
     needs!(Curl);
     let mut network = Network::generate(2);
     for site in [0, 1] {
-        // bob-2 lives nowhere.
+        // bob-2 has no KME.
         network.configure(site, "[[sae]]", "[[sae]]\nid = \"bob-1\"\nkme = \"site-b\"\n\n[[sae]]");
     }
     network.start_pools(3);

@@ -1,4 +1,4 @@
-//! `qkd014 status`, `enc` and `dec`: what a person gets, and what a person is told.
+//! `qkd014 status`, `enc` and `dec`: their output and their messages.
 
 use std::process::Output;
 

@@ -1,5 +1,5 @@
-//! `qkd014::Client` against a small KME, and against servers that do not behave, over real mutual TLS. What needs dqkd is
-//! tested there (`src/http/sae/tests/qkd014_client.rs`).
+//! `qkd014::Client` over real mutual TLS, against a small KME and against servers that misbehave. Tests that
+//! need dqkd are in `src/http/sae/tests/qkd014_client.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

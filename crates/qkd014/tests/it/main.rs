@@ -1,4 +1,4 @@
-//! The program `qkd014` against real KMEs: networks of `dqkd`, and KMEs that are wrong in one way each.
+//! The program `qkd014` against real KMEs: networks of `dqkd`, and KMEs with one fault each.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! What people and programs see, word for word: help, reports. `INSTA_UPDATE=always cargo test -p qkd014 snapshots`
-//! writes them anew; look at the difference before you commit it.
+//! Help texts and reports, word for word. `INSTA_UPDATE=always cargo test -p qkd014 snapshots` rewrites them;
+//! look at the difference before you commit it.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The tester tested: `qkd014 conformance` finds nothing wrong with KMEs that are right, and names every deviation
-//! of KMEs that are wrong (`crates/qkd014/examples/wrong-kme`).
+//! Tests the tester: `qkd014 conformance` finds no fault in correct KMEs, and names every fault of wrong ones
+//! (`crates/qkd014/examples/wrong-kme`).
 
 mod faults;
 
@@ -16,7 +16,7 @@ use testkit::needs;
 use testkit::{Network, PATIENCE, lines_of, output_of, program, qkd014, run_to_end};
 
 const STRICT: &[&str] = &["--profile", "strict"];
-/// Runs at once; more would only wait for each other on the machines at hand.
+/// Runs at once. More would only wait for each other on the machines in use.
 const WORKERS: usize = 2;
 
 /// All KMEs of a demo folder; killed when dropped.
@@ -48,7 +48,7 @@ impl Drop for WrongKme {
 /// A demo folder with everything that the tester can be given.
 pub(crate) struct Fixture {
     pub(crate) network: Network,
-    /// Whose CA the KMEs do not trust.
+    /// An authority that the KMEs do not trust.
     foreign: TempDir,
 }
 
@@ -67,8 +67,8 @@ impl Fixture {
         self.network.site(0).config.parent().unwrap().to_owned()
     }
 
-    /// Runs the tester against KMEs with `fault`. C lives where B does, so that both can be told apart there,
-    /// unless `three_sites`.
+    /// Runs the tester against KMEs with `fault`. Unless `three_sites`, C shares B's KME, so that the KME has
+    /// to tell both apart.
     fn run(&self, fault: Option<&str>, three_sites: bool, scope: &[&str]) -> Run {
         let _kme = WrongKme::start(&self.demo(), fault);
         let output = self.test("json", three_sites, scope);
@@ -98,7 +98,7 @@ impl Fixture {
     }
 }
 
-/// What a run of the tester came to.
+/// The result of a run of the tester.
 struct Run {
     exit: Option<i32>,
     report: Value,
@@ -120,7 +120,7 @@ impl Run {
     }
 }
 
-/// Why a run does not name its fault; empty when it does.
+/// What is wrong with a run's report; empty if it names its fault.
 fn complaints(expected: &Expected, run: &Run) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut complain = |what: String| complaints.push(format!("{}: {what}", expected.fault));
@@ -147,7 +147,8 @@ fn complaints(expected: &Expected, run: &Run) -> Vec<String> {
     complaints
 }
 
-/// Whether the lenient profile fails what is against the standard, and only notes what is against a reading of it.
+/// Complains unless the lenient profile fails what breaks the standard, and only notes what breaks a reading
+/// of it.
 fn lenient_complaint(expected: &Expected, run: &Run) -> Option<String> {
     let is_noted = NOTED_ONLY.contains(&expected.fault);
     let has_note = run.rows().any(|row| row["notes"].as_array().is_some_and(|notes| !notes.is_empty()));
@@ -166,7 +167,7 @@ fn a_kme_that_is_right_passes_every_test_that_can_be_run() {
         assert!(failed.is_empty(), "{failed:#?}");
     }
     assert_eq!((run.exit, three_sites.exit), (Some(0), Some(0)));
-    // So that every fault below is looked for.
+    // So that the runs below can find every fault.
     for number in EXPECTED.iter().flat_map(|expected| expected.named_by).map(|(number, _)| *number) {
         assert_eq!(run.row(number)["verdict"], "pass", "T{number}: {}", run.row(number));
     }

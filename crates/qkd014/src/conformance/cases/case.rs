@@ -14,7 +14,7 @@ pub(in crate::conformance) enum Phase {
     Disturbs,
     /// Empties the store of a pair.
     Drains,
-    /// Looks at all answers of the run.
+    /// Reports on all answers of the run.
     Sums,
 }
 

@@ -1,4 +1,4 @@
-//! T31 to T36, T40 to T42: Get key with key IDs, by whom the keys are for.
+//! T31 to T36, T40 to T42: Get key with key IDs, called by the SAEs that the keys are for.
 
 use serde_json::{Value, json};
 
@@ -75,7 +75,7 @@ async fn malformed(session: &Session) -> Ended {
     {
         session.refused(&session.b_asks(query).await, &Refusal::of("6.4 R16 A22", of));
     }
-    // With the ID of a key that is there. An unknown one would be refused anyway.
+    // With the ID of an existing key: an unknown one would be refused anyway.
     let key = session.fresh_one().await?;
     let exchange = session.b_posts(&json!({ "key_IDs": [key.id] })).await;
     session.refused(&exchange, &Refusal::of("6.4 R48", "key_IDs of strings").tolerate(&[200]));

@@ -10,7 +10,7 @@ use super::case::{Case, case};
 use crate::https::HttpRequest;
 use crate::wire::path;
 
-/// Failures of one kind that T52 and T54 show.
+/// Most failures of one kind that T52 and T54 show.
 const SHOWN: usize = 10;
 
 pub(super) fn cases() -> [Case; 4] {
@@ -45,7 +45,7 @@ async fn paths_and_verbs(session: &Session) -> Ended {
     Ok(())
 }
 
-/// Served, or not found.
+/// Requires that the path is served or not found, without a redirect.
 fn is_no_redirect(session: &Session, exchange: &Exchange) {
     let fits =
         exchange.status == 200 || exchange.status == 404 || (!session.strict() && exchange.status == 400);
@@ -78,7 +78,7 @@ async fn trailing_slash(session: &Session) -> Ended {
 }
 
 async fn errors(session: &Session) -> Ended {
-    // A few of its own, so that it means something alone.
+    // Some errors of its own, so that the test is useful if it runs alone.
     let nobody = format!("nobody-{}", uuid::Uuid::new_v4());
     let first = session.send(&session.setup.a, HttpRequest::get(path(&nobody, "status"))).await;
     if first.trouble.is_some() {
@@ -88,7 +88,7 @@ async fn errors(session: &Session) -> Ended {
     session.enc(&json!({ "extension_mandatory": [{ "zz_x": 1 }] })).await;
     session.b_gets(&[&uuid::Uuid::new_v4().to_string()]).await;
     session.b_posts(&json!({ "key_IDs": [] })).await;
-    // A refusal that knows a key; none is left after T45.
+    // A refusal that involves a key, if T45 has left one.
     if let Ok(key) = session.fresh_one().await {
         session.b_gets(&[&key.id, &uuid::Uuid::new_v4().to_string()]).await;
     }
@@ -99,7 +99,7 @@ async fn errors(session: &Session) -> Ended {
 }
 
 async fn caches(session: &Session) -> Ended {
-    // One of its own when it runs alone only: T45 may have left none.
+    // If it runs alone, gets one container itself. Otherwise not, because T45 may have left no key.
     if session.containers_seen().0 == 0 {
         let key = session.fresh_one().await?;
         session.b_still_gets(&key, "5.4 R49").await;

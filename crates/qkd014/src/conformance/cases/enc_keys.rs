@@ -1,4 +1,4 @@
-//! T10 to T16, T21, T22, T25, T26: Get key, requests that have to be served.
+//! T10 to T16, T21, T22, T25, T26: Get key, requests that must be served.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -28,15 +28,15 @@ pub(super) fn cases() -> [Case; 11] {
     ]
 }
 
-/// Demands one key of the default size.
+/// Requires one key of the default size.
 fn one_key(session: &Session, exchange: &Exchange, limits: Limits, clause: &'static str) {
     if let Err(failure) = session.fresh_of(exchange, 1, limits.key_size, clause) {
         session.fail(failure);
     }
 }
 
-/// Demands one key of the default size where the standard leaves a choice: a refusal in the standard's form is
-/// noted in the lenient profile.
+/// Requires one key of the default size where the standard leaves a choice: in the lenient profile, a refusal
+/// in the standard's form is only noted.
 fn one_key_or_note(session: &Session, exchange: &Exchange, limits: Limits, clause: &'static str, of: &str) {
     if exchange.status == 400 && exchange.message().is_some() {
         session.should(false, exchange, clause, &format!("status 200 and a key for {of}"));
@@ -73,7 +73,7 @@ async fn get(session: &Session) -> Ended {
     Ok(())
 }
 
-/// Three keys of 1024 bits, or what comes next to it.
+/// Three keys of 1024 bits, or as close as the limits allow.
 fn some(limits: Limits) -> (usize, u64) {
     let number = usize::try_from(limits.max_per_request.clamp(1, 3)).unwrap_or(1);
     let is_allowed = (limits.min_key_size..=limits.max_key_size).contains(&1024);
@@ -123,7 +123,7 @@ async fn sizes(session: &Session) -> Ended {
     sizes.dedup();
     session.spend(sizes.len())?;
     for size in sizes {
-        // Base64 and JSON around the largest key must fit into what is read of an answer.
+        // The largest key, in base64 and JSON, must fit into the longest answer that is read.
         if size > BODY_MAX_BYTES as u64 * 4 {
             session.note(format!("keys of {size} bits were not asked for: too large"));
             continue;

@@ -1,4 +1,4 @@
-//! T17 to T20, T23, T24: Get key, requests that have to be refused.
+//! T17 to T20, T23, T24: Get key, requests that must be refused.
 
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ async fn no_octets(session: &Session) -> Ended {
     Ok(())
 }
 
-/// Values beyond all limits; in the lenient profile also what other KMEs answer there.
+/// The refusal of values beyond all limits. The lenient profile also accepts what other KMEs answer.
 fn beyond(of: &'static str) -> Refusal {
     Refusal::of("6.1, 6.2 R18 A14", of).tolerate(&[503])
 }
@@ -119,7 +119,7 @@ async fn bad_bodies(session: &Session) -> Ended {
     ] {
         session.refused(&posted(session, body).await, &Refusal::of("5.1, 6.2 R9 A20", of));
     }
-    // Malformed as well, so that serving it is always wrong.
+    // Malformed too, so that serving it is always wrong.
     let huge = format!(r#"{{"zz_x":"{}"#, "a".repeat(1024 * 1024));
     let exchange = posted(session, &huge).await;
     if exchange.trouble.is_some() {

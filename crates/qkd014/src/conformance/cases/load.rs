@@ -15,7 +15,7 @@ use crate::wire::path;
 const PARALLEL: usize = 50;
 /// Bits that one request of T45 asks for at most.
 const DRAIN_BITS: u64 = 4 * 1024 * 1024;
-/// How often T45 looks for service after the supply was resumed, every [`MOMENT`].
+/// How often T45 checks for service after the supply was resumed, once every [`MOMENT`].
 const RECOVERY_LOOKS: u32 = 150;
 
 pub(super) fn cases() -> [Case; 3] {
@@ -101,7 +101,7 @@ async fn drain(session: &Session) -> Ended {
     drained
 }
 
-/// Asks for ever less until one key of the default size is too much.
+/// Asks for less and less until even one key of the default size is too much.
 async fn empty(session: &Session) -> Ended {
     let limits = session.limits()?;
     let number = limits.max_per_request.max(1);

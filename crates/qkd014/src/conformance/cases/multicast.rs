@@ -24,7 +24,7 @@ async fn too_many(session: &Session) -> Ended {
     if limits.max_additional >= LISTED_MAX {
         return skip(format!("max_SAE_ID_count is {}", limits.max_additional));
     }
-    // With no multicast at all even a good SAE is one too many; dropping it in silence breaks R36.
+    // Without multicast even one valid SAE is too many; ignoring it silently breaks R36.
     let mut listed: Vec<String> = session.setup.c.iter().map(|c| c.id.clone()).collect();
     while listed.len() as u64 <= limits.max_additional {
         listed.push(format!("nobody-{}", listed.len()));

@@ -17,7 +17,7 @@ use crate::wire::path;
 const CLAUSE: &str = "4, 5.1 R4";
 /// Requests of T53 over one connection.
 const MANY: usize = 100;
-/// Most of an answer that T1 and T3 read.
+/// Most bytes of an answer that T1 and T3 read.
 const RAW_MAX_BYTES: u64 = 64 * 1024;
 
 pub(super) fn cases() -> [Case; 8] {
@@ -46,7 +46,7 @@ async fn dial(session: &Session, sae: &Sae) -> Result<TcpStream, Stop> {
     connected.map_err(|error| failed(error.to_string()))
 }
 
-/// Sends `bytes` and reads until the server closes, has sent much, or is silent for a while.
+/// Sends `bytes` and reads until the server closes, has sent `enough`, or is silent for a while.
 async fn raw(session: &Session, sae: &Sae, bytes: &[u8], enough: usize) -> Result<Vec<u8>, Stop> {
     let mut stream = dial(session, sae).await?;
     let mut answer = Vec::new();
@@ -83,7 +83,7 @@ async fn old_tls(session: &Session) -> Ended {
     Ok(())
 }
 
-/// A `ClientHello` in a record, of TLS 1.0 or 1.1, with what servers of that time can choose from.
+/// A record with a `ClientHello` of TLS 1.0 or 1.1, with cipher suites that servers of that time know.
 fn client_hello(version: [u8; 2]) -> Vec<u8> {
     // ECDHE and RSA with AES in CBC mode, and the marker for safe renegotiation.
     const SUITES: [u16; 11] =
@@ -91,7 +91,7 @@ fn client_hello(version: [u8; 2]) -> Vec<u8> {
     // supported_groups: P-256, P-384, P-521; ec_point_formats: uncompressed.
     const EXTENSIONS: [u8; 18] = [0, 10, 0, 8, 0, 6, 0, 23, 0, 24, 0, 25, 0, 11, 0, 2, 1, 0];
     let mut hello = version.to_vec();
-    // The client random; nothing depends on it, since no handshake may succeed.
+    // The client random. Any value will do, since no handshake may succeed.
     hello.extend_from_slice(uuid::Uuid::new_v4().as_bytes());
     hello.extend_from_slice(uuid::Uuid::new_v4().as_bytes());
     hello.push(0);
@@ -172,14 +172,14 @@ async fn plain_http(session: &Session) -> Ended {
     Ok(())
 }
 
-/// Demands that `sae`, over a connection of this kind, is refused: at the handshake or with 401.
+/// Requires that `sae`, over a connection of this kind, is refused: at the handshake or with 401.
 async fn is_turned_away(session: &Session, sae: &Sae, certificate: bool, of: &'static str) {
     let offer = Offer { certificate, ..HTTP_1 };
     for rest in ["status", "enc_keys"] {
         let Ok(mut connection) = session.connect(sae, offer).await else { continue };
         let request = HttpRequest::get(path(&session.setup.b.id, rest));
         let exchange = session.over(&mut connection, sae, &request).await;
-        // In TLS 1.3 a server refuses a certificate after the client thinks the handshake done.
+        // In TLS 1.3 a server refuses a certificate after the client has finished its handshake.
         if exchange.trouble.is_none() {
             session
                 .refused(&exchange, &Refusal::of("4, 5.1 R5 R7", of).with(&[401]).tolerate(&[400, 403, 404]));
@@ -209,7 +209,7 @@ async fn unregistered(session: &Session) -> Ended {
     for rest in ["status", "enc_keys"] {
         let exchange = session.send_alone(x, HttpRequest::get(path(&session.setup.b.id, rest))).await;
         let refusal = Refusal::of("5.1 R7 R8 A3", "an SAE that is not registered").with(&[401]);
-        // Refusing it at the handshake is as good.
+        // A refusal at the handshake is as good.
         if exchange.trouble.is_none() {
             session.refused(&exchange, &refusal.tolerate(&[400, 403, 404]));
         }

@@ -7,7 +7,7 @@ use super::super::outcome::{Ended, Failure, Refusal, Sentence, skip};
 use super::super::session::{MOMENT, Session};
 use super::case::{Case, case};
 
-/// How often service is looked for after a link healed, every [`MOMENT`].
+/// How often to check for service after a link healed, once every [`MOMENT`].
 const RECOVERY_LOOKS: u32 = 150;
 
 pub(super) fn cases() -> [Case; 2] {
@@ -72,7 +72,7 @@ async fn eventually_fetched(session: &Session, key: &Delivered) {
     session.same_keys(&exchange, std::slice::from_ref(key), "5.4 R10 R49");
 }
 
-/// Both KMEs find each other again, and hand out keys that never were handed out before.
+/// Requires that both KMEs reach each other again, and hand out only new keys.
 async fn serves_fresh_keys(session: &Session) -> Ended {
     let limits = session.limits()?;
     session.spend(1)?;

@@ -2,21 +2,21 @@
 
 /// One fault and its marks in a report.
 pub(super) struct Expected {
-    /// As `--list-faults` has it.
+    /// Its name in `--list-faults`.
     pub(super) fault: &'static str,
-    /// Rows that must fail, with words that each must contain: what was demanded or what came instead.
+    /// Rows that must fail, each with words that it must contain: what was required, or what came instead.
     pub(super) named_by: &'static [(u64, &'static [&'static str])],
-    /// Rows that meet the fault on their way.
+    /// Other rows that may meet the fault.
     pub(super) also: Also,
 }
 
-/// Rows that may fail beside those that name a fault.
+/// Rows that may fail in addition to those that name a fault.
 pub(super) enum Also {
     /// These.
     Rows(&'static [u64]),
-    /// All that receive a key container: the fault is in every one.
+    /// All that receive a key container: the fault is in every container.
     Containers,
-    /// All that are refused something: the fault is in every error.
+    /// All that receive an error: the fault is in every error.
     Errors,
 }
 
@@ -119,7 +119,7 @@ pub(super) const EXPECTED: &[Expected] = &[
     fault("verb-is-500", &[(50, &["405", "500"])], Also::Rows(&[52])),
 ];
 
-/// Faults that the lenient profile notes without failing: the standard leaves open what they do.
+/// Faults that the lenient profile only notes: the standard leaves these points open.
 pub(super) const NOTED_ONLY: &[&str] = &[
     "own-id-served",
     "count-stale",
