@@ -1,4 +1,4 @@
-//! Which SAEs are served, and what the ID in a path means to them.
+//! Which SAEs are served, and whom the ID in a path names.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use mtls::identity::AuthenticatedSae;
 
 use super::{Delivery, DeliveryError, Refusal};
 
-/// An admitted SAE, with the directory of that moment. Only [`Delivery::admit`] makes one.
+/// An admitted SAE, with the directory as it was then. Only [`Delivery::admit`] makes one.
 #[derive(Debug)]
 pub struct Caller {
     sae: AuthenticatedSae,
@@ -55,8 +55,8 @@ impl Caller {
         self.resolve(path_id).ok_or(Refusal::UnknownPeer)
     }
 
-    /// Whom the path of `dec_keys` names. A master need not be listed here, since its own site may admit SAEs that are
-    /// not; a name that nobody has finds no key.
+    /// Whom the path of `dec_keys` names. A master need not be listed here: its own site may admit unlisted
+    /// SAEs. An unknown name finds no key.
     pub(super) fn peer(&self, path_id: &str) -> Result<Cow<'_, Party>, Refusal> {
         self.check_other_party(path_id)?;
         match self.resolve(path_id) {

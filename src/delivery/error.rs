@@ -1,4 +1,4 @@
-//! Why a request was not served, by what its caller can do.
+//! Why a request was not served: one variant for each way in which its caller can react.
 
 use crate::store::StoreError;
 use crate::supply::SupplyError;
@@ -55,7 +55,7 @@ pub enum Refusal {
         /// `max_key_per_request`.
         max: u32,
     },
-    /// More additional slaves than status reports.
+    /// More additional slaves than status allows.
     #[error("additional_slave_SAE_IDs shall have at most {max} entries")]
     TooManyAdditionalSlaves {
         /// `max_SAE_ID_count`.

@@ -7,7 +7,7 @@ use kme::{Demands, FreshKey, KeyLimits, Party, Recipient, SaeId};
 use super::{Caller, Delivery, DeliveryError, Refusal};
 use crate::supply::{KeyOrder, SupplyError};
 
-/// A request for fresh keys, as the caller wrote it. Numbers have room for values out of range.
+/// A request for fresh keys, as the caller wrote it. The numbers can hold values that are out of range.
 #[derive(Clone, Debug)]
 pub struct KeyRequest {
     /// `number`; one when absent.
@@ -18,7 +18,7 @@ pub struct KeyRequest {
     pub additional_slaves: Option<Vec<String>>,
     /// Names in `extension_mandatory` that are not supported, one group for each object that has any.
     pub unsupported_extensions: Vec<Vec<String>>,
-    /// What the supported ones demand; `None` if no key can meet it.
+    /// What the supported extensions demand; `None` if no key can meet it.
     pub demands: Option<Demands>,
 }
 
@@ -48,7 +48,7 @@ impl Checked<'_> {
         KeyOrder { master, recipients, number: *number, key_bytes: *key_bytes, demands }
     }
 
-    /// Lets only keys of the length and number that were asked for pass.
+    /// Checks that the keys have the length and number that were asked for.
     fn accept(&self, keys: Vec<FreshKey>) -> Result<Vec<FreshKey>, DeliveryError> {
         let is_right = |fresh: &FreshKey| fresh.key.material.len_bytes() == self.key_bytes;
         if keys.len() == self.number && keys.iter().all(is_right) {
@@ -60,8 +60,8 @@ impl Checked<'_> {
 }
 
 impl Delivery {
-    /// Hands out fresh keys that the caller shares with whom `path_id` names and with every additional slave. All or
-    /// none; a refused request makes no key.
+    /// Hands out fresh keys that the caller shares with the party in `path_id` and every additional slave.
+    /// All or none; a refused request makes no key.
     ///
     /// # Errors
     /// [`DeliveryError::Refused`] with the first broken rule, or [`DeliveryError::Supply`].
@@ -102,7 +102,7 @@ impl Delivery {
     }
 }
 
-/// "Not a multiple of 8" is said before "out of range" (clause 6.2).
+/// "Not a multiple of 8" comes before "out of range" (clause 6.2).
 fn key_bytes(size_bits: Option<i128>, limits: &KeyLimits) -> Result<usize, Refusal> {
     let size_bits = size_bits.unwrap_or(limits.size_bits.into());
     if size_bits % 8 != 0 {

@@ -8,8 +8,8 @@ use super::{Caller, Delivery, DeliveryError, Refusal};
 use crate::store::{Retrieval, RetrieveError};
 
 impl Delivery {
-    /// Returns the keys with `key_ids`, in that order, that the caller shares with whom `path_id` names. All or none,
-    /// after the commit that uses up the caller's retrievals.
+    /// Returns the keys with `key_ids`, in that order, that the caller shares with the party in `path_id`.
+    /// All or none, after the commit that uses up the caller's retrievals.
     ///
     /// # Errors
     /// [`DeliveryError`].

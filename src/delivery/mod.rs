@@ -1,7 +1,7 @@
 //! What SAEs may do: the three calls of ETSI GS QKD 014, one file each.
 //!
-//! Decides who is admitted, what a path names and which requests are refused. `supply` makes the keys, `store` keeps
-//! them; JSON and status codes are `http`'s.
+//! Decides who is admitted, what a path names and which requests are refused. `supply` makes the keys,
+//! `store` keeps them, `http` does JSON and status codes.
 
 mod admission;
 mod error;
@@ -47,7 +47,8 @@ pub struct DeliveryRules {
     pub admission: Admission,
     /// How often a key may be retrieved.
     pub retrieval: RetrievalPolicy,
-    /// How long a retrieval waits until its commit begins. If that is too late, nothing is used up.
+    /// How long a retrieval waits at most for its commit to begin. After that it fails, and nothing is used
+    /// up.
     pub retrieval_patience: Duration,
     /// Whether a path may name SAEs only, and an empty list of additional slaves is refused.
     pub strict: bool,
@@ -68,8 +69,8 @@ impl fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Serves from `store` and `source`. The directory may be swapped at any time; each request sees one version of
-    /// it.
+    /// Serves from `store` and `source`. The directory may be swapped at any time; each request sees one
+    /// version of it.
     pub fn new(
         directory: Arc<ArcSwap<Directory>>,
         rules: DeliveryRules,

@@ -7,8 +7,8 @@ use crate::supply::{KeyOrder, Supply, SupplyError};
 
 /// Where fresh keys come from.
 pub trait KeySource: Send + Sync {
-    /// Hands out exactly `order.number` keys of `order.key_bytes` bytes, whose twins every recipient's site
-    /// has stored durably, and which were never handed out before. Keys in memory are there at the first poll.
+    /// Hands out exactly `order.number` keys of `order.key_bytes` bytes. Every recipient's site has durably
+    /// stored their twins, and no key was handed out before. Keys in memory are returned at the first poll.
     ///
     /// # Errors
     /// [`SupplyError`]; then no key was handed out.

@@ -22,7 +22,7 @@ pub struct Status {
 }
 
 impl Delivery {
-    /// Says what the caller may ask for when it shares keys with whom `path_id` names.
+    /// Reports what the caller may ask for when it shares keys with the party in `path_id`.
     ///
     /// # Errors
     /// [`DeliveryError::Refused`] for a path that names nobody, or the caller.

@@ -1,7 +1,7 @@
-//! Two sites without a network between them, for tests of delivery and of what calls it.
+//! Two sites without a network between them, for tests of delivery and its callers.
 //!
-//! The stores are real SQLite files. Only the source of keys is a double: it notes each order and puts the keys into
-//! the stores of the sites that exist.
+//! The stores are real SQLite files. Only the source of keys is a double: it records each order and puts the
+//! keys into the stores of the sites that exist.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -76,7 +76,7 @@ pub(crate) enum Mood {
     OneTooFew,
     OneByteShort,
     Panics,
-    /// Works when told to.
+    /// Works once notified.
     WaitsFor(Arc<Notify>),
 }
 
@@ -105,7 +105,7 @@ impl TestSource {
         self.deliverable.store(keys, Ordering::SeqCst);
     }
 
-    /// Makes `number` keys of the default size of alice for bob, which wait in memory, and returns copies.
+    /// Makes `number` keys of the default size, of alice for bob, puts them into memory and returns copies.
     pub(crate) async fn put_ready(&self, number: usize) -> Vec<Key> {
         let (master, recipients, demands) = (sae("alice"), [to_sae("bob", "site-b")], Demands::default());
         let key_bytes = 32;
@@ -121,13 +121,13 @@ impl TestSource {
         copies
     }
 
-    /// From what [`Self::put_ready`] put there.
+    /// Takes keys that [`Self::put_ready`] put there.
     fn take_ready(&self, number: usize) -> Option<Vec<FreshKey>> {
         let mut ready = self.ready.lock();
         (ready.len() >= number).then(|| ready.drain(..number).collect())
     }
 
-    /// Waits until an order has been placed since this was last called.
+    /// Waits until an order was placed since the last call.
     pub(crate) async fn order_placed(&self) {
         self.placed.notified().await;
     }
@@ -273,7 +273,7 @@ impl TestSite {
         Self { store, source, directory, delivery: Arc::new(delivery) }
     }
 
-    /// What a request may change here: orders placed, keys stored.
+    /// What a request may change here: the number of orders placed and of keys stored.
     pub(crate) async fn marks(&self) -> (usize, u64) {
         (self.source.orders().len(), counts(&self.store).await.keys)
     }

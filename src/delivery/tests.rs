@@ -16,7 +16,7 @@ fn caller(site: &TestSite, id: &str) -> Caller {
     admitted(site, id).unwrap()
 }
 
-/// Without what is known about each key.
+/// Only the keys, without what is known about each.
 fn bare(made: Result<Vec<FreshKey>, DeliveryError>) -> Result<Vec<Key>, DeliveryError> {
     made.map(|keys| keys.into_iter().map(|fresh| fresh.key).collect())
 }
@@ -65,7 +65,7 @@ async fn a_reloaded_directory_counts_from_the_next_request_on() {
     assert!(matches!(admitted(&sites.a, "dave"), Err(DeliveryError::NotAdmitted)));
     let refused = sites.a.delivery.status(&caller(&sites.a, "alice"), "bob").await.unwrap_err();
     assert!(matches!(refused, DeliveryError::Refused(Refusal::UnknownPeer)));
-    // A request that was admitted before ends as it began.
+    // A request that was admitted before still sees the old directory.
     assert_eq!(sites.a.delivery.status(&before, "bob").await.unwrap().target.as_str(), "site-b");
 }
 
@@ -239,7 +239,8 @@ async fn the_path_of_a_retrieval_names_the_other_holder_or_its_kme() {
     let refused = get_by_id(&sites.b, "bob", "bob", &keys[0]).await;
     assert!(matches!(refused, Err(DeliveryError::Refused(Refusal::PeerIsCaller))), "{refused:?}");
     get_by_id(&sites.b, "bob", "site-a", &keys[0]).await.unwrap();
-    // A master that only the chain admitted is listed nowhere, and its keys are found under its name.
+    // A master that only the chain admitted is listed nowhere; its keys are found under its name all the
+    // same.
     let keys = get(&sites.a, "zoe", "bob").await.unwrap();
     get_by_id(&sites.b, "bob", "zoe", &keys[0]).await.unwrap();
 }

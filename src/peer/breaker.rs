@@ -1,5 +1,5 @@
-//! A circuit breaker: an address that failed several times in a row is not called for a moment, then tried by one
-//! call at a time.
+//! A circuit breaker. An address that failed several times in a row is not called for a moment; then one call
+//! at a time tries it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 /// Failures in a row that open the circuit.
 const FAILURES_MAX: u32 = 3;
-/// Pauses while the circuit is open. One call every two seconds costs little, and reserves fill soon after a link is
-/// back.
+/// Pauses while the circuit is open. One call every two seconds costs little, and reserves fill soon after a
+/// link is back.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 
 /// Whether calls to an address go through.
@@ -22,7 +22,7 @@ pub enum BreakerState {
     Closed,
     /// Calls are refused without asking the peer.
     Open,
-    /// One call is trying whether the peer is back.
+    /// One call is finding out whether the peer is back.
     Trying,
 }
 

@@ -1,8 +1,8 @@
-//! One peer as this site calls it, through any of its addresses.
+//! The client of one peer, which may have several addresses.
 //!
-//! Calls share one HTTP/2 connection for each address. A call has a deadline. If an address fails, it goes to another;
-//! if all fail for a reason that may pass, it is repeated after a pause; while no address answers, it is refused at
-//! once. Every call is safe to repeat.
+//! Calls share one HTTP/2 connection for each address. A call has a deadline. If an address fails, the call
+//! goes to another. If all fail for a reason that may pass, it is repeated after a pause. While the circuit
+//! of every address is open, it fails at once. Every call is safe to repeat.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,7 +29,8 @@ use super::wire::{
 };
 use crate::pool::AnnouncedSet;
 
-/// How often one call is tried: again for a connection that had died unnoticed, and again for a restart.
+/// How often one call is tried: a second time for a connection that had died unnoticed, a third for a
+/// restart.
 const ATTEMPTS_MAX: u32 = 3;
 /// Pause before a call is repeated.
 const RETRY_PAUSE: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(100));
@@ -39,7 +40,8 @@ const PATIENCE_PART: u32 = 5;
 /// Bounds of one peer's client.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerClientSettings {
-    /// The longest that a call may take, with its repetitions and its wait while `max_in_flight` others are under way.
+    /// Longest time for a call, including repetitions and the wait while `max_in_flight` others are under
+    /// way.
     pub timeout: Duration,
     /// Most calls under way at once; more wait.
     pub max_in_flight: usize,
@@ -65,8 +67,8 @@ pub struct PeerClient {
 }
 
 impl PeerClient {
-    /// A client of the peer at `urls` (scheme and authority; a path is kept as a prefix): its replicas, or one
-    /// address for all of them.
+    /// A client of the peer at `urls` (scheme and authority; a path is kept as a prefix): its replicas, or
+    /// one address for all of them.
     pub fn new(
         kme: KmeId,
         urls: &[&str],
@@ -97,7 +99,7 @@ impl PeerClient {
         self.routes.iter().map(|route| (route.url(), route.state()))
     }
 
-    /// Whether the peer is being called: by any address.
+    /// Whether the peer is being called, at any address.
     pub fn breaker(&self) -> BreakerState {
         let is_any = |wanted| self.routes.iter().any(|route| route.state() == wanted);
         if is_any(BreakerState::Closed) {
@@ -109,8 +111,8 @@ impl PeerClient {
         }
     }
 
-    /// Announces a pool set at every address. Done when one replica has downloaded it and the others have had a moment
-    /// for it. A replica that missed it downloads it with the first batch.
+    /// Announces a pool set at every address. Returns when one replica has downloaded it and the others have
+    /// had a moment to do so. A replica that missed it downloads it with the first batch.
     ///
     /// # Errors
     /// [`PeerError`]; no replica has it.
@@ -147,10 +149,11 @@ impl PeerClient {
         if moment.is_some() { Ok(()) } else { Err(failure) }
     }
 
-    /// Pushes a batch; done when the peer has stored its keys durably.
+    /// Pushes a batch. Returns when the peer has stored its keys durably.
     ///
     /// # Errors
-    /// [`PeerError`]; after any but `Paused` the peer may have stored the keys all the same: [`Self::void`] them.
+    /// [`PeerError`]; after any but `Paused` the peer may have stored the keys nevertheless: [`Self::void`]
+    /// them.
     pub async fn push(&self, batch: &BatchMetadata) -> Result<Pushed, PeerError> {
         let flaw = |stored: &BatchStored| {
             let is_right = stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len();
@@ -168,7 +171,7 @@ impl PeerClient {
         self.post(VOID_PATH, request, None, &|_| None).await.map(|(answer, _)| answer)
     }
 
-    /// Who answers at the address in that place of the configuration; it must be the peer.
+    /// Who answers at the address number `place` of the configuration; it must be the peer.
     ///
     /// # Errors
     /// [`PeerError`].

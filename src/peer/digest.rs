@@ -1,4 +1,4 @@
-//! What makes a pushed batch what it is, as one digest.
+//! The digest that identifies the content of a pushed batch.
 
 use kme::Party;
 use sha3::{Digest as _, Sha3_256};
@@ -10,7 +10,7 @@ const DOMAIN: &[u8] = b"dqkd batch content 1\0";
 
 /// SHA3-256 over every member of the metadata, each with its length, in a fixed order.
 ///
-/// A digest of fresh 256-bit seeds tells nothing about them, so it may be stored where the metadata may not.
+/// A digest of fresh 256-bit seeds reveals nothing about them. So it may be stored, unlike the metadata.
 pub fn content_digest(batch: &BatchMetadata) -> [u8; 32] {
     let mut hash = Sha3_256::new_with_prefix(DOMAIN);
     let mut field = |bytes: &[u8]| {

@@ -1,17 +1,17 @@
-//! Why a call to a peer failed, by who can do something about it.
+//! Why a call to a peer failed: one variant for each party that can fix it.
 
 use http::StatusCode;
 
 use kme::KmeId;
 use mtls::HttpsError;
 
-/// Status of a refusal for want of the pools of a set.
+/// Status of a refusal because the pools of a set cannot be had.
 pub const SET_UNAVAILABLE: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
 /// A call that a peer did not accept. Texts never hold metadata.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// No connection, or it broke: network, address, certificates. The peer may have acted all the same.
+    /// No connection, or it broke: network, address, certificates. The peer may have acted nevertheless.
     #[error("KME {kme} cannot be reached")]
     Unreachable {
         /// The peer.
@@ -20,7 +20,7 @@ pub enum PeerError {
         #[source]
         source: HttpsError,
     },
-    /// No complete answer in time. The peer may have acted all the same.
+    /// No complete answer in time. The peer may have acted nevertheless.
     #[error("KME {0} did not answer in time")]
     Slow(KmeId),
     /// The circuit breaker is open: the peer failed several times in a row and is not called for a moment.
@@ -65,13 +65,13 @@ impl PeerError {
         matches!(self, Self::Paused(_))
     }
 
-    /// Whether every replica of the peer would say the same, since it is in their store. A refusal by other
-    /// rules is one replica's: its files or its clock may differ from those of the others.
+    /// Whether every replica of the peer would answer the same, because the answer comes from their shared
+    /// store. Other refusals are one replica's: its files or its clock may differ.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. })
     }
 
-    /// Of the failures of several replicas the one that tells most has the greatest weight.
+    /// How much the failure tells: of several replicas' failures, the heaviest is reported.
     pub(super) fn weight(&self) -> u8 {
         match self {
             Self::Paused(_) => 0,

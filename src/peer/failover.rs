@@ -1,8 +1,8 @@
 //! One call to a peer that may have several addresses, each a replica that can serve it.
 //!
-//! Calls go round the addresses that answer: every replica is told of every pool set anyway, so
-//! sticking to one would save nothing and leave the others idle. An address that fails or has no room gives way
-//! to the next at once. If one is silent for a part of the time, the next is asked in parallel.
+//! Calls take turns among the addresses that answer. Every replica is told of every pool set anyway, so
+//! sticking to one would save nothing and leave the others idle. If an address fails or is busy, the next is
+//! asked at once. If it stays silent for a part of the time, the next is asked in parallel.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -30,8 +30,9 @@ struct Asked<'a> {
     permit: CallPermit<'a>,
 }
 
-/// The addresses to be asked for a call, best first, counted from the one at `first`: those that answer, and among
-/// them those that have the pools. Addresses that did not answer of late come last: one of them may be back.
+/// The addresses to be asked for a call, best first, counted from the one at `first`: those that answer, and
+/// among them those that have the pools. Addresses that recently did not answer come last: one of them may be
+/// back.
 pub(super) fn in_order<'a, T>(routes: &'a [Route], first: usize, call: &PeerCall<'_, T>) -> Vec<&'a Route> {
     let first = first % routes.len().max(1);
     let mut order: Vec<&Route> = routes.iter().cycle().skip(first).take(routes.len()).collect();
@@ -42,15 +43,15 @@ pub(super) fn in_order<'a, T>(routes: &'a [Route], first: usize, call: &PeerCall
 }
 
 impl<'a> Pass<'a> {
-    /// The first good answer, or the most telling refusal. Calls are safe to repeat, so more than one address
-    /// may have acted on it.
+    /// The first good answer, or the failure that tells most. More than one address may have acted on the
+    /// call, which is safe to repeat.
     pub(super) async fn run<T: DeserializeOwned>(&self, call: &PeerCall<'_, T>) -> Result<T, PeerError> {
         let mut unasked: Vec<(usize, &'a Route)> = self.routes.iter().copied().enumerate().collect();
         let mut running = FuturesUnordered::new();
         let mut asked: Vec<Asked<'a>> = Vec::new();
         let mut failure = PeerError::Paused(self.kme.clone());
         loop {
-            // An address that is asked at the deadline would seem silent.
+            // At the deadline no further address is asked: it would seem silent.
             let is_time_left = Instant::now() < self.deadline;
             // An address whose circuit is open now may be asked later, while the others are silent.
             let mut next = unasked.iter().enumerate().filter(|_| is_time_left);
@@ -84,7 +85,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The next answer; `Some(None)` when nobody is left to give one, `None` when it is time to ask another.
+    /// The next answer; `Some(None)` when no asked address is left, `None` when it is time to ask another.
     async fn wait<A, F: Future<Output = A>>(
         &self,
         running: &mut FuturesUnordered<F>,
@@ -103,7 +104,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Silence while another address answered counts as a failure, or later calls would wait for it again.
+    /// Counts an address that was silent while another answered as failed. Otherwise later calls would wait
+    /// for it again.
     fn overtaken(&self, asked: Vec<Asked<'_>>) {
         for silent in asked.into_iter().filter(|silent| silent.at.elapsed() >= self.patience) {
             silent.permit.failed();

@@ -1,7 +1,7 @@
-//! The peer protocol as a client: what sites tell each other, and the calls that tell it.
+//! The client side of the peer protocol: its messages and its calls.
 //!
-//! Owns the wire types of `/peer/v1/` and one [`PeerClient`] for each peer, with its deadlines and retries and, for
-//! each of its addresses, a circuit breaker. Decides nothing about keys: [`crate::supply`] does.
+//! Owns the wire types of `/peer/v1/` and one [`PeerClient`] for each peer, with its deadlines and retries
+//! and, for each of its addresses, a circuit breaker. Decides nothing about keys: [`crate::supply`] does.
 
 mod breaker;
 mod client;

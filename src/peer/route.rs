@@ -31,14 +31,14 @@ pub(super) struct PeerCall<'a, T> {
     pub(super) body: Bytes,
     /// The pool set that the call is about.
     pub(super) set: Option<PoolSetId>,
-    /// What is wrong with an answer that has the right shape.
+    /// Finds what is wrong with a well-formed answer.
     pub(super) flaw: &'a (dyn Fn(&T) -> Option<&'static str> + Sync),
-    /// Whether it may have been sent over a connection that is not known to have a hybrid key exchange. Every address
+    /// Whether it may have travelled over a connection without a proven hybrid key exchange. Every address
     /// that was tried counts, not only the one that answered.
     pub(super) unproven: AtomicBool,
 }
 
-/// Marks a call unless the connection that carried it turns out to be hybrid, or there was none.
+/// Marks a call as unproven when dropped, unless its connection proved to be hybrid or there was none.
 struct Proof<'a>(Option<&'a AtomicBool>);
 
 impl Drop for Proof<'_> {
@@ -77,7 +77,7 @@ impl Route {
         self.breaker.enter()
     }
 
-    /// Whether whoever is there said that it cannot get the pools of `set`.
+    /// Whether the replica there said that it cannot get the pools of `set`.
     pub(super) fn lacks(&self, set: PoolSetId) -> bool {
         self.lacking.lock().contains(&set)
     }

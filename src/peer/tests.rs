@@ -229,7 +229,7 @@ async fn a_call_that_gets_no_answer_ends_by_its_deadline() {
         let slow = result.unwrap_err();
         assert!(matches!(slow, PeerError::Slow(_)), "{slow}");
     }
-    // A second may just slip in when the first is given up.
+    // A second one may slip in when the first is abandoned.
     let served = peer.calls.load(Ordering::SeqCst);
     assert!(served < calls, "{served}: nobody's wait for a turn ended");
 }

@@ -1,7 +1,7 @@
 //! The JSON of the peer protocol (`/peer/v1/`), shared by server and client.
 //!
-//! A batch's metadata is as secret as its keys until the pools are gone: [`BatchMetadata`] wipes its seeds,
-//! shows neither in `Debug`, and [`encode`] gives a buffer that is wiped when the last handle to it goes.
+//! A batch's metadata is as secret as its keys until the pools are gone: [`BatchMetadata`] wipes its seeds
+//! and shows neither in `Debug`; [`encode`] returns a buffer that is wiped when its last handle is dropped.
 
 use std::fmt;
 
@@ -85,7 +85,7 @@ pub struct BatchStored {
 /// Body of `POST /peer/v1/void`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VoidRequest {
-    /// The batch; also when it never arrived, so that it is refused if it comes late.
+    /// The batch. If it has not arrived, it is refused when it does.
     pub batch_id: BatchId,
     /// Which keys of it; empty for all.
     #[serde(default)]
@@ -143,7 +143,7 @@ pub struct Refusal {
 /// JSON in a buffer that is wiped with its last handle.
 ///
 /// # Errors
-/// When the value has no JSON form; none of this module's types is such.
+/// If the value has no JSON form, which every type of this module has.
 pub fn encode(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
     let mut counter = Counter(0);
     serde_json::to_writer(&mut counter, value)?;

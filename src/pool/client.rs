@@ -23,7 +23,7 @@ const ANSWER_MAX_BYTES: usize = 64 * 1024;
 /// Characters of a server's message that are kept.
 const MESSAGE_MAX_CHARS: usize = 200;
 
-/// Why a call to a pool server failed, by who can do something about it.
+/// Why a call to a pool server failed: one variant for each party that can fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolClientError {
     /// No connection, or it broke: network, address, certificates.
@@ -35,7 +35,7 @@ pub enum PoolClientError {
         #[source]
         source: HttpsError,
     },
-    /// The answer broke off in the middle.
+    /// The answer ended before it was complete.
     #[error("pool server {server} broke off its answer")]
     Interrupted {
         /// The server.
@@ -93,7 +93,7 @@ pub enum PoolClientError {
 }
 
 impl PoolClientError {
-    /// Whether the server (or the way to it) is to blame, so that it should be left alone for a while.
+    /// Whether the server (or the way to it) is to blame, and should not be asked for a while.
     pub fn blames_server(&self) -> bool {
         !matches!(self, Self::NoMemory { .. })
     }
@@ -109,7 +109,7 @@ pub struct PoolClient {
 
 impl PoolClient {
     /// A client of the server at `url` (scheme and authority; a path is kept as a prefix). `call_timeout`
-    /// bounds every call but downloads, which bring their own deadline.
+    /// bounds every call except downloads, which have their own deadline.
     pub fn new(server: PoolServerId, url: &Uri, https: HttpsClient, call_timeout: Duration) -> Self {
         let base = url.to_string().trim_end_matches('/').to_owned();
         Self { server, base, https, call_timeout }
@@ -124,7 +124,7 @@ impl PoolClient {
     ///
     /// # Errors
     /// Any [`PoolClientError`] but `WrongLength` and `NoMemory`. After `Slow` and `Interrupted` the pool may
-    /// exist; nobody knows its name, and it expires.
+    /// exist until it expires, but nobody knows its ID.
     pub async fn create(
         &self,
         words: usize,
@@ -159,7 +159,7 @@ impl PoolClient {
             return Err(self.wrong_length(wanted_bytes));
         }
         let server = self.server.clone();
-        // Locking touches every page, which takes a while for large pools.
+        // Locking touches every page, which is slow for large pools.
         let memory = tokio::task::spawn_blocking(move || LockedWords::zeroed(words))
             .await
             .map_err(|_| self.garbled("a pool that could not be stored"))?

@@ -1,4 +1,4 @@
-//! What pools are filled from, and the honest name of it.
+//! What pools are filled from, and the name that readers see.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use kme::{Random, RandomError};
 
 /// The source that fills a server's pools.
 ///
-/// Hardware sources become further variants; a source that is not there has no name here.
+/// A hardware source will be a further variant. Only sources that exist have one.
 #[derive(Clone)]
 pub enum EntropySource {
     /// The operating system's generator alone: a computational guarantee, not an unconditional one
@@ -26,7 +26,7 @@ impl EntropySource {
     /// Fills `out` completely.
     ///
     /// # Errors
-    /// [`RandomError`] when the source fails; `out` must then be thrown away.
+    /// [`RandomError`] when the source fails; then discard `out`.
     pub fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
         match self {
             Self::Os(random) => random.fill(out),

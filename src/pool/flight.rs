@@ -1,4 +1,4 @@
-//! Work that one task does and many callers wait for. It goes on if a caller disconnects.
+//! Work that one task does and many callers wait for. It continues if a caller disconnects.
 
 use std::future::Future;
 

@@ -1,4 +1,4 @@
-//! Memory for pools: never swapped where the limit allows, not in core dumps, wiped before it goes back.
+//! Memory for pools: never swapped where the limit allows, not in core dumps, wiped before it is freed.
 //!
 //! The only file of this room with `unsafe`: each use is one call that maps, advises, locks, borrows or
 //! unmaps exactly the region that a [`LockedWords`] owns.
@@ -30,7 +30,7 @@ pub enum LockedError {
     /// No words, or more than the address space holds.
     #[error("a pool of {0} words is not possible")]
     Size(usize),
-    /// The system has no memory to give.
+    /// The system is out of memory.
     #[error("the system has no memory for a pool")]
     NoMemory(#[source] std::io::Error),
 }
@@ -40,7 +40,7 @@ pub enum LockedError {
 pub struct LockReport {
     /// Bytes held in locked memory.
     pub locked_bytes: u64,
-    /// Bytes held that the limit did not allow to lock; they could reach a swap device.
+    /// Bytes that the limit did not allow to lock: they could reach a swap device.
     pub unlocked_bytes: u64,
     /// The soft limit on locked bytes (`RLIMIT_MEMLOCK`); `None` when there is none.
     pub limit_bytes: Option<u64>,

@@ -1,7 +1,7 @@
-//! Random pools: the server's vault of them, and the sets of them that sites hold.
+//! Random pools: the vault of a pool server, and the pool sets of a site.
 //!
-//! Owns every byte of a pool from its making to its wiping. Nothing of a pool is ever written to disk,
-//! logged, or given to anyone but its named readers. Knows nothing of keys, batches or SAEs.
+//! Owns every byte of a pool until it is wiped. Never writes a pool to disk or to a log, and sends it only to
+//! its named readers. Knows nothing of keys, batches or SAEs.
 
 mod client;
 mod entropy;
@@ -29,8 +29,3 @@ pub use vault::{
     CreatedPool, DownloadOverdue, OpenPool, PoolReads, PoolRequest, PoolVault, ReaderReads, ReservedPool,
     VaultError, VaultLimits,
 };
-
-#[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,5 @@
-//! Bounded memory: bytes are reserved before they are allocated and given back when dropped.
+//! Bounded memory: bytes are reserved before they are allocated, and released when the reservation is
+//! dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +38,7 @@ impl Quota {
     }
 }
 
-/// Bytes taken out of a [`Quota`]; dropping it gives them back.
+/// Bytes taken out of a [`Quota`]; released when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     quota: Arc<Quota>,

@@ -1,6 +1,6 @@
 //! The pool sets that other sites made for this one: downloaded once, kept until they expire.
 //!
-//! Bounded by count for each source and by memory in all, so that no peer can fill this site.
+//! Bounded in number for each source and in memory for all, so that no peer can fill this site.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::quota::Quota;
 use super::servers::{PoolServers, PoolSetError};
 use super::set::{AnnouncedSet, PoolSet};
 
-/// What other sites may make this one hold.
+/// Bounds on the sets that other sites announce.
 #[derive(Clone, Debug)]
 pub struct RecipientSetsSettings {
     /// Most sets of one source site.
@@ -39,7 +39,7 @@ pub enum RecipientSetError {
     /// No room; the source may try later.
     #[error("no room for another pool set")]
     Busy,
-    /// The download failed; the source says why.
+    /// The download failed, for the reason in `source`.
     #[error("the pool set could not be fetched")]
     Fetch(#[source] Arc<PoolSetError>),
 }
@@ -74,8 +74,8 @@ impl RecipientSets {
         Arc::new(Self { servers, settings, clock, memory, sets: Mutex::default() })
     }
 
-    /// The set that `source` announced, downloaded now if it is not here. Callers that come together share
-    /// one download, which goes on when they leave.
+    /// The set that `source` announced, downloaded now if it is not here. Concurrent callers share one
+    /// download, which continues if they leave.
     ///
     /// # Errors
     /// [`RecipientSetError`]; a failed download is forgotten, so that a later call tries again.
@@ -86,14 +86,15 @@ impl RecipientSets {
     ) -> Result<Arc<PoolSet>, RecipientSetError> {
         let flight = self.flight(source, announced)?;
         let set = flight.wait().await.unwrap_or_else(|| Err(cut_short()))?;
-        // Waiting takes time; a set is never handed out past its end.
+        // It may have expired during the wait.
         if set.expires_at() <= self.clock.now() {
             return Err(RecipientSetError::Refused("it has expired (compare the clocks)"));
         }
         Ok(set)
     }
 
-    /// Erases expired sets; call it each second. Sets still in use are erased when their users let go.
+    /// Erases expired sets; call it each second. Sets still in use are erased when their last user drops
+    /// them.
     pub fn sweep(&self) {
         let dead = sweep(&mut self.sets.lock(), self.clock.now());
         drop(dead);
@@ -116,7 +117,7 @@ impl RecipientSets {
     ) -> Result<Flight<Fetched>, RecipientSetError> {
         let now = self.clock.now();
         self.check(announced, now)?;
-        // Declared before the guard: wiping large pools happens after the lock is free.
+        // Declared before the guard, so that large pools are wiped after the lock is released.
         let mut dead;
         let mut sets = self.sets.lock();
         dead = sweep(&mut sets, now);
@@ -136,7 +137,7 @@ impl RecipientSets {
             if let Some(granted) = self.memory.reserve(bytes) {
                 break granted;
             }
-            // Only the same source makes room; it must be wiped before its memory counts as free.
+            // Evicts only a set of the same source, and wipes it before its memory counts as free.
             drop(evict_of(&mut sets, source).ok_or(RecipientSetError::Busy)?);
         };
         let (sets_here, wanted, own_key) = (Arc::clone(self), announced.clone(), key.clone());
@@ -171,7 +172,7 @@ fn cut_short() -> RecipientSetError {
     RecipientSetError::Fetch(Arc::new(PoolSetError::CutShort))
 }
 
-/// Takes out what has expired and what a dead task left behind.
+/// Takes out the sets that have expired and those that a dead task left behind.
 fn sweep(sets: &mut Sets, now: Timestamp) -> Vec<Held> {
     let gone = |held: &Held| {
         let died = held.flight.is_over() && held.flight.landed().is_none();

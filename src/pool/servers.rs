@@ -1,7 +1,7 @@
-//! The configured pool servers: makes sets across them, fetches announced ones, releases old ones.
+//! The configured pool servers: makes pool sets on them, fetches announced sets, releases old ones.
 //!
-//! Servers are chosen at random among those that answer; one that failed is not asked for a while. Server
-//! names may come from peers; addresses come only from the configuration.
+//! Servers are chosen at random among those that answer; one that failed is not asked for a while. A peer may
+//! name a server; its address comes only from the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::wire::ReaderCount;
 /// How long a server is not asked after it failed.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
 
-/// Releases under way or waiting; more are left to expire.
+/// Most releases under way or waiting; further pools are left to expire.
 const RELEASES_MAX: usize = 256;
 
 /// How sets are made.
@@ -32,8 +32,9 @@ pub struct PoolServersSettings {
     pub pools_per_set: usize,
     /// Longest time for making or fetching a whole set.
     pub set_timeout: Duration,
-    /// Downloads of one pool by a reader that are no cause for alarm: the replicas of its site. One for a reader
-    /// that is not listed; the source itself downloads a pool once, however many replicas it has.
+    /// How often each reader may download one pool before a warning: once for each replica of its site. Once
+    /// for a reader that is not listed. The source itself downloads a pool once, however many replicas it
+    /// has.
     pub reads_expected: BTreeMap<KmeId, u64>,
 }
 
@@ -50,7 +51,7 @@ pub enum PoolSetError {
         /// What the others said.
         reasons: Vec<PoolClientError>,
     },
-    /// The announcement cannot be followed: the source must change it.
+    /// The announcement breaks a rule: the source must change it.
     #[error("the announced pool set is refused: {0}")]
     Refused(String),
     /// A pool of the announced set could not be downloaded.
@@ -59,12 +60,12 @@ pub enum PoolSetError {
     /// The random source failed.
     #[error("the random source failed to give an ID for the pool set")]
     Random(#[from] RandomError),
-    /// A task of ours ended without a result.
+    /// A task of this daemon ended without a result.
     #[error("the task that made the pool set ended without a result")]
     CutShort,
 }
 
-/// What every server said, with the causes behind it: this text is all an operator gets to see.
+/// What every server said, with its causes: an operator sees only this text.
 fn listed(reasons: &[PoolClientError]) -> String {
     let mut text = String::new();
     for reason in reasons {
@@ -104,13 +105,13 @@ impl PoolServer {
     }
 }
 
-/// A pool that was made and downloaded, before it belongs to a set.
+/// A pool that was made and downloaded, but is not in a set yet.
 struct MadePool {
     held: HeldPool,
     expires_at: Timestamp,
 }
 
-/// What every attempt at one server needs to know.
+/// What every attempt at one server needs.
 #[derive(Clone)]
 struct Wanted {
     readers: Vec<KmeId>,
@@ -132,7 +133,7 @@ pub struct PoolServers {
 }
 
 impl PoolServers {
-    /// The servers behind `clients`, used in the name of `local`.
+    /// The servers behind `clients`, which `local` uses.
     pub fn new(
         local: KmeId,
         clients: Vec<PoolClient>,
@@ -203,8 +204,8 @@ impl PoolServers {
         Ok(PoolSet::new(&announced, recipients.clone(), pools, created_at))
     }
 
-    /// Asks servers until enough have given a pool or none is left. Paused servers are asked only if a set would fail
-    /// without them.
+    /// Asks servers until enough have given a pool or none is left. Paused servers are asked only if a set
+    /// would fail without them.
     async fn gather(
         self: &Arc<Self>,
         wanted: &Wanted,
@@ -281,7 +282,7 @@ impl PoolServers {
     ///
     /// # Errors
     /// [`PoolSetError::Refused`] when the announcement breaks a rule, [`PoolSetError::Fetch`] when any pool
-    /// cannot be downloaded: a set without one of its pools is worth nothing.
+    /// cannot be downloaded: an incomplete set is useless.
     pub async fn fetch_set(self: &Arc<Self>, announced: &AnnouncedSet) -> Result<PoolSet, PoolSetError> {
         let servers = self.servers_of(announced)?;
         let created_at = self.clock.now();
@@ -339,7 +340,7 @@ impl PoolServers {
         self.release_spawned(set.announcement().pools.into_iter().map(|pool| (pool.server, pool.id)));
     }
 
-    /// As [`Self::release`], but done when this returns: for a graceful stop.
+    /// As [`Self::release`], but waits until it is done: for a graceful stop.
     pub async fn release_now(&self, set: &PoolSet) {
         let mut running = JoinSet::new();
         for pool in set.announcement().pools {
@@ -381,7 +382,7 @@ impl PoolServers {
     }
 }
 
-/// The readers that began more downloads than they should, each with how many those are.
+/// The readers that began more downloads than expected, each with their number.
 fn unexpected(
     counts: Vec<ReaderCount>,
     reads_expected: &BTreeMap<KmeId, u64>,
@@ -392,7 +393,8 @@ fn unexpected(
     })
 }
 
-/// Checks the read counts of a pool, logs a warning if somebody read it more often than expected, and erases it.
+/// Checks the read counts of a pool, logs a warning if somebody read it more often than expected, and erases
+/// it.
 async fn retire(server: Arc<PoolServer>, id: PoolId, reads_expected: Arc<BTreeMap<KmeId, u64>>) {
     let name = server.client.server();
     match server.client.reads(id).await {

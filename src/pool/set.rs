@@ -16,15 +16,15 @@ use super::quota::Reservation;
 pub struct HeldPool {
     /// The server that made it.
     pub server: PoolServerId,
-    /// Its name there; bound into every extraction.
+    /// Its ID there, which is bound into every extraction.
     pub id: PoolId,
     /// Its words.
     pub words: LockedWords,
-    /// What the server says it was filled from. Known to the source of the set alone.
+    /// What the server says it was filled from. Only the source of the set knows it.
     pub entropy_source: Option<String>,
 }
 
-/// The name of one pool and of the server that has it, as sites tell each other.
+/// The name of one pool and of its server, as sites send it to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnnouncedPool {
     /// The server, by its configured name. Addresses never come from the wire.
@@ -46,7 +46,7 @@ pub struct AnnouncedSet {
     pub expires_at: Timestamp,
 }
 
-/// What may still be drawn from a set, and for which batches a recipient has paid.
+/// How much may still be drawn from a set, and which batches a recipient has already charged.
 #[derive(Debug)]
 struct Account {
     budget: Budget,
@@ -90,7 +90,7 @@ impl PoolSet {
         }
     }
 
-    /// Ties the grant of the set's memory to the set's life.
+    /// Keeps the reservation of the set's memory until the set is dropped.
     pub(super) fn with_grant(mut self, granted: Reservation) -> Self {
         self.granted = Some(granted);
         self
@@ -101,7 +101,7 @@ impl PoolSet {
         self.id
     }
 
-    /// The remote sites that hold the same pools. Empty at a recipient, which need not know.
+    /// The remote sites that hold the same pools. Empty at a recipient, which does not need them.
     pub fn recipients(&self) -> &BTreeSet<KmeId> {
         &self.recipients
     }
@@ -147,7 +147,7 @@ impl PoolSet {
         self.pools.iter().map(|pool| SourcePool { id: pool.id, words: pool.words.as_words() }).collect()
     }
 
-    /// Takes `bits` out of the budget, all or nothing. Both sites account, each for itself.
+    /// Takes `bits` out of the budget, all or nothing. Every site keeps its own account.
     ///
     /// # Errors
     /// [`EngineError`] when fewer are left; nothing is taken then.
@@ -155,7 +155,8 @@ impl PoolSet {
         self.account.lock().budget.spend(bits)
     }
 
-    /// As [`Self::spend`], for a batch with this digest of its content; a batch that comes again costs nothing.
+    /// As [`Self::spend`], for a batch with this digest of its content; a batch that comes again costs
+    /// nothing.
     ///
     /// # Errors
     /// As for [`Self::spend`].

@@ -1,8 +1,8 @@
-//! The pool sets that this site makes and draws keys from, one line of them for each group of recipient
+//! The pool sets that this site makes and draws keys from: one set after another for each group of recipient
 //! sites.
 //!
-//! A set is announced to its recipients before the first bit is drawn from it, its budget is spent under a
-//! lock, and it is never used close to its expiry. One maker for each group at a time.
+//! A set is announced to its recipients before the first bit is drawn from it. Its budget is spent under a
+//! lock, and it is never used close to its expiry. Each group makes one set at a time.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -21,19 +21,19 @@ use super::quota::{Quota, Reservation};
 use super::servers::{PoolServers, PoolSetError};
 use super::set::PoolSet;
 
-/// Sets that one request waits for before it fails: other requests may use up what it waited for.
+/// How many new sets one request waits for before it fails: other requests may use them up first.
 const WAITS_MAX: usize = 4;
 
 /// Pause after a failed renewal in the background.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 
-/// How often a retired set is looked at again while batches still use it.
+/// How often to check whether batches still use a retired set.
 const RETIRE_POLL: Duration = Duration::from_millis(200);
 
 /// A set is renewed when less than this part of its budget or life is left.
 const LOW_WATER_PART: u64 = 4;
 
-/// What an announcer failed with; goes into logs, so it must not hold secrets.
+/// Why an announcement failed. It is logged, so it must not hold secrets.
 pub type AnnounceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The future of [`SetAnnouncer::announce`].
@@ -41,15 +41,15 @@ pub type Announcing<'a> = Pin<Box<dyn Future<Output = Result<(), AnnounceError>>
 
 /// Tells recipients of a new set, so that they download it before it is used.
 pub trait SetAnnouncer: Send + Sync {
-    /// Announces `set` to all of its [`PoolSet::recipients`]; done when a replica of each has accepted it. Must end
-    /// by a deadline of its own. Not called for sets without recipients.
+    /// Announces `set` to all of its [`PoolSet::recipients`]. Returns when a replica of each has accepted it.
+    /// Must have its own deadline. Not called for sets without recipients.
     fn announce(&self, set: Arc<PoolSet>) -> Announcing<'_>;
 }
 
 /// How this site makes sets for itself.
 #[derive(Clone, Debug)]
 pub struct SourceSetsSettings {
-    /// Words of a first set's pools; a power of two.
+    /// Words of each pool of a group's first set; a power of two.
     pub words_initial: usize,
     /// Most words of a pool, however great the demand; a power of two.
     pub words_max: usize,
@@ -72,20 +72,20 @@ pub enum SourceSetError {
         /// The bits asked for.
         bits: u64,
     },
-    /// The pool servers did not give a set; try later.
+    /// The pool servers did not provide a set; try later.
     #[error("no pool set could be made")]
     NotMade(#[source] Arc<PoolSetError>),
-    /// A recipient did not take the set; try later.
+    /// A recipient did not accept the set; try later.
     #[error("a new pool set could not be announced")]
     NotAnnounced(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// Memory, groups or demand are at their bounds; try later.
+    /// Memory, groups or demand have reached their bounds; try later.
     #[error("no pool set now: {0}")]
     Busy(&'static str),
 }
 
 type Made = Result<(), SourceSetError>;
 
-/// Remote sites that share sets with this one.
+/// The remote sites that share a group's sets with this one.
 type GroupKey = BTreeSet<KmeId>;
 
 #[derive(Default)]
@@ -134,8 +134,8 @@ impl SourceSets {
     }
 
     /// A set for the remote sites of `group` (empty: this site alone) from whose budget `bits` have been
-    /// taken. Makes and announces a new set when the current one is used up; callers that come together
-    /// share it. The set stays valid for at least the expiry margin.
+    /// taken. Makes and announces a new set when the current one is used up; concurrent callers share it. The
+    /// set stays valid for at least the expiry margin.
     ///
     /// # Errors
     /// [`SourceSetError`]; nothing was spent.
@@ -155,17 +155,6 @@ impl SourceSets {
             }
         }
         Err(SourceSetError::Busy("keys are used faster than the pool servers make pools"))
-    }
-
-    /// Bits that `group` could draw this moment without a new set; 0 when it has none.
-    #[cfg(test)]
-    pub(super) fn deliverable_bits(&self, group: &BTreeSet<KmeId>) -> u64 {
-        let now = self.clock.now();
-        let state = self.state.lock();
-        state.groups.get(group).map_or(0, |group| {
-            let sets = group.current.iter().chain(&group.next);
-            sets.filter(|set| self.is_usable(set, now)).map(|set| set.left_bits()).sum()
-        })
     }
 
     /// Retires a set that a recipient cannot use: it restarted and cannot download the pools any more.
@@ -237,7 +226,7 @@ impl SourceSets {
         self.flight(key, group, bits, now).map(Step::Wait)
     }
 
-    /// The group of `key`, made if it is new; the one that was not used for longest makes room.
+    /// The group of `key`, added if it is new. If there is no room, drops the least recently used group.
     fn group<'a>(
         self: &Arc<Self>,
         state: &'a mut State,
@@ -273,7 +262,7 @@ impl SourceSets {
         }
     }
 
-    /// Erases `set` at its servers when no batch uses it any more, and at its expiry at the latest.
+    /// Erases `set` at its servers as soon as no batch uses it, at the latest when it expires.
     fn retire(self: &Arc<Self>, set: Arc<PoolSet>) {
         let (servers, clock) = (Arc::clone(&self.servers), Arc::clone(&self.clock));
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
-//! The pool server's state: who may read which pool until when, within a memory quota.
+//! The pool server's state: its pools, who may read each and until when, within a memory quota.
 //!
-//! Pools live in memory only; a restart loses them all, by design. Unknown, foreign and expired pools
-//! cannot be told apart from outside. Never learns what a pool is used for.
+//! Pools live in memory only; a restart loses them all, by design. Unknown, foreign and expired pools cannot
+//! be told apart from outside. The vault does not know what a pool is used for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,7 +66,7 @@ pub enum VaultError {
 pub struct PoolRequest {
     /// 64-bit words; a power of two.
     pub words: usize,
-    /// The KMEs that may download the pool. The owner may only when it is among them.
+    /// The KMEs that may download the pool. The owner only if it is listed.
     pub readers: Vec<KmeId>,
     /// Life of the pool.
     pub ttl: Duration,
@@ -97,11 +97,11 @@ pub struct ReaderReads {
     pub reader: KmeId,
     /// Downloads that began.
     pub started: u64,
-    /// Downloads that were handed over to the last byte.
+    /// Downloads that were sent completely.
     pub completed: u64,
 }
 
-/// A pool's bytes with the memory they were granted.
+/// A pool's bytes and the reservation of their memory.
 #[derive(Debug)]
 struct Bytes {
     words: LockedWords,
@@ -121,7 +121,7 @@ struct Entry {
     bytes: Arc<Bytes>,
 }
 
-/// One download's hold on the bytes; the vault can take it away at the deadline.
+/// One download's reference to the bytes; the vault takes it away at the deadline.
 type Slot = Mutex<Option<Arc<Bytes>>>;
 
 #[derive(Default)]
@@ -156,7 +156,7 @@ impl PoolVault {
         }
     }
 
-    /// Checks a request and takes its memory out of the quotas; quick, allocates nothing yet.
+    /// Checks a request and reserves its memory. Quick: allocates nothing yet.
     ///
     /// # Errors
     /// [`VaultError::Refused`] or [`VaultError::Full`].
@@ -255,8 +255,8 @@ impl PoolVault {
         })
     }
 
-    /// Erases what has expired and ends overdue downloads. Every access does so too; call it each second so
-    /// that an idle server holds nothing longer than it promised.
+    /// Erases what has expired and ends overdue downloads. Every access does so too; call it each second, so
+    /// that an idle server also erases pools on time.
     pub fn sweep(&self) {
         let mut dead = Dead::default();
         drop(self.lock_swept(self.clock.now(), &mut dead));
@@ -289,8 +289,8 @@ impl PoolVault {
         Ok(readers.into_iter().collect())
     }
 
-    /// The state without anything expired; `dead` must be declared before the guard, so that the wiping
-    /// of large pools happens after the lock is free.
+    /// The state, after a sweep. Declare `dead` before the guard, so that large pools are wiped after the
+    /// lock is released.
     fn lock_swept(&self, now: Timestamp, dead: &mut Dead) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         state.sweep(now, dead);
@@ -323,7 +323,7 @@ impl State {
     }
 }
 
-/// A pool whose memory is granted but neither allocated nor filled.
+/// A pool whose memory is reserved, but not allocated or filled yet.
 pub struct ReservedPool {
     vault: Arc<PoolVault>,
     owner: KmeId,
@@ -337,7 +337,7 @@ impl ReservedPool {
     /// Allocates, fills and publishes the pool. Blocks: seconds for the largest pools.
     ///
     /// # Errors
-    /// [`VaultError::Random`] or [`VaultError::Memory`]; the grant is then given back.
+    /// [`VaultError::Random`] or [`VaultError::Memory`]; the memory is released.
     pub fn fill(mut self) -> Result<CreatedPool, VaultError> {
         let mut words = LockedWords::zeroed(self.words)?;
         self.vault.entropy.fill(words.as_bytes_mut())?;
@@ -390,7 +390,7 @@ impl OpenPool {
     /// Copies the next bytes to the front of `out`; returns how many, 0 at the end.
     ///
     /// # Errors
-    /// [`DownloadOverdue`] when the deadline has passed; the bytes are gone for this download.
+    /// [`DownloadOverdue`] when the deadline has passed; this download can get no more bytes.
     pub fn copy_next(&mut self, out: &mut [u8]) -> Result<usize, DownloadOverdue> {
         let mut slot = self.slot.lock();
         if self.deadline <= self.vault.clock.now() {

@@ -45,7 +45,7 @@ pub struct ReaderCount {
     pub reader: KmeId,
     /// Downloads that began.
     pub started: u64,
-    /// Downloads that were handed over to the last byte.
+    /// Downloads that were sent completely.
     pub completed: u64,
 }
 

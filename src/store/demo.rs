@@ -5,8 +5,8 @@ use sqlx::{AssertSqlSafe, Connection};
 use super::connection::{Address, Dialect};
 use super::error::StoreError;
 
-/// Makes an empty schema for `site` of a demo in the Postgres database at `url`. **Drops** the schema of that name,
-/// which begins with `dqkd_demo_`. Returns the URL of the site's store.
+/// Makes an empty schema for `site` of a demo in the Postgres database at `url`. **Drops** the schema of that
+/// name, which begins with `dqkd_demo_`. Returns the URL of the site's store.
 ///
 /// # Errors
 /// [`StoreError::Settings`] for any other URL, or a failure of the database.

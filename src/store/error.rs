@@ -1,4 +1,4 @@
-//! What can go wrong in the store, one variant for each thing that a caller may do next. Never holds key material.
+//! Errors of the store: one variant for each way in which a caller can react. They never hold key material.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteError;
 
 use super::sealing::SealError;
 
-/// A failure of the store. Cheap to clone: all callers that shared a failed commit get it.
+/// A failure of the store. Cheap to clone, because every caller that shared a failed commit gets it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No space left. Nothing was changed; works again when space is freed.
@@ -18,8 +18,9 @@ pub enum StoreError {
     /// The database was out of reach or locked, or the queue was full, for too long. Try again.
     #[error("the key store is busy")]
     Busy(#[source] Option<Arc<sqlx::Error>>),
-    /// The connection broke during a commit, and it could not be found out in time whether the commit took place.
-    /// Nothing is tried again. Repeating the call tells, except for a retrieval: it may have been used up.
+    /// The connection broke during a commit, and the store could not find out in time whether the commit took
+    /// place. It tries nothing again. Repeating the call shows what happened, except for a retrieval, which
+    /// may have been used up.
     #[error(
         "the key store lost its database during a commit and does not know whether the commit took place"
     )]
@@ -142,7 +143,7 @@ impl StoreError {
     pub(super) fn proves_no_commit(&self) -> bool {
         let Some(error) = self.database_error() else { return false };
         match (sqlstate(error), sqlite_code(error)) {
-            // After any other error of Postgres, the commit mark tells.
+            // After any other error of Postgres, the commit mark shows what happened.
             (Some(code), _) => matches!(code.get(..2), Some("23" | "25" | "40" | "55")) && !is_outage(&code),
             (None, Some(code)) => matches!(
                 code & 0xff,
@@ -200,7 +201,7 @@ fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     error.code().and_then(|code| code.parse().ok())
 }
 
-/// The server ends the session, takes no more of them, or turned out to be a standby.
+/// Whether the server ends the session, accepts no new ones, or is a standby.
 fn is_outage(code: &str) -> bool {
     code.starts_with("08")
         || matches!(
@@ -220,7 +221,7 @@ fn from_postgres(code: &str, error: Arc<sqlx::Error>) -> StoreError {
 }
 
 fn from_sqlite(code: i32, error: Arc<sqlx::Error>) -> StoreError {
-    // For the database and its log SQLite turns ENOSPC into SQLITE_FULL; for the shared index it does not.
+    // SQLite reports ENOSPC as SQLITE_FULL for the database and its log, but not for the shared index.
     if code == SQLITE_IOERR_SHMSIZE {
         return StoreError::Full(error);
     }

@@ -1,8 +1,8 @@
 //! Keys at rest: all SQL, the sealing of keys, who may retrieve a key and how often.
 //!
-//! Owns the database and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP, of peers, or of
-//! where batches come from. Never writes a key unsealed, and never returns a key before the commit that uses up its
-//! retrieval.
+//! Owns the database and its schema (`docs/data-model.md` explains the tables). Knows nothing of HTTP, of
+//! peers, or of where batches come from. Never writes a key unsealed, and never returns a key before the
+//! commit that uses up its retrieval.
 //!
 //! | room | what it does |
 //! |---|---|
@@ -67,8 +67,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where the store is and how it is sealed.
 #[derive(Clone)]
 pub struct StoreSettings {
-    /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...` (docs/configuration.md). May
-    /// hold a password.
+    /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...`
+    /// (docs/configuration.md). May hold a password.
     pub url: String,
     /// The keys that wrap data keys.
     pub keks: KeyEncryptionKeys,
@@ -103,9 +103,9 @@ impl Store {
     /// Opens the store. Needs a tokio runtime, where its writers are tasks.
     ///
     /// # Errors
-    /// [`StoreError::Settings`] for a bad URL or path, [`StoreError::Schema`] for a schema that is newer than this
-    /// program (or older, without `migrate`), [`StoreError::Seal`] if the KEK of the newest data key was not given, or
-    /// any failure of the database.
+    /// [`StoreError::Settings`] for a bad URL or path, [`StoreError::Schema`] for a schema that is newer than
+    /// this program (or older, without `migrate`), [`StoreError::Seal`] if the KEK of the newest data key was
+    /// not given, or any failure of the database.
     pub async fn open(
         settings: StoreSettings,
         clock: Arc<dyn Clock>,
@@ -156,16 +156,18 @@ impl Store {
         Ok(link.into_inner().close().await?)
     }
 
-    /// Copies the store at the URL `from` to the URL `to`, which must be empty; a missing database is made. No daemon
-    /// may use either of them meanwhile, or `from` ever after: its keys would be handed out twice.
+    /// Copies the store at the URL `from` to the URL `to`, which must be empty; a missing database is made.
+    /// No daemon may use either of them during the copy, nor `from` afterwards: its keys would be handed out
+    /// twice.
     ///
     /// # Errors
-    /// [`StoreError`]; then the target has nothing. After [`StoreError::Uncertain`] it has everything or nothing.
+    /// [`StoreError`]; the target is empty. After [`StoreError::Uncertain`] it has everything or nothing.
     pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
         copy::copy(from, to, parts).await
     }
 
-    /// Checks the form of a store's URL, without a connection. Accepts any file of SQLite, which may be made later.
+    /// Checks the form of a store's URL, without a connection. Accepts any SQLite path: the file may be made
+    /// later.
     ///
     /// # Errors
     /// [`StoreError::Settings`] with the reason, without repeating the URL.
@@ -202,8 +204,8 @@ impl Store {
         self.insert(batch, Some(ReadyRow::new(pair, grade, usable_until)?)).await
     }
 
-    /// Takes up to `blocks` blocks of ready keys of a pair out of the store, those that end first in front. They are
-    /// returned after the commit: no other call, process or restart gets them again.
+    /// Takes up to `blocks` blocks of a pair's ready keys out of the store, earliest end first. Returns them
+    /// after the commit: no other call, process or restart gets them again.
     ///
     /// # Errors
     /// [`StoreError`]; the keys are still ready. After [`StoreError::Uncertain`] they may be lost.
@@ -213,8 +215,8 @@ impl Store {
         Ok(self.call(lease).instrument(span).await?.blocks)
     }
 
-    /// Gives back leased keys that were not handed out, all blocks in one commit. Only for blocks that are stored
-    /// ([`LeasedBlock::is_stored`]); others become a new batch with [`Self::insert_ready`].
+    /// Gives back leased keys that were not handed out, all blocks in one commit. Only for blocks that are
+    /// stored ([`LeasedBlock::is_stored`]); others become a new batch with [`Self::insert_ready`].
     ///
     /// # Errors
     /// [`StoreError`]; they stay leased.
@@ -249,7 +251,8 @@ impl Store {
         self.call(insert).instrument(span).await
     }
 
-    /// Returns the requested keys in their order, all or none, after the commit that uses up their retrievals.
+    /// Returns the requested keys in their order, all or none, after the commit that uses up their
+    /// retrievals.
     ///
     /// # Errors
     /// [`RetrieveError`]; nothing was used up. After [`StoreError::Uncertain`] the retrievals may be.
@@ -258,8 +261,8 @@ impl Store {
         self.retrieve_in_time(Retrieve::new(asked)?, asked.patience).instrument(span).await
     }
 
-    /// Voids keys of a batch for its source: all of them if `key_ids` is empty. Ignores IDs of other batches. If the
-    /// batch is not here, it will be refused until `expires_at`.
+    /// Voids keys of a batch for its source: all of them if `key_ids` is empty. Ignores IDs of other batches.
+    /// If the batch is not here, it will be refused until `expires_at`.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was voided. After [`StoreError::Uncertain`], repeat the call to find out.
@@ -275,7 +278,7 @@ impl Store {
     }
 
     /// Voids a batch of ready keys, unless some of them were leased. For a batch of this site whose
-    /// [`Self::insert_ready`] failed or was not answered: it may have been committed and leased all the same.
+    /// [`Self::insert_ready`] failed or was not answered: the batch may be committed and leased nevertheless.
     ///
     /// # Errors
     /// As for [`Self::void`].
@@ -290,8 +293,8 @@ impl Store {
         self.call(void).instrument(span).await
     }
 
-    /// Erases at most `limit` rows of each kind that are past their time. If [`Swept::any`], more may be waiting;
-    /// otherwise the write-ahead log of SQLite is moved into the database file.
+    /// Erases rows that are due, at most `limit` of each kind. If [`Swept::any`], more may be left; otherwise
+    /// it moves SQLite's write-ahead log into the database file.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was erased.
@@ -354,7 +357,7 @@ impl Store {
     }
 }
 
-/// Waits for `work`, at most for [`CALL_TIMEOUT`]. Dropping it tells the writer that nobody waits.
+/// Waits for `work`, at most for [`CALL_TIMEOUT`]. Dropping `work` tells the writer that nobody waits for it.
 async fn bounded<T, E: From<StoreError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     tokio::time::timeout(CALL_TIMEOUT, work).await.unwrap_or_else(|_| Err(StoreError::Busy(None).into()))
 }

@@ -107,7 +107,7 @@ pub struct Retrieval<'a> {
     pub path: &'a Party,
     /// At least one, at most [`super::MAX_KEYS_PER_RETRIEVAL`], all distinct.
     pub key_ids: &'a [KeyId],
-    /// How often.
+    /// How often each key may be retrieved.
     pub mode: RetrievalMode,
     /// How long the same caller may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
@@ -115,7 +115,7 @@ pub struct Retrieval<'a> {
     pub patience: Duration,
 }
 
-/// What became of keys that were to be voided.
+/// Result of voiding keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VoidOutcome {
     /// Nobody has retrieved these here, and nobody will.
@@ -124,19 +124,19 @@ pub struct VoidOutcome {
     pub kept: Vec<KeyId>,
 }
 
-/// What became of ready keys that were to be voided unless some were leased.
+/// Result of voiding ready keys unless some were leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadyVoid {
     /// Nobody has them and nobody will get them.
     Voided,
-    /// They may have been handed out: some were leased, or it can no longer be told.
+    /// They may have been handed out: some were leased, or the store no longer knows.
     InUse,
 }
 
 /// What one sweep erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Blocks of ready keys past their use.
+    /// Blocks of ready keys that may no longer be handed out.
     pub ready_blocks: u64,
     /// Keys, expired or retrieved by everyone.
     pub keys: u64,

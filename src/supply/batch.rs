@@ -1,4 +1,4 @@
-//! How an order is cut into batches.
+//! How an order is split into batches.
 
 /// Numbers of keys of the batches that make `number` keys of `key_bytes` bytes, as large as the engine
 /// allows; `None` for a key too long for any batch.

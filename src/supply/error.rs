@@ -1,4 +1,4 @@
-//! Why no keys could be supplied, by who can do something about it.
+//! Why no keys could be supplied: one variant for each party that can fix it.
 
 use kme::KmeId;
 
@@ -11,7 +11,7 @@ pub enum SupplyError {
     /// A recipient's KME does not answer; the network or its operator is to blame.
     #[error("KME {0} does not answer")]
     PeerUnavailable(KmeId),
-    /// A recipient's KME cannot take keys now; the reason is its own.
+    /// A recipient's KME cannot take keys now, for a reason of its own.
     #[error("KME {kme} cannot take keys now: {reason}")]
     PeerBusy {
         /// Who it is.
@@ -54,7 +54,7 @@ pub enum SupplyError {
 }
 
 impl SupplyError {
-    /// What it means to whoever ordered keys that they cannot be stored or leased.
+    /// The caller's error when keys could not be stored or leased.
     pub(super) fn of_store(error: &StoreError) -> Self {
         tracing::error!(error = error as &dyn std::error::Error, "keys could not be stored or leased");
         match error {
@@ -63,7 +63,7 @@ impl SupplyError {
         }
     }
 
-    /// What a failed call to a peer means to whoever ordered keys.
+    /// The caller's error when a call to a peer failed.
     pub(super) fn of_peer(error: &PeerError) -> Self {
         match error {
             PeerError::Unreachable { kme, .. } | PeerError::Slow(kme) | PeerError::Paused(kme) => {

@@ -1,7 +1,8 @@
-//! Takes in what peers push: checks a batch, regenerates its keys, stores and acknowledges them; voids them on request.
+//! Receives batches from peers: checks each, regenerates its keys, stores and acknowledges them; voids keys
+//! on request.
 //!
-//! Nothing in metadata is believed: who may push for whom, sizes, times, names and pools are all checked
-//! against this site's own configuration before a pool is touched.
+//! Trusts nothing in the metadata: checks who may push for whom, sizes, times, names and pools against this
+//! site's own configuration before it touches a pool.
 
 #[cfg(test)]
 mod tests;
@@ -60,12 +61,12 @@ pub enum IntakeError {
     /// The pools of the set cannot be downloaded; another set is needed.
     #[error("the pools of the set cannot be downloaded: {0}")]
     SetUnavailable(String),
-    /// No room, or the store is not available. The same push may be accepted later.
+    /// No room, or the store is not available. Pushing again later may succeed.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// Takes in what peers push. Share it in an `Arc`.
+/// Receives batches from peers. Share it in an `Arc`.
 pub struct Intake {
     directory: Arc<ArcSwap<Directory>>,
     rules: IntakeRules,
@@ -132,7 +133,8 @@ impl Intake {
         let entitled = checked.entitled_here(self.clock.now())?;
         let content = content_digest(&batch);
         let stored = BatchStored { batch_id: batch.batch_id, keys: batch.key_ids.len() };
-        // Whether it is stored or voided is for the store to say: another replica may have done that.
+        // Only the store knows whether the batch is stored or voided already: another replica may have done
+        // that.
         self.regenerate_and_store(source, batch, &entitled, content).await?;
         Ok(stored)
     }
@@ -178,7 +180,8 @@ impl Intake {
                 blast::MAX_KEYS_PER_BATCH
             )));
         }
-        // A tombstone outlives any push of its batch, and no caller can make it live longer than a key.
+        // A tombstone outlives every push of its batch, but never lives longer than a key, whatever the
+        // caller says.
         let now = self.clock.now();
         let longest = now.plus(self.rules.key_ttl_max);
         let shortest = now.plus(2 * self.rules.clock_skew_max + Duration::from_mins(5));
@@ -317,7 +320,7 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// Who may retrieve the keys of the batch at this site. Fails unless the push keeps all rules.
+    /// Who may retrieve the keys of the batch at this site. Fails if the push breaks a rule.
     fn entitled_here(&self, now: Timestamp) -> Result<Vec<Entitlement>, IntakeError> {
         self.suite_and_sizes()?;
         self.times(now)?;

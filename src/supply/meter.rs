@@ -1,4 +1,4 @@
-//! Counts of what becomes of keys and batches at this site.
+//! Counters of keys and batches at this site.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,7 +55,7 @@ struct PeerBatches {
     regenerated: Counter,
 }
 
-/// What became of a batch that this site retracted.
+/// Result of retracting a batch at a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retracted {
     /// The peer keeps none of it.

@@ -1,8 +1,8 @@
-//! Makes keys together with the sites that store their twins, and takes in the batches that peers push.
+//! Makes keys together with the sites that store their twins, and receives the batches that peers push.
 //!
 //! Owns the one rule of key life: a key is handed out only after every recipient site has durably stored its
-//! twin. Knows nothing of HTTP or of what SAEs are allowed. [`Supply::make`] takes from the reserve what is
-//! ready there and makes the rest.
+//! twin. Knows nothing of HTTP or of what SAEs are allowed. [`Supply::make`] takes ready keys from the
+//! reserve and makes the rest.
 
 mod announce;
 mod batch;
@@ -75,7 +75,7 @@ pub struct SupplyParts {
     pub meter: Arc<SupplyMeter>,
     /// Runs the work that must end before the daemon does.
     pub tasks: TaskTracker,
-    /// Cancelled when the daemon stops; work that nobody waits for then ends.
+    /// Cancelled when the daemon stops. Then work ends that nobody waits for.
     pub stopping: CancellationToken,
 }
 
@@ -120,12 +120,12 @@ impl Supply {
         Arc::new(Self { parts, settings, maker, reserve, orders })
     }
 
-    /// Hands out the keys of `order`: each has a twin, durably stored, at every recipient's site, and no other
-    /// call returns it. From the reserve for one recipient and the default size, else made now. Keys that the
-    /// reserve has in memory are there at the first poll.
+    /// Hands out the keys of `order`: each has a twin, durably stored, at every recipient's site, and no
+    /// other call returns it. They come from the reserve if there is one recipient and the size is the
+    /// default; otherwise they are made now. Keys in the reserve's memory are returned at the first poll.
     ///
     /// # Errors
-    /// [`SupplyError`]; then no key was handed out, and what sites stored of this order is being voided.
+    /// [`SupplyError`]; no key was handed out, and whatever sites stored of this order is being voided.
     pub async fn make(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
         let of_reserve = self.of_reserve(&order);
         if let Some(recipient) = of_reserve
@@ -148,7 +148,7 @@ impl Supply {
         Ok(keys)
     }
 
-    /// The recipient of an order of the kind that is kept ready.
+    /// The recipient, if the reserve serves orders of this kind.
     fn of_reserve<'a>(&self, order: &KeyOrder<'a>) -> Option<&'a Recipient> {
         match order.recipients {
             [recipient] if order.key_bytes == self.settings.default_key_bytes => Some(recipient),
@@ -162,7 +162,7 @@ impl Supply {
     }
 
     /// How many keys of the default size are ready for the pair: stored, or leased and not handed out. Asking
-    /// counts as use: the reserve of the pair fills from here on.
+    /// counts as use: from now on the pair's reserve is filled.
     pub async fn ready(&self, master: &SaeId, recipient: &Recipient) -> u32 {
         u32::try_from(self.reserve.count(master, recipient).await).unwrap_or(u32::MAX)
     }
@@ -177,7 +177,8 @@ impl Supply {
         self.reserve.close().await;
     }
 
-    /// Makes a pool set for sharing keys with `peer` if there is none, so that the first request need not wait.
+    /// Makes a pool set for sharing keys with `peer` if there is none, so that the first request need not
+    /// wait.
     ///
     /// # Errors
     /// [`SupplyError`] when none can be made now.

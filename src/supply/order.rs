@@ -1,4 +1,5 @@
-//! Carries out one order, all or nothing: cuts it into batches, makes them, pushes them to every site, commits here.
+//! Carries out one order, all or nothing: splits it into batches, makes them, pushes them to every site,
+//! commits here.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -119,7 +120,7 @@ struct Made {
     provenance: Arc<Provenance>,
 }
 
-/// An order in work, and where it may have left keys so far.
+/// An order in work, and every place where it may have left keys.
 struct Work<'a> {
     maker: &'a KeyMaker,
     order: KeyOrder<'a>,
@@ -139,7 +140,7 @@ impl<'a> Work<'a> {
         Self { maker, order, sites, created_at, expires_at, traces: Mutex::default() }
     }
 
-    /// Ends the work. If it failed, what it left behind is voided everywhere.
+    /// Ends the work. After a failure, voids everywhere what it left behind.
     fn settle<T>(self, made: Result<T, SupplyError>) -> Result<T, SupplyError> {
         if let Err(error) = &made {
             tracing::debug!(
@@ -157,7 +158,8 @@ impl<'a> Work<'a> {
     async fn make_one(&self, purpose: Purpose) -> Result<Option<LeasedBlock>, SupplyError> {
         let made = self.make(self.order.number).await?;
         let entitled = self.entitled_here();
-        // The second half of its life belongs to those who retrieve it.
+        // Keys are handed out in the first half of their life, so that everyone has the second half to
+        // retrieve them.
         let usable_until = life::usable_until(self.created_at, self.expires_at);
         match purpose {
             Purpose::Ready => {
@@ -184,7 +186,7 @@ impl<'a> Work<'a> {
         while let Some(batch) = running.next().await {
             made.push(batch?);
         }
-        // Every site has every batch; only now does this site store what may be retrieved here.
+        // Every other site has stored every batch. Only now does this site store what may be retrieved here.
         let entitled = self.entitled_here();
         if !entitled.is_empty() {
             try_join_all(made.iter().map(|batch| self.store(batch, &entitled, None))).await?;
@@ -204,8 +206,8 @@ impl<'a> Work<'a> {
         self.maker.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
-    /// One batch that every site has. A site that lost the pool set (it restarted) gets one more chance with
-    /// a new set.
+    /// One batch that every site has. If a site lost the pool set (it restarted), tries once more with a new
+    /// set.
     async fn make(&self, count: usize) -> Result<Made, SupplyError> {
         match self.attempt(count).await {
             Err(Failure::SetGone(error)) => {
@@ -269,7 +271,7 @@ impl<'a> Work<'a> {
         let peer = self.maker.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
         let trace = (kme.clone(), metadata.batch_id);
-        // Noted before it is sent: whatever becomes of the call, the site may have stored the batch.
+        // Noted before the call: even if it fails, the site may have stored the batch.
         self.traces.lock().remote.insert(trace.clone());
         let started = Instant::now();
         let pushed = peer.push(metadata).await;
@@ -378,7 +380,7 @@ fn internal(error: impl std::error::Error + 'static) -> SupplyError {
     SupplyError::Internal
 }
 
-/// Why there is no pool set, as the caller of an order learns it. The cause was logged by the maker.
+/// The caller's error when there is no pool set. Whoever failed to make the set logged the cause.
 pub(super) fn no_set(error: SourceSetError) -> SupplyError {
     match &error {
         SourceSetError::NotMade(cause) => match &**cause {

@@ -1,6 +1,7 @@
 //! Retracts an order that failed: voids what sites stored of it, so that no twin stays usable anywhere.
 //!
-//! Best effort. A site that cannot be reached in time keeps keys whose IDs nobody was told; they expire.
+//! Best effort. A site that cannot be reached in time keeps its keys until they expire. Nobody was told their
+//! IDs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,9 +18,9 @@ use crate::peer::PeerClient;
 use crate::peer::wire::VoidRequest;
 use crate::store::ReadyVoid;
 
-/// Orders that are being retracted at once; what sites stored of more expires.
+/// Most orders that are retracted at once. Keys of further ones stay until they expire.
 const RETRACTED_AT_ONCE: usize = 1024;
-/// How often a site is asked.
+/// How often a site is asked to void a batch.
 const ATTEMPTS: u32 = 8;
 /// Pause between two attempts.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(16));
@@ -31,7 +32,8 @@ pub(super) struct Traces {
     pub(super) remote: BTreeSet<(KmeId, BatchId)>,
     /// Batches that were being stored here.
     pub(super) local: Vec<BatchId>,
-    /// Batches that were being stored here as ready keys. Once that is committed, `enc_keys` may hand them out.
+    /// Batches that were being stored here as ready keys. Once that is committed, `enc_keys` may hand them
+    /// out.
     pub(super) ready: Vec<BatchId>,
 }
 
@@ -59,7 +61,7 @@ impl Retractor {
         self.parts.tasks.spawn(async move {
             let local = traces.local.iter().map(|batch| void_at_home(&parts, *batch, expires_at));
             let remote = async {
-                // At home first: a twin may be voided only when it is certain that nobody was or will be given its key.
+                // At home first: a twin may be voided only if its key was never handed out and never will be.
                 let ready = traces.ready.iter();
                 let ready =
                     ready.map(async |batch| (batch, void_ready_at_home(&parts, *batch, expires_at).await));
@@ -87,7 +89,8 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// After an attempt that failed: waits until the next is due. `false` when there is none, or the daemon stops.
+    /// After an attempt that failed: waits until the next is due. `false` when there is none, or the daemon
+    /// stops.
     async fn wait_for_next(&mut self, parts: &SupplyParts) -> bool {
         self.failed += 1;
         if self.failed >= ATTEMPTS {
@@ -136,7 +139,7 @@ async fn void_at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId,
     }
 }
 
-/// Whether none of the batch's ready keys was leased, and so none ever will be.
+/// Voids a batch of ready keys here, unless some were leased. `true`: none was leased, and none ever will be.
 async fn void_ready_at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
     let mut attempts = Attempts::default();
     loop {
@@ -146,7 +149,7 @@ async fn void_ready_at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: 
                 tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");
                 return false;
             }
-            // As long as the disk is full, for one.
+            // For example while the disk is full.
             Err(error) => {
                 if !attempts.wait_for_next(parts).await {
                     tracing::warn!(

@@ -257,7 +257,7 @@ fn wrong_usage_is_named_and_ends_with_2() {
     let manifest = network.manifest();
     let manifest = manifest.to_str().unwrap();
     for (args, named) in [
-        (&["--demo-json", manifest, "--only", "55"][..], "--only: `55` is no test"),
+        (&["--demo-json", manifest, "--only", "55"][..], "--only: `55` is not a test"),
         (&["--demo-json", manifest, "--unmet-extension", "[]"], "--unmet-extension is no JSON object"),
         (&["--demo-json", "/nowhere/demo.json"], "cannot read /nowhere/demo.json"),
         (&["--demo-json", manifest, "--cut-hook", "true"], "--heal-hook"),

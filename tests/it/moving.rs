@@ -32,7 +32,7 @@ fn a_site_that_moves_to_postgres_returns_the_keys_that_it_had_and_only_once() {
     assert!(network.sites[1].take().unwrap().terminate().success());
     let copied = copy(&config, &url, &[]);
     assert!(copied.status.success(), "{}", said(&copied));
-    assert!(said(&copied).contains("sealed keys open") && said(&copied).contains("start no daemon on"));
+    assert!(said(&copied).contains("sealed keys open") && said(&copied).contains("Start no daemon on"));
     let again = copy(&config, &url, &[]);
     assert!(said(&again).contains("the target is not empty"), "{}", said(&again));
 

@@ -1,9 +1,10 @@
 //! An authority for certificates, and the identities that they prove.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -91,7 +92,7 @@ impl TestAuthority {
 
 /// The authority that all tests of a process share.
 pub fn shared() -> &'static TestAuthority {
-    static SHARED: std::sync::LazyLock<TestAuthority> = std::sync::LazyLock::new(TestAuthority::new);
+    static SHARED: LazyLock<TestAuthority> = LazyLock::new(TestAuthority::new);
     &SHARED
 }
 
@@ -116,8 +117,14 @@ pub fn authenticated_kme(id: &str) -> AuthenticatedKme {
     }
 }
 
+/// Issued once for each name: some tests ask thousands of times.
 fn identity_of(role: Role, id: &str) -> Identity {
-    let pem = std::fs::read(shared().issue(role, id).cert).unwrap();
-    let leaf = CertificateDer::from_pem_slice(&pem).unwrap();
-    identify(&leaf, &spiffe_rules()).unwrap()
+    static KNOWN: LazyLock<Mutex<HashMap<String, Identity>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap();
+    let identity = known.entry(format!("{role:?} {id}")).or_insert_with(|| {
+        let pem = std::fs::read(shared().issue(role, id).cert).unwrap();
+        let leaf = CertificateDer::from_pem_slice(&pem).unwrap();
+        identify(&leaf, &spiffe_rules()).unwrap()
+    });
+    identity.clone()
 }

@@ -181,4 +181,6 @@ fn refusal(error: VaultError) -> ApiError {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

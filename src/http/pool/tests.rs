@@ -1,8 +1,9 @@
+mod sets;
+
 use kme::{Clock, OsRandom, PoolId};
 use serde_json::json;
 
-use crate::pool::testing::{Caller, HttpAnswer, POOL_BYTES, TestServer, WORDS, limits};
-
+use super::testing::{Caller, HttpAnswer, POOL_BYTES, TestServer, WORDS, limits};
 use super::*;
 use crate::pool::VaultLimits;
 

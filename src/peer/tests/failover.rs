@@ -1,4 +1,4 @@
-//! A peer with several addresses: who is asked, when the next one is, and what the peer as a whole is said to be.
+//! A peer with several addresses: which is asked, when the next is, and the state of the peer as a whole.
 
 use super::*;
 
@@ -76,7 +76,7 @@ async fn an_address_that_was_left_alone_is_asked_when_the_one_that_answered_fall
     let settings = PeerClientSettings { timeout: Duration::from_secs(5), max_in_flight: 4 };
     let replicas = Replicas::answering(&[(0, ""), (200, STORED)], settings).await;
     for _ in 0..3 {
-        // The second has no such answer.
+        // The second sends the answer to another call.
         assert!(matches!(replicas.client.info_at(1).await, Err(PeerError::Garbled { .. })));
     }
     assert_eq!(replicas.states(), [BreakerState::Closed, BreakerState::Open]);

@@ -43,7 +43,7 @@ pub(crate) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(),
     if link.dialect() == Dialect::Sqlite {
         return check_and_migrate(link, migrate).await;
     }
-    // Another daemon may be migrating, which takes as long as its statements take.
+    // Another daemon may be migrating: waits for it as long as it takes.
     sqlx::raw_sql(BE_PATIENT).execute(&mut **link).await?;
     check_and_migrate(link, migrate).await?;
     sqlx::raw_sql(BE_HASTY).execute(&mut **link).await?;

@@ -1,4 +1,5 @@
-//! The way to the database: addresses, connections, what differs between SQLite and Postgres, schema versions.
+//! The way to the database: addresses, connections, what differs between SQLite and Postgres, schema
+//! versions.
 //!
 //! Knows nothing of keys.
 

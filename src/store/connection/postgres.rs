@@ -1,7 +1,8 @@
 //! Postgres: from a URL to the servers that it names, and connections to them.
 //!
-//! The URL is libpq's and may name several hosts. They are tried in order; only one that takes writes is used. Every
-//! wait for a server is bounded: by the server (`statement_timeout` and others, set for each session) and here.
+//! The URL is libpq's and may name several hosts. They are tried in order; only one that takes writes is
+//! used. Every wait for a server is bounded: by the server (`statement_timeout` and others, set for each
+//! session) and here.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -21,9 +22,9 @@ use crate::store::error::StoreError;
 /// Longest time for a server to accept a connection and say whether it takes writes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Settings of each session. The timeouts bound every wait; the server ends a session that goes silent inside a
-/// transaction, which frees its locks. The planner may use only indexes: the statistics of tables that change this
-/// fast are always wrong (docs/lab/query-plans.md shows the plans).
+/// Settings of each session. The timeouts bound every wait; the server ends a session that goes silent inside
+/// a transaction, which frees its locks. The planner may use only indexes: the statistics of tables that
+/// change this fast are always wrong (docs/lab/query-plans.md shows the plans).
 const SESSION: &str = "-c statement_timeout=5000 -c lock_timeout=3000 \
      -c idle_in_transaction_session_timeout=5000 -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 \
      -c tcp_keepalives_count=3 -c default_transaction_isolation=read\\ committed -c jit=off \
@@ -151,7 +152,8 @@ impl PostgresServers {
             return Err(StoreError::Busy(Some(Arc::new(sqlx::Error::Configuration(text.into())))));
         }
         if commits == "off" {
-            // The server could forget a commit that it has answered, and its keys would be handed out again.
+            // Otherwise a crash of the server could lose a commit that it has acknowledged, and the keys
+            // would be handed out again.
             sqlx::raw_sql(COMMIT_TO_DISK.into_sql_str()).execute(&mut connection).await?;
         }
         if fsync == "off" && !self.has_warned_of_fsync.swap(true, Ordering::Relaxed) {
@@ -188,9 +190,9 @@ impl<'a> Parts<'a> {
         self.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
-    /// A server on another machine has to prove who it is. It is sent sealed keys, and its answers decide whether a key
-    /// was retrieved before. `require` and `prefer` look safe but accept any certificate. An explicit `disable` is
-    /// accepted: the operator has a separate network.
+    /// A server on another machine has to prove who it is. It is sent sealed keys, and its answers decide
+    /// whether a key was retrieved before. `require` and `prefer` look safe but accept any certificate. An
+    /// explicit `disable` is accepted: the operator has a separate network.
     fn check_secrecy(&self) -> Result<(), StoreError> {
         let mode = self.value("sslmode");
         let is_safe = matches!(mode, Some("verify-full" | "disable"));
@@ -212,7 +214,7 @@ impl<'a> Parts<'a> {
         }
         // The driver takes a bracketed IPv6 address for a name. As a parameter, without brackets, it works.
         let is_v6 = host.host.contains(':');
-        // It wants a name unescaped, and the directory of a socket escaped.
+        // The driver wants a name unescaped, and a socket's directory escaped.
         let shown = match host.host.as_str() {
             _ if is_v6 => "localhost".to_owned(),
             directory if host.is_socket() => escaped(directory).to_string(),

@@ -23,8 +23,8 @@ struct Slot {
     is_closed: bool,
 }
 
-/// The reading connection, in use. Closed unless it is kept: a read that failed or was abandoned may have left it in any
-/// state.
+/// The reading connection, in use. Closed unless it is kept: a read that failed or was abandoned may have
+/// left it in any state.
 pub(crate) struct Reading<'a> {
     pub(crate) link: Link,
     slot: MutexGuard<'a, Slot>,

@@ -16,14 +16,14 @@ use crate::store::error::StoreError;
 const IN_URL: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`').add(b'\\');
 
-/// For every connection: a commit is on disk when it returns, freed cells are overwritten, a lock of another process
-/// is waited for.
+/// For every connection: a commit is on disk when it returns, freed cells are overwritten, and a statement
+/// waits while another process holds a lock.
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
      PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF";
-/// For a connection that is the only one.
+/// For a connection that keeps all others out.
 const ALONE: &str = "PRAGMA busy_timeout = 1000; PRAGMA locking_mode = EXCLUSIVE";
-/// For a connection that may write. The cache has room for the pages of some ten thousand keys; each commit walks all
-/// of it, so a larger one costs more.
+/// For a connection that may write. The cache has room for the pages of some ten thousand keys; each commit
+/// walks all of it, so a larger one costs more.
 pub(crate) const WRITE: &str = "PRAGMA query_only = OFF; PRAGMA cache_size = -8192";
 /// For a connection that only reads.
 pub(crate) const READ: &str = "PRAGMA query_only = ON";
@@ -71,7 +71,7 @@ impl SqliteFile {
     /// [`StoreError::Busy`] when another process has the file open.
     pub(crate) async fn connect_alone(&self) -> Result<AnyConnection, StoreError> {
         let mut connection = self.options.connect().await?;
-        // Before the file is touched, so that the log gets no shared index and other users of the file are noticed.
+        // Before anything else: so the log gets no shared index, and another user of the file is noticed.
         sqlx::raw_sql(ALONE).execute(&mut connection).await?;
         sqlx::raw_sql(PRAGMAS).execute(&mut connection).await?;
         sqlx::raw_sql(ALONE).execute(&mut connection).await?;
@@ -120,8 +120,8 @@ fn database_file(rest: &str) -> Result<PathBuf, StoreError> {
     Ok(path)
 }
 
-/// Makes the file with mode 0600; SQLite would make it readable for others. SQLite gives `-wal` and `-shm` the mode of
-/// the file.
+/// Makes the file with mode 0600; SQLite would make it readable for others. SQLite gives `-wal` and `-shm`
+/// the mode of the file.
 fn create_private(path: &Path) -> Result<(), StoreError> {
     let failed = |what: &str, error: &std::io::Error| {
         StoreError::Settings(format!("{what} the database file {}: {error}", path.display()))

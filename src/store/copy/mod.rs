@@ -1,8 +1,8 @@
 //! Copies a store to another database, of the same kind or the other: all live rows, or none.
 //!
-//! Both databases are locked all the time, so no daemon changes the source or starts on half a target. One transaction
-//! of the target holds everything. Before its commit, every row is read back and compared, and every sealed key is
-//! opened. Keys stay sealed as they are.
+//! Both databases stay locked throughout, so no daemon changes the source or starts on half a target. One
+//! transaction of the target holds everything. Before its commit, every row is read back and compared, and
+//! every sealed key is opened. Keys stay sealed as they are.
 
 mod tables;
 
@@ -20,7 +20,7 @@ use super::sealing::{KeyEncryptionKeys, Sealer};
 use super::verbs::{id_bytes, unwrap_data_key};
 use super::writer::commit::commit;
 
-/// Lets a session be silent while the other database works.
+/// Lets a session stay idle while the other database works.
 const PATIENT_SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 /// Other sessions of this role in this database: most likely daemons.
 const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
@@ -63,16 +63,16 @@ impl fmt::Display for Copied {
 pub struct CopyParts {
     /// All KEKs that the source needs.
     pub keks: KeyEncryptionKeys,
-    /// Tells what has expired, and is not copied.
+    /// Decides what has expired; that is not copied.
     pub clock: Arc<dyn Clock>,
-    /// The sealer wants it, although it seals nothing here.
+    /// Builds the sealer, which seals nothing here.
     pub random: Arc<dyn Random>,
 }
 
 /// Copies the store at the URL `from` to the URL `to`, which must be empty; a missing database is made.
 ///
 /// # Errors
-/// [`StoreError`]; then the target has nothing. [`StoreError::Uncertain`]: it has everything or nothing.
+/// [`StoreError`]; the target is empty. After [`StoreError::Uncertain`] it has everything or nothing.
 pub(crate) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
     let (from, to) = (Address::parse(from)?, Address::parse(to)?);
     from.find(false)?;
@@ -140,7 +140,7 @@ async fn begin(link: &mut Link, hold: Sql, what: &str) -> Result<(), StoreError>
     }
 }
 
-/// Errors do not matter: what counts is committed.
+/// Ignores errors: everything that matters is committed.
 async fn close(link: Link) {
     let _ = sqlx::Connection::close(link.into_inner()).await;
 }

@@ -86,8 +86,8 @@ impl fmt::Debug for KeyEncryptionKeys {
 }
 
 impl KeyEncryptionKeys {
-    /// Reads a file with one key on each line, as 64 hexadecimal digits. Skips empty lines and `#` comments. Warns
-    /// if others than the owner may read the file.
+    /// Reads a file with one key on each line, as 64 hexadecimal digits. Skips empty lines and `#` comments.
+    /// Warns if others than the owner may read the file.
     ///
     /// # Errors
     /// [`KekError`] names the file and the line.
@@ -111,7 +111,8 @@ impl KeyEncryptionKeys {
         Self::parse(&Zeroizing::new(text), &format!("environment variable {name}"))
     }
 
-    /// Reads the systemd credential `name` (`LoadCredential=`, `LoadCredentialEncrypted=`), written like the file.
+    /// Reads the systemd credential `name` (`LoadCredential=`, `LoadCredentialEncrypted=`), written like the
+    /// file.
     ///
     /// # Errors
     /// [`KekError`] when `$CREDENTIALS_DIRECTORY` is not set, or as for [`Self::from_file`].
@@ -198,8 +199,8 @@ impl KeyEncryptionKeys {
     }
 }
 
-/// The first bytes of SHA3-256 over a label and the key. Tells keys apart and reveals nothing of them: 256 random bits
-/// are as hard to guess from a digest as without one.
+/// The first bytes of SHA3-256 over a label and the key. Tells keys apart and reveals nothing of them: 256
+/// random bits are as hard to guess from a digest as without one.
 fn kek_id(key: &SecretBytes) -> String {
     let mut hash = Sha3_256::new();
     hash.update((KEK_ID_LABEL.len() as u64).to_be_bytes());

@@ -1,13 +1,14 @@
 //! Sealing of key material: data keys, nonces, associated data. Knows nothing of SQL.
 //!
-//! **Nonces never repeat under one data key.** A data key is 256 fresh random bits. Only the process that drew it
-//! seals with it; later processes open with it and draw their own to seal. A nonce is a 32-bit counter of the data
-//! key, then 64 random bits of the batch. The counter alone keeps nonces distinct: one atomic step takes the values
-//! for a whole batch, it never goes back, and a data key that has sealed 2^32 - 1 rows is replaced. The random half
-//! covers the one case that the counter cannot see: a virtual machine resumed twice from one snapshot.
+//! **Nonces never repeat under one data key.** A data key is 256 fresh random bits. Only the process that
+//! drew it seals with it; later processes open with it and draw their own to seal. A nonce is a 32-bit
+//! counter of the data key, then 64 random bits of the batch. The counter alone keeps nonces distinct: one
+//! atomic step takes the values for a whole batch, it never goes back, and a data key that has sealed 2^32 -
+//! 1 rows is replaced. The random half covers the one case that the counter cannot see: a virtual machine
+//! resumed twice from one snapshot.
 //!
-//! The associated data binds a row to its key ID, batch ID and data key, so a ciphertext moved to another row does
-//! not open. (It also holds the constants "keys" and "sealed".) Each part has its length in front.
+//! The associated data binds a row to its key ID, batch ID and data key, so a ciphertext moved to another row
+//! does not open. (It also holds the constants "keys" and "sealed".) Each part has its length in front.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -109,7 +110,8 @@ impl Sealer {
         Ok(true)
     }
 
-    /// Seals `keys`, which all have one length. The result is sorted by ID, so rows are inserted in index order.
+    /// Seals `keys`, which all have one length. The result is sorted by ID, so rows are inserted in index
+    /// order.
     pub fn seal(&self, batch_id: BatchId, keys: &[Key], now: Timestamp) -> Result<SealedKeys, SealError> {
         let key_bytes = keys.first().map_or(0, |key| key.material.len_bytes());
         let rows = u32::try_from(keys.len()).map_err(|_| SealError::Crypto)?;

@@ -173,7 +173,7 @@ async fn a_target_that_has_anything_is_refused_and_stays_as_it_is() {
     }
 }
 
-/// What cannot be opened is not carried on in silence, and nothing is left half done.
+/// A row that cannot be opened fails the whole copy, and the target stays empty.
 #[tokio::test]
 async fn a_seal_that_does_not_open_or_a_kek_that_is_not_given_leaves_the_target_empty() {
     needs!(Postgres);
@@ -207,7 +207,7 @@ async fn a_source_that_is_not_there_is_not_made() {
     assert!(!site.path("site.db").exists());
 }
 
-/// The statements that `docs/deployment.md` gives for an old state that was restored.
+/// Runs the statements that `docs/deployment.md` gives for a restored old state.
 #[tokio::test]
 async fn a_restored_state_gives_nothing_after_the_documented_statements() {
     needs!(Postgres);

@@ -1,4 +1,4 @@
-//! The store's rules. Each of them is held on both databases: the files of rules are modules of `on_sqlite` and of
+//! Tests of the store's rules. Each runs on both databases: its file is a module of `on_sqlite` and of
 //! `on_postgres`, where `site!()` makes a new, empty database of that kind.
 
 mod copy;

@@ -6,7 +6,7 @@ fn site() -> Site {
     Site::on(Kind::Postgres)
 }
 
-/// A test's own site; the test is left out where there is no Postgres.
+/// A site for one test. Without Postgres the test is skipped.
 macro_rules! site {
     () => {{
         testkit::needs!(Postgres);

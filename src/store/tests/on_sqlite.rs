@@ -6,7 +6,7 @@ fn site() -> Site {
     Site::on(Kind::Sqlite)
 }
 
-/// A test's own site.
+/// A site for one test.
 macro_rules! site {
     () => {
         super::site()

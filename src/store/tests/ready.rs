@@ -177,7 +177,7 @@ async fn a_commit_that_nobody_saw_is_voided_only_while_none_of_its_keys_was_leas
     assert_eq!(void(&untouched).await, ReadyVoid::Voided, "again");
     assert_eq!(lease(&store, 2).await.len(), 1);
     assert_eq!(void(&leased).await, ReadyVoid::InUse);
-    // It never came: should it still, it is refused.
+    // This batch has not arrived yet; when it does, it is refused.
     let late = Sample::to_bob(2);
     assert_eq!(void(&late).await, ReadyVoid::Voided);
     assert_eq!(late.insert(&store).await.unwrap(), Inserted::Voided);

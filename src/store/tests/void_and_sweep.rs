@@ -15,7 +15,7 @@ async fn voided_keys_are_missing_and_retrieved_ones_are_kept() {
     Ask::by("bob").gets(&store, &ids[..1]).await;
     let outcome = void(&store, &batch, "site-a", &ids[..2]).await;
     assert_eq!(outcome, VoidOutcome { voided: vec![ids[1]], kept: vec![ids[0]] });
-    // Repeating it tells the same.
+    // Repeating it gives the same answer.
     assert_eq!(void(&store, &batch, "site-a", &ids[..2]).await, outcome);
     Ask::by("bob").finds_nothing(&store, &ids[1..2]).await;
     Ask::by("eve").finds_nothing(&store, &ids[1..2]).await;

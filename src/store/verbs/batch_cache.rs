@@ -8,7 +8,8 @@ use kme::{BatchId, KmeId, Party, Recipient, SaeId, Timestamp};
 use crate::store::sealing::DataKeyId;
 use crate::store::types::{Entitlement, Role};
 
-/// Batches of one generation. There are two, so memory is bounded and what is in use stays.
+/// Most batches of one generation. The cache keeps two generations, so its memory is bounded and batches in
+/// use stay.
 const GENERATION: usize = 4096;
 
 /// What the keys of a batch have in common.

@@ -8,11 +8,12 @@ use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::{DataKeyId, Sealer};
 
-/// Most data keys that are checked when the store opens. There is one for each start since the oldest live batch.
+/// Most data keys that are checked when the store opens. There is one for each start since the oldest live
+/// batch.
 const CHECKED_MAX: i64 = 10_000;
 
-/// Unwraps the stored data keys. The newest must open: a store whose KEK was lost or mixed up is refused before it
-/// takes new keys. The keys under older ones may all have expired, so those only warn.
+/// Unwraps the stored data keys. The newest must open: a store whose KEK was lost or mixed up is refused
+/// before it takes new keys. The keys under older ones may all have expired, so those only warn.
 pub(crate) async fn check_data_keys(link: &mut Link, sealer: &Sealer) -> Result<(), StoreError> {
     let stored: Vec<(Vec<u8>, String, Vec<u8>)> =
         sqlx::query_as(link.text(sql::DATA_KEYS)).bind(CHECKED_MAX).fetch_all(&mut **link).await?;

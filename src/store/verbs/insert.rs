@@ -123,7 +123,8 @@ impl Verb for Insert {
         self.keys.key_ids.len() / 16
     }
 
-    /// Nobody else stores or voids this batch meanwhile, so what [`Self::known`] finds still holds when it is written.
+    /// Keeps others from storing or voiding this batch, so what [`Self::known`] finds still holds at the
+    /// write.
     fn lock(&self, needs: &mut Needs) {
         needs.batch(self.facts.batch_id);
     }

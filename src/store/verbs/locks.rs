@@ -1,13 +1,13 @@
 //! What a transaction locks on Postgres before it reads anything. SQLite gives it the whole database.
 //!
-//! Each statement of a READ COMMITTED transaction sees what others have committed by then. So one statement locks
-//! whatever a decision rests on, and a later one reads it. The order is the same everywhere, so that two transactions
-//! never wait for each other:
+//! Each statement of a READ COMMITTED transaction sees what others have committed by then. So one statement
+//! locks the rows that a decision needs, and a later one reads them. The order is the same everywhere, so
+//! transactions never deadlock:
 //!
-//! 1. the batches to be stored, voided or given back, by advisory locks. These also cover batches that do not exist, so
-//!    a void that finds no batch and an insert that finds no tombstone cannot both commit;
-//! 2. the ready blocks of batches to be voided. Leases pass over locked blocks; a lease that came first may still take
-//!    keys;
+//! 1. the batches to be stored, voided or given back, by advisory locks. These also cover batches that do not
+//!    exist, so a void that finds no batch and an insert that finds no tombstone cannot both commit;
+//! 2. the ready blocks of batches to be voided. Leases pass over locked blocks; a lease that came first may
+//!    still take keys;
 //! 3. the keys to be retrieved or voided.
 
 use kme::{BatchId, KeyId};
@@ -17,7 +17,7 @@ use super::sql;
 use crate::store::connection::{Dialect, Link};
 use crate::store::error::StoreError;
 
-/// What jobs need to have to themselves.
+/// What jobs must lock.
 #[derive(Default)]
 pub(crate) struct Needs {
     batches: Vec<BatchId>,

@@ -1,7 +1,7 @@
 //! Keys made ahead of demand: listed as ready, leased by a daemon, given back.
 //!
-//! A lease deletes the row that lists the keys, and is committed before the keys reach the daemon's memory. So after a
-//! crash nobody hands them out again; at worst they are lost to `enc_keys`.
+//! A lease deletes the row that lists the keys, and is committed before the keys reach the daemon's memory.
+//! So after a crash nobody hands them out again; at worst they are lost to `enc_keys`.
 
 use kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
 use sqlx::Row;
@@ -18,7 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::sealing::{DataKeyId, Sealer};
 use crate::store::types::{LeasedBlock, ReadyPair, ReturnedBlock};
 
-/// Keys that a block counts for before it is read. An estimate.
+/// Estimated number of keys in a block that was not read yet.
 const BLOCK_KEYS: usize = 64;
 
 /// A pair as the columns hold it.
@@ -65,7 +65,8 @@ impl ReadyRow {
         Ok(Self { pair: PairText::of(pair)?, grade, usable_until })
     }
 
-    /// Lists `key_ids` of a stored batch, with or without the `sealed` keys. Does nothing if the batch was voided.
+    /// Lists `key_ids` of a stored batch, with or without the `sealed` keys. Does nothing if the batch was
+    /// voided.
     pub(super) async fn write(
         &self,
         link: &mut Link,
@@ -90,7 +91,7 @@ impl ReadyRow {
 /// Takes blocks of ready keys out of the store.
 pub(crate) struct Lease {
     pub(crate) pair: PairText,
-    /// At most so many.
+    /// How many at most.
     pub(crate) blocks: u32,
 }
 
@@ -109,7 +110,8 @@ impl Verb for Lease {
         usize::try_from(self.blocks).unwrap_or(usize::MAX).saturating_mul(BLOCK_KEYS)
     }
 
-    /// Takes the blocks that end first. A damaged block is reported and deleted, so that it does not block the others.
+    /// Takes the blocks that end first. A damaged block is reported and deleted, so that it does not block
+    /// the others.
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Leased, StoreError> {
         let rows = sqlx::query(link.text(sql::READY))
             .bind(self.pair.master.as_str())
@@ -146,7 +148,7 @@ impl Verb for Lease {
 struct Block {
     batch_id: BatchId,
     key_ids: Vec<KeyId>,
-    /// All of them one after the other. `None`: each has to be looked up.
+    /// The sealed keys, concatenated. `None`: each has to be looked up.
     sealed: Option<Vec<u8>>,
     grade: SourceGrade,
     usable_until: Timestamp,

@@ -1,11 +1,11 @@
 //! Retrieving keys by ID.
 //!
-//! All retrievals of one commit share three steps: load the rows of all requested IDs, decide each request on them in
-//! memory (after those before it), write the changes. [`Rows::decide`] is the whole rule and does no I/O.
+//! All retrievals of one commit share three steps: load the rows of all requested IDs, decide the requests
+//! one after the other in memory, write the changes. [`Rows::decide`] is the whole rule and does no I/O.
 //!
-//! Most retrievals use up fresh keys that one party holds. For a group of these, one statement erases the rows and
-//! returns them ([`Rows::take_fresh`]). If the decisions are anything but the erasure of exactly these keys, the
-//! transaction is rolled back and the group takes the three steps.
+//! Most retrievals use up fresh keys that one party holds. For a group of these, one statement erases the
+//! rows and returns them ([`Rows::take_fresh`]). If the decisions do not come to erasing exactly these keys,
+//! the transaction is rolled back and the group takes the three steps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -165,8 +165,8 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Erases those of `key_ids` that nobody has touched, and loads what they were. Decisions on these rows may be
-    /// committed only if [`Self::is_what_was_taken`].
+    /// Erases the keys of `key_ids` that nobody has touched, and loads their rows. The decisions on them may
+    /// be committed only if [`Self::is_what_was_taken`].
     pub(crate) async fn take_fresh(
         link: &mut Link,
         sealer: &Sealer,
@@ -245,7 +245,7 @@ impl Rows {
             .iter()
             .map(|id| (*id, self.keys.get(id).map_or(Verdict::Missing, |row| row.verdict(asked, self.now))))
             .collect();
-        // 401 before 400: one key of others decides, whatever else is missing.
+        // 401 comes before 400: one key of others is enough, even if other keys are missing.
         if verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::NotEntitled)) {
             return Err(RetrieveError::NotEntitled);
         }
@@ -255,7 +255,7 @@ impl Rows {
             let (Verdict::Take(_) | Verdict::Repeat, Some(sealed)) = (verdict, &row.sealed) else {
                 return Err(RetrieveError::NotFound);
             };
-            // Before anything is used up: a damaged row must not cost the others.
+            // Before anything is used up: one damaged row must not cost the caller the other keys.
             let key = sealer
                 .open(&row.batch.data_key_id, *id, row.batch.batch_id, sealed)
                 .map_err(StoreError::from)?;

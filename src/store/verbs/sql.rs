@@ -1,16 +1,16 @@
 //! The statements of the verbs, for both databases.
 //!
-//! Columns are TEXT, 64-bit integers or bytes; parameters are `$1`...; times are milliseconds. No statement reads the
-//! clock.
+//! Columns are TEXT, 64-bit integers or bytes; parameters are `$1`...; times are milliseconds. No statement
+//! reads the clock.
 //!
-//! A set of IDs is one parameter, 16 bytes for each ID, which the statement cuts up. So one statement does for any
+//! A set of IDs is one parameter, 16 bytes for each ID, which the statement splits. So one text serves any
 //! number of IDs.
 //!
-//! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED), so rows are
-//! locked before a decision reads them (`super::locks`), and statements that take any rows pass over locked ones
-//! (`SKIP LOCKED`). A bounded choice of rows is in `ARRAY(...)`, which is evaluated once; a join may evaluate it many
-//! times. `OFFSET 0` and `+ 0` keep the planner from the wrong index: one that finds all keys of a batch where some are
-//! wanted, or the blocks of all pairs.
+//! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED), so
+//! rows are locked before a decision reads them (`super::locks`), and statements that may choose their rows
+//! skip locked ones (`SKIP LOCKED`). A bounded choice of rows is in `ARRAY(...)`, which is evaluated once; a
+//! join may evaluate it many times. `OFFSET 0` and `+ 0` keep the planner from the wrong index: one that
+//! reads all keys of a batch to find some of them, or the blocks of all pairs.
 
 use crate::store::connection::Sql;
 
@@ -81,8 +81,8 @@ pub(crate) const KEYS: Sql = with_packed_ids!(
     "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, r.party, r.retrieved_by, r.retrieved_at_ms \
      FROM ids CROSS JOIN keys k LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id"
 );
-/// What the keys of the packed batches have in common. Apart from [`KEYS`], because SQLite would read the long row of a
-/// batch again for each key.
+/// What the keys of the packed batches have in common. Separate from [`KEYS`], because SQLite would read the
+/// long row of a batch again for each key.
 pub(crate) const BATCHES: Sql = with_packed_ids!(
     "SELECT b.batch_id, b.source_kme, b.master_sae, b.recipients, b.entitled, b.data_key_id, b.expires_at_ms \
      FROM ids CROSS JOIN batches b WHERE b.batch_id = ids.id"
@@ -112,7 +112,8 @@ pub(crate) const ERASE_KEYS: Sql = with_packed_ids!(
     "DELETE FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids))"
 );
 
-/// For each of the packed keys with a row in batch `$2`: whether it is voided, and how many retrievals it has.
+/// For each of the packed keys with a row in batch `$2`: whether it is voided, and how many retrievals it
+/// has.
 pub(crate) const VOIDABLE: Sql = with_packed_ids!(
     "SELECT k.key_id, CASE WHEN k.sealed IS NULL THEN 1 ELSE 0 END, \
      (SELECT count(*) FROM retrievals r WHERE r.key_id = k.key_id) \
@@ -150,8 +151,8 @@ macro_rules! ready {
         )
     };
 }
-/// Blocks of a pair, those that end first in front, without those that another daemon is about to take. (`$4 + 0`: with
-/// a bare parameter after LIMIT, SQLite prepares the statement again for each value.)
+/// Blocks of a pair, earliest end first, without those that another daemon is taking. (`$4 + 0`: with a bare
+/// parameter after LIMIT, SQLite prepares the statement again for each value.)
 pub(crate) const READY: Sql = sql!(ready!(""), ready!(" FOR UPDATE OF r SKIP LOCKED"));
 pub(crate) const READY_KEYS: Sql = with_packed_ids!(
     "SELECT k.key_id, k.sealed FROM ids CROSS JOIN keys k \
@@ -181,7 +182,7 @@ pub(crate) const COUNT_READY: Sql = Sql::same(
      WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3",
 );
 
-/// (`+ 0`: the index by end on Postgres is on that expression, so that no lease uses it.)
+/// (`+ 0`: the Postgres index by end is on this expression, so that no lease uses it.)
 pub(crate) const SWEEP_READY: Sql = sql!(
     "DELETE FROM ready_blocks WHERE batch_id IN \
      (SELECT batch_id FROM ready_blocks WHERE usable_until_ms <= $1 LIMIT $2)",
@@ -193,8 +194,8 @@ pub(crate) const SWEEP_RETRIEVED: Sql = sql!(
     "DELETE FROM keys WHERE key_id = ANY(ARRAY\
      (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
-/// Looks only at the batches that expired first, as many as rows may be erased; [`SWEEP_BATCHES`] looks at the same
-/// ones. So no chunk walks through all that has expired.
+/// Looks only at the batches that expired first, at most as many as rows may be erased; [`SWEEP_BATCHES`]
+/// looks at the same ones. So no chunk reads all expired rows.
 pub(crate) const SWEEP_EXPIRED_KEYS: Sql = sql!(
     "DELETE FROM keys WHERE key_id IN \
      (SELECT k.key_id FROM \
@@ -238,8 +239,9 @@ pub(crate) const SWEEP_DATA_KEYS: Sql = sql!(
 // Postgres only.
 
 pub(crate) const SWEEP_MARKS: &str = "DELETE FROM commit_marks WHERE marked_at_ms <= $1";
-/// At most 512 locks for any number of batches, because the server's table of locks is small. Batches that share a lock
-/// wait for each other, no more. The schema is part of the lock: two sites in one database have the same batches.
+/// At most 512 locks for any number of batches, because the server's table of locks is small. Batches that
+/// share a lock wait for each other, no more. The schema is part of the lock: two sites in one database have
+/// the same batches.
 pub(crate) const LOCK_BATCHES: &str = postgres_packed!(
     "SELECT pg_advisory_xact_lock(hashtext('dqkd batch ' || current_schema()), lock) FROM \
      (SELECT DISTINCT hashtext(encode(id, 'hex')) & 511 AS lock FROM ids ORDER BY 1) AS sorted"

@@ -1,4 +1,4 @@
-//! Erasing what is past its time, a bounded chunk at a time.
+//! Erasing rows that are due, a bounded chunk at a time.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What every change to the store can tell a writer.
+//! The interface of a change to the store, as the writer runs it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::Sealer;
 
-/// A change to the store other than a retrieval. (Retrievals of one transaction are decided together: [`super::Rows`].)
+/// A change to the store other than a retrieval. (Retrievals of one transaction are decided together:
+/// [`super::Rows`].)
 pub(crate) trait Verb: Send + Sync + 'static {
     /// What its caller gets.
     type Output: Send;
@@ -19,7 +20,7 @@ pub(crate) trait Verb: Send + Sync + 'static {
     /// Its name in metrics.
     const NAME: &'static str;
 
-    /// How many keys it handles. Bounds what shares a transaction.
+    /// How many keys it handles. Limits how many jobs share a transaction.
     fn key_count(&self) -> usize {
         0
     }
@@ -40,7 +41,7 @@ pub(crate) trait Verb: Send + Sync + 'static {
         true
     }
 
-    /// What the writer has to do once this is committed, or had nothing to commit.
+    /// What the writer does after the commit, or when there was nothing to commit.
     fn after_commit(&self, _output: &Self::Output) -> AfterCommit {
         AfterCommit::Nothing
     }

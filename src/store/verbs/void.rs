@@ -139,7 +139,7 @@ impl Verb for VoidUnlessLeased {
     async fn run(&self, link: &mut Link, _: &Sealer, now: Timestamp) -> Result<ReadyVoid, StoreError> {
         let Self(void) = self;
         if !life::is_live(void.expires_at, now) {
-            // A sweep may have erased what would tell.
+            // A sweep may have erased the row that would show it.
             return Ok(ReadyVoid::InUse);
         }
         let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(link.text(sql::READINESS))

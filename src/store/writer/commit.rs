@@ -1,9 +1,9 @@
 //! How a transaction begins and ends, and how to find out whether a COMMIT took place.
 //!
-//! A COMMIT whose answer is lost may have taken place. So every transaction on Postgres leaves a mark: a fresh random
-//! token in its writer's row of `commit_marks`, written with BEGIN in one round trip. After a broken COMMIT the writer
-//! reads its row on a new connection, which waits for the old transaction if that is still at work. If the token is not
-//! there then, it never will be.
+//! A COMMIT whose answer is lost may have taken place. So every transaction on Postgres leaves a mark: a
+//! fresh random token in its writer's row of `commit_marks`, written with BEGIN in one round trip. After a
+//! broken COMMIT the writer reads its row on a new connection, which waits for the old transaction if that is
+//! still at work. If the token is not there then, it never will be.
 
 use kme::{Random, RandomError, Timestamp};
 use sqlx::AssertSqlSafe;
@@ -66,8 +66,8 @@ pub(crate) async fn commit(link: &mut Link) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the last transaction of `mark` is committed. Waits while it is still at work. Needs a connection that was
-/// made after the one that broke.
+/// Whether the last transaction of `mark` is committed. Waits while it is still at work. Needs a connection
+/// that was made after the one that broke.
 pub(super) async fn is_committed(link: &mut Link, mark: &Mark, now: Timestamp) -> Result<bool, StoreError> {
     let found: Vec<u8> = sqlx::query_scalar(TAKE_MARK)
         .bind(hex::encode(mark.writer))

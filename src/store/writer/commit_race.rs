@@ -1,6 +1,8 @@
-//! Who comes first: the caller of a retrieval, who gives up, or the writer, who commits it.
+//! The race between the caller of a retrieval, who may give up, and the writer, who commits it. One of them
+//! wins.
 //!
-//! Without this, a caller could be told that nothing was used up while its retrieval is about to be committed.
+//! Without this, a caller could be told that nothing was used up while its retrieval is about to be
+//! committed.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -13,13 +15,13 @@ const GIVEN_UP: u8 = 2;
 pub(crate) struct CommitRace(AtomicU8);
 
 impl CommitRace {
-    /// For the writer, right before a commit. `false`: the caller has given up, so it must not take place. May be
-    /// repeated.
+    /// For the writer, right before a commit. `false`: the caller has given up, so it must not take place.
+    /// May be repeated.
     pub(super) fn claim(&self) -> bool {
         self.change(CLAIMED)
     }
 
-    /// For the caller. `false`: a commit may be under way, so only its result tells. May be repeated.
+    /// For the caller. `false`: a commit may be under way, so wait for its result. May be repeated.
     pub(crate) fn give_up(&self) -> bool {
         self.change(GIVEN_UP)
     }

@@ -19,11 +19,11 @@ const QUEUE_JOBS: usize = 1024;
 const GROUP_JOBS: usize = 128;
 /// Keys after which a group takes no further job. Bounds its memory and time.
 const GROUP_KEYS: usize = 4096;
-/// What a caller gets for a job that was committed without having run. Would be a defect of the writer.
+/// The answer to a job that was committed without having run: a defect of the writer.
 const NEVER_RAN: StoreError = StoreError::Misuse("a job that never ran was committed");
 
 type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
-/// Where a caller waits.
+/// What a caller awaits.
 pub(crate) type Answer<T, E = StoreError> = oneshot::Receiver<Result<T, E>>;
 
 /// Work for the store, and the way back to its caller. It may run more than once, until it is committed.
@@ -45,7 +45,7 @@ impl PendingRetrieval {
         &self.asked
     }
 
-    /// Decides it, for the case that the transaction is committed. Returns whether it is served.
+    /// Decides it, provided that the transaction is committed. Returns whether it is served.
     pub(super) fn decide(&mut self, rows: &mut Rows, sealer: &Sealer) -> bool {
         self.keys.insert(rows.decide(&self.asked, sealer)).is_ok()
     }
@@ -202,7 +202,7 @@ pub(crate) enum Message {
 /// The waiting jobs, for all writers.
 pub(crate) struct Queue {
     messages: tokio::sync::Mutex<mpsc::Receiver<Message>>,
-    /// Dropped with the queue, which tells whoever stopped the writers that all have ended.
+    /// Dropped with the queue. That tells the task that stopped the writers that all have ended.
     stopped: Mutex<Option<oneshot::Sender<()>>>,
 }
 

@@ -1,12 +1,12 @@
 //! The writer: a task with a connection, and one transaction for all jobs that wait at the same time.
 //!
-//! A commit to disk costs the same for one job as for a hundred, so jobs that arrive during a commit share the next
-//! one. Transactions run in the writer's task, so a caller that goes away breaks none. A retrieval whose caller gives
-//! up before the commit is not carried out; after that, nobody can give up (`commit_race.rs`). So whoever is told "busy"
-//! has lost no key.
+//! A commit to disk costs the same for one job as for a hundred, so jobs that arrive during a commit share
+//! the next one. Transactions run in the writer's task, so a caller that goes away breaks none. A retrieval
+//! whose caller gives up before the commit is not carried out; after that, nobody can give up
+//! (`commit_race.rs`). So whoever is told "busy" has lost no key.
 //!
-//! SQLite has one writer. Postgres has several, here and in other daemons; locks keep them apart (`verbs/locks.rs`). A
-//! transaction that another one got in the way of runs again.
+//! SQLite has one writer. Postgres has several, here and in other daemons; locks keep them apart
+//! (`verbs/locks.rs`). A transaction that conflicts with another runs again.
 
 pub(crate) mod commit;
 mod commit_race;
@@ -32,9 +32,10 @@ use super::meter::{Meter, Outcome};
 use super::sealing::{SealError, Sealer};
 use super::verbs::{AfterCommit, BatchCache, Needs, Rows};
 
-/// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the next.
+/// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the
+/// next.
 pub(crate) const POSTGRES_WRITERS: usize = 2;
-/// How often a transaction runs at most.
+/// Most runs of one transaction.
 const RUNS_MAX: u32 = 5;
 /// No run begins later than this after the first one began.
 const RERUN_UNTIL: Duration = Duration::from_secs(6);
@@ -47,7 +48,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for a ROLLBACK, or to close a connection.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most groups that go the long way after one that the short way did not fit.
+/// Most groups that go the long way at once after a group that did not fit the short way.
 const LONG_WAYS_MAX: u32 = 64;
 /// A transaction that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
@@ -73,8 +74,8 @@ pub(crate) struct Writer {
     wants_checkpoint: bool,
 }
 
-/// Whether retrievals go the short way ([`Rows::take_fresh`]). Each group that it does not fit costs one transaction,
-/// so then more and more of the following groups go the long way at once.
+/// Whether retrievals go the short way ([`Rows::take_fresh`]). A group that it does not fit costs one more
+/// transaction. Each time that happens, more of the following groups go the long way at once.
 #[derive(Default)]
 struct Shortcut {
     /// Groups that still go the long way.
@@ -137,8 +138,8 @@ impl Writer {
         Ok(Self { parts, link, mark, cache, shortcut, wants_checkpoint: false })
     }
 
-    /// Works until told to stop or until every sender is gone. Then closes the connection, which on SQLite moves the
-    /// log into the database file.
+    /// Works until told to stop or until every sender is gone. Then closes the connection, which on SQLite
+    /// moves the log into the database file.
     pub(crate) async fn run(mut self, queue: Arc<Queue>) {
         while let Some(jobs) = queue.next_group().await {
             self.settle(jobs).await;
@@ -149,8 +150,8 @@ impl Writer {
         self.close_link().await;
     }
 
-    /// Carries out `jobs` in one transaction and answers them. If it fails and one of them may be the reason, each gets
-    /// its own transaction, so that no job fails for another.
+    /// Carries out `jobs` in one transaction and answers them. If it fails and one of them may be the reason,
+    /// each gets its own transaction, so that no job fails for another.
     async fn settle(&mut self, jobs: Vec<Job>) {
         let Err((error, jobs)) = self.settle_together(jobs).await else { return };
         if jobs.len() < 2 || error.hits_every_job() {
@@ -171,8 +172,8 @@ impl Writer {
 
     async fn settle_together(&mut self, mut jobs: Vec<Job>) -> Result<(), (StoreError, Vec<Job>)> {
         let started = Instant::now();
-        // The first run claims every retrieval whose caller still waits, so clients that keep disconnecting cannot
-        // stop the second one.
+        // The first run claims every retrieval whose caller still waits, so clients that keep disconnecting
+        // cannot stop the second one.
         for run in 1.. {
             jobs.retain(|job| !job.is_abandoned());
             if jobs.is_empty() {
@@ -264,7 +265,7 @@ impl Writer {
                 return Ended::Committed;
             }
         }
-        // Every job claims, also those after the first that cannot.
+        // Every job claims, even after one that could not.
         if jobs.iter().filter(|job| !job.claim()).count() > 0 {
             return Ended::GivenUp;
         }
@@ -330,8 +331,8 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Rolls the transaction back. After some failures (a full disk) SQLite has done so itself and refuses this
-    /// statement. A connection that is still inside a transaction fails at the next BEGIN.
+    /// Rolls the transaction back. After some failures (a full disk) SQLite has done so itself and refuses
+    /// this statement. A connection that is still inside a transaction fails at the next BEGIN.
     async fn roll_back(&mut self) {
         let Some(link) = &mut self.link else { return };
         let dialect = link.dialect();

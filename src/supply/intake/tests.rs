@@ -1,4 +1,4 @@
-//! What a push has to say of time. The other rules are tested through the peer listener.
+//! Tests of a push's times. The tests of the peer listener cover the other rules.
 
 use kme::{KeyId, OsRandom, PoolSetId, Seed};
 

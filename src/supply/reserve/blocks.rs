@@ -1,6 +1,6 @@
 //! The leased blocks of one pair, in the order in which they are handed out.
 //!
-//! Keys are counted as they come and go, so that a request looks at one block and not at all of them.
+//! Keeps a count of the keys, so that a request looks at one block instead of all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::store::LeasedBlock;
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     queue: VecDeque<LeasedBlock>,
-    /// In all blocks together.
+    /// Number of keys in all blocks.
     keys: usize,
-    /// The earliest moment from which on a block may not be handed out any more.
+    /// When the first of the blocks may no longer be handed out.
     sound_until: Option<Timestamp>,
 }
 
@@ -39,7 +39,8 @@ impl Blocks {
         self.keys as u64
     }
 
-    /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
+    /// Takes out exactly `number` keys that may still be handed out and meet `demands`; none if there are
+    /// fewer.
     pub(super) fn pop(&mut self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
         self.drop_unusable(now);
         let fits = |block: &LeasedBlock| demands.met_by(&block.provenance, now);
@@ -105,7 +106,7 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_ms(1_000_000);
 
-    /// Keys that may be handed out for `usable`, from so many pools.
+    /// Keys from `pools` pools that may be handed out for the time `usable`.
     fn block(keys: usize, usable: Duration, pools: usize) -> LeasedBlock {
         let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools, hybrid_tls: true };
         let expires_at = START.plus(2 * usable);

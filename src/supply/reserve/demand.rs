@@ -1,10 +1,10 @@
-//! How many keys a pair should have ready: follows what it uses, up at once, down slowly. Pure.
+//! How many keys a pair should have ready. Follows the pair's use: up at once, down slowly. Does no I/O.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The reserve lasts this long at the present rate when nothing can be made.
+/// How long the reserve should last at the present rate when no keys can be made.
 const HORIZON_SECS: f64 = 90.0;
 /// One measurement of the rate.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -12,19 +12,19 @@ const WINDOW: Duration = Duration::from_secs(1);
 const WEIGHT: f64 = 0.25;
 /// The remembered rate halves in this time without demand.
 const HALF_LIFE: Duration = Duration::from_mins(5);
-/// A pair that nobody asked for that long needs no reserve.
+/// A pair that was not asked for during this time needs no reserve.
 const IDLE: Duration = Duration::from_hours(1);
 
 /// Bounds of a pair's reserve, in keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supply) struct Bounds {
-    /// Kept for a pair that is in use, however little; 0: nothing is kept for any pair.
+    /// Fewest keys for a pair that is in use. 0: no pair has a reserve.
     pub(in crate::supply) floor: u64,
     /// Never more than this.
     pub(in crate::supply) max: u64,
 }
 
-/// What a pair has used lately.
+/// How fast a pair has used keys recently.
 #[derive(Debug)]
 pub(super) struct Demand {
     window_start: Instant,
@@ -46,7 +46,7 @@ impl Demand {
         self.last = now;
     }
 
-    /// Keys a second, as remembered.
+    /// The remembered rate: keys per second.
     pub(super) fn rate(&mut self, now: Instant) -> f64 {
         self.roll(now);
         self.peak
@@ -75,7 +75,7 @@ impl Demand {
         let secs = elapsed.as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let newest = self.in_window as f64 / secs;
-        // One look at a long silence weighs as much as many looks at its parts.
+        // One update over a long idle time weighs as much as many short ones.
         let old = (1.0 - WEIGHT).powf(secs);
         self.mean = self.mean * old + newest * (1.0 - old);
         self.peak = (self.peak * 0.5_f64.powf(secs / HALF_LIFE.as_secs_f64())).max(self.mean);

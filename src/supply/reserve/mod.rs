@@ -1,10 +1,10 @@
-//! Keys made ahead of demand: for each pair in use some are ready in the store, some leased in memory.
+//! Keys made ahead of demand. Each pair in use has some ready in the store and some leased in memory.
 //!
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
 //! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
-//! callers of one pair share the batches that are made for them. Refills go round the pairs, a batch each, and
-//! never stand in the way of somebody who waits. Replicas share what the store has ready: each counts it
-//! before it makes a batch, so that a pair which several refill at once gets few keys too many.
+//! callers of one pair share the batches that are made for them. Refills visit the pairs in turn, one batch
+//! each, and never delay a caller who waits. Replicas share the ready keys in the store: each counts them
+//! before it makes a batch, so a pair that several replicas refill at once gets only a few keys too many.
 
 mod blocks;
 mod demand;
@@ -34,7 +34,7 @@ use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, S
 
 /// Blocks that one lease takes at most.
 const LEASE_BLOCKS_MAX: u32 = 32;
-/// The longest that a first look at a pair waits for its first keys.
+/// How long the first count of a pair waits at most for its first keys.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// What a new batch is made for.
@@ -48,8 +48,8 @@ pub(super) enum Purpose {
 
 /// Makes the batches that the reserve asks for.
 pub(super) trait Maker: Send + Sync {
-    /// Makes `number` keys (one batch) that every recipient site has stored. Returns them when they are
-    /// [`Purpose::Leased`], else they are in the store.
+    /// Makes `number` keys (one batch) that every recipient site has stored. Returns them if they are
+    /// [`Purpose::Leased`]; otherwise they are in the store.
     ///
     /// # Errors
     /// [`SupplyError`]; then none of them is usable anywhere.
@@ -111,7 +111,7 @@ pub(super) struct Reserve {
     parts: ReserveParts,
     settings: ReserveSettings,
     pairs: Pairs,
-    /// Keys in memory, of all pairs: as counted a moment ago, and what was leased since.
+    /// Keys in memory, of all pairs: the last count, plus what was leased since.
     leased: AtomicU64,
     /// Notified when a pair may need a refill.
     wanted: Notify,
@@ -125,8 +125,8 @@ impl Reserve {
         Arc::new(Self { parts, settings, pairs, leased, wanted, is_closed })
     }
 
-    /// Hands out `number` keys of the pair that are in memory. `None`: they are not, or others wait for what is. Then
-    /// nothing happened, and the caller goes on with [`Self::lease_or_make`].
+    /// Hands out `number` keys of the pair that are in memory. `None`: there are too few, or others wait for
+    /// them. Then nothing happened, and the caller goes on with [`Self::lease_or_make`].
     pub(super) fn take_ready(
         self: &Arc<Self>,
         master: &SaeId,
@@ -142,8 +142,8 @@ impl Reserve {
         })?
     }
 
-    /// Hands out `number` keys of the pair as soon as they are leased or made; those who asked earlier come first.
-    /// `None`: the reserve does not serve such an order (too many pairs, or keys with demands).
+    /// Hands out `number` keys of the pair as soon as they are leased or made; those who asked earlier come
+    /// first. `None`: the reserve does not serve such an order (too many pairs, or keys with demands).
     ///
     /// # Errors
     /// [`SupplyError`]; no key was handed out.
@@ -168,8 +168,8 @@ impl Reserve {
         Ok(Some(keys))
     }
 
-    /// How many keys of the pair could be handed out this moment without making any. A pair that nobody asked
-    /// about before gets a moment to be stocked.
+    /// How many keys of the pair could be handed out this moment without making any. For a new pair, waits a
+    /// moment for the first keys.
     pub(super) async fn count(self: &Arc<Self>, master: &SaeId, recipient: &Recipient) -> u64 {
         let Some(pair) = self.pair(master, recipient) else { return 0 };
         let is_new = pair.is_unknown();
@@ -182,7 +182,7 @@ impl Reserve {
         if !self.parts.maker.is_reachable(recipient) {
             return 0;
         }
-        // If another replica fills it, nothing is notified here.
+        // Times out if another replica fills the pair: that notifies nobody here.
         let _ = timeout(FIRST_WAIT, added).await;
         self.count_now(&pair).await
     }
@@ -199,7 +199,7 @@ impl Reserve {
         levels
     }
 
-    /// Gives back what was leased and not handed out. Nothing is handed out any more.
+    /// Gives back the leased keys that were not handed out. Nothing is handed out from then on.
     pub(super) async fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
         for pair in self.pairs.close() {
@@ -224,7 +224,7 @@ impl Reserve {
             if pair.may_lease() && self.lease(pair, self.lease_blocks(pair, number)).await? > 0 {
                 continue;
             }
-            // A lease ahead of need may have taken the last ones a moment before.
+            // A lease ahead of need may have brought the last ones into memory a moment ago.
             if pair.leased(self.parts.maker.now()) >= number as u64 {
                 continue;
             }
@@ -232,8 +232,8 @@ impl Reserve {
         }
     }
 
-    /// Leases up to `blocks` blocks and returns how many there were. In a task of its own: if the caller disconnects,
-    /// what it leased must not be lost.
+    /// Leases up to `blocks` blocks and returns how many there were. Runs in its own task: if the caller
+    /// disconnects, the leased keys must not be lost.
     async fn lease(self: &Arc<Self>, pair: &Arc<Pair>, blocks: u32) -> Result<usize, SupplyError> {
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
         let work = async move {
@@ -246,7 +246,7 @@ impl Reserve {
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
             reserve.leased.fetch_add(keys, Ordering::Relaxed);
-            // In this order, so that nobody finds them neither here nor there.
+            // In this order, so that the keys are always counted somewhere.
             pair.push(leased);
             pair.took(keys, u32::try_from(count).is_ok_and(|count| count < blocks));
             Ok(count)
@@ -254,7 +254,7 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// Makes one batch for all who wait, with at least `number` keys as far as one batch can hold them.
+    /// Makes one batch for all who wait: at least `number` keys, or as many as a batch can hold.
     async fn make_for_those_who_wait(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
@@ -272,7 +272,7 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// After keys were taken: leases more before memory has none, refills before the store has none.
+    /// After keys were taken: leases more before memory is empty, refills before the store is empty.
     fn look_ahead(self: &Arc<Self>, pair: &Arc<Pair>, needs: Needs) {
         if needs.lease && !pair.is_leasing.swap(true, Ordering::SeqCst) {
             let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
@@ -359,7 +359,7 @@ impl Reserve {
         }
     }
 
-    /// Keys that left the store when they were leased come back as a batch of their own.
+    /// Stores leased keys that the store no longer has, as a new batch.
     async fn store_again(&self, pair: &Pair, block: &LeasedBlock) -> Result<(), StoreError> {
         let Ok(batch_id) = BatchId::draw(&*self.parts.random) else {
             return Err(StoreError::Misuse("no randomness for the name of a batch"));
@@ -370,7 +370,7 @@ impl Reserve {
             master: &pair.master,
             recipients: std::slice::from_ref(&pair.recipient),
             entitled: &[],
-            // Nobody pushes this batch, so nothing is ever compared with its digest.
+            // Nobody pushes this batch, so its digest is never compared.
             content: ContentDigest([0; 32]),
             created_at: block.created_at,
             expires_at: block.provenance.expires_at,
@@ -379,7 +379,7 @@ impl Reserve {
         self.parts.store.insert_ready(&batch, &block.provenance.grade, block.usable_until).await.map(drop)
     }
 
-    /// The pair, known from here on; `None` when there are too many.
+    /// The pair, added if it is new; `None` when there are too many.
     fn pair(&self, master: &SaeId, recipient: &Recipient) -> Option<Arc<Pair>> {
         self.pairs.find_or_add(master, recipient, self.settings.pairs_max)
     }

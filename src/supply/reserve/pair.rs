@@ -1,4 +1,5 @@
-//! One pair in this daemon's memory: its leased keys, its demand, what the store has for it, who waits.
+//! One pair in this daemon's memory: its leased keys, its demand, its keys in the store, the callers who
+//! wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,16 +14,19 @@ use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
 use crate::store::{LeasedBlock, ReadyPair};
 
-/// A reserve is filled up to its target when a whole block is missing, and below this part of a small target.
+/// A reserve is filled up when a whole block is missing, or when it has less than this part of a small
+/// target.
 const LOW_WATER_PART: u64 = 2;
-/// How long a count of the store is believed where other replicas may have changed it.
+/// How long a count of the store is valid where other replicas may change it.
 const FRESH: Duration = Duration::from_secs(1);
-/// Where replicas share a store, a further batch is begun for a pair only while at least this many blocks are missing.
+/// Where replicas share a store, a further batch is begun for a pair only while at least this many blocks are
+/// missing.
 const SHARED_MISSING: u64 = 4;
-/// Keys in the store pass the half of their life unseen, so they are counted this often in any case.
+/// How often the keys in the store are counted in any case: this daemon does not notice when they pass half
+/// of their life.
 const RECOUNT: Duration = Duration::from_secs(10);
 
-/// Pause after failed refills: short, so that a reserve fills soon after the cause has gone.
+/// Pause after failed refills. Short, so that a reserve fills soon after the fault is gone.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 
 /// One pair.
@@ -36,7 +40,7 @@ pub(super) struct Pair {
     waiting: AtomicUsize,
     /// Held while keys move between store and memory, and while both are counted.
     pub(super) moving: tokio::sync::Mutex<()>,
-    /// A lease ahead of need is under way.
+    /// Whether a lease ahead of need is under way.
     pub(super) is_leasing: AtomicBool,
     /// Notified whenever keys were added.
     pub(super) added: Notify,
@@ -45,12 +49,12 @@ pub(super) struct Pair {
 struct Stock {
     blocks: Blocks,
     demand: Demand,
-    /// Keys that the store has ready, as far as this daemon knows; `None`: never looked. Other replicas take from
-    /// the same and add to it.
+    /// Keys that the store has ready, as far as this daemon knows; `None`: never looked. Other replicas take
+    /// from them and add to them.
     stored: Option<u64>,
-    /// When this daemon last learnt how many that are.
+    /// When this daemon last learnt that number.
     learnt_at: Instant,
-    /// Keys were asked for or made since.
+    /// Whether keys were asked for or made since then.
     is_used_since: bool,
     /// Keys being made for the store.
     in_work: u64,
@@ -70,7 +74,7 @@ pub(super) struct Needs {
     pub(super) refill: bool,
 }
 
-/// Keys that a caller waits for, while it does.
+/// Counts the keys that a caller waits for, until dropped.
 pub(super) struct Waiting<'a> {
     pair: &'a Pair,
     keys: usize,
@@ -117,7 +121,8 @@ impl Pair {
         self.stock.lock().note_demand(number);
     }
 
-    /// Takes leased keys, if nobody waits, and notes the demand. `None`: there are not enough, and nothing was noted.
+    /// Takes leased keys, if nobody waits, and notes the demand. `None`: there are not enough, and nothing
+    /// was noted.
     pub(super) fn take_ready(
         &self,
         number: usize,
@@ -151,7 +156,8 @@ impl Pair {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Exactly `number` keys that may still be handed out and meet `demands`; none when there are fewer.
+    /// Takes out exactly `number` keys that may still be handed out and meet `demands`; none if there are
+    /// fewer.
     pub(super) fn pop(&self, number: usize, demands: &Demands, now: Timestamp) -> Option<Vec<FreshKey>> {
         self.stock.lock().blocks.pop(number, demands, now)
     }
@@ -177,15 +183,15 @@ impl Pair {
         self.stock.lock().may_lease()
     }
 
-    /// Whether the store's share should be counted before a refill is judged: it never was, it was long ago, or the
-    /// pair is in use and replicas, which share the store, may have taken from it.
+    /// Whether to count the keys in the store before deciding on a refill: they were never counted, the count
+    /// is old, or the pair is in use and other replicas may have taken some.
     pub(super) fn should_count(&self, is_shared: bool) -> bool {
         let stock = self.stock.lock();
         let believed = if is_shared && stock.is_used_since { FRESH } else { RECOUNT };
         stock.stored.is_none() || stock.learnt_at.elapsed() >= believed
     }
 
-    /// Whether the store was never asked how many keys it has.
+    /// Whether the keys in the store were never counted.
     pub(super) fn is_unknown(&self) -> bool {
         self.stock.lock().stored.is_none()
     }
@@ -195,13 +201,13 @@ impl Pair {
         self.stock.lock().stored.unwrap_or(0)
     }
 
-    /// How many refills put keys into the store. Asked before the store is counted.
+    /// How many refills put keys into the store. Read before the store is counted, for [`Self::set_stored`].
     pub(super) fn refills(&self) -> u64 {
         self.stock.lock().refills
     }
 
-    /// Notes what the store has, as counted after `refills` of [`Self::refills`]. Returns `false` and notes nothing when
-    /// another refill has ended since: the count may be without its keys.
+    /// Notes the count of the store. `refills` is what [`Self::refills`] was before the count. If another
+    /// refill has ended since, the count may miss its keys: then notes nothing and returns `false`.
     pub(super) fn set_stored(&self, keys: u64, refills: u64) -> bool {
         let mut stock = self.stock.lock();
         if stock.refills != refills {
@@ -213,7 +219,7 @@ impl Pair {
         true
     }
 
-    /// Notes that `keys` left the store; with `all`, no others are there.
+    /// Notes that `keys` left the store; with `all`, the store has no others.
     pub(super) fn took(&self, keys: u64, all: bool) {
         let mut stock = self.stock.lock();
         if all {
@@ -224,7 +230,8 @@ impl Pair {
         }
     }
 
-    /// How many blocks of at most `block` keys one lease should take: as many as the pair uses in half a second.
+    /// How many blocks of at most `block` keys one lease should take: as many as the pair uses in half a
+    /// second.
     pub(super) fn lease_blocks(&self, block: u64, most: u32) -> u32 {
         let rate = self.stock.lock().demand.rate(Instant::now());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
@@ -232,8 +239,9 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// How many keys should be made for the store now, at most `block`; they count as in work from here on. Where
-    /// replicas share the store and little is missing, one batch at a time: others are making theirs, unseen.
+    /// How many keys to make for the store now, at most `block`. From now on they count as in work. Where
+    /// replicas share the store and little is missing, one batch at a time: other replicas may be making some
+    /// too.
     pub(super) fn begin_refill(
         &self,
         bounds: Bounds,
@@ -251,8 +259,8 @@ impl Pair {
         usize::try_from(keys).ok()
     }
 
-    /// How many of the `keys` that [`Self::begin_refill`] began are still missing, now that the shared store was
-    /// counted anew; only they count as in work from here on.
+    /// How many of the `keys` of [`Self::begin_refill`] are still missing after a new count of the shared
+    /// store. From now on only these count as in work.
     pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, block: u64, now: Timestamp) -> usize {
         let mut stock = self.stock.lock();
         let target = stock.demand.target(bounds, Instant::now());
@@ -270,7 +278,7 @@ impl Pair {
     pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
         let mut stock = self.stock.lock();
         stock.in_work = stock.in_work.saturating_sub(keys as u64);
-        // A count that was taken between the commit and now has these keys already.
+        // A count taken between the commit and now already includes these keys.
         stock.is_used_since = true;
         if is_made {
             stock.stored = stock.stored.map(|stored| stored + keys as u64);
@@ -331,7 +339,7 @@ impl Stock {
         self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
     }
 
-    /// Keys leased, in the store and in work; `None` while it is not known how many the store has.
+    /// Keys leased, in the store and in work; `None` while the store was not counted.
     fn have(&mut self, now: Timestamp) -> Option<u64> {
         Some(self.blocks.usable(now) + self.stored? + self.in_work)
     }

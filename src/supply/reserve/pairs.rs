@@ -1,4 +1,4 @@
-//! All pairs of a reserve. Finding one that is known copies no name and waits for nobody but a newcomer.
+//! All pairs of a reserve. Finding a known pair copies no name, and waits only while a new pair is added.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ struct Inner {
 }
 
 impl Pairs {
-    /// The pair, known from here on; `None` when there are `most` of others, or no more are taken.
+    /// The pair, added if it is new; `None` when there are `most` others, or after [`Self::close`].
     pub(super) fn find_or_add(
         &self,
         master: &SaeId,
@@ -44,7 +44,7 @@ impl Pairs {
         Some(pair)
     }
 
-    /// What `f` makes of the pair, if it is known. Newcomers wait meanwhile.
+    /// Calls `f` with the pair, if it is known. No pair can be added meanwhile.
     pub(super) fn with<T>(
         &self,
         master: &SaeId,
@@ -70,7 +70,7 @@ impl Pairs {
         }
     }
 
-    /// Forgets all pairs and takes no more.
+    /// Removes and returns all pairs; no pair can be added afterwards.
     pub(super) fn close(&self) -> Vec<Arc<Pair>> {
         let mut pairs = self.0.write();
         pairs.is_closed = true;

@@ -1,4 +1,5 @@
-//! The task that keeps reserves filled. It goes round the pairs, a batch for each; a few batches are made at once.
+//! The task that keeps reserves filled. It visits the pairs in turn, one batch for each, and makes a few
+//! batches at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,9 @@ use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
 const AT_ONCE: usize = 4;
-/// The longest that a stop waits for a batch that nobody waits for.
+/// How long a stop waits at most for a batch that no caller waits for.
 const STOP_WAIT: Duration = Duration::from_secs(1);
-/// How often all pairs are looked at when nothing is notified.
+/// How often the task looks at all pairs if nothing notifies it.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the task looks for pairs that nobody uses any more.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
@@ -67,8 +68,8 @@ impl Reserve {
         let begun = pair.begin_refill(bounds, block, is_shared, self.parts.maker.now());
         let Some(keys) = begun else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
-        // In a task of its own, for which a stop waits a moment. A batch that is cut off then leaves twins whose IDs
-        // nobody knows.
+        // In its own task, for which a stop waits a moment. A batch that is cut off then leaves twins at the
+        // peers, whose IDs nobody knows.
         self.parts.tasks.spawn(async move {
             reserve.refill(&pair, keys).await;
             drop(permit);
@@ -77,10 +78,11 @@ impl Reserve {
         true
     }
 
-    /// Makes up to `keys` keys for the pair, as far as no other replica has made them.
+    /// Makes up to `keys` keys for the pair, less what other replicas have made meanwhile.
     async fn refill(&self, pair: &Pair, mut keys: usize) {
-        // Replicas may refill the pair at the same time. The count shows what they have stored, not what they are
-        // making, so a reserve gets a surplus of at most what each replica has in work when it becomes full.
+        // Replicas may refill the pair at the same time. The count shows what they have stored, not what they
+        // are making, so a full reserve may get a surplus: at most the batches that the replicas were making
+        // at that moment.
         if self.parts.store.is_shared() {
             self.count_now(pair).await;
             let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);

@@ -1,4 +1,4 @@
-//! The rules of the reserve on a real store; only the other sites are a double.
+//! Tests of the reserve on a real store. Only the other sites are a test double.
 
 mod replicas;
 
@@ -15,13 +15,13 @@ use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings
 const TTL: Duration = Duration::from_hours(2);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 
-/// Makes batches as `KeyMaker` does, with another site that always agrees, or never.
+/// Makes batches as `KeyMaker` does, with another site that accepts all of them or none.
 struct Double {
     store: Arc<Store>,
     clock: Arc<ManualClock>,
     master_refetch: bool,
     is_up: AtomicBool,
-    /// Its site seems to answer, and takes nothing.
+    /// Its site seems to answer, but accepts nothing.
     refuses: AtomicBool,
     made: AtomicUsize,
     refilled: Mutex<Vec<SaeId>>,
@@ -175,7 +175,7 @@ impl Running {
         self.take_for(&alice(), number, &Demands::default()).await.map(|keys| keys.unwrap())
     }
 
-    /// As an order does.
+    /// Takes keys as an order does.
     async fn take_for(
         &self,
         master: &SaeId,
@@ -192,7 +192,7 @@ impl Running {
         self.reserve.count(&alice(), &bob()).await
     }
 
-    /// For a pair that nobody has used yet: a used one may have learnt that it needs more.
+    /// Only for a pair that was not used yet: use raises the target.
     async fn is_filled_to(&self, keys: u64) {
         self.has_at_least(keys).await;
         assert_eq!(self.count().await, keys);
@@ -418,7 +418,7 @@ async fn an_idle_pair_makes_no_more_keys_and_those_it_has_go_by_their_expiry() {
     site.clock.advance(TTL / 2);
     while run.store.sweep(100).await.unwrap().any() {}
     assert_eq!(counts(&run.store).await, Counts::default());
-    // Longer than the task waits between two looks at all pairs.
+    // Longer than the task's interval between two looks at all pairs.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(run.double.made.load(Ordering::SeqCst), made);
 }

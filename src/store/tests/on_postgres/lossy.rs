@@ -56,12 +56,12 @@ impl Lossy {
         self.orders.answers.store(count, Ordering::SeqCst);
     }
 
-    /// After the first loss, whether nobody gets through any more.
+    /// Whether to let nobody through after the first loss.
     pub(super) fn refuse_after_a_loss(&self, refuses: bool) {
         self.orders.refuses_after.store(refuses, Ordering::SeqCst);
     }
 
-    /// Losses up to now.
+    /// Number of losses so far.
     pub(super) fn lost(&self) -> u32 {
         self.orders.lost.load(Ordering::SeqCst)
     }

@@ -1,7 +1,8 @@
-//! How Postgres finds the rows of the statements that every request runs: by an index, never by reading a table.
+//! How Postgres finds the rows of the statements that every request runs: by an index, never by reading a
+//! table.
 //!
-//! `DQKD_PLAN_BATCHES=20000 cargo test --lib every_statement_that -- --nocapture` fills a larger table and shows the plans,
-//! which `docs/lab/query-plans.md` quotes.
+//! `DQKD_PLAN_BATCHES=20000 cargo test --lib every_statement_that -- --nocapture` fills a larger table and
+//! shows the plans, which `docs/lab/query-plans.md` quotes.
 
 use std::fmt::Write as _;
 
@@ -11,7 +12,8 @@ use crate::store::verbs::sql;
 /// Keys of each batch.
 const KEYS: u32 = 50;
 
-/// A thousand batches of keys, some retrieved, some ready, some past their time. IDs are the numbers themselves.
+/// A thousand batches of keys, some retrieved, some ready, some past their time. IDs are the numbers
+/// themselves.
 async fn fill(link: &mut Link, batches: u32) {
     let id = |of: &str| format!("decode(lpad(to_hex({of}), 32, '0'), 'hex')");
     let (batch, key) = (id("b"), id(&format!("b * {KEYS} + k")));
@@ -47,7 +49,7 @@ async fn fill(link: &mut Link, batches: u32) {
     }
 }
 
-/// The plan of a statement for parameters that nobody knows beforehand, as the driver's prepared ones have.
+/// The plan of a statement for unknown parameters, as for the driver's prepared statements.
 async fn plan(link: &mut Link, sql: &str, types: &str, values: &str) -> String {
     let text = format!(
         "SET plan_cache_mode = force_generic_plan; DEALLOCATE ALL; PREPARE p({types}) AS {sql}; \
@@ -61,7 +63,8 @@ async fn plan(link: &mut Link, sql: &str, types: &str, values: &str) -> String {
     plan
 }
 
-/// A statement's name, the index that it has to find its rows by, its text, and types and values of its parameters.
+/// A statement's name, the index that it has to find its rows by, its text, and types and values of its
+/// parameters.
 type Statement = (&'static str, &'static str, &'static str, &'static str, String);
 
 fn statements() -> Vec<Statement> {
@@ -149,7 +152,7 @@ async fn every_statement_that_a_request_runs_finds_its_rows_by_an_index() {
         assert!(plan.contains(index), "{name}\n{plan}");
         // The first to expire come first in the index.
         assert!(!(name.starts_with("SWEEP") && plan.contains("Sort")), "{name}\n{plan}");
-        // By the keys that are wanted, not by reading those of a whole batch beside them.
+        // Finds the wanted keys themselves, instead of reading whole batches.
         let whole_batch = index == "keys_pkey" && plan.contains("keys_by_batch");
         assert!(!whole_batch, "{name}\n{plan}");
         for table in ["keys", "batches", "ready_blocks", "retrievals", "tombstones"] {

@@ -206,7 +206,7 @@ async fn sweeps_of_two_daemons_erase_everything_once_and_disturb_nobody() {
     site.clock.advance(HOUR);
     let sweep = |store: Arc<Store>| async move {
         let (mut keys, mut batches) = (0, 0);
-        // What the other one is about to erase is passed over, so an empty sweep is not the end of it.
+        // A sweep skips what the other one is erasing, so after an empty sweep more may be left.
         for _ in 0..30 {
             let swept = store.sweep(25).await.unwrap();
             (keys, batches) = (keys + swept.keys, batches + swept.batches);
@@ -225,7 +225,7 @@ async fn a_data_key_that_another_daemon_sweeps_comes_back_with_the_next_batch() 
     Sample::to_bob(1).stored(&one).await;
     site.clock.advance(HOUR);
     for _ in 0..20 {
-        // Everything that `two` stored before is gone by now, and with it the use of its data key.
+        // Everything that `two` stored before is gone by now, so its data key is unused.
         let sweep = async {
             for _ in 0..3 {
                 one.sweep(100).await.unwrap();
@@ -259,13 +259,13 @@ async fn a_daemon_waits_for_another_that_changes_the_schema() {
                   LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(change).execute(&mut *other).await.unwrap();
     let done = async {
-        // Longer than any lock of a request is waited for.
+        // Longer than a request waits for a lock.
         tokio::time::sleep(Duration::from_secs(4)).await;
         sqlx::raw_sql("COMMIT").execute(&mut *other).await.unwrap();
     };
     let (store, ()) = tokio::join!(site.open(), done);
     Sample::to_bob(1).stored(&store).await;
-    // And waits for nothing else that long.
+    // After that, the limits of a request hold again.
     let timeout = "DO $$ BEGIN ASSERT current_setting('lock_timeout') = '3s' \
                    AND current_setting('statement_timeout') = '5s'; END $$";
     on_writer(&store, timeout).await.unwrap();

@@ -153,7 +153,7 @@ async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
         (refusals, uncertain) = (refusals + more_refusals, uncertain + more_uncertain);
     }
     assert!(refusals > 0, "the stops were felt");
-    // The server came back each time long before anyone would give up finding out.
+    // Each time the server came back long before a writer would stop trying to find out.
     assert_eq!(uncertain, 0);
     assert_eq!(counts(&stores[0]).await.keys, 0);
 }
@@ -219,7 +219,7 @@ async fn a_server_without_free_connections_is_busy_and_serves_again_when_one_is_
 }
 
 impl Ask {
-    /// Asks again while the store is busy: a connection that was given up takes the server a moment to notice.
+    /// Asks again while the store is busy: the server needs a moment to notice an abandoned connection.
     async fn finally_gets(&self, store: &Store, ids: &[KeyId]) {
         for _ in 0..500 {
             match self.at(store, ids).await {
@@ -273,7 +273,7 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
     let store = Arc::new(site.open().await);
     let ids = Sample::to_bob(8).stored(&store).await.ids();
     let mut other = site.sql().await;
-    // Somebody with a psql, whom no timeout ends.
+    // An operator's psql session, which no timeout ends.
     let begin = "SET idle_in_transaction_session_timeout = 0; BEGIN";
     sqlx::raw_sql(begin).execute(&mut *other).await.unwrap();
     sqlx::query("SELECT key_id FROM keys WHERE key_id = $1 FOR UPDATE")

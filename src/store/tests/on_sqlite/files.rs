@@ -65,7 +65,7 @@ async fn a_full_disk_stores_nothing_and_recovers() {
     let site = site();
     let store = site.open().await;
     let first = Sample::to_bob(10).stored(&store).await;
-    // SQLite raises a limit below the present size to it: no page may be added from now on.
+    // SQLite raises a limit below the present size to that size: no page may be added from now on.
     on_writer(&store, "PRAGMA max_page_count = 1").await.unwrap();
     let big = Sample::to_bob(5000);
     let error = big.insert(&store).await.unwrap_err();

@@ -44,7 +44,7 @@ async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site:
     let _ = filling.await;
     one.set_up(false);
     let mut seen = HashSet::new();
-    // The second cannot make any; it finds those of the first within moments, and both take from the same.
+    // The second cannot make any. It soon finds those of the first, and then both take from the same store.
     let taken = loop {
         match two.take(40).await {
             Ok(keys) => break keys,
@@ -60,7 +60,8 @@ async fn what_one_replica_made_another_hands_out_and_no_key_goes_out_twice(site:
             match run.take(8).await {
                 Ok(keys) => assert!(ids(&keys).into_iter().all(|id| seen.insert(id)), "a key twice"),
                 Err(_) if ready().await == 0 => break,
-                // It passed over what the other was just leasing, and believes for a moment that there is no more.
+                // It skipped a block that the other was leasing, and believes for a moment that the store is
+                // empty.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -78,7 +79,8 @@ async fn a_replica_refills_what_another_took() {
     one.take(1).await.unwrap();
     two.set_up(false);
     assert_eq!(two.take(128).await.unwrap().len(), 128);
-    // The first is asked now and then, as a balancer would have it; nobody counts for it. It has a block in memory.
+    // The first gets a request now and then, as behind a balancer, and has a block in memory. Nothing else
+    // makes it count.
     let ready = async || one.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
     for _ in 0..30 {
         one.take(1).await.unwrap();
@@ -105,7 +107,7 @@ async fn daemons_that_fill_one_reserve_at_once_make_at_most_four_batches_each_to
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Whatever was in work has ended by then.
+    // By then every batch in work has ended.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ready = ready().await;
     let made = [&one, &two].map(|run| run.double.made.load(Ordering::SeqCst));

@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 use blast::MIN_POOL_WORDS;
 use kme::{ManualClock, OsRandom, Timestamp};
 
-use super::client::PoolClient;
-use super::vault::{PoolVault, VaultLimits};
+use crate::pool::{PoolClient, PoolVault, VaultLimits};
 use net::{https, listen, url_of};
 
 pub(crate) const WORDS: usize = MIN_POOL_WORDS;
@@ -88,7 +87,7 @@ impl TestServer {
         Self { name, vault, clock, address, stop }
     }
 
-    /// The same server after a restart with nothing left, at a new port.
+    /// The same server after a restart: empty, and at a new port.
     pub(crate) async fn restarted(self) -> Self {
         Self::start_with(self.name, limits(), self.clock.clone()).await
     }
@@ -116,7 +115,7 @@ impl TestServer {
     }
 }
 
-/// A client of a server that is not there.
+/// A client of a server that does not exist.
 pub(crate) async fn client_of_nobody(name: &'static str, caller: Caller) -> PoolClient {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
