@@ -1,4 +1,4 @@
-//! The gauges of `/metrics`: read from the rooms at each request.
+//! The gauges of `/metrics`, read from the other rooms at each request.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::peer::BreakerState;
 use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};
 use crate::supply::{Peers, Supply};
 
-/// What the pools of a KME are read from.
+/// Where the pool gauges of a KME get their values.
 pub(super) struct KmePools {
     pub(super) servers: Arc<PoolServers>,
     pub(super) own: Arc<SourceSets>,
@@ -155,6 +155,6 @@ fn resident_bytes() -> Option<u64> {
 }
 
 fn open_files() -> Option<u64> {
-    // Without the one that this look opens.
+    // Without the one that this call opens.
     Some((std::fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }

@@ -1,4 +1,4 @@
-//! How a daemon is doing, for `/readyz`.
+//! The health of a daemon, for `/readyz`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::pool::{PoolServers, PoolVault, lock_report};
 use crate::store::Store;
 use crate::supply::Peers;
 
-/// The longest wait for the store.
+/// Longest wait for the store.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// A certificate with less time left degrades the daemon.
+/// With less time left, a certificate degrades the daemon.
 const CERTIFICATE_WARNING: Duration = Duration::from_hours(24 * 7);
 
 /// What every daemon has.
@@ -70,7 +70,7 @@ fn memory() -> Part {
     }
 }
 
-/// How a KME is doing. Trouble elsewhere degrades it, since it still serves the keys it has.
+/// The health of a KME. Trouble elsewhere only degrades it: it still serves the keys it has.
 pub(super) struct KmeHealth {
     pub(super) common: Common,
     pub(super) store: Arc<Store>,
@@ -99,7 +99,7 @@ impl Health for KmeHealth {
     }
 }
 
-/// A peer is degraded also when only one of its replicas does not answer.
+/// A peer is degraded even if only one of its replicas does not answer.
 fn peer_part(peer: &PeerClient) -> Part {
     let name = format!("peer {}", peer.kme());
     let silent: Vec<&str> =
@@ -113,7 +113,7 @@ fn peer_part(peer: &PeerClient) -> Part {
     }
 }
 
-/// How a pool server is doing.
+/// The health of a pool server.
 pub(super) struct PoolHealth {
     pub(super) common: Common,
     pub(super) vault: Arc<PoolVault>,

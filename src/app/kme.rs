@@ -33,23 +33,23 @@ const PEER_CALLS_MAX: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
 /// How often expired keys are erased.
 const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// The pause after a sweep that failed.
+/// Pause after a failed sweep.
 const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);
-/// Keys erased by one transaction of the sweeper, for which other jobs wait. Doubles with each second of a sweep, up to
-/// [`STORE_SWEEP_ROWS_MAX`].
+/// How many keys one transaction of the sweeper erases; other jobs wait for it. Doubles with each second of a
+/// sweep, up to [`STORE_SWEEP_ROWS_MAX`].
 const STORE_SWEEP_ROWS: u32 = 256;
 const STORE_SWEEP_ROWS_MAX: u32 = 4096;
 /// How often a peer that answers is asked for its state.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
-/// Pauses while a peer answers, but no pool set can be prepared.
+/// Pauses while a peer answers but no pool set can be made for it.
 const WATCH_AGAIN: Backoff = Backoff::new(Duration::from_secs(2), WATCH_EVERY);
-/// The longest that a stop waits for pool servers to drop this site's pools.
+/// How long a stop waits at most for pool servers to erase this site's pools.
 const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Starts the KME of `config`. With an `origin`, its SAE directory is read again when the file changes.
 ///
 /// # Errors
-/// What keeps it from serving, for an operator.
+/// Why it cannot serve, for an operator.
 pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let mut supervisor = Supervisor::new(&config.id);
@@ -64,7 +64,7 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
     let grace = config.limits.shutdown_grace;
     Ok(supervisor.run(config.limits.drain_delay, grace, async move {
-        // Pools expire anyway; this drops them sooner.
+        // Pools expire anyway; this erases them sooner.
         let _ = tokio::time::timeout(grace.min(RELEASE_WAIT_MAX), sets.close()).await;
         supply.close().await;
         store.close().await;
@@ -318,14 +318,14 @@ async fn sweep_store(store: Arc<Store>) {
                     break;
                 }
             }
-            // Half of the writer's time is for other jobs.
+            // Leaves half of the writer's time for other jobs.
             sleep(started.elapsed()).await;
         }
     }
 }
 
-/// Keeps a pool set ready for `peer`, so that the first request does not wait for one. Notices when the replica at
-/// address `place` is back, and when its clock is off.
+/// Keeps a pool set ready for `peer`, so that the first request does not wait for one. Notices when the
+/// replica at address number `place` is back, and when its clock is wrong.
 async fn watch_peer(
     peer: Arc<PeerClient>,
     place: usize,

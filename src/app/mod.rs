@@ -1,6 +1,7 @@
 //! Makes a running KME or pool server from its settings.
 //!
-//! Owns the order of the start, background tasks, readiness, reload and the graceful stop. Decides nothing about keys.
+//! Owns the order of the start, background tasks, readiness, reload and the graceful stop. Takes no decisions
+//! about keys.
 
 mod gauges;
 mod health;

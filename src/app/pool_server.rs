@@ -22,13 +22,13 @@ use crate::metrics;
 use crate::pool::PoolVault;
 use crate::self_test;
 
-/// How often expired pools are dropped.
+/// How often expired pools are erased.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Starts the pool server of `config`.
 ///
 /// # Errors
-/// What keeps it from serving, for an operator.
+/// Why it cannot serve, for an operator.
 pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -17,7 +17,7 @@ use crate::config::{self, ConfigFile, KmeConfig};
 /// How often files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Where a daemon's settings came from, to read them again.
+/// Where a daemon's settings came from, for reading them again.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The configuration file.
@@ -26,7 +26,7 @@ pub struct Origin {
     pub env: Vec<(String, String)>,
 }
 
-/// What one daemon reads again.
+/// The files that one daemon reads again.
 pub(super) struct Reload {
     pub(super) tls: Arc<TlsStore>,
     pub(super) directory: Option<DirectoryReload>,

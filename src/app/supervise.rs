@@ -1,6 +1,7 @@
-//! A daemon's tasks. If a listener ends, the daemon stops and says why; a background task is started again.
+//! A daemon's tasks. If a listener ends, the daemon stops and reports why. If a background task ends, it is
+//! started again.
 //!
-//! A panic only ends its task. It never kills the process, and no task stays dead unnoticed.
+//! A panic ends only its task, never the process, and no task ends unnoticed.
 
 use std::fmt;
 use std::future::Future;
@@ -27,10 +28,10 @@ const RESTART_PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration
 /// Why a daemon stopped on its own.
 type Stopped = anyhow::Result<()>;
 
-/// A running KME or pool server. It runs on when this is dropped; [`Daemon::stop`] stops it.
+/// A running KME or pool server. It keeps running when this is dropped; [`Daemon::stop`] stops it.
 #[derive(Debug)]
 pub struct Daemon {
-    /// What to call it in messages.
+    /// Its name in messages.
     pub name: String,
     /// Addresses of its listeners, with their names in the configuration.
     pub addresses: Vec<(&'static str, SocketAddr)>,
@@ -86,7 +87,7 @@ pub(super) async fn bind(
     Ok(Bound { tcp, address })
 }
 
-/// Whom a certificate names, for messages.
+/// The identity in a certificate, for messages.
 pub(super) fn name_of(identity: Result<Identity, IdentityError>) -> String {
     match identity {
         Ok(Identity::Sae(sae)) => format!("SAE {}", sae.id()),
@@ -97,20 +98,20 @@ pub(super) fn name_of(identity: Result<Identity, IdentityError>) -> String {
     }
 }
 
-/// Starts a daemon's tasks and stops them in the end.
+/// Starts a daemon's tasks, and stops them when the daemon stops.
 pub(super) struct Supervisor {
     name: String,
-    /// A stop was asked for; `/readyz` says so.
+    /// Cancelled when a stop is requested; `/readyz` reports it.
     pub(super) stopping: CancellationToken,
-    /// Listeners take no new connections and finish those they have.
+    /// Cancelled when listeners shall take no new connections and finish those they have.
     pub(super) shutdown: CancellationToken,
-    /// Nothing else is served any more; the admin listener ends.
+    /// Cancelled when the other listeners have ended: then the admin listener ends too.
     served: CancellationToken,
     pub(super) restarts: Restarts,
     /// Work that a graceful stop waits for.
     pub(super) work: TaskTracker,
     vital: JoinSet<(&'static str, Stopped)>,
-    /// The admin listener, which ends after the others: it tells that the daemon is stopping.
+    /// The admin listener. It ends after the others, so that it can report the stop.
     last: JoinSet<(&'static str, Stopped)>,
     background: TaskTracker,
     addresses: Vec<(&'static str, SocketAddr)>,
@@ -169,7 +170,7 @@ impl Supervisor {
         });
     }
 
-    /// Runs a background task until the stop; whenever it ends, it is started again.
+    /// Runs a background task until the stop. If it ends earlier, starts it again.
     pub(super) fn background<F>(&self, name: &'static str, task: impl Fn() -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -194,8 +195,8 @@ impl Supervisor {
         });
     }
 
-    /// Turns the tasks into a daemon. When asked to stop, it is unready immediately. After `drain_delay` the listeners
-    /// drain, within limits of their own; then remaining work gets `grace`; then `finish` runs.
+    /// Turns the tasks into a daemon. On a stop it is unready immediately. After `drain_delay` the listeners
+    /// drain, within their own limits. Then remaining work may take `grace`. Then `finish` runs.
     pub(super) fn run(
         mut self,
         drain_delay: Duration,

@@ -1,4 +1,4 @@
-//! From the configuration to the settings that each room takes.
+//! Turns the configuration into the settings of each room.
 
 use std::time::Duration;
 
@@ -15,22 +15,23 @@ use crate::store::{KekError, KeyEncryptionKeys};
 use crate::supply::{IntakeRules, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
-/// The longest TLS handshake.
+/// Longest time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that a pool server may take until its answer begins; filling the largest pool takes seconds.
+/// Longest time until a pool server's answer begins. Filling the largest pool takes seconds.
 const POOL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much sooner an order ends than the request: it is voided before the caller is told of a timeout.
+/// How much earlier an order times out than its request, so that it is voided before the caller learns of the
+/// timeout.
 const ORDER_MARGIN: Duration = Duration::from_millis(250);
-/// Groups of recipient sites with pool sets of their own.
+/// Most groups of recipient sites, each with its own pool sets.
 const GROUPS_MAX: usize = 64;
-/// Pool sets that one replica of a peer may make this site hold.
+/// Most pool sets that this site holds for one replica of a peer.
 const SETS_PER_REPLICA_MAX: usize = 16;
 
 pub(super) fn sae_identity_rules(config: &KmeConfig) -> IdentityRules {
     IdentityRules { trust_domain: config.trust_domain.clone(), sae_sources: config.sae_identity.clone() }
 }
 
-/// Machines and operators have a SPIFFE URI.
+/// For listeners whose callers must have a SPIFFE URI: KMEs, pool servers and operators.
 pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
@@ -58,7 +59,7 @@ pub(super) fn pool_edge_limits(config: &PoolServerConfig) -> EdgeLimits {
 /// The key-encryption keys that `source` names.
 ///
 /// # Errors
-/// [`KekError`] names the place.
+/// [`KekError`] names the source.
 pub fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekError> {
     match source {
         KekSource::File(path) => KeyEncryptionKeys::from_file(path),
@@ -74,7 +75,7 @@ pub fn key_encryption_keys(source: &KekSource) -> Result<KeyEncryptionKeys, KekE
 pub fn store_url(store: &StoreConfig) -> anyhow::Result<String> {
     let StoreLocation::Postgres(url, Some(file)) = &store.location else { return Ok(store.location.url()) };
     let text = std::fs::read_to_string(file).with_context(|| format!("password file {}", file.display()))?;
-    // One line, as an editor leaves it.
+    // Editors end the line with a newline.
     let password = text.trim_end_matches(['\n', '\r']);
     anyhow::ensure!(!password.is_empty(), "password file {} is empty", file.display());
     Ok(url.with_password(password))

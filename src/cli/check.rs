@@ -21,7 +21,7 @@ pub(super) fn run(files: &[PathBuf]) -> Outcome {
     if complaints.is_empty() { Ok(()) } else { Err(Failure::Usage(complaints.join("\n"))) }
 }
 
-/// Checks the URL of the store, which only the store understands. Connects to nothing.
+/// Checks the URL of the store, without connecting. Only the store understands it.
 fn check_store(file: &Path) -> Result<(), String> {
     match config::load(file, config::process_environment()) {
         Ok(ConfigFile::Kme(kme)) => {

@@ -1,7 +1,7 @@
-//! The commands of `dqkd`: what each reads, what it prints, how it ends.
+//! The commands of `dqkd`: their arguments, output and exit codes.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error and say what to
-//! do next. Starts daemons through [`crate::app`]; decides nothing itself.
+//! do next. [`crate::app`] starts the daemons.
 
 mod check;
 mod daemon;
@@ -94,7 +94,7 @@ impl From<ConfigError> for Failure {
 
 type Outcome = Result<(), Failure>;
 
-/// Runs the command of this process's command line.
+/// Runs the command that this process was called with.
 pub fn main() -> ExitCode {
     telemetry::install_panic_hook();
     let cli = Cli::parse();

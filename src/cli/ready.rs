@@ -136,7 +136,7 @@ impl Admin {
     }
 }
 
-/// A listener on all addresses is on the loopback too.
+/// Replaces "all addresses" by loopback, where such a listener can be reached.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -156,7 +156,8 @@ mod tests {
     use super::*;
     use mtls::{ListenerLimits, ListenerTls, Versions, listener};
 
-    /// An admin listener of KME `site-a`, over mutual TLS, that answers everybody of the chain.
+    /// An admin listener of KME `site-a` over mutual TLS, which answers everybody with a certificate of the
+    /// chain.
     async fn serve(stop: &CancellationToken) -> SocketAddr {
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();

@@ -17,15 +17,15 @@ pub(crate) struct Listeners {
     pub(crate) admin: SocketAddr,
 }
 
-/// A running HAProxy; it ends with this.
+/// A running HAProxy, which ends when this is dropped.
 pub(crate) struct Balancer {
     process: Child,
     statistics: PathBuf,
 }
 
-/// Replicas that are ready are preferred. Where none is, connections still go to one that listens: it has ready
-/// keys to give, or a refusal that says when to come again. Sessions stay when a replica turns unready, so that
-/// a graceful stop finishes what it has; those of a dead process end by themselves.
+/// Prefers replicas that are ready. If none is, connections still go to one that listens: it hands out ready
+/// keys, or refuses and says when to try again. Sessions stay when a replica becomes unready, so that a
+/// graceful stop finishes them; those of a dead process end on their own.
 const HEAD: &str = "\
 defaults
     mode tcp
@@ -42,7 +42,7 @@ defaults
 ";
 
 impl Balancer {
-    /// `sae` and `peer` are where the site is for others.
+    /// `sae` and `peer` are the addresses at which others reach the site.
     pub(crate) fn start(
         folder: &Path,
         name: &str,

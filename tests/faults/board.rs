@@ -1,4 +1,4 @@
-//! Which keys were handed out and are still to be retrieved, and by whom.
+//! The keys that were handed out and still have to be retrieved, and who may do so.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::history::{Caller, Party, Slave};
 use crate::random::Choices;
 
-/// Retrieved keys that are remembered, to be asked for again on purpose.
+/// Most retrieved keys that are remembered, to ask for them again on purpose.
 const SPENT_MAX: usize = 64;
 
 /// Holder and path of keys: what one request may ask for together.
@@ -22,7 +22,7 @@ pub(crate) struct Lane {
 #[derive(Default)]
 struct Keys {
     fresh: Vec<Uuid>,
-    /// Perhaps retrieved by an exchange that had no answer.
+    /// Perhaps retrieved by an exchange without an answer.
     doubtful: Vec<Uuid>,
     spent: Vec<Uuid>,
 }
@@ -49,7 +49,7 @@ impl Keys {
 }
 
 impl Board {
-    /// Everyone who may retrieve fresh keys has them to retrieve.
+    /// Puts fresh keys into the lane of everyone who may retrieve them.
     pub(crate) fn add_fresh(&self, master: &Caller, slaves: &[Slave], ids: &[Uuid]) {
         let own = Party::Sae(master.sae.clone());
         let mut lanes = vec![Lane { site: master.site, holder: own.clone(), path: slaves[0].party.clone() }];
@@ -85,7 +85,7 @@ impl Board {
         own
     }
 
-    /// Takes up to `count` keys, of any age, out of one of the caller's lanes.
+    /// Takes up to `count` keys, old or new, out of one of the caller's lanes.
     pub(crate) fn take(
         &self,
         caller: &Caller,
@@ -105,7 +105,8 @@ impl Board {
         Some((lane, ids))
     }
 
-    /// A fresh key of the caller's site that is for another SAE, and how that one would ask for it.
+    /// A fresh key of the caller's site that is for another SAE, and the lane in which that SAE would ask for
+    /// it.
     pub(crate) fn peek_foreign(&self, caller: &Caller, choices: &mut Choices) -> Option<(Lane, Uuid)> {
         let lanes = self.0.lock().unwrap();
         let own = Party::Sae(caller.sae.clone());
@@ -124,7 +125,7 @@ impl Board {
         Some((lane.clone(), *choices.one_of(&keys.fresh)))
     }
 
-    /// How many retrievals are left of the fresh and doubtful ones.
+    /// How many retrievals are left of fresh and doubtful keys.
     pub(crate) fn left(&self) -> usize {
         self.0.lock().unwrap().values().map(|keys| keys.fresh.len() + keys.doubtful.len()).sum()
     }

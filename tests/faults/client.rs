@@ -1,4 +1,4 @@
-//! One SAE's ETSI GS QKD 014 client; writes every exchange into the history.
+//! One SAE's ETSI GS QKD 014 client. It records every exchange in the history.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +30,8 @@ impl Client {
         &self.caller
     }
 
-    /// Asks, notes what came of it, and returns that. `call` is the last part of the path, with a query; a
-    /// retrieval brings its own body.
+    /// Sends a request, records the result and returns it. `call` is the last part of the path, with a query;
+    /// a retrieval has its own body.
     pub(crate) async fn ask(
         &mut self,
         world: &Arc<World>,
@@ -81,7 +81,7 @@ fn read(status: u16, retry_after: bool, body: Option<Value>) -> Answer {
     Answer { status, retry_after, message, keys, counts }
 }
 
-/// `None`: no key of the standard.
+/// `None`: not a key as the standard defines it.
 fn key(value: &Value) -> Option<Seen> {
     let id = Uuid::try_parse(value["key_ID"].as_str()?).ok()?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(value["key"].as_str()?).ok()?;

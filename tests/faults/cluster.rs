@@ -1,5 +1,5 @@
-//! Two or more sites and three pool servers as processes, a proxy on every link between them; a site is one daemon
-//! or several replicas behind HAProxy, with one database.
+//! Two or more sites and three pool servers as processes, with a proxy on every link between them. A site is
+//! one daemon, or several replicas behind HAProxy, with one database.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,7 +20,7 @@ const POOL_SERVERS: usize = 3;
 /// Lines of the log of a daemon that ended by itself.
 const LOG_LINES: usize = 20;
 
-/// What sites consist of.
+/// The number of sites, and what each consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) sites: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Slot {
     command: &'static str,
     config: PathBuf,
     listeners: usize,
-    /// Held for as long as a fault works on the process.
+    /// Held while a fault acts on the process.
     pub(crate) daemon: Mutex<Option<Daemon>>,
 }
 
@@ -44,20 +44,21 @@ impl Slot {
         Self { name, command, config: config.to_owned(), listeners, daemon: Mutex::new(None) }
     }
 
-    /// Starts the process; what it logged when it did not come up.
+    /// Starts the process. The error is its log.
     pub(crate) fn spawn(&self) -> Result<Daemon, String> {
         Daemon::try_start(self.command, &self.config, self.listeners)
     }
 }
 
-/// Fields go in this order when it ends: processes, databases with their disks, and last the folder with everything.
+/// Fields are dropped in this order: processes, databases with their disks, and last the folder with
+/// everything.
 pub(crate) struct Cluster {
     pub(crate) shape: Shape,
-    /// Replicas first, those of one site together, then pool servers.
+    /// First the replicas, site by site, then the pool servers.
     pub(crate) slots: Vec<Slot>,
-    /// One for each site; none where each has one daemon.
+    /// One for each site; empty if sites have one daemon each.
     pub(crate) balancers: Vec<Balancer>,
-    /// One for each site; none has a disk where this user may not mount.
+    /// One for each site. Without a disk if this user may not mount.
     pub(crate) databases: Vec<Database>,
     pub(crate) no_disks_because: Option<String>,
     pub(crate) links: Vec<Link>,
@@ -66,17 +67,18 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Files, disks and proxies; processes run. In a runtime. `keys` are lines for `[keys]`.
+    /// Makes files, disks and proxies, and starts all processes. Needs a tokio runtime. `keys` are lines for
+    /// `[keys]`.
     pub(crate) fn start(shape: Shape, keys: &str) -> Self {
         let network = Network::generate(shape.sites);
-        // The user of a database server must get through.
+        // The user of a database server must be able to enter.
         std::fs::set_permissions(network.dir(), std::fs::Permissions::from_mode(0o711)).unwrap();
         let (databases, no_disks_because) = databases(&network, shape);
         let ports = Ports::claim();
         let replicas = replicas(shape, ports.base);
         let mut links = reroute(&network, &replicas);
         for (site, database) in databases.iter().enumerate() {
-            // Some through TCP with TLS, where a link can fail; others through the socket.
+            // Even sites connect by TCP with TLS, over a link that can fail; odd ones by the socket.
             let server = database.address().filter(|_| site % 2 == 0);
             let at = server
                 .map(|_| SocketAddr::from(([127, 0, 0, 1], ports.base + Ports::EACH - 2 - as_u16(site))));
@@ -121,7 +123,7 @@ impl Cluster {
         }
     }
 
-    /// For people.
+    /// The fault, as a person would call it.
     pub(crate) fn name_of(&self, fault: Fault) -> String {
         match fault {
             Fault::Kill { slot } => format!("kill {}", self.slots[slot].name),
@@ -140,7 +142,7 @@ impl Cluster {
         self.databases.iter().for_each(Database::heal);
     }
 
-    /// Daemons that ended by themselves: name, status and the end of the log. Each is told once.
+    /// Daemons that ended by themselves: name, status and the end of the log. Reports each once.
     pub(crate) async fn fallen(&self) -> Vec<String> {
         let mut fallen = Vec::new();
         for slot in &self.slots {
@@ -154,7 +156,7 @@ impl Cluster {
         fallen
     }
 
-    /// Puts all logs and databases where they stay.
+    /// Copies all logs and databases to a folder that stays.
     pub(crate) fn keep_logs(&self, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         let folder = self.slots[0].config.parent().unwrap();
@@ -178,7 +180,7 @@ impl Cluster {
     }
 }
 
-/// The databases of all sites, and why they have no file systems of their own.
+/// The databases of all sites and, if they have no file systems of their own, why.
 fn databases(network: &Network, shape: Shape) -> (Vec<Database>, Option<String>) {
     let mount = |site: usize| {
         let at = network.dir().join(format!("disk-{site}"));
@@ -203,7 +205,7 @@ fn databases(network: &Network, shape: Shape) -> (Vec<Database>, Option<String>)
     (disks.into_iter().enumerate().map(database).collect(), no_disks_because)
 }
 
-/// Where the replicas of each site listen; nothing where a site is one daemon.
+/// Where the replicas of each site listen; empty if a site is one daemon.
 fn replicas(shape: Shape, base: u16) -> Vec<Vec<Listeners>> {
     let port = |site, replica, listener| base + 3 * as_u16(site * shape.replicas + replica) + listener;
     let at = |site, replica, listener| SocketAddr::from(([127, 0, 0, 1], port(site, replica, listener)));
@@ -218,7 +220,8 @@ fn replicas(shape: Shape, base: u16) -> Vec<Vec<Listeners>> {
     (0..shape.sites).map(|site| (0..count).map(|replica| listeners(site, replica)).collect()).collect()
 }
 
-/// The site's configuration with listeners of its own; the paths in it stay right.
+/// The site's configuration with the replica's own listeners, in the same folder, so that its paths stay
+/// valid.
 fn replica_config(network: &Network, site: usize, index: usize, listeners: Listeners) -> PathBuf {
     let of_site = network.site(site);
     let text = std::fs::read_to_string(&of_site.config).unwrap();
@@ -231,15 +234,15 @@ fn replica_config(network: &Network, site: usize, index: usize, listeners: Liste
     let text = moves.iter().fold(text, |text: String, (from, to)| {
         text.replacen(&format!("= \"{from}\""), &format!("= \"{to}\""), 1)
     });
-    // A stop is announced to the load balancer before it begins.
+    // The load balancer learns of a stop before it begins.
     let text = text + "\n[limits]\ndrain_delay = \"1s\"\n";
     let config = of_site.config.with_file_name(format!("site-{site}-replica-{index}.toml"));
     std::fs::write(&config, text).unwrap();
     config
 }
 
-/// Puts a proxy before every server that a site calls. A site of several replicas is called through its load
-/// balancer, but site 0 by odd sites at all of its replicas.
+/// Puts a proxy in front of every server that a site calls. A site of several replicas is called through its
+/// load balancer, except that odd sites call every replica of site 0.
 fn reroute(network: &Network, replicas: &[Vec<Listeners>]) -> Vec<Link> {
     let first = address(&network.site(0).sae_url).port();
     let (mut port, end) = (first + PROXY_PORTS_FROM, first + Ports::EACH - 1);

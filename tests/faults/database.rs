@@ -1,4 +1,4 @@
-//! The database of one site, on a file system of its own where that is possible, and what may happen to it.
+//! The database of one site, on a file system of its own if possible, and the faults that may hit it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
 
-/// What the daemons connect as, and the name of their database: no superuser.
+/// The daemons' role, which is no superuser, and the name of their database.
 const ROLE: &str = "kme";
 
-/// Fields go in this order: a server ends before its disk.
+/// Fields are dropped in this order: a server ends before its disk.
 pub(crate) struct Database {
     kind: Kind,
     pub(crate) disk: Option<Disk>,
-    /// Held for as long as a fault works on it.
+    /// Held while a fault acts on the database.
     turn: Mutex<()>,
 }
 
@@ -48,8 +48,7 @@ impl Database {
         Self { kind: Kind::Postgres(Arc::new(server)), disk, turn: Mutex::default() }
     }
 
-    /// What daemons have as `store.url`; where Postgres is reached through `link`, that with TLS, else through its
-    /// socket.
+    /// The daemons' `store.url`: with a `link`, Postgres through that with TLS; otherwise through its socket.
     pub(crate) fn url(&self, link: Option<SocketAddr>) -> String {
         match &self.kind {
             Kind::Sqlite(file) => format!("sqlite://{}", file.display()),
@@ -72,7 +71,7 @@ impl Database {
         Some(SocketAddr::from(([127, 0, 0, 1], server.port())))
     }
 
-    /// Puts a copy of what it has, and what a server logged, where that stays. Keys in it are sealed.
+    /// Copies its content and a server's log to `folder`. The keys in it are sealed.
     pub(crate) fn keep(&self, folder: &Path, name: &str) {
         match &self.kind {
             Kind::Sqlite(file) => {
@@ -89,7 +88,7 @@ impl Database {
         }
     }
 
-    /// Ends what may be left of a fault of its disk.
+    /// Ends a fault of its disk, if any.
     pub(crate) fn heal(&self) {
         let Some(disk) = &self.disk else { return };
         disk.free();
@@ -104,14 +103,14 @@ impl Database {
         let filled = disk.fill();
         sleep(lasts).await;
         disk.free();
-        // A server that cannot write its log ends; whoever keeps it running has to start it.
+        // A server that cannot write its log ends, and must be started again.
         if let Kind::Postgres(server) = &self.kind {
             start(server).await?;
         }
         filled
     }
 
-    /// It takes no writes.
+    /// The database takes no writes.
     pub(crate) async fn is_read_only(&self, lasts: Duration) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         match &self.kind {
@@ -131,7 +130,7 @@ impl Database {
         }
     }
 
-    /// Somebody else holds what a writer needs, as a backup program or an operator's shell might.
+    /// Somebody else holds a lock that a writer needs, as a backup program or an operator's shell might.
     pub(crate) async fn is_locked(&self, lasts: Duration) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         match &self.kind {
@@ -164,7 +163,7 @@ impl Database {
         Ok(())
     }
 
-    /// All connections are gone and none is left.
+    /// All connections end, and no new one is possible.
     pub(crate) async fn is_exhausted(&self, lasts: Duration) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         let server = self.server()?;
@@ -203,7 +202,7 @@ async fn start(server: &Arc<Server>) -> Result<(), String> {
             return Err(format!("Postgres does not come back: {failure}\n{}", server.log()));
         }
         let starting = Arc::clone(server);
-        // It may be recovering by itself already.
+        // It may be recovering already.
         let _ = spawn_blocking(move || starting.start()).await.unwrap();
         sleep(Duration::from_millis(50)).await;
     }

@@ -1,24 +1,24 @@
-//! A file system of its own for one site's database: it can be filled up and made read-only.
+//! A file system for one site's database, which can be filled up and made read-only.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Sparse: it takes the space that is used.
+/// Sparse: only used space counts.
 const IMAGE_BYTES: u64 = 2 << 30;
-/// What a ballast file leaves free.
+/// Bytes that the ballast file leaves free.
 const LEFT_BYTES: u64 = 64 << 10;
-/// How often it is tried to fill a disk that others write to.
+/// Most attempts to fill a disk that others write to.
 const FILL_ATTEMPTS: u32 = 10;
 
-/// An ext4 in a file. On ext4 an immutable file refuses writes through descriptors that are open already, which
-/// neither permissions nor a read-only mount do.
+/// An ext4 in a file. On ext4 an immutable file refuses writes through descriptors that are open already,
+/// which neither permissions nor a read-only mount do.
 pub(crate) struct Disk {
     at: PathBuf,
 }
 
 impl Disk {
-    /// What went wrong, where this user may not mount.
+    /// Fails if this user may not mount, and says why.
     pub(crate) fn mount(image: &Path, at: &Path) -> Result<Self, String> {
         File::create(image).unwrap().set_len(IMAGE_BYTES).unwrap();
         std::fs::create_dir_all(at).unwrap();
@@ -36,7 +36,7 @@ impl Disk {
         &self.at
     }
 
-    /// Whoever writes to it meanwhile may take what was free a moment ago: then it is tried again.
+    /// Fills the disk. Others may write to it meanwhile and take the space first: then tries again.
     pub(crate) fn fill(&self) -> Result<(), String> {
         for _ in 1..FILL_ATTEMPTS {
             if self.try_to_fill().is_ok() {
@@ -63,9 +63,9 @@ impl Disk {
         self.at.join("ballast")
     }
 
-    /// Makes the folder, the database and its log read-only, or writable again. Files that come and go meanwhile
-    /// are no failure. Not the shared index (`-shm`): SQLite maps it into memory, and the kernel ends whoever writes
-    /// to a mapped page of an immutable file with SIGBUS, before any program can handle that.
+    /// Makes the folder, the database and its log read-only, or writable again. Files that come and go
+    /// meanwhile are no failure. Leaves out the shared index (`-shm`): SQLite maps it into memory, and a
+    /// write to a mapped page of an immutable file kills the process with SIGBUS.
     pub(crate) fn set_read_only(&self, is_read_only: bool) -> Result<(), String> {
         let flag = if is_read_only { "+i" } else { "-i" };
         let mut paths = vec![self.at.clone()];
@@ -91,7 +91,7 @@ impl Drop for Disk {
     }
 }
 
-/// What the command printed, or complained about.
+/// The command's output, or its error output if it failed.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {

@@ -1,4 +1,4 @@
-//! What the workload asked and what it was answered. Keys are here as digests only.
+//! What the workload asked, and the answers. Keys appear only as digests.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use sha3::Digest as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Whom a path names or who may retrieve a key.
+/// A party in a path, or one that may retrieve a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Party {
     Sae(Arc<str>),
@@ -29,7 +29,7 @@ pub(crate) enum Ask {
     Status,
 }
 
-/// Somebody whom keys are made for.
+/// A party that keys are made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slave {
     pub(crate) party: Party,
@@ -42,7 +42,7 @@ pub(crate) struct Seen {
     pub(crate) id: Uuid,
     pub(crate) digest: [u8; 32],
     pub(crate) bits: usize,
-    /// From when it may not be returned any more, where the answer said so.
+    /// When it expires, if the answer said so.
     pub(crate) expires_ms: Option<i64>,
 }
 
@@ -55,9 +55,9 @@ impl Seen {
 /// What came back.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
-    /// There was no connection: the request was not sent.
+    /// No connection: the request was not sent.
     NotSent,
-    /// It was sent, or may have been, and no whole answer came.
+    /// It was or may have been sent, and no complete answer came.
     Lost,
     Answer(Answer),
 }
@@ -68,9 +68,9 @@ pub(crate) struct Answer {
     pub(crate) retry_after: bool,
     /// `message` of an error.
     pub(crate) message: Option<String>,
-    /// `None`: an answer of 200 that is not what the standard says.
+    /// `None`: an answer of 200 that breaks the standard.
     pub(crate) keys: Option<Vec<Seen>>,
-    /// Both of status: stored and most.
+    /// From status: `stored_key_count` and `max_key_count`.
     pub(crate) counts: Option<(u64, u64)>,
 }
 
@@ -116,7 +116,7 @@ impl Stopwatch {
         self.epoch_ms + i64::try_from(self.started.elapsed().as_millis()).unwrap()
     }
 
-    /// For people: since the run began.
+    /// Seconds since the run began, for messages.
     pub(crate) fn elapsed_secs(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }

@@ -1,11 +1,12 @@
-//! Faults on real processes: two sites and three pool servers, a proxy with faults on every link, applications
-//! that write down every answer, and a judge who reads that afterwards.
+//! Faults on real processes: two sites and three pool servers, a faulty proxy on every link, applications
+//! that record every answer, and a judge that checks the record afterwards.
 //!
-//! `DQKD_FAULTS_MINUTES=30` or `DQKD_FAULTS_SECONDS=90` say how long, `DQKD_FAULTS_SEED=n` repeats the faults
-//! and the choices of the applications (not the timing of threads and processes), `DQKD_BIN=FILE` takes another
-//! program than the one built with the tests, `DQKD_FAULTS_SITES=3` more sites. `DQKD_FAULTS_REPLICAS=2` has so many
-//! daemons at each site, behind HAProxy, and `DQKD_FAULTS_STORE=postgres` a Postgres for each site instead of a file
-//! of SQLite. The runs are ignored by default because they want the machine to themselves: `tests/run.sh` runs them.
+//! `DQKD_FAULTS_MINUTES=30` or `DQKD_FAULTS_SECONDS=90` set the length of a run. `DQKD_FAULTS_SEED=n` repeats
+//! the faults and the choices of the applications (not the timing of threads and processes). `DQKD_BIN=FILE`
+//! tests another program than the one built with the tests. `DQKD_FAULTS_SITES=3` sets the number of sites,
+//! `DQKD_FAULTS_REPLICAS=2` the daemons of each site, behind HAProxy. `DQKD_FAULTS_STORE=postgres` gives each
+//! site a Postgres instead of an SQLite file. The runs are ignored by default because they need the whole
+//! machine: `tests/run.sh` runs them.
 
 #![expect(
     clippy::unwrap_used,
@@ -40,7 +41,7 @@ use std::time::Duration;
 use cluster::Shape;
 use run::{Plan, run};
 
-/// A number of the environment.
+/// A setting from the environment.
 fn setting<T: FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
@@ -56,7 +57,7 @@ fn seed() -> u64 {
     setting("DQKD_FAULTS_SEED").unwrap_or_else(fresh)
 }
 
-/// `DQKD_FAULTS_STORE` and others, or `else_` where they say nothing.
+/// The shape that the environment sets; `else_` for what it leaves open.
 fn shape(else_: Shape) -> Shape {
     let store: Option<String> = setting("DQKD_FAULTS_STORE");
     let is_postgres = match store.as_deref() {

@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::proxy::Mode;
 use crate::schedule::{Fault, Strike};
 
-/// Pause between attempts to start a process that does not come up, as a service manager has it.
+/// Pause between attempts to start a process that does not come up, like a service manager's.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
 /// What was done, for the summary.
@@ -24,11 +24,11 @@ pub(crate) struct Deeds {
     pub(crate) kills: usize,
     pub(crate) start_slowest: Duration,
     pub(crate) stop_slowest: Duration,
-    /// Starts that failed and were tried again: a daemon refuses a database that it cannot write.
+    /// Starts that failed and were repeated: a daemon refuses a database that it cannot write.
     pub(crate) starts_refused: usize,
-    /// Graceful stops that ended with an exit code.
+    /// Graceful stops with an exit code other than 0.
     pub(crate) unclean_stops: usize,
-    /// Faults that could not be made, and why the last one.
+    /// How many faults could not be made, and the reason for the last one.
     pub(crate) not_done: (usize, Option<String>),
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Nemesis {
 }
 
 impl Nemesis {
-    /// One fault from its beginning to its end.
+    /// Carries out one fault, from beginning to end.
     pub(crate) async fn strike(&self, strike: Strike) {
         let lasts = strike.lasts;
         let done = match strike.fault {

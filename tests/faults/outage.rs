@@ -1,5 +1,5 @@
-//! What an outage, a reconnection and a stop cost, in figures: a full reserve against steady demand while the
-//! link between the sites is cut, the time until the reserve is full again, a graceful stop under load.
+//! Measures an outage, a reconnection and a stop: a full reserve against steady demand while the link between
+//! the sites is cut, the time until the reserve is full again, a graceful stop under load.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::wire::{Reply, Wire};
 pub(crate) const RESERVE: u64 = 4096;
 const REQUESTS_EACH_SEC: u32 = 50;
 const CLIENTS: u32 = 5;
-/// Far longer than anything here should take; figures are printed, not judged.
+/// Far longer than anything here should take. The figures are printed, not checked.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) type Handed = Vec<(String, String)>;
 
-/// One outage of `lasts`; fails when a request fails that must not, or an answered key has no equal twin.
+/// One outage of the length `lasts`. Fails if a request fails that must not, or if a key has no equal twin.
 pub(crate) fn run(lasts: Duration) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(execute(lasts));
@@ -66,7 +66,7 @@ async fn execute(lasts: Duration) {
     stop_under_load(&cluster).await;
 }
 
-/// Waits until the reserve of alice and bob is full; what it needs may be more than the least that is `reserve`.
+/// Waits until the reserve of alice and bob is full: at least `reserve` keys, more if its target has grown.
 pub(crate) async fn filled(network: &Network, reserve: u64) -> Duration {
     let mut wire = Wire::new(network, "alice", false);
     let started = Instant::now();
@@ -80,7 +80,7 @@ pub(crate) async fn filled(network: &Network, reserve: u64) -> Duration {
     }
 }
 
-/// One client's share of the demand: what it got, how often it got nothing.
+/// One client's share of the demand. Returns its keys, and how often it got none.
 async fn steady(mut wire: Wire, lasts: Duration) -> (Handed, usize) {
     let mut ticks = interval(Duration::from_secs(1) * CLIENTS / REQUESTS_EACH_SEC);
     let (started, mut handed, mut failed) = (Instant::now(), Vec::new(), 0);
@@ -94,7 +94,7 @@ async fn steady(mut wire: Wire, lasts: Duration) -> (Handed, usize) {
     (handed, failed)
 }
 
-/// Site A is told to stop while clients ask as fast as they can; every key of a whole answer has its twin.
+/// Stops site A while clients ask as fast as they can. Every key of a complete answer has its twin.
 async fn stop_under_load(cluster: &Cluster) {
     let network = &cluster.network;
     let goes_on = Arc::new(AtomicBool::new(true));
@@ -133,7 +133,7 @@ async fn stop_under_load(cluster: &Cluster) {
     check(network, &handed).await;
 }
 
-/// Bob gets every key, with the same bytes, once.
+/// Checks that bob gets every key once, with the same bytes.
 pub(crate) async fn check(network: &Network, handed: &Handed) {
     let distinct: HashSet<&String> = handed.iter().map(|(id, _)| id).collect();
     assert_eq!(distinct.len(), handed.len(), "a key was handed out twice");

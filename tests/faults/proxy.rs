@@ -1,4 +1,4 @@
-//! One link of the network, with faults: a TCP proxy that looks at no byte.
+//! One link of the network, with faults: a TCP proxy that does not look at the bytes.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::random::Choices;
 
-/// From whoever connects to the server behind the proxy, or back.
+/// From the client to the server behind the proxy, or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     There,
@@ -27,8 +27,8 @@ pub(crate) enum Mode {
     Delay(Duration),
     /// Connections are refused and open ones are reset.
     Cut,
-    /// Bytes of one direction are thrown away, the other direction goes on; a connection that lost bytes never
-    /// works again and is never told so.
+    /// Bytes of one direction are discarded, the other direction works. A connection that lost bytes never
+    /// works again, and nobody is told.
     Blackhole(Direction),
     /// Bytes of one direction wait until the fault is over, then all arrive.
     Stall(Direction),
@@ -36,12 +36,12 @@ pub(crate) enum Mode {
     Truncate(usize),
     /// A few bytes at a time.
     Drip,
-    /// A long line that loses packets: everything arrives this much later, as much as is sent. One segment in
-    /// [`LOST_OF`] is lost and comes two round trips later, and what follows it waits, as TCP has it.
+    /// A long line that loses packets. Everything arrives this much later, at any rate. One segment in
+    /// [`LOST_OF`] is lost and arrives two round trips later; what follows it waits, as with TCP.
     Far(Duration),
 }
 
-/// One per cent.
+/// One segment in this many is lost.
 const LOST_OF: u64 = 100;
 const SEGMENT_BYTES: usize = 1448;
 /// Chunks on the line at once, in one direction.
@@ -122,7 +122,7 @@ async fn connection(client: TcpStream, to: SocketAddr, mut mode: watch::Receiver
     }
 }
 
-/// Carries bytes until an end or an error, through a queue that stands for the line.
+/// Carries bytes until an end or an error, through a queue that simulates the line.
 async fn pump_far(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, one_way: Duration) {
     let (line, mut arriving) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(FAR_CHUNKS);
     let send = async move {
@@ -153,14 +153,14 @@ async fn pump_far(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, one_way: Dura
     tokio::join!(send, receive);
 }
 
-/// Carries bytes until an end, an error or a fault ends it.
+/// Carries bytes until an end, an error or a fault.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     direction: Direction,
     mut mode: watch::Receiver<Mode>,
 ) {
-    // A connection that was opened on a far link stays on it.
+    // A connection that was opened on a far link stays that way.
     let at_first = *mode.borrow();
     if let Mode::Far(one_way) = at_first {
         return pump_far(from, to, one_way).await;
@@ -200,6 +200,6 @@ async fn pump(
             break;
         }
     }
-    // What was sent before a regular end arrives, where the system still carries it.
+    // On a regular end, lets what was sent before still arrive.
     let _ = to.shutdown().await;
 }

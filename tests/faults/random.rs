@@ -1,4 +1,4 @@
-//! Random choices that a seed repeats (SplitMix64). Nothing secret comes from here.
+//! Random choices that a seed repeats (SplitMix64). Not for secrets.
 
 /// A sequence of choices.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Choices {
         low + self.next() % (high - low + 1)
     }
 
-    /// True in `percent` of all cases.
+    /// True in `percent` per cent of all cases.
     pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }

@@ -1,5 +1,5 @@
-//! Two replicas of each site in figures: what the loss of one costs under load, and what two bring over one on the
-//! same machine.
+//! Measures two replicas at each site: the cost of losing one under load, and the gain over one on the same
+//! machine.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,20 +22,20 @@ const RESERVE: u64 = 4096;
 const FULL: u64 = RESERVE - 63;
 const CLIENTS: usize = 12;
 const KILLS: usize = 2;
-/// Under load before a kill, and after it.
+/// Time under load before a kill, and after it.
 const LOAD: Duration = Duration::from_secs(2);
-/// The aim is a second on a machine of its own; the figure is printed.
+/// The aim is a second on an otherwise idle machine. The figure is printed.
 const RECOVERY_MAX: Duration = Duration::from_secs(10);
-/// A client that was refused tries again after this.
+/// Pause of a client that was refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 const ROUNDS: usize = 3;
 
-/// What one client had of a run.
+/// One client's result of a run.
 #[derive(Default)]
 struct Client {
     handed: Handed,
-    /// Requests without an answer of 200: the connection's port (none: there was no connection), when it failed,
-    /// and how long it took until the same client had its next keys.
+    /// Requests without an answer of 200: the connection's port (`None`: no connection), when the request
+    /// failed, and how long until the client got its next keys.
     failed: Vec<(Option<u16>, Instant, Duration)>,
 }
 
@@ -91,11 +91,11 @@ async fn one_kill(cluster: &Cluster, replica: usize) {
     check(&cluster.network, &all.handed).await;
 }
 
-/// Asks as fast as it can, and again when it got nothing.
+/// Asks as fast as it can, and asks again after a failure.
 async fn load(mut wire: Wire, goes_on: Arc<AtomicBool>) -> Client {
     let mut client = Client::default();
     let mut failing: Vec<(Option<u16>, Instant)> = Vec::new();
-    // Whoever waits for an answer has it before the end.
+    // Goes on until the last failed request has succeeded.
     while goes_on.load(Ordering::SeqCst) || !failing.is_empty() {
         let port = wire.local_port();
         let (status, body) = ask(&mut wire, Method::GET, "/api/v1/keys/bob/enc_keys", None).await;
@@ -145,9 +145,9 @@ pub(crate) fn throughput(shape: Shape, each: Duration) {
     });
 }
 
-/// What `qkd014 bench` hands out and retrieves through the load balancers, from a full reserve on.
+/// Pairs per second that `qkd014 bench` gets through the load balancers, starting with a full reserve.
 async fn pairs_each_sec(cluster: &Cluster, lasts: Duration) -> f64 {
-    // Load balancers notice who is there.
+    // Gives the load balancers time to notice which replicas are up.
     sleep(Duration::from_secs(1)).await;
     filled(&cluster.network, FULL).await;
     let ((site_a, alice), (site_b, bob)) = (cluster.network.sae("alice"), cluster.network.sae("bob"));

@@ -1,4 +1,4 @@
-//! One run: a cluster, its workload and its faults; in the end everything is healed, retrieved and judged.
+//! One run: a cluster, its workload and its faults. At the end everything is healed, retrieved and checked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::schedule::Schedule;
 use crate::workload::{Worker, World};
 
 const WORKERS_PER_SAE: usize = 6;
-/// Strikes between two moments at which everything is healed and has to work again.
+/// Faults in one round. After it everything is healed and has to work again.
 const STRIKES_PER_ROUND: usize = 20;
-/// From healing to service in every direction: a client's patience, a connection that has to be given up
-/// (15 s without an answer to a ping), the circuit breaker's pause, a new pool set.
+/// Longest time from healing to service in every direction: a client's patience, a dead connection (noticed
+/// after 15 s without an answer to a ping), the circuit breaker's pause, a new pool set.
 const RECOVERY_MAX: Duration = Duration::from_secs(30);
 const DRAIN_MAX: Duration = Duration::from_mins(2);
 const MEMORY_MAX_KIB: u64 = 256 * 1024;
@@ -37,12 +37,12 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) lasts: Duration,
     pub(crate) shape: Shape,
-    /// `keys.ttl`. Where it is shorter than the run, nothing is drained: keys expire.
+    /// `keys.ttl`. If it is shorter than the run, nothing is drained: the keys expire.
     pub(crate) ttl: Duration,
     pub(crate) is_expiring: bool,
 }
 
-/// Runs, prints a summary and fails if anything is violated.
+/// Runs, prints a summary, and fails if an invariant is violated.
 pub(crate) fn run(plan: Plan) {
     println!("faults: DQKD_FAULTS_SEED={} for {:?}, {:?}", plan.seed, plan.lasts, plan.shape);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -109,7 +109,8 @@ async fn execute(plan: Plan) -> (String, Vec<Violation>) {
     (report, violations)
 }
 
-/// Faults until the time is over, with rounds that end healed. Returns how long service took to come back.
+/// Makes faults until the time is over, in rounds that end with healing. Returns how long service took to
+/// come back.
 async fn torment(
     plan: Plan,
     nemesis: &Arc<Nemesis>,
@@ -148,7 +149,7 @@ async fn torment(
     recoveries
 }
 
-/// How long it takes until every SAE gets keys with an SAE of every site; `None` when not in time.
+/// How long until every SAE gets keys with an SAE of every site; `None` if not in time.
 async fn recovery(network: &Network, world: &Arc<World>) -> Option<i64> {
     let began = Instant::now();
     let all = async {

@@ -1,4 +1,4 @@
-//! Which faults happen when: drawn from the seed alone, so that a seed repeats them.
+//! Which faults happen when. Depends only on the seed, so that a seed repeats them.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     ReadOnly {
         site: usize,
     },
-    /// Somebody else holds the database's lock for writing.
+    /// Somebody else holds the database's write lock.
     Locked {
         site: usize,
     },
@@ -52,7 +52,7 @@ pub(crate) enum Fault {
     },
 }
 
-/// A fault, how long it lasts, and how long after the one before it comes.
+/// A fault, how long it lasts, and the pause since the one before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strike {
     pub(crate) after: Duration,
@@ -60,11 +60,11 @@ pub(crate) struct Strike {
     pub(crate) lasts: Duration,
 }
 
-/// What there is to hit.
+/// The targets of faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Targets {
     pub(crate) sites: usize,
-    /// All replicas of all sites: the first of the slots.
+    /// All replicas of all sites. They are the first slots.
     pub(crate) replicas: usize,
     /// Replicas and pool servers.
     pub(crate) slots: usize,
@@ -84,7 +84,7 @@ impl Schedule {
     }
 
     fn slot(&mut self) -> usize {
-        // Sites are hit more often: they have the keys.
+        // Hits sites more often, because they have the keys.
         if self.choices.percent(60) {
             self.choices.below(self.targets.replicas)
         } else {
@@ -121,7 +121,7 @@ impl Iterator for Schedule {
 }
 
 impl Schedule {
-    /// What happens to sites with any database, and how many milliseconds it lasts.
+    /// A fault for a site with any database, and how many milliseconds it lasts.
     fn of_any(&mut self) -> (Fault, u64) {
         let on_disk = self.targets.disks > 0;
         match self.choices.between(0, 99) {
@@ -147,7 +147,7 @@ impl Schedule {
         }
     }
 
-    /// What happens to a database server besides.
+    /// A fault for a database server.
     fn of_postgres(&mut self) -> (Fault, u64) {
         let site = self.choices.below(self.targets.sites);
         match self.choices.between(0, 99) {

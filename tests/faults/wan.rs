@@ -1,5 +1,6 @@
-//! What distance costs, in figures: keys on demand, generation and refills over a link of 40 ms round trip that
-//! loses one segment in a hundred. The proxy stands for the link; where the kernel has `netem`, that is truer.
+//! Measures the cost of distance: keys on demand, generation and refills over a link with 40 ms round trip
+//! that loses one segment in a hundred. The proxy simulates the link; the kernel's `netem`, where there is
+//! one, is closer to reality.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +22,10 @@ const ON_DEMAND: usize = 300;
 const CLIENTS: usize = 8;
 const GENERATION: Duration = Duration::from_secs(10);
 const REFILLS: usize = 5;
-/// As many as `keys.max_per_request` allows.
+/// The most that `keys.max_per_request` allows.
 const BLOCK: usize = 128;
 
-/// Prints the figures; fails when an answered key has no equal twin.
+/// Prints the figures. Fails if a key has no equal twin.
 pub(crate) fn run() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -44,7 +45,7 @@ async fn enc(wire: &mut Wire, number: usize) -> Option<Handed> {
     (status == 200).then(|| keys(&body))
 }
 
-/// Nothing is kept ready: each request goes to the other site and back.
+/// Keeps no keys ready, so each request goes to the other site and back.
 async fn on_demand() {
     let cluster = Cluster::start(SHAPE, "min_stored_per_pair = 0");
     set_links(&cluster, Mode::Far(ONE_WAY));
@@ -57,11 +58,11 @@ async fn on_demand() {
                 took.push(began.elapsed());
                 handed.extend(keys);
             }
-            // The sites have not found each other yet.
+            // The sites have not reached each other yet.
             None => sleep(Duration::from_millis(200)).await,
         }
     }
-    // The first ones made the connection and the pool set.
+    // The first requests also made the connection and the pool set.
     let mut steady = took.split_off(ON_DEMAND / 10);
     steady.sort_unstable();
     let at = |percent: usize| steady[(steady.len() - 1) * percent / 100].as_secs_f64() * 1e3;
@@ -103,7 +104,7 @@ async fn reserve() {
     generation(&cluster).await;
 }
 
-/// Takes what the reserve holds, or nearly: it refills meanwhile where it can.
+/// Takes nearly all of the reserve, which may refill meanwhile.
 async fn empty(network: &Network) -> Handed {
     let mut wire = Wire::new(network, "alice", false);
     let mut handed = Vec::new();
@@ -114,7 +115,7 @@ async fn empty(network: &Network) -> Handed {
     handed
 }
 
-/// Keys that are made for as long as clients take all they can get.
+/// Measures how many keys are made while clients take all they can get.
 async fn generation(cluster: &Cluster) {
     let network = &cluster.network;
     let goes_on = Arc::new(AtomicBool::new(true));

@@ -1,4 +1,5 @@
-//! An application's HTTPS client: keeps its connection, connects again, can hang up in the middle.
+//! An application's HTTPS client. Keeps its connection, reconnects, and can hang up in the middle of a
+//! request.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,18 +23,18 @@ use tokio_rustls::TlsConnector;
 
 use testkit::Network;
 
-/// Longer than the daemons take to refuse: what takes longer has no answer.
+/// Longer than the daemons take to refuse. After that a request counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(8);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a call came to, before anybody reads it.
+/// The raw result of a call.
 pub(crate) enum Reply {
     NotSent,
     Lost,
     Whole { status: u16, retry_after: bool, is_json: bool, body: Bytes },
 }
 
-/// One application's way to its site.
+/// One application's connection to its site.
 pub(crate) struct Wire {
     url: String,
     at: SocketAddr,
@@ -75,13 +76,13 @@ impl Wire {
         Self { url, at, protocol }
     }
 
-    /// Our end of the HTTP/1.1 connection that the next request takes, where one is open.
+    /// The local port of the HTTP/1.1 connection for the next request, if one is open.
     pub(crate) fn local_port(&self) -> Option<u16> {
         let Protocol::One { open: Some(open), .. } = &self.protocol else { return None };
         (!open.requests.is_closed()).then_some(open.local_port)
     }
 
-    /// Sends a request and waits for the whole answer; with `hang_up_after`, at most so long.
+    /// Sends a request and waits for the whole answer, at most for `hang_up_after` if that is given.
     pub(crate) async fn call(
         &mut self,
         method: Method,

@@ -1,4 +1,4 @@
-//! What applications do: ask for keys, retrieve them, now or later, twice, with mistakes, and hang up.
+//! What applications do: they ask for keys, retrieve them at once, later or twice, make mistakes and hang up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::history::{Ask, Caller, Event, History, Outcome, Party, Slave, Stopwatch};
 use crate::random::Choices;
 
-/// More retrievals than this wait: retrieve rather than ask for more.
+/// While more retrievals than this wait, applications retrieve instead of asking for more.
 const BACKLOG_MAX: usize = 4000;
 const SIZES_BITS: [usize; 6] = [128, 256, 256, 256, 512, 1024];
 
@@ -26,7 +26,7 @@ pub(crate) struct World {
     pub(crate) saes: Vec<Caller>,
     /// IDs of the sites.
     pub(crate) sites: Vec<String>,
-    /// Ask to be told when keys expire.
+    /// Whether to ask for the expiry of keys.
     pub(crate) ask_expiry: bool,
     pub(crate) stop: AtomicBool,
 }
@@ -62,7 +62,7 @@ impl Worker {
         }
     }
 
-    /// Retrieves everything that is left for this SAE; what is doubtful one by one.
+    /// Retrieves everything that is left for this SAE, doubtful keys one by one.
     pub(crate) async fn drain(mut self) {
         while !self.world.stop.load(Ordering::Relaxed) {
             if let Some((lane, ids)) = self.take(Pile::Fresh, 64) {
@@ -153,7 +153,7 @@ impl Worker {
         }
     }
 
-    /// Another SAE than this one that `fits`, or any other where none does.
+    /// Another SAE that `fits`, or any other if none does.
     fn other_sae(&mut self, fits: impl Fn(&Caller) -> bool) -> Caller {
         let own = self.client.caller().sae.clone();
         let others: Vec<&Caller> = self.world.saes.iter().filter(|sae| sae.sae != own).collect();
@@ -220,7 +220,7 @@ impl Worker {
         self.client.ask(&self.world, "dec_keys", &lane.path, ask, None, None).await;
     }
 
-    /// Asks for own keys together with one that never was: nothing may be used up.
+    /// Asks for own keys together with one that never existed: nothing may be used up.
     async fn mixed_with_unknown(&mut self) {
         let Some((lane, mut ids)) = self.take(Pile::Fresh, 4) else { return };
         let own = ids.clone();
@@ -234,7 +234,7 @@ impl Worker {
         hang_up.then(|| Duration::from_micros(self.choices.between(200, 30_000)))
     }
 
-    /// Whoever is refused does not come back at once.
+    /// After a refusal, waits a moment.
     async fn breathe(&mut self, event: &Event) {
         if !matches!(event.status(), 200 | 400 | 401) {
             sleep(Duration::from_millis(self.choices.between(50, 300))).await;

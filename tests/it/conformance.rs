@@ -1,5 +1,5 @@
-//! `qkd014 conformance` against real sites: everything passes, in both profiles, with every fixture; and it tells
-//! when something is wrong.
+//! `qkd014 conformance` against real sites: everything passes, in both profiles, with every fixture, and
+//! defects are reported.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,16 +10,16 @@ use serde_json::Value;
 use testkit::needs;
 use testkit::{Network, PATIENCE, TcpLink, output_of, qkd014, run_to_end};
 
-/// An SAE ID that only a careful KME takes apart correctly.
+/// An SAE ID that only a careful KME parses correctly.
 const ODD_ID: &str = "rack 7/50%25 é→2";
-/// No key meets it: there are three pool servers.
+/// A demand that no key meets: there are only three pool servers.
 const UNMET: &str = r#"{"dqkd_source_grade": {"min_pools": 8}}"#;
-/// More keys than a pool set gives, so that T45 finds its end.
+/// More keys than a pool set gives, so that T45 finds the end of a set.
 const MAX_KEYS: &str = "20000";
 
-/// Three sites with every fixture of the tester, and hands that do what its hooks ask for.
+/// Three sites with every fixture of the tester; carries out what its hooks ask for.
 struct Laboratory {
-    /// Before the network, which has their ports.
+    /// Declared before `network`, which uses their ports.
     links: [TcpLink; 2],
     network: Network,
     asks: PathBuf,
@@ -75,7 +75,7 @@ impl Laboratory {
         command
     }
 
-    /// Runs the tester to its end and does what its hooks ask for meanwhile.
+    /// Runs the tester to its end, and meanwhile does what its hooks ask for.
     fn run(&mut self, command: &mut Command) -> Output {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut child = Killed(Some(child));

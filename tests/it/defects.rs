@@ -1,5 +1,5 @@
 //! What went wrong in other key management entities must not happen here: docs/defects-of-others.md names the
-//! test of each. These are the ones that no other module holds.
+//! test of each. This module has those tests that fit no other.
 
 use std::collections::HashSet;
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use testkit::needs;
 use testkit::{Answer, Curl, Network, PATIENCE, TcpLink, dqkd, eventually};
 
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
-/// How long one call may take on a busy machine; far below the minutes or for ever that it took elsewhere.
+/// How long one call may take on a busy machine. Elsewhere it took minutes, or never ended.
 const BOUND: Duration = Duration::from_secs(20);
 
 fn port_of(url: &str) -> u16 {
@@ -89,8 +89,8 @@ fn bursts_of_aborted_clients_lose_nothing_at_either_site() {
     }
 }
 
-/// Whether any usual hash of the key, or the key itself, shows in its ID: also as a UUID of version 3 to 8, whose
-/// bytes 6 and 8 are changed.
+/// Whether the ID reveals the key: it is the key or a common hash of it, perhaps as a UUID of version 3 to 8,
+/// which changes bytes 6 and 8.
 fn id_tells_of_key(id: &str, key: &[u8]) -> bool {
     let id = hex::decode(id.replace('-', "")).unwrap();
     let base64 = base64::engine::general_purpose::STANDARD.encode(key).into_bytes();
@@ -122,7 +122,7 @@ fn id_tells_of_key(id: &str, key: &[u8]) -> bool {
 #[test]
 fn key_ids_are_of_version_4_and_say_nothing_of_their_keys() {
     needs!(Curl);
-    // The search finds what others did: the ID was the SHA-1 of the key, cut.
+    // The search finds the defect of others: the ID was the truncated SHA-1 of the key.
     let commitment = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[7; 32]);
     assert!(id_tells_of_key(&hex::encode(&commitment.as_ref()[..16]), &[7; 32]));
     let network = Network::start(2);
@@ -153,7 +153,7 @@ fn two_sites_started_together_that_ask_each_other_at_once_do_not_deadlock() {
             scope.spawn(move || {
                 let (sae, slave) = [("alice", "bob"), ("bob", "alice")][connection % 2];
                 for _ in 0..4 {
-                    // Until the sites have found each other, it may be an honest 503.
+                    // Until the sites have reached each other, 503 is a correct answer.
                     eventually("keys come", || {
                         let answer = network.enc(sae, slave, "?number=64");
                         assert!([200, 503].contains(&answer.status), "{answer:?}");
@@ -320,7 +320,7 @@ fn whatever_alice_was_answered_bob_can_retrieve_at_once_also_over_a_link_that_br
                             }
                             let keys = answer.keys();
                             let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
-                            // With one that site B does not know: none is used up.
+                            // Together with an ID that site B does not know: no key is used up.
                             let other = unknown();
                             let with_unknown = [&ids[..], &[other.as_str()]].concat();
                             assert_eq!(network.dec("bob", "alice", &with_unknown).message(), NOT_FOUND);

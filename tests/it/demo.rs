@@ -105,7 +105,7 @@ fn ports_are_consecutive_from_base_port_and_the_manifest_has_absolute_paths() {
     }
     assert!(sae["p12_password"].as_str().unwrap().len() >= 16);
     assert_eq!(manifest["pool_servers"].as_array().unwrap().len(), 3);
-    // A second run replaces the first; anything that is no demo is left alone.
+    // A second run replaces the first demo, but never a folder with other files.
     run_to_end(&[&args[..], &["--pool-servers", "5"]].concat());
     let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -130,7 +130,7 @@ fn pool_servers_of_many_sites_have_room_for_the_pools_of_all() {
     let pool = demo.join("pool-1.toml");
     let text = std::fs::read_to_string(&pool).unwrap();
     let config: toml::Value = toml::from_str(&text).unwrap();
-    // A pool of 131072 words for each other site, and its successor.
+    // In MiB: a pool of 131072 words for each other site, and its successor.
     let needed = 21 * 20 * 2;
     assert!(config["pool"]["memory_max_mib"].as_integer().unwrap() >= needed, "{text}");
     run_to_end(&["check-config", pool.to_str().unwrap(), demo.join("site-u.toml").to_str().unwrap()]);
@@ -138,7 +138,7 @@ fn pool_servers_of_many_sites_have_room_for_the_pools_of_all() {
 
 #[test]
 fn a_taken_port_is_named() {
-    // Below the ports that the system gives to whoever asks for any: of those, other tests hold some that come next.
+    // Below the system's ephemeral ports: other tests may hold the next ones there.
     let bind = |port| std::net::TcpListener::bind(("127.0.0.1", port)).ok();
     let taken = (20_000..30_000).step_by(100).find_map(bind).unwrap();
     let port = taken.local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! `deploy/`: the files that operators start from are sound, and what `docs/deployment.md` promises of them holds.
+//! `deploy/`: the files that operators start from work, and keep what `docs/deployment.md` promises of them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn texts(value: &Value) -> Vec<&str> {
     value.as_array().map(|list| list.iter().map(|item| item.as_str().unwrap()).collect()).unwrap_or_default()
 }
 
-/// The service has `key` as a text, a number or a list.
+/// Whether the service has `key`, as text, number or list.
 fn has(service: &Value, key: &str) -> bool {
     !service[key].is_null()
 }
@@ -124,7 +124,7 @@ fn the_replicas_are_the_same_but_for_their_name_and_get_the_time_that_a_stop_may
     }
 }
 
-/// With files of a fresh authority in the places of the secrets, and the networks' names resolved later.
+/// Certificates of a fresh authority replace the secrets; the networks' names are resolved later.
 #[test]
 fn haproxy_accepts_its_configuration() {
     needs!(Haproxy);
@@ -151,7 +151,7 @@ fn haproxy_accepts_its_configuration() {
     assert!(others.is_empty(), "{others:?}");
 }
 
-/// With files in the places of the secrets: judged as `serve` would judge it.
+/// Files replace the secrets. Checks the configuration as `serve` does.
 #[test]
 fn the_daemon_accepts_its_configuration_and_drains_for_longer_than_the_load_balancer_needs() {
     needs!(Openssl);
@@ -190,7 +190,7 @@ fn the_daemon_accepts_its_configuration_and_drains_for_longer_than_the_load_bala
     assert!(read("dqkd.service").contains("TimeoutStopSec=45"));
 }
 
-/// Where Docker has its Compose plugin; elsewhere the tests above read the file themselves.
+/// Only where Docker has its Compose plugin. Elsewhere the tests above read the file themselves.
 #[test]
 fn docker_compose_accepts_the_file_where_it_is_installed() {
     let docker = |args: &[&str]| Command::new("docker").args(args).current_dir(deploy()).output();

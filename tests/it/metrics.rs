@@ -133,7 +133,7 @@ fn ready_tells_by_its_exit_code_whether_a_daemon_serves() {
     network.kill_site(0);
     let (code, said) = ready(&site);
     assert!(code == Some(1) && said.contains("does not answer"), "{said}");
-    // An address that others reach demands an operator certificate; the command says so before it asks.
+    // An address that is not loopback demands an operator certificate. The command says so before it calls.
     network.configure(0, "admin = \"127.0.0.1", "admin = \"0.0.0.0");
     let (code, said) = ready(&site);
     assert!(code == Some(1) && said.contains("operator certificate"), "{said}");

@@ -25,7 +25,7 @@ fn two_curl_calls_of_the_mission_give_the_same_key_once() {
     let again = network.dec("bob", "site-a", &[&id]);
     assert_eq!(again.status, 400);
     assert_eq!(again.message(), "one or more keys specified are not found on KME");
-    // Addressed to the site, the key had one retrieval, and bob used it.
+    // A key addressed to the site has one retrieval there, and bob used it.
     assert_eq!(network.dec("carol", "site-a", &[&id]).status, 400);
 }
 
@@ -38,7 +38,7 @@ fn sae_ids_in_the_paths_bind_the_key_to_that_sae() {
     assert_eq!(network.dec("bob", "dave", &[&id]).status, 400, "the path names another master");
     assert_eq!(network.dec("bob", "alice", &[&id.to_uppercase()]).key(), (id.clone(), key.clone()));
     assert_eq!(network.dec("bob", "alice", &[&id]).status, 400);
-    // The master's own retrieval is a DQKD extension: by the same ID, at its own site, naming the peer.
+    // DQKD extension: the master retrieves the key by its ID at its own site; the path names the peer.
     assert_eq!(network.dec("alice", "bob", &[&id]).key(), (id.clone(), key));
     assert_eq!(network.dec("alice", "bob", &[&id]).status, 400);
 }
@@ -47,7 +47,7 @@ fn sae_ids_in_the_paths_bind_the_key_to_that_sae() {
 fn numbers_sizes_and_both_verbs_are_served() {
     needs!(Curl);
     let mut network = Network::generate(2);
-    // What is answered matters here, not how soon: an unoptimised build on a busy machine needs its time.
+    // This tests the answers, not the times: an unoptimised build on a busy machine is slow.
     for site in 0..2 {
         let limits = "[limits]\nrequest_timeout = \"1m\"\npeer_timeout = \"1m\"\n\n[store]";
         network.configure(site, "[store]", limits);
@@ -99,7 +99,7 @@ fn additional_slaves_at_several_sites_get_the_same_key_and_nobody_else_does() {
     let body = json!({"additional_slave_SAE_IDs": ["erin", "dave"]});
     let (id, key) = network.enc_post("alice", "bob", &body).key();
     let expected = (id.clone(), key);
-    // Whoever is not named gets nothing, before the others and after the last of its site.
+    // A party that is not named gets nothing, neither first nor after the last retrieval at its site.
     assert_eq!(network.dec("carol", "alice", &[&id]).status, 401);
     for sae in ["bob", "erin", "dave"] {
         assert_eq!(network.dec(sae, "alice", &[&id]).key(), expected, "{sae}");
@@ -164,7 +164,7 @@ fn http_1_and_2_tls_1_2_and_1_3_pem_and_p12_are_served() {
     for kind in kinds {
         for tls in ["1.2", "1.3"] {
             for (http, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
-                // TLS of exactly this version; --verbose tells what was agreed on.
+                // Exactly this version of TLS; --verbose prints what was negotiated.
                 let (least, exactly) = (format!("--tlsv{tls}"), ["--tls-max", tls]);
                 let curl = |id: &str| {
                     kind(&network.ca(), network.sae(id).1).and(&[&least, http, "--verbose"]).and(&exactly)

@@ -5,7 +5,7 @@ use std::path::Path;
 use testkit::needs;
 use testkit::{Curl, Network};
 
-/// When it is set, the copy is written instead of compared.
+/// If set, the test writes the copy instead of comparing it.
 const WRITE: &str = "DQKD_WRITE_OPENAPI";
 
 #[test]

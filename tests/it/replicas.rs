@@ -1,5 +1,5 @@
-//! Two daemons for one KME on one Postgres database: each serves what the other made, stored or was pushed, and nothing goes
-//! out twice.
+//! Two daemons for one KME on one Postgres database: each serves the keys that the other made, stored or
+//! received, and no key is handed out twice.
 
 use std::collections::HashSet;
 use std::thread;
@@ -19,7 +19,7 @@ struct Pairs {
 /// Places of the daemons.
 const A: [usize; 2] = [0, 2];
 const B: [usize; 2] = [1, 3];
-/// Not of the default size, so that it is made and pushed when it is asked for.
+/// A query for another size than the default: such keys are made and pushed on request.
 const ON_DEMAND: &str = "?size=512";
 
 /// Gives a site a database of its own that any number of daemons may share.
@@ -44,7 +44,7 @@ impl Pairs {
         Self { network }
     }
 
-    /// Everything runs.
+    /// Starts all daemons.
     fn start(keys: &str) -> Self {
         let mut pairs = Self::generate(keys);
         pairs.network.start_sites();
@@ -68,7 +68,7 @@ impl Pairs {
         self.network.curl("bob").post(&url, &json!({ "key_IDs": ids }).to_string())
     }
 
-    /// What one daemon of site A says is ready.
+    /// How many keys are ready, according to one daemon of site A.
     fn ready(&self, daemon: usize) -> u64 {
         let answer = self.network.curl("alice").get(&self.url(daemon, "bob", "status"));
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -81,7 +81,7 @@ impl Pairs {
         }
     }
 
-    /// Keys that a daemon of site A hands out until it has none, and cannot make any.
+    /// All keys that a daemon of site A hands out until it has none and cannot make any.
     fn drain(&self, daemon: usize) -> Vec<(String, String)> {
         let mut keys = Vec::new();
         loop {
@@ -138,7 +138,7 @@ fn replicas_hand_out_the_same_ready_keys_and_none_twice() {
     eventually("the reserve is full", || pairs.ready(A[0]) >= 192);
     let made_by_the_other = pairs.ready(A[1]);
     assert!(made_by_the_other >= 192, "the second daemon counts what the first made: {made_by_the_other}");
-    // From here on nothing can be made.
+    // From here on no key can be made.
     pairs.kill(B);
     let both: Vec<Vec<(String, String)>> = thread::scope(|scope| {
         let drained = A.map(|daemon| {
@@ -169,7 +169,7 @@ fn what_a_stopped_replica_had_leased_another_hands_out() {
     eventually("the reserve is full", || pairs.ready(A[0]) >= 100);
     let mut seen: HashSet<_> = pairs.enc(A[0], "?number=7").keys().into_iter().collect();
     pairs.kill(B);
-    // Refills that began before the kills have ended by then.
+    // By then the refills that began before the kills have ended.
     eventually("the peer is known to be away", || pairs.network.part(A[0], "peer site-b") == "degraded");
     let before = pairs.ready(A[0]);
     assert!(before >= 93, "{before}");
@@ -208,7 +208,7 @@ fn a_replica_that_hangs_costs_a_moment_and_its_late_work_changes_nothing() {
     pairs.network.daemon(B[0]).signal(Signal::STOP);
     let keys: Vec<_> = (0..6).map(|_| pairs.enc(A[0], ON_DEMAND).key()).collect();
     pairs.network.daemon(B[0]).signal(Signal::CONT);
-    // It goes on with the batches that it had received; the other has stored them meanwhile.
+    // It continues with the batches that it had received, which the other has stored meanwhile.
     for (index, key) in keys.iter().enumerate() {
         assert_eq!(pairs.dec(B[index % 2], &[&key.0]).key(), *key);
         assert_eq!(pairs.dec(B[(index + 1) % 2], &[&key.0]).status, 400);
@@ -223,13 +223,13 @@ fn a_replica_that_missed_the_announcement_downloads_the_pools_with_the_first_bat
     pairs.network.start_site(B[0]);
     pairs.network.start_site(A[0]);
     eventually("a set is there", || pairs.enc(A[0], ON_DEMAND).status == 200);
-    // The second never heard of the set; it is alone now.
+    // The second was never told of the set, and is the only one left.
     pairs.network.kill_site(B[0]);
     pairs.network.start_site(B[1]);
     eventually("keys flow through the second", || pairs.enc(A[0], ON_DEMAND).status == 200);
     let key = pairs.enc(A[0], ON_DEMAND).key();
     assert_eq!(pairs.dec(B[1], &[&key.0]).key(), key);
-    // Two downloads by two replicas: as expected. Daemons look at the counts when they give up a set.
+    // Two downloads by two replicas, as expected. A daemon checks the counts when it releases a set.
     let stopped = |pairs: &mut Pairs| {
         let mut daemon = pairs.network.sites[A[0]].take().unwrap();
         daemon.signal(Signal::TERM);
@@ -245,7 +245,7 @@ fn a_replica_that_missed_the_announcement_downloads_the_pools_with_the_first_bat
     for _ in 0..4 {
         pairs.enc(A[0], ON_DEMAND).key();
     }
-    // Both have it now. One of them starts again and reads again: that is one more than there are replicas.
+    // Both have it now. One of them restarts and reads again: one download more than there are replicas.
     pairs.network.kill_site(B[1]);
     pairs.network.kill_site(B[0]);
     pairs.network.start_site(B[0]);

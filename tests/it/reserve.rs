@@ -1,5 +1,5 @@
-//! Keys ahead of demand, through real processes: what is ready outlasts an outage, a crash never hands a key out
-//! twice, a graceful stop loses none.
+//! Keys ahead of demand, through real processes: what is ready outlasts an outage, a crash never hands a key
+//! out twice, a graceful stop loses none.
 
 use std::collections::HashSet;
 
@@ -51,7 +51,7 @@ fn what_is_ready_outlasts_an_outage_and_is_counted_truly_and_then_a_503_says_whe
     }
     assert_eq!(keys.iter().map(|(id, _)| id).collect::<HashSet<_>>().len(), 150);
     link.heal();
-    // It has learnt that more is needed.
+    // The use has raised the target.
     eventually("the reserve is full again", || ready(&network) >= 150);
 }
 

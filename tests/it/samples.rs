@@ -1,4 +1,4 @@
-//! `config/` and `certs-dev/`: a clone can serve at once.
+//! `config/` and `certs-dev/`: a fresh clone can serve at once.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,7 +38,7 @@ fn every_sample_is_judged_good_with_the_files_it_names() {
     assert!(samples >= 6, "{samples}");
 }
 
-/// At ports of their own, so that the test does not meet a developer's daemons.
+/// On other ports, so that the test does not collide with a developer's daemons.
 #[test]
 fn the_samples_serve_and_share_a_key() {
     needs!(Curl);

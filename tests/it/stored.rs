@@ -1,8 +1,8 @@
-//! What an auditor would read in a database file.
+//! Reads a database file as an auditor would.
 
 use std::path::Path;
 
-/// Keys in a database file whose material is still there.
+/// Number of keys in a database file whose material is still there.
 pub(crate) fn stored_keys(file: &Path) -> i64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,13 +1,13 @@
-//! The house rules that the compiler does not hold: which room may import which, how long a file may be, that
-//! every file says what it owns, that documents point at files that exist.
+//! House rules that the compiler does not enforce: which room may import which, how long a file may be,
+//! that every file has a header, that documents name files that exist.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 600;
 
-/// What each room of `src/` may import from the others. `ARCHITECTURE.md` shows the same. What the crates may import
-/// stands in their `Cargo.toml`, and the compiler holds it.
+/// What each room of `src/` may import from the others. `ARCHITECTURE.md` shows the same. For the crates,
+/// `Cargo.toml` says it and the compiler enforces it.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("store", &["metrics"]),
@@ -191,7 +191,7 @@ fn tests_that_a_document_names_exist() {
     }
 }
 
-/// Settings of Postgres that documents name and no file of ours does.
+/// Settings of Postgres that only documents name.
 const NAMES_OF_OTHERS: &[&str] = &["idle_session_timeout", "remote_apply"];
 
 /// Names are `snake_case`, `CamelCase` or `a::path`; places start with a folder of the project.

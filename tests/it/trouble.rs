@@ -1,4 +1,4 @@
-//! What goes wrong at run time: 503 with a message that says what, nothing handed out, nothing lost.
+//! Faults at run time: 503 with a message that names the fault, nothing handed out, nothing lost.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,7 +29,7 @@ fn a_dead_peer_is_named_in_a_503_and_service_goes_on_when_it_is_back() {
     assert!(refused.headers.contains("retry-after: "), "{refused:?}");
     assert_eq!(network.status("alice", "bob")["stored_key_count"], 0);
     eventually("readyz notices", || network.part(0, "peer site-b") == "degraded");
-    // Keys for the own site need no peer.
+    // Keys within the own site need no peer.
     let local = network.enc("alice", "dave", "").key();
     assert_eq!(network.dec("dave", "alice", &[&local.0]).key(), local);
 
@@ -51,7 +51,7 @@ fn one_dead_site_of_three_refuses_the_multicast_and_leaves_no_twin_usable() {
     let refused = network.enc_post("alice", "bob", &body);
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(refused.message(), "KME site-c does not answer");
-    // All keys that site-b may have made of it are void: none can be retrieved by anyone.
+    // Every key of the order that site-b may have stored is void: nobody can retrieve it.
     eventually("site-b holds no key", || stored_keys(&network.database(1)) == 0);
     assert_eq!(stored_keys(&network.database(0)), 0);
     let pair = network.enc("alice", "bob", "").key();
@@ -114,7 +114,7 @@ fn a_recipient_that_lost_its_pools_gets_them_again_or_a_new_set() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Takes a user who may mount, or may become one by `sudo` without a password.
+    /// Needs a user who may mount, perhaps by `sudo` without a password.
     fn mount(at: &Path) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=1777", "tmpfs"];
@@ -142,7 +142,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Runs a command on a path, with `sudo` where it does not work without.
+/// Runs a command on a path, with `sudo` if it fails without.
 fn as_root(command: &[&str], at: &Path) -> bool {
     [&[][..], &["sudo", "-n"]].iter().any(|with| {
         let words: Vec<&str> = with.iter().chain(command).copied().collect();
@@ -165,7 +165,7 @@ fn a_full_disk_at_either_site_is_a_503_that_says_so_and_leaves_no_twin() {
         let before = network.enc("alice", "bob", "").key();
         disk.fill();
         let mut refused = None;
-        // The log of the database has some room left inside.
+        // The database's log still has some room.
         eventually("the disk is full", || {
             let answer = network.enc("alice", "bob", "?number=100");
             let is_refused = answer.status != 200;
@@ -183,7 +183,7 @@ fn a_full_disk_at_either_site_is_a_503_that_says_so_and_leaves_no_twin() {
         eventually("keys flow again", || network.enc("alice", "bob", "").status == 200);
         assert_eq!(network.dec("bob", "alice", &[&before.0]).key(), before);
         if full == 0 {
-            // Of the orders that were refused, site-b has voided everything.
+            // Site-b has voided everything of the refused orders.
             let (here, there) = (disk.0.join("site.db"), network.database(1));
             eventually("site-b holds no more than site-a", || stored_keys(&there) <= stored_keys(&here));
         }
@@ -258,14 +258,14 @@ fn new_certificates_directory_and_crl_take_effect_without_a_restart() {
     // A revoked one is refused at its next handshake.
     testkit::run_to_end(&["pki", "revoke", "sae", "bob", "--dir", &pki]);
     network.daemon(1).signal(Signal::HUP);
-    // A connection made a moment before the reload ends without an answer, too: that is no refusal.
+    // A connection made just before the reload also ends without an answer; that is not the refusal.
     eventually("bob is refused, and the log says why", || {
         network.status_code("bob", "site-a") == 0
             && network.daemon(1).log().to_lowercase().contains("revoked")
     });
     let _ = bob;
 
-    // A directory that does not stand is complained about, and the old one stays.
+    // An invalid directory is logged, and the old one stays in force.
     let config = &network.site(0).config;
     let text = std::fs::read_to_string(config).unwrap() + "\n[[sae]]\nid = \"zoe\"\nkme = \"nowhere\"\n";
     std::fs::write(config, text).unwrap();

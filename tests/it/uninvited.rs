@@ -1,5 +1,5 @@
-//! Who must not be served, and what must not be answered: refused at the handshake or with 400, 401, 404, 405,
-//! 413; nothing generated, nothing consumed.
+//! Callers and requests that must be refused, at the handshake or with 400, 401, 404, 405 or 413. No key is
+//! made or used up.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn without_a_certificate_of_the_chain_there_is_no_connection_at_any_listener() {
             let answer = curl.get(&url);
             assert_eq!((answer.status, answer.exit != 0), (0, true), "{url}: {answer:?}");
         }
-        // Nor without TLS, whoever it is.
+        // Nor does anybody without TLS.
         let plain = network.curl("alice").get(&url.replace("https:", "http:"));
         assert_eq!(plain.status, 0, "{plain:?}");
     }
@@ -47,7 +47,7 @@ fn an_expired_certificate_is_refused_at_the_handshake() {
     let network = Network::start(2);
     let pki = network.pki();
     let dir = pki.display().to_string();
-    // Issued for a day, two days ago, by a clock that is turned back.
+    // Issued two days ago for one day, under a clock that is set back.
     let mut command = std::process::Command::new("faketime");
     command.args([
         "-f",
@@ -111,7 +111,7 @@ fn bad_requests_are_400_with_a_message_and_nothing_is_made_or_used_up() {
     let (site, _) = network.sae("alice");
     let enc = format!("{}/api/v1/keys/bob/enc_keys", site.sae_url);
     let ready = || network.status("alice", "bob")["stored_key_count"].as_u64().unwrap();
-    // The reserve is full, and nothing below takes it to where it is refilled.
+    // The reserve is full, and nothing below takes enough to start a refill.
     eventually("the reserve is full", || ready() >= 64);
     let before = ready();
     for query in [
@@ -279,7 +279,7 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
         let (got, message) = push(change);
         assert!(got == status && message.contains(part), "{part}: {got} {message}");
     };
-    // Everything in order but the pools, which do not exist.
+    // Everything is right except the pools, which do not exist.
     refused(424, "pools of the set cannot be downloaded", &|_| {});
     refused(422, "suite is unknown", &|b| b["suite"] = json!("dqkd-blast-0"));
     refused(422, "keys of 0 bits", &|b| b["key_bytes"] = json!(0));
@@ -306,6 +306,6 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
     });
     refused(400, "unexpected shape", &|b| b["seed"] = json!("00"));
     refused(400, "unexpected shape", &|b| b["recipients"] = json!(7));
-    // What was refused left nothing that alice could retrieve.
+    // The refused pushes left nothing that alice could retrieve.
     assert_eq!(network.dec("alice", "bob", &["00000005-0000-4000-8000-000000000000"]).status, 400);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Random;
 
-/// A pause that doubles with each failure in a row, up to a longest one.
+/// A pause that doubles with each failure in a row, up to a maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -24,8 +24,8 @@ impl Backoff {
         self.first.saturating_mul(factor).min(self.longest)
     }
 
-    /// Half of [`Self::after`] and a random part of the other half, so that many who failed together do not come back
-    /// together. A generator that fails only makes the pause regular.
+    /// Half of [`Self::after`] plus a random part of the other half, so that callers that failed together do
+    /// not all return together. If the generator fails, there is no random part.
     pub fn jittered(&self, failures: u32, random: &dyn Random) -> Duration {
         let half = self.after(failures) / 2;
         let mut byte = [0];

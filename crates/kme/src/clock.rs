@@ -1,4 +1,4 @@
-//! Wall-clock time. Clocks are arguments, so that tests can set them.
+//! Wall-clock time. Functions take a clock as an argument, so that tests can set it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Tells the wall-clock time. Waiting uses the clock of tokio instead.
+/// A source of wall-clock time. Timeouts use the clock of tokio instead.
 pub trait Clock: Send + Sync {
     /// The present moment.
     fn now(&self) -> Timestamp;
@@ -99,7 +99,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to, for tests.
+/// A clock for tests, which moves only when it is advanced.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 

@@ -21,7 +21,7 @@ pub enum Party {
 pub struct Recipient {
     /// Whom the key is for.
     pub party: Party,
-    /// The KME that stores the party's copy.
+    /// The KME that stores the party's copy of the key.
     pub kme: KmeId,
 }
 

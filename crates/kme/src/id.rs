@@ -26,7 +26,8 @@ pub enum IdError {
     NotUuid,
 }
 
-/// Whether `text` is a SPIFFE trust domain: 1 to 255 lower-case letters, digits, dots, hyphens and underscores.
+/// Whether `text` is a SPIFFE trust domain: 1 to 255 lower-case letters, digits, dots, hyphens and
+/// underscores.
 pub fn is_trust_domain(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
     (1..=255).contains(&text.len()) && text.bytes().all(allowed)
@@ -69,7 +70,7 @@ macro_rules! name_id {
             }
         }
 
-        /// A map of IDs can be searched by their text.
+        /// Lets a map of IDs be searched by text.
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0

@@ -1,10 +1,10 @@
-//! The vocabulary of a Key Management Entity, and the rules of the life of a key.
+//! The types of a Key Management Entity, and the rules of a key's life.
 //!
-//! For everything that handles keys: identifiers, keys, parties, limits, time and randomness as plain types that hold
-//! valid values only, and [`life`], the decisions on pushes, voids, retrievals and handing out.
+//! For all code that handles keys: identifiers, keys, parties, limits, time and randomness, as plain types
+//! that hold only valid values; and [`life`], the decisions on pushes, voids, retrievals and handing out.
 //!
-//! It must not do I/O (except to read the system's clock and random generator), be async, or know of messages and
-//! tables. What is secret is wiped when it is dropped and cannot be printed or cloned.
+//! It does no I/O (except to read the system's clock and random generator), is not async, and knows nothing
+//! of messages and tables. Secrets are wiped when dropped and cannot be printed or cloned.
 //!
 //! # Example
 //!

@@ -1,7 +1,7 @@
-//! The rules of the life of a key, as pure decisions on pushes, voids, retrievals and handing out.
+//! The rules of a key's life: pure decisions on pushes, voids, retrievals and handing out.
 //!
-//! The store calls these functions inside its transactions, and the model in `tests/model/` searches every order of
-//! events with the same functions. `docs/key-life.md` shows the whole life.
+//! The store calls these functions inside its transactions, and the model in `tests/model/` uses them to
+//! search every order of events. `docs/key-life.md` shows the whole life.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub enum Known {
     },
 }
 
-/// What became of a batch.
+/// The result of storing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
     /// It is now stored durably.
@@ -38,8 +38,7 @@ pub enum Inserted {
     Voided,
 }
 
-/// What a push leads to. Other content is checked first, so that whoever pushes it learns nothing of the batch on
-/// record.
+/// Decides a push. Checks for other content first, so that its sender learns nothing of the batch on record.
 pub const fn push(known: Known) -> Inserted {
     match known {
         Known::Unknown => Inserted::Stored,
@@ -67,11 +66,11 @@ pub enum Voiding {
     Erase,
     /// Nothing: it was voided before.
     AlreadyVoided,
-    /// Nothing: a party has the key, so the others who may retrieve it must be able to.
+    /// Nothing: one party has the key, so the other parties must be able to retrieve it too.
     Keep,
 }
 
-/// What a void does to a key.
+/// Decides what a void does to a key.
 pub const fn void(key: KeyAtVoid) -> Voiding {
     match key {
         KeyAtVoid::Fresh => Voiding::Erase,
@@ -92,7 +91,7 @@ pub struct Terms {
 /// A retrieval that took place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierUse {
-    /// Whether the caller of then asks again.
+    /// Whether the same caller asks again.
     pub by_same_caller: bool,
     /// When it took place.
     pub at: Timestamp,
@@ -109,12 +108,12 @@ pub enum Claim {
     Spent,
 }
 
-/// What a party that may retrieve a key gets. The key is here and has not expired.
+/// Decides what a party that may retrieve a key gets. The key is here and has not expired.
 pub fn claim(earlier: Option<EarlierUse>, terms: Terms, now: Timestamp) -> Claim {
     let Some(earlier) = earlier else {
         return Claim::Take;
     };
-    // A window of zero is closed even if the clock was turned back.
+    // A window of zero is closed, even if the clock was set back.
     let repeats = earlier.by_same_caller
         && terms.replay_window > Duration::ZERO
         && now < earlier.at.plus(terms.replay_window);
@@ -132,7 +131,8 @@ pub enum Erasure {
     At(Timestamp),
 }
 
-/// What becomes of the material after a retrieval. `all_used`: no other party here may still retrieve the key.
+/// What becomes of the material after a retrieval. `all_used`: no other party here may still retrieve the
+/// key.
 pub fn erasure(all_used: bool, terms: Terms, now: Timestamp) -> Erasure {
     if !all_used || terms.mode == RetrievalMode::UntilExpiry {
         Erasure::Keep
@@ -148,8 +148,8 @@ pub fn is_live(expires_at: Timestamp, now: Timestamp) -> bool {
     now < expires_at
 }
 
-/// Until when a ready key may be handed out: the first half of its life. The rest is for the recipient to retrieve it,
-/// and for clocks that differ.
+/// Until when a ready key may be handed out: the first half of its life. The second half leaves time to
+/// retrieve it, and allows for clocks that differ.
 pub fn usable_until(created_at: Timestamp, expires_at: Timestamp) -> Timestamp {
     created_at.plus(expires_at.since(created_at) / 2)
 }

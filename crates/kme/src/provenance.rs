@@ -1,4 +1,4 @@
-//! Where a key comes from and how long it lives, and what callers demand of that.
+//! How a key was made and how long it lives, and what callers demand of both.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ pub struct SourceGrade {
     pub entropy_sources: BTreeSet<String>,
     /// Number of pools that the key was extracted from, each on its own server.
     pub pools: usize,
-    /// Whether every connection that carried metadata of the key had a hybrid post-quantum key exchange. Also true if
-    /// no metadata left the site.
+    /// Whether every connection that carried metadata of the key had a hybrid post-quantum key exchange. Also
+    /// true if no metadata left the site.
     pub hybrid_tls: bool,
 }
 

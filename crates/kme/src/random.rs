@@ -1,4 +1,4 @@
-//! The source of random bytes.
+//! Sources of random bytes.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -9,7 +9,7 @@ pub struct RandomError(#[from] std::io::Error);
 
 /// A cryptographically secure source of random bytes.
 ///
-/// An argument wherever bytes are drawn, so that simulations can replay a run.
+/// Code that draws bytes takes one as an argument, so that simulations can replay a run.
 pub trait Random: Send + Sync {
     /// Fills `out` completely.
     ///

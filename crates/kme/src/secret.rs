@@ -54,7 +54,7 @@ impl SecretBytes {
         &mut self.0
     }
 
-    /// Equality, in time that depends on the lengths only.
+    /// Equality, in time that depends only on the lengths.
     pub fn ct_eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -108,7 +108,7 @@ impl fmt::Debug for Seed {
     }
 }
 
-/// Appends to a buffer of secrets. When the buffer must grow it moves, and the old place is wiped.
+/// Appends to a buffer of secrets. If the buffer must grow, wipes the old memory.
 pub fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     const FIRST_BYTES: usize = 1024;
     if bytes.capacity() - bytes.len() < more.len() {

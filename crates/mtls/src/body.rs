@@ -1,7 +1,7 @@
-//! Request bodies that are read to their end even if nobody wants the rest.
+//! Request bodies that are always read to their end, even if the handler drops them early.
 //!
-//! A request can be refused before the client has sent its whole body. If the rest were not read, HTTP/2 would reset
-//! the stream, and curl would report a broken connection instead of the answer.
+//! A request can be refused before the client has sent its whole body. If the rest were not read, HTTP/2
+//! would reset the stream, and curl would report a broken connection instead of the answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,9 +12,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-/// Most bytes of an unwanted rest that are read.
+/// Most bytes that are read of a dropped body.
 const REST_MAX_BYTES: usize = 64 * 1024 * 1024;
-/// Longest time that an unwanted rest is read.
+/// Longest time for which a dropped body is read.
 const REST_MAX_TIME: Duration = Duration::from_secs(10);
 
 /// A request body. If it is dropped early, a task reads the rest.

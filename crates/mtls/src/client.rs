@@ -1,7 +1,7 @@
 //! The HTTP client of every call to a KME or a pool server.
 //!
-//! Presents its own certificate, accepts only the expected server, and reuses connections. When certificates change,
-//! it opens new ones.
+//! Presents its own certificate, accepts only the expected server, and reuses connections. When the
+//! certificates change, it opens new connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Which versions of HTTP a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersion {
-    /// HTTP/2 alone, over TLS 1.3 alone: calls share one connection.
+    /// Only HTTP/2 over TLS 1.3: calls share one connection.
     Http2,
-    /// HTTP/2 or 1.1, over TLS 1.3 or 1.2: for servers of others.
+    /// HTTP/2 or 1.1, over TLS 1.3 or 1.2: for other makers' servers.
     Http1Or2,
 }
 
@@ -97,7 +97,8 @@ impl HttpsClient {
     }
 
     /// Sends a request with an absolute URI and returns the head of the answer, with
-    /// [`super::HybridKeyExchange`] in its extensions. Once connected, it has no timeout: the caller sets one.
+    /// [`super::HybridKeyExchange`] in its extensions. Once connected, it has no timeout: the caller sets
+    /// one.
     ///
     /// # Errors
     /// [`HttpsError`].
@@ -111,7 +112,7 @@ impl HttpsClient {
 
     fn connections(&self) -> Result<Connections, HttpsError> {
         let current = self.0.current.load();
-        // Read before the material: at worst, connections are made anew once too often.
+        // Read before the material: at worst, connections are renewed once too often.
         let number = self.0.tls.generation();
         if current.number == number {
             return Ok(current.connections.clone());
@@ -169,7 +170,7 @@ fn connections(
         .build(MarkingConnector(connector)))
 }
 
-/// The innermost cause says what happened; those around it say only where.
+/// The innermost cause, which says what happened. The outer ones say only where.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(cause) = innermost.source() {

@@ -17,12 +17,12 @@ use tower::Service;
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether the key exchange of the connection was hybrid, that is, classical and post-quantum at once. Stands in the
+/// Whether the key exchange of the connection was hybrid, that is, classical and post-quantum at once. In the
 /// extensions of every answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HybridKeyExchange(pub bool);
 
-/// Connects, and notes the key exchange of the connection.
+/// Connects, and records the key exchange of the connection.
 #[derive(Clone)]
 pub(super) struct MarkingConnector(pub(super) HttpsConnector<HttpConnector>);
 

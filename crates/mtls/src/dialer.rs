@@ -18,9 +18,9 @@ use super::store::TlsStore;
 pub enum OfferedTls {
     /// 1.3 and 1.2.
     Both,
-    /// 1.2 alone.
+    /// Only 1.2.
     V1_2,
-    /// 1.3 alone.
+    /// Only 1.3.
     V1_3,
 }
 
@@ -35,8 +35,8 @@ pub struct Offer<'a> {
     pub certificate: bool,
 }
 
-/// Makes connections with the identity and the trust anchors of a [`TlsStore`]. The server must have a certificate for
-/// the name of the host.
+/// Makes connections with the identity and the trust anchors of a [`TlsStore`]. The server's certificate must
+/// be for the host name.
 #[derive(Clone)]
 pub struct Dialer(Arc<TlsStore>);
 
@@ -59,7 +59,7 @@ impl Dialer {
         connector.connect(name, tcp).await
     }
 
-    /// Makes the handshakes of many connections with the same `offer`.
+    /// A connector for many handshakes with the same `offer`.
     ///
     /// # Errors
     /// [`TlsError`] when the certificates cannot be used for a client.

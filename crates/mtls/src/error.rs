@@ -23,7 +23,7 @@ pub enum TlsError {
         /// What is wrong with it.
         what: String,
     },
-    /// The parts do not fit each other.
+    /// The parts do not fit together.
     #[error("the certificates cannot be used")]
     Unfit(#[source] Arc<rustls::Error>),
 }

@@ -1,11 +1,12 @@
 //! Mutual TLS whose certificates name SAEs, KMEs, pool servers and operators.
 //!
-//! For the listeners and the clients of KMEs and of pool servers, and for programs that call them. Holds certificates
-//! and reloads them ([`TlsStore`]), accepts connections ([`listener`]), makes calls ([`HttpsClient`]), and reads who
-//! is at the other end ([`identity`]). It also owns which versions and key exchanges are used: TLS 1.3 everywhere, 1.2
-//! only where old encryptors call, the hybrid X25519MLKEM768 first.
+//! For the listeners and the clients of KMEs and of pool servers, and for programs that call them. Holds
+//! certificates and reloads them ([`TlsStore`]), accepts connections ([`listener`]), makes calls
+//! ([`HttpsClient`]), and reads who is at the other end ([`identity`]). It also owns which versions and key
+//! exchanges are used: TLS 1.3 everywhere, 1.2 only where old encryptors call, the hybrid X25519MLKEM768
+//! first.
 //!
-//! It must not route or authorise requests: it says who asks, and others decide what they may do.
+//! It does not route or authorise requests: it says who asks, and its callers decide what they may do.
 //!
 //! # Example
 //!

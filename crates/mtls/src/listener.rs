@@ -1,7 +1,7 @@
 //! The accept loop of every listener.
 //!
-//! Bounds connections, handshakes, the wait for a first request, headers and streams. Reads the identity of the client
-//! once for each connection.
+//! Bounds connections, handshakes, the wait for a first request, headers and streams. Reads the identity of
+//! the client once for each connection.
 
 use std::convert::Infallible;
 use std::io;
@@ -37,7 +37,7 @@ use super::timer::ConnectionTimer;
 use super::versions::Versions;
 use crate::identity::{ClientIdentity, IdentityError, IdentityRules, identify};
 
-/// Pause after the system could not accept a connection, for example for lack of file descriptors.
+/// Pause after the system could not accept a connection, for example because no file descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 const STREAMS_MAX: u32 = 256;
@@ -49,13 +49,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ListenerLimits {
     /// Most connections at once, handshakes included. Others wait in the queue of the system.
     pub max_connections: usize,
-    /// The longest that a handshake may take.
+    /// Longest time for a handshake.
     pub handshake_timeout: Duration,
-    /// The longest that a client may take to send the head of a request, including the first.
+    /// Longest time for a client to send the head of a request, including the first.
     pub header_timeout: Duration,
-    /// How long a connection serves requests. After that the client must connect, and is checked, again. An HTTP/1.1
-    /// client learns it from its next answer, or is disconnected after another `header_timeout`. So a certificate works
-    /// at most these two times longer than it is valid.
+    /// How long a connection serves requests. After that the client must connect again, and is checked again.
+    /// An HTTP/1.1 client learns this from its next answer, or is disconnected after another
+    /// `header_timeout`. So a certificate works at most `connection_life` plus `header_timeout` longer than
+    /// it is valid.
     pub connection_life: Duration,
     /// How long running requests may take when the listener stops.
     pub shutdown_grace: Duration,
@@ -76,7 +77,7 @@ impl Default for ListenerLimits {
 /// How connections are protected.
 #[derive(Clone)]
 pub enum ListenerTls {
-    /// Not at all. For loopback addresses only; clients have no identity.
+    /// Not protected. For loopback addresses only; clients have no identity.
     Plain,
     /// By mutual TLS. A client without a certificate of the chain gets no connection.
     Mutual {
@@ -89,15 +90,15 @@ pub enum ListenerTls {
     },
 }
 
-/// What happens to a connection besides its requests.
+/// An event of a connection other than a request.
 enum Event {
-    /// The first request is overdue, unless it came.
+    /// The first request is due: a connection that has sent none ends.
     FirstRequestDue,
-    /// Its next answer shall be the last.
+    /// Its life is over: the next answer is the last.
     Old,
-    /// It shall take no more requests.
+    /// It takes no more requests.
     Ended,
-    /// It shall end at once.
+    /// It ends at once.
     Cut,
 }
 
@@ -117,7 +118,7 @@ struct Listener<S> {
     shutdown: CancellationToken,
 }
 
-/// Serves `service` on `tcp` until `shutdown`. Then running requests may end, within the grace.
+/// Serves `service` on `tcp` until `shutdown`. After that, running requests have `shutdown_grace` to end.
 pub async fn serve(
     name: &'static str,
     tcp: TcpListener,
@@ -259,8 +260,8 @@ impl<S: ListenerService> Listener<S> {
         }
     }
 
-    /// The events of a connection besides its requests. Each is polled only when it wakes: most take locks that all
-    /// connections share, and a connection is polled with every request.
+    /// The events of a connection other than requests. Polls each only when it wakes: most take locks that
+    /// all connections share, and a connection is polled with every request.
     fn events<'a>(
         &'a self,
         changes: Option<watch::Receiver<u64>>,

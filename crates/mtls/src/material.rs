@@ -39,7 +39,7 @@ pub(super) struct Material {
     pub(super) identity: Arc<CertifiedKey>,
     pub(super) not_after: Timestamp,
     pub(super) crl_next_update: Option<Timestamp>,
-    /// Differs when any file differs.
+    /// Changes when any file changes.
     pub(super) fingerprint: [u8; 32],
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
@@ -107,7 +107,7 @@ impl Material {
         Self::build(roots, chain, key, crls, contents.fingerprint(), files)
     }
 
-    /// From parts; `names` is what errors call them.
+    /// From parts; errors use `names` for them.
     pub(super) fn from_parts(parts: TlsParts, names: &TlsFiles) -> Result<Self, TlsError> {
         let roots = certificates(&parts.ca_pem, &names.ca)?;
         let chain = parts.chain_der.into_iter().map(CertificateDer::from).collect();
@@ -134,7 +134,7 @@ impl Material {
         Self::assemble(trust(anchors, &names.ca)?, crls, Arc::new(identity), not_after, fingerprint)
     }
 
-    /// The same identity, which trusts the certificates in `ca_pem` alone; `name` is what to call it in complaints.
+    /// The same identity, but trusting only the certificates in `ca_pem`; errors use `name` for it.
     pub(super) fn trusting(&self, ca_pem: &[u8], name: &Path) -> Result<Self, TlsError> {
         let roots = trust(certificates(ca_pem, name)?, name)?;
         Self::assemble(roots, Vec::new(), Arc::clone(&self.identity), self.not_after, [0; 32])

@@ -1,4 +1,4 @@
-//! What a listener serves: a service for each connection, which answers its requests.
+//! The interface to a listener: a service for each connection, which answers its requests.
 
 use std::convert::Infallible;
 

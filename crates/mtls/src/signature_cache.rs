@@ -1,9 +1,10 @@
 //! A cache of verified signatures of certificates and revocation lists.
 //!
-//! Sessions are not resumed, so that each connection is checked against the certificates and lists in force. Most of
-//! that cost is to verify the same signatures again: of the client's certificate and of the CA's list. Whether a
-//! signature is good depends on key, message and signature alone, so the result can be kept. Everything else (times,
-//! names, uses, revocation, and the signature of the handshake) is checked every time.
+//! Sessions are not resumed, so that each connection is checked against the certificates and lists in force.
+//! Most of the cost is verifying the same signatures again: on the client's certificate and on the CA's list.
+//! Whether a signature is good depends only on key, message and signature, so the result can be kept.
+//! Everything else (times, names, uses, revocation, and the signature of the handshake) is checked every
+//! time.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,7 +22,8 @@ use rustls::pki_types::{
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// Most signatures of one generation. There are two for each algorithm, so memory is bounded and what is in use stays.
+/// Most signatures of one generation. Each algorithm keeps two generations, so memory is bounded and
+/// signatures in use stay.
 const GENERATION: usize = 2048;
 
 /// Verifies as `algorithm` does, but each good signature only once.
@@ -109,7 +111,7 @@ pub(super) fn caching(provider: &CryptoProvider) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { signature_verification_algorithms: algorithms, ..provider.clone() })
 }
 
-/// Checks the chain of a client as `chain` does, and the signature of its handshake without the cache.
+/// Checks a client's chain as `chain` does, and the signature of its handshake without the cache.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) chain: Arc<dyn ClientCertVerifier>,

@@ -38,7 +38,7 @@ impl TlsStore {
         Self::of(material, files, true)
     }
 
-    /// Checks `parts`, which are never read again; `names` is what errors call them.
+    /// Checks `parts`, which are never read again; errors use `names` for them.
     ///
     /// # Errors
     /// [`TlsError`] naming the part.
@@ -47,7 +47,8 @@ impl TlsStore {
         Self::of(material, names, false)
     }
 
-    /// The same identity, which trusts the certificates in `ca_pem` alone and no revocation list. Never read again.
+    /// The same identity, but trusting only the certificates in `ca_pem`, without a revocation list. Never
+    /// read again.
     ///
     /// # Errors
     /// [`TlsError`] when there is no usable certificate in `ca_pem`.
@@ -58,14 +59,14 @@ impl TlsStore {
     }
 
     fn of(material: Material, files: TlsFiles, is_in_files: bool) -> Result<Arc<Self>, TlsError> {
-        // Otherwise the first call would fail.
+        // Checked now, or the first call would fail.
         material.server_verifier()?;
         let (generation, _) = watch::channel(0);
         Ok(Arc::new(Self { files, is_in_files, current: ArcSwap::from_pointee(material), generation }))
     }
 
-    /// Reads the files again and returns whether they changed. If so, new connections use the new files, and open
-    /// ones are asked to end, so that every client is checked against them.
+    /// Reads the files again and returns whether they changed. If so, new connections use the new files, and
+    /// open ones are asked to end, so that every client is checked against them.
     ///
     /// # Errors
     /// [`TlsError`]. The old certificates stay in force.
@@ -93,7 +94,7 @@ impl TlsStore {
         self.current.load().crl_next_update
     }
 
-    /// Whom the own certificate names.
+    /// The identity in the own certificate.
     ///
     /// # Errors
     /// [`IdentityError`].

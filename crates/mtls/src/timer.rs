@@ -1,8 +1,9 @@
 //! The timer of one HTTP/1 connection.
 //!
-//! hyper starts a timeout for the head of each request and drops it when the head has come. A busy connection would
-//! enter and leave the runtime's timers, which all connections share, with every request. Here the dropped timeout is
-//! kept for the next request. If it fires too early for that, it is moved on then.
+//! hyper starts a timeout for the head of each request and drops it when the head has arrived. So a busy
+//! connection would enter and leave the runtime's timers, which all connections share, with every request.
+//! This timer keeps the dropped timeout for the next request. If it fires too early, it is set to the new
+//! deadline then.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 
 type Ring = Pin<Box<tokio::time::Sleep>>;
 
-/// Clones are the timer of the same connection.
+/// Clones belong to the same connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConnectionTimer {
     spare: Arc<Mutex<Option<Ring>>>,
@@ -49,7 +50,7 @@ impl Timer for ConnectionTimer {
     }
 }
 
-/// Ends at its moment. Its ring fires then or earlier.
+/// One timeout, which ends at `at`. Its `ring` fires then or earlier.
 struct Limit {
     at: tokio::time::Instant,
     /// `None` only during the drop.

@@ -1,4 +1,4 @@
-//! What a client demands of the certificate of a server.
+//! What a client requires of a server's certificate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub enum ExpectedServer {
     HostName,
 }
 
-/// Checks chain and CRL as webpki does, but then the identity instead of the host name.
+/// Checks chain and CRL as webpki does, but the identity instead of the host name.
 pub(super) struct IdentityVerifier {
     chain: Arc<WebPkiServerVerifier>,
     expected: ExpectedServer,
@@ -49,7 +49,7 @@ impl fmt::Debug for IdentityVerifier {
     }
 }
 
-/// The server is another one than expected.
+/// The server is not the expected one.
 #[derive(Debug, thiserror::Error)]
 #[error("the server is not {expected} but {found}")]
 struct WrongServer {
@@ -69,7 +69,7 @@ impl ServerCertVerifier for IdentityVerifier {
         let verified =
             self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // webpki checks the name last, when chain, times and CRL are in order.
+            // webpki checks the name last, after chain, times and CRL.
             Ok(_)
             | Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

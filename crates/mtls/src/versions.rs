@@ -5,7 +5,7 @@ use rustls::SupportedProtocolVersion;
 /// Which versions of TLS a listener or a client accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Versions {
-    /// TLS 1.3 alone.
+    /// Only TLS 1.3.
     Latest,
     /// TLS 1.3, and 1.2 for old encryptors.
     Compatible,

@@ -1,4 +1,4 @@
-//! Real connections over loopback: who is let in, who is believed, what is bounded.
+//! Real connections over loopback: who is accepted, which identity they get, what is bounded.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -114,7 +114,8 @@ async fn a_client_talks_to_nobody_but_the_server_it_expects() {
         let HttpsError::Connect(reason) = &refused else { panic!("{wrong:?}: {refused:?}") };
         assert!(reason.contains("site-a"), "{reason}");
     }
-    // By host name: the certificate is for 127.0.0.1 and localhost, of another authority it is not believed.
+    // By host name: the certificate is for 127.0.0.1 and localhost. A certificate of another authority is
+    // refused.
     assert!(ask(&client(tls, ExpectedServer::HostName), server.address).await.is_ok());
     let foreign = TestAuthority::new().tls(Role::Kme, "site-b");
     assert!(ask(&client(foreign, site_a()), server.address).await.is_err());
@@ -160,7 +161,7 @@ async fn an_expired_certificate_is_refused_by_both_sides() {
     assert!(refused.to_string().contains("expired"), "{refused}");
 }
 
-/// A connection of site-b, bare.
+/// A connection of site-b after the handshake, without HTTP.
 async fn shaken(address: SocketAddr) -> TlsStream<TcpStream> {
     let dialer = Dialer::new(testkit::shared().tls(Role::Kme, "site-b"));
     let offer = Offer { tls: OfferedTls::Both, alpn: &[], certificate: true };
@@ -304,7 +305,7 @@ async fn an_http1_connection_past_its_life_says_so_in_its_last_answer() {
         }
         let head = String::from_utf8_lossy(&answer[..length]).to_lowercase();
         assert_eq!(head.contains("connection: close"), is_last, "{head}");
-        // Idle and past its life, as clients of ten minutes are.
+        // Idle and past its life.
         tokio::time::sleep(2 * life).await;
     }
     let end = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 16])).await.unwrap();

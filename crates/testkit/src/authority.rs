@@ -20,7 +20,7 @@ use pki::{Authority, Issued, NewAuthority, Order, Role};
 /// Trust domain of every certificate here.
 pub const TRUST_DOMAIN: &str = "dqkd.example";
 
-/// An authority in a folder of its own, which goes with it.
+/// An authority in its own folder, which is deleted when this is dropped.
 pub struct TestAuthority {
     dir: TempDir,
     authority: Authority,
@@ -33,7 +33,7 @@ impl TestAuthority {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// An authority for which it is now as `clock` says.
+    /// An authority whose time is that of `clock`.
     fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let dir = TempDir::new().unwrap();
         let new = NewAuthority { trust_domain: TRUST_DOMAIN.to_owned(), days: 1000, crl_days: 1000 };
@@ -41,7 +41,7 @@ impl TestAuthority {
         Self { dir, authority, issued: AtomicU32::new(0) }
     }
 
-    /// The CAs are good for 1000 days from 100 days ago, its certificates have ended long since.
+    /// Its CAs are valid from 100 days ago for 1000 days; the certificates that it issues have expired.
     pub fn of_the_past() -> Self {
         let past = SystemClock.now().minus(std::time::Duration::from_hours(24 * 100));
         Self::with_clock(Arc::new(ManualClock::starting_at(past)))
@@ -96,7 +96,7 @@ pub fn shared() -> &'static TestAuthority {
     &SHARED
 }
 
-/// Identities by SPIFFE URI alone.
+/// Rules that accept only a SPIFFE URI as identity.
 pub fn spiffe_rules() -> IdentityRules {
     IdentityRules { trust_domain: TRUST_DOMAIN.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
@@ -109,7 +109,7 @@ pub fn authenticated_sae(id: &str) -> AuthenticatedSae {
     }
 }
 
-/// A KME that proved its name likewise.
+/// A KME that proved its name in the same way.
 pub fn authenticated_kme(id: &str) -> AuthenticatedKme {
     match identity_of(Role::Kme, id) {
         Identity::Kme(kme) => kme,

@@ -20,7 +20,7 @@ pub struct Answer {
     /// 0 when there was no HTTP answer.
     pub status: u16,
     pub version: String,
-    /// In lower case, with what curl itself said.
+    /// In lower case, together with curl's own messages.
     pub headers: String,
     pub body: String,
     /// curl's own exit code.
@@ -28,7 +28,7 @@ pub struct Answer {
 }
 
 impl Curl {
-    /// With a `.p12` bundle, as the mission has it.
+    /// With a `.p12` bundle.
     pub fn p12(ca: &Path, sae: &Sae) -> Self {
         let cert = format!("{}:{}", sae.p12.display(), sae.p12_password);
         Self::with(ca, &["--cert", &cert, "--cert-type", "P12"])

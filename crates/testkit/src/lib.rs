@@ -1,7 +1,7 @@
-//! What the tests of this workspace share: an authority for certificates, Postgres servers of the tests' own, networks
-//! of real daemons in processes of their own, the real curl.
+//! What the tests of this workspace share: a certificate authority, private Postgres servers, networks of
+//! real daemons as processes, the real curl.
 //!
-//! Everything panics when it fails: a test that cannot start its daemons has failed.
+//! Failures panic: a test that cannot start its daemons has failed.
 
 #![expect(
     missing_docs,

@@ -54,7 +54,7 @@ impl Drop for TcpLink {
     fn drop(&mut self) {
         self.cut();
         self.state.lock().unwrap().is_over = true;
-        // Wakes the listener, which sees that it is over.
+        // Wakes the listener, so that it ends.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
         let _ = self.listening.take().unwrap().join();
     }

@@ -1,4 +1,4 @@
-//! What `demo.json` says: where everything of a network is.
+//! The content of `demo.json`: files and addresses of a network.
 
 use std::path::PathBuf;
 

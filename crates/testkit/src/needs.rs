@@ -1,11 +1,11 @@
-//! What tests need of the machine. Where it is missing they are left out, which is said for each of them on standard
-//! error; with `DQKD_TESTS=all` (`tests/run.sh` and CI) a test that would be left out fails.
+//! Programs that tests need on the machine. Where one is missing, its tests are skipped, and standard error
+//! names each of them. With `DQKD_TESTS=all` (`tests/run.sh` and CI) such a test fails instead.
 
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Once;
 
-/// Programs of others.
+/// A program that is not part of this workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Postgres,
@@ -26,7 +26,7 @@ macro_rules! needs {
     };
 }
 impl Need {
-    /// Whether it is missing here; says which test is left out.
+    /// Whether it is missing here. If so, prints which test is skipped.
     pub fn is_missing(self) -> bool {
         static HINT: Once = Once::new();
         if self.is_there() {
@@ -67,7 +67,7 @@ impl Need {
     }
 }
 
-/// Past the runner, which keeps what a passing test prints; in one piece.
+/// Writes directly to standard error, in one piece: the runner would hide the output of a passing test.
 fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

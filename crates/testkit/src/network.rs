@@ -1,5 +1,4 @@
-//! A network of sites and pool servers: files from `dqkd demo --generate-only`, daemons in processes of their
-//! own.
+//! A network of sites and pool servers: files from `dqkd demo --generate-only`, each daemon a process.
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -12,8 +11,8 @@ use super::curl::{Answer, Curl};
 use super::manifest::{Manifest, PoolServer, Sae, Site};
 use super::process::{Daemon, eventually, run_to_end};
 
-/// Ports of one test. Above those that systems hand out for outgoing connections, so that a daemon finds its
-/// ports free again after a restart; the last one is held, so that no other test takes the same.
+/// Ports of one test. Outside the system's ephemeral range, so that a daemon finds its ports free again after
+/// a restart. The last one is held, so that no other test takes the same ports.
 pub struct Ports {
     pub base: u16,
     _held: TcpListener,
@@ -32,7 +31,8 @@ impl Ports {
     }
 }
 
-/// A network whose daemons run, or not. Everything goes with it, but its files stay when the test fails.
+/// A network whose daemons may run or not. Everything is removed when this is dropped, except the files of a
+/// failed test.
 pub struct Network {
     manifest: Manifest,
     pub sites: Vec<Option<Daemon>>,
@@ -49,7 +49,7 @@ impl Drop for Network {
 }
 
 impl Network {
-    /// Files only.
+    /// Writes the files, starts nothing.
     pub fn generate(sites: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let demo = dir.path().join("demo");
@@ -66,8 +66,8 @@ impl Network {
         Self { manifest, sites: site_slots, pools: pool_slots, dir, ports }
     }
 
-    /// One more daemon for a site, before anything starts: the same certificate and store, listeners of its own.
-    /// Returns its place among the sites.
+    /// Adds a daemon to a site, before anything starts: same certificate and store, own listeners. Returns
+    /// its index among the sites.
     pub fn add_replica(&mut self, of: usize) -> usize {
         let names = self.manifest.sites.iter().map(|site| &site.id).collect::<HashSet<_>>().len();
         let earlier = self.manifest.sites.len() - names;
@@ -93,7 +93,7 @@ impl Network {
         self.manifest.sites.len() - 1
     }
 
-    /// Tells every daemon all URLs of the replicas of the other sites.
+    /// Configures every daemon with all URLs of the replicas of the other sites.
     pub fn list_replicas(&self) {
         for (index, site) in self.manifest.sites.iter().enumerate() {
             for other in self.manifest.sites.iter().filter(|other| other.id != site.id) {
@@ -107,7 +107,7 @@ impl Network {
         }
     }
 
-    /// Everything runs.
+    /// Starts all daemons.
     pub fn start(sites: usize) -> Self {
         let mut network = Self::generate(sites);
         network.start_pools(3);
@@ -115,7 +115,7 @@ impl Network {
         network
     }
 
-    /// The first `count` pool servers run.
+    /// Starts the first `count` pool servers.
     pub fn start_pools(&mut self, count: usize) {
         for index in 0..count {
             self.start_pool(index);
@@ -131,7 +131,7 @@ impl Network {
         for index in 0..self.sites.len() {
             self.start_site(index);
         }
-        // Sites that started first did not find the others at first.
+        // Sites that started first could not reach the others at first.
         for index in 0..self.sites.len() {
             let url = format!("{}/readyz", self.site(index).admin_url);
             eventually("all peers answer", || {
@@ -146,7 +146,7 @@ impl Network {
         self.sites[index] = Some(Daemon::start("serve", &config, 3));
     }
 
-    /// Puts lines into a site's configuration before it starts: `from` must be in it.
+    /// Replaces text in a site's configuration before it starts: `from` must be in it.
     pub fn configure(&self, index: usize, from: &str, to: &str) {
         let config = &self.manifest.sites[index].config;
         let text = std::fs::read_to_string(config).unwrap();
@@ -166,7 +166,7 @@ impl Network {
         self.pools[index].take().unwrap().kill();
     }
 
-    /// A port for something of the test's own, that no daemon has; `index` from 0 to 7.
+    /// A port for the test itself, which no daemon has; `index` from 0 to 7.
     pub fn spare_port(&self, index: u16) -> u16 {
         assert!(index < 8);
         self.ports.base + Ports::EACH - 10 + index
@@ -247,7 +247,7 @@ impl Network {
         self.curl(sae).get(&format!("{}?key_ID={key_id}", self.url(sae, master, "dec_keys")))
     }
 
-    /// What `/readyz` says of one part.
+    /// The state of one part in `/readyz`.
     pub fn part(&self, site: usize, name: &str) -> String {
         let answer = Curl::nobody(&self.ca()).get(&format!("{}/readyz", self.site(site).admin_url));
         let parts = answer.json()["parts"].as_array().unwrap().clone();

@@ -1,11 +1,12 @@
-//! A private Postgres for tests, made from Debian's packages: nothing of the machine's own databases is touched.
+//! A private Postgres for tests, from Debian's packages. It does not touch the machine's own databases.
 //!
-//! `Server::shared()` is one server for all test programs of this user, because a new one takes seconds and the
-//! runner starts a process for each test. Whoever uses it holds a shared lock for as long as its process lives, which
-//! the kernel gives up also after SIGKILL; a watcher beside the server (`postgres_watch.sh`) erases databases
-//! of processes that are gone, and ends the server and erases everything when nobody holds the lock any more.
-//! `Server::private()` is one that a test may stop, kill and starve. Postgres refuses to run as root: then it runs
-//! as the user of Debian's package. Tests under `tests/` include this file by its path.
+//! `Server::shared()` is one server for all test programs of this user, because a new one takes seconds and
+//! the runner starts a process for each test. Each process that uses it holds a shared lock as long as it
+//! lives; the kernel releases the lock even after SIGKILL. A watcher beside the server (`postgres_watch.sh`)
+//! erases the databases of processes that are gone. When nobody holds the lock any more, it ends the server
+//! and erases everything. `Server::private()` is one that a test may stop, kill and starve. For root, which
+//! Postgres refuses to run as, it runs as the user of Debian's package. Tests under `tests/` include this
+//! file by its path.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -27,9 +28,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Seconds without users after which a shared server ends.
 const SHARED_IDLE_SECS: u32 = 30;
-/// A private one has one user.
+/// The same for a private server.
 const PRIVATE_IDLE_SECS: u32 = 2;
-/// Below the ports that the system gives to outgoing connections: a server finds its port again after a stop.
+/// Below the system's ephemeral ports, so that a server finds its port free again after a stop.
 const PORTS: std::ops::Range<u32> = 26_000..32_000;
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
@@ -42,7 +43,7 @@ ssl_key_file = 'server-key.pem'
 ";
 const WATCHER: &str = include_str!("postgres_watch.sh");
 
-/// How a server is told to stop.
+/// How to stop a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Open transactions are rolled back, clients are told.
@@ -58,7 +59,7 @@ pub struct Server {
     pub(super) folder: PathBuf,
     data: PathBuf,
     port: u16,
-    /// No other server of a test takes the port while this is held, also when the server is stopped.
+    /// While this is held, no other test's server takes the port, even while this server is stopped.
     claim: Option<TcpListener>,
     is_shared: bool,
     /// Locked (shared) until the process ends or this is dropped.
@@ -67,14 +68,14 @@ pub struct Server {
 
 impl Server {
     pub const USER: &'static str = "dqkd";
-    /// For TCP; the socket asks for none. Has characters that a URL must escape.
+    /// The password for TCP; the socket needs none. Has characters that a URL must escape.
     pub const PASSWORD: &'static str = "a p@ss/word%";
     const PASSWORD_IN_URL: &'static str = "a%20p%40ss%2Fword%25";
 
-    /// The server that all tests share. They may do to it what a client may, and no more.
+    /// The server that all tests share. They may do to it only what a client may.
     pub fn shared() -> &'static Self {
         static SHARED: LazyLock<Server> = LazyLock::new(|| {
-            // Another version of this file has another server.
+            // Another version of this file uses another server.
             let mut hasher = DefaultHasher::new();
             (include_str!("postgres.rs"), WATCHER, &*BINARIES).hash(&mut hasher);
             let user = rustix::process::getuid().as_raw();
@@ -86,14 +87,14 @@ impl Server {
         &SHARED
     }
 
-    /// A server of the caller's own, which ends when it is dropped.
+    /// A server for the caller alone, which ends when it is dropped.
     pub fn private() -> Self {
         let folder = private_folder();
         let data = folder.join("data");
         Self::open(folder, data, false)
     }
 
-    /// The same with its files in `data`, which does not exist yet and goes with the server.
+    /// The same with its files in `data`, which must not exist yet and is deleted with the server.
     pub fn private_at(data: &Path) -> Self {
         Self::open(private_folder(), data.to_owned(), false)
     }
@@ -121,7 +122,7 @@ impl Server {
         server
     }
 
-    /// Makes a standby a server of its own.
+    /// Promotes a standby to an independent server.
     pub fn promote(&self) {
         self.control(&["promote", "-w", "-t", "60"]).unwrap();
     }
@@ -131,7 +132,8 @@ impl Server {
             make_folder(&folder);
             let starting = lock_file(&folder.join("start.lock"));
             starting.lock().unwrap();
-            // The watcher erases the folder while it holds this lock: was it this very file?
+            // The watcher erases the folder while it holds this lock. Checks that the locked file still
+            // exists.
             let same = fs::metadata(folder.join("start.lock"))
                 .is_ok_and(|found| found.ino() == starting.metadata().unwrap().ino());
             if !same {
@@ -139,7 +141,7 @@ impl Server {
             }
             let user = lock_file(&folder.join("users.lock"));
             user.lock_shared().unwrap();
-            // The watcher sees the time of this.
+            // The watcher looks at the time of this write.
             user.write_at(b".", 0).unwrap();
             let mut server = Self { folder, data, port: 0, claim: None, is_shared, _user: user };
             server.watch();
@@ -148,7 +150,8 @@ impl Server {
         }
     }
 
-    /// A new, empty database; its URL goes through the unix socket. It is erased some time after this process.
+    /// A new, empty database; its URL goes through the unix socket. It is erased some time after this
+    /// process.
     pub fn new_database(&self) -> String {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
@@ -165,7 +168,8 @@ impl Server {
         format!("postgres://{}@{folder}:{}/{database}", Self::USER, self.port)
     }
 
-    /// The same database through TCP on the loopback, with the password and TLS that checks the server's name.
+    /// The same database through TCP on the loopback, with the password and TLS that checks the server's
+    /// name.
     pub fn tls_url(&self, database: &str) -> String {
         let (user, password, ca) = (Self::USER, Self::PASSWORD_IN_URL, self.ca());
         format!(
@@ -185,7 +189,7 @@ impl Server {
         self.folder.join("ca.pem")
     }
 
-    /// An authority that did not.
+    /// An authority that did not issue it.
     pub fn another_ca(&self) -> PathBuf {
         self.folder.join("another-ca.pem")
     }
@@ -194,17 +198,17 @@ impl Server {
         self.port
     }
 
-    /// Of what the server complained.
+    /// The server's log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.data.join("server.log")).unwrap_or_default()).into_owned()
     }
 
-    /// Runs statements as the superuser; what they printed, unaligned.
+    /// Runs statements as the superuser. Returns their output, unaligned.
     pub fn sql(&self, database: &str, statements: &[&str]) -> String {
         self.try_sql(database, statements).unwrap_or_else(|error| panic!("{statements:?}: {error}"))
     }
 
-    /// The same, with the server's complaint.
+    /// The same; the error is the server's message.
     pub fn try_sql(&self, database: &str, statements: &[&str]) -> Result<String, String> {
         let mut psql = program("psql");
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", Self::USER, "-d", database]);
@@ -215,7 +219,7 @@ impl Server {
         run(&mut psql)
     }
 
-    /// A database as the statements that make it again.
+    /// A dump of a database, as SQL statements.
     pub fn dump(&self, database: &str) -> Result<String, String> {
         let mut dump = program("pg_dump");
         dump.args(["-U", Self::USER, "-d", database, "-p", &self.port.to_string(), "-h"]).arg(&self.data);
@@ -248,7 +252,8 @@ impl Server {
                 let pid = self.pid().ok_or("it does not run")?.to_string();
                 let rest = children_of(&pid);
                 send(Signal::KILL, &pid)?;
-                // Its other processes notice and end; before that no new server starts on their files.
+                // Waits until its other processes have ended: before that no new server can start on their
+                // files.
                 let is_there = |pid: &String| Path::new("/proc").join(pid).exists();
                 for _ in 0..2000 {
                     if !rest.iter().chain([&pid]).any(is_there) {
@@ -261,7 +266,7 @@ impl Server {
         }
     }
 
-    /// Starts it again, at the same port. Fails also when it cannot recover, for example without room.
+    /// Starts it again, at the same port. Also fails if it cannot recover, for example on a full disk.
     pub fn start(&self) -> Result<(), String> {
         self.control(&["start", "-w", "-t", "60", "-l", &self.data.join("server.log").display().to_string()])
             .map_err(|error| format!("{error}\n{}", self.log()))
@@ -271,7 +276,7 @@ impl Server {
         run(as_server("pg_ctl").arg("-D").arg(&self.data).args(args)).map(drop)
     }
 
-    /// Runs after this, also when it ran before, or was killed.
+    /// Makes the server run, whether it is new, running already, stopped or killed.
     fn come_up(&mut self) {
         let port_file = self.folder.join("port");
         if let Some(port) = fs::read_to_string(&port_file).ok().and_then(|text| text.parse().ok()) {
@@ -319,7 +324,7 @@ impl Server {
     /// Starts a watcher, unless there is one.
     fn watch(&self) {
         let idle_secs = if self.is_shared { SHARED_IDLE_SECS } else { PRIVATE_IDLE_SECS };
-        // A session of its own: what ends a test run with its process group leaves the watcher alive.
+        // In its own session, so that the watcher survives when a test run is ended with its process group.
         let mut watcher = Command::new("setsid");
         watcher
             .args(["--fork", "bash", "-c", WATCHER, "dqkd-postgres-watch"])
@@ -352,7 +357,7 @@ static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
     newest.expect("tests need Debian's package postgresql: tests/run.sh installs it").join("bin")
 });
 
-/// What goes before a command that must not run as root.
+/// The command prefix for programs that must not run as root.
 static RUN_AS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let is_root = rustix::process::getuid().is_root();
     if is_root { vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { vec![] }
@@ -372,7 +377,7 @@ fn as_server(name: &str) -> Command {
     command
 }
 
-/// What it printed, or complained about.
+/// The command's output, or its error output if it failed.
 pub(super) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -393,7 +398,7 @@ fn lock_file(path: &Path) -> File {
     OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap()
 }
 
-/// The server's user must get through.
+/// Makes a folder that the server's user can enter.
 fn make_folder(path: &Path) {
     fs::create_dir_all(path).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -403,7 +408,7 @@ fn private_folder() -> PathBuf {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("dqkd-postgres-private-{}-{number}", std::process::id()));
-    // Of a process that had this number before and was killed.
+    // Left by an earlier process with this ID that was killed.
     let _ = fs::remove_dir_all(&folder);
     folder
 }
@@ -416,7 +421,7 @@ fn own(path: &Path, mode: u32) {
     }
 }
 
-/// Free ports, each with the claim to it: the port after it. In an order of this process's own.
+/// Free ports, each with its claim: a listener on the next port. Every process has another order.
 fn free_ports() -> impl Iterator<Item = (u16, TcpListener)> {
     let pairs = (PORTS.end - PORTS.start) / 2;
     let start = std::process::id().wrapping_mul(7919);
@@ -429,7 +434,7 @@ fn free_ports() -> impl Iterator<Item = (u16, TcpListener)> {
     })
 }
 
-/// A new authority in a file; the certificate and key that it issued for a server on the loopback.
+/// Makes a new authority and writes it to `ca`. Returns a certificate and key for a server on the loopback.
 fn issue(ca: &Path) -> (String, String) {
     let name = |text: &str| {
         let mut name = DistinguishedName::new();

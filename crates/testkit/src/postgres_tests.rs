@@ -1,4 +1,4 @@
-//! The tests' own Postgres is what tests of the store take it for.
+//! Checks what the store's tests assume about the tests' Postgres.
 
 use std::path::PathBuf;
 

@@ -11,13 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Longest wait for anything; reaching it is a failure, never a way to synchronise.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// `dqkd` without settings of whoever runs the tests: the one that was built with them, or the one that `DQKD_BIN`
-/// names.
+/// `dqkd` without the settings in the caller's environment: the one built with the tests, or the one that
+/// `DQKD_BIN` names.
 pub fn dqkd() -> Command {
     bare(std::env::var_os("DQKD_BIN").map_or_else(|| program("dqkd"), PathBuf::from))
 }
 
-/// `qkd014` likewise.
+/// The same for `qkd014`.
 pub fn qkd014() -> Command {
     bare(program("qkd014"))
 }
@@ -34,8 +34,9 @@ fn bare(program: PathBuf) -> Command {
     command
 }
 
-/// A program of this workspace, beside the running test: `dqkd`, `qkd014` or `examples/wrong-kme`. Cargo builds only the
-/// programs of the package under test, so the first call builds all of them where one is missing or old.
+/// A program of this workspace, beside the running test: `dqkd`, `qkd014` or `examples/wrong-kme`. Cargo
+/// builds only the programs of the package under test, so the first call builds all of them if one is missing
+/// or old.
 pub fn program(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     // target/PROFILE/deps/TEST
@@ -58,7 +59,8 @@ fn is_old(program: &Path) -> bool {
     sources.split_whitespace().skip(1).any(|source| changed(Path::new(source)).is_none_or(|at| at > built))
 }
 
-/// With examples Cargo gives the libraries the same features as for tests, so that none is built twice.
+/// With examples, Cargo gives the libraries the same features as for tests, so that no library is built
+/// twice.
 fn build_programs(folder: &Path) {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--locked", "--quiet", "--workspace", "--bins", "--examples", "--target-dir"]);
@@ -99,12 +101,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `dqkd COMMAND --config FILE` and waits until it prints that it listens. `listeners` lines come.
+    /// Starts `dqkd COMMAND --config FILE` and waits until it has printed `listeners` lines with its
+    /// addresses.
     pub fn start(command: &str, config: &Path, listeners: usize) -> Self {
         Self::try_start(command, config, listeners).unwrap_or_else(|log| panic!("{log}"))
     }
 
-    /// The same; what it logged when it did not come up.
+    /// The same; the error is its log.
     pub fn try_start(command: &str, config: &Path, listeners: usize) -> Result<Self, String> {
         let log = config.with_extension("log");
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
@@ -126,13 +129,13 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM; returns how it ended.
+    /// Sends SIGTERM; returns the exit status.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
@@ -153,7 +156,7 @@ impl Daemon {
         }
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
@@ -183,7 +186,7 @@ impl Drop for Killed {
     }
 }
 
-/// The lines of a child's standard output, read so that it never waits for us.
+/// The lines of a child's standard output, read in a thread so that the child never blocks.
 pub fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
     let stdout = child.stdout.take().unwrap();
     let (sender, receiver) = mpsc::channel();

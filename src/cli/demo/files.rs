@@ -21,7 +21,7 @@ const TRUST_DOMAIN: &str = "dqkd.example";
 const DAYS: u32 = 365;
 const PKI: &str = "pki";
 
-/// Writes all files into `dir`. Replaces an earlier demo and nothing else.
+/// Writes all files into `dir`. Replaces an earlier demo, but no other files.
 pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     let context = || format!("cannot use {} for a demo", dir.display());
     clear(dir).with_context(context)?;
@@ -131,7 +131,7 @@ kek_file = "{id}.kek"
         site.sae_port,
         site.peer_port,
         site.admin_port,
-        // Quoted as TOML.
+        // Quoted for TOML.
         toml::Value::String(site.store_url.clone()),
     );
     for peer in plan.sites.iter().filter(|peer| peer.id != *id) {
@@ -155,7 +155,7 @@ const POOL_MEMORY_MIB: usize = 256;
 
 fn pool_config(pool: &PoolPlan, sites: usize) -> String {
     let PoolPlan { id, port, admin_port } = pool;
-    // Each site has a pool of 1 MiB for each other site, and for a while a second one that replaces it.
+    // Each site has a pool of 1 MiB for each other site and, for a while, a second one that replaces it.
     let needed = 2 * sites * sites.saturating_sub(1);
     let memory =
         if needed > POOL_MEMORY_MIB { format!("memory_max_mib = {needed}\n") } else { String::new() };

@@ -1,7 +1,7 @@
 //! `dqkd demo`: a whole network on this machine, and the proof that two sites get the same key.
 //!
-//! Writes certificates, configurations and `demo.json` into one folder. Starts every daemon in this process, with the
-//! code of `dqkd serve` and `dqkd pool`, and calls them as applications do.
+//! Writes certificates, configurations and `demo.json` into one folder. Starts every daemon in this process,
+//! with the code of `dqkd serve` and `dqkd pool`, and calls them as applications do.
 
 mod files;
 mod manifest;
@@ -80,7 +80,7 @@ async fn use_postgres(plan: &mut Plan, url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs all daemons: with `once` until the proof, else until a signal comes or one of them ends.
+/// Runs all daemons: with `once` until the proof is done, otherwise until a signal or until one of them ends.
 async fn network(manifest: &Manifest, once: bool) -> anyhow::Result<()> {
     let running = Running(start(manifest).await?);
     let result = tokio::select! {
@@ -141,7 +141,7 @@ async fn start(manifest: &Manifest) -> anyhow::Result<Vec<Daemon>> {
     }
 }
 
-/// All or none.
+/// Starts all daemons or none.
 async fn start_all(configs: Vec<PathBuf>) -> anyhow::Result<Vec<Daemon>> {
     let (mut started, mut failure) = (Vec::new(), None);
     for result in join_all(configs.into_iter().map(start_one)).await {
@@ -159,7 +159,7 @@ async fn start_all(configs: Vec<PathBuf>) -> anyhow::Result<Vec<Daemon>> {
     }
 }
 
-/// Ignores the environment: the demo is always the same.
+/// Ignores the environment, so that the demo is always the same.
 async fn start_one(file: PathBuf) -> anyhow::Result<Daemon> {
     match config::load(&file, [])? {
         ConfigFile::Kme(config) => app::start_kme(&config, None).await,

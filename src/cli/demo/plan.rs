@@ -72,15 +72,15 @@ fn consecutive(base: u16, count: usize) -> anyhow::Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// Free consecutive ports, below those that systems use for outgoing connections. If another program takes one before
-/// the demo does, the demo fails and says so.
+/// Free consecutive ports, below those that systems use for outgoing connections. If another program takes
+/// one before the demo does, the demo fails and says so.
 fn free(count: usize) -> anyhow::Result<Vec<u16>> {
     for _ in 0..ATTEMPTS {
         let mut bytes = [0; 2];
         OsRandom.fill(&mut bytes)?;
         let base = FREE.start + u16::from_le_bytes(bytes) % (FREE.end - FREE.start);
         let ports = consecutive(base, count)?;
-        // All are held until the last was tried.
+        // Holds all ports until the last one was tried.
         let held: Result<Vec<_>, _> =
             ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port))).collect();
         if held.is_ok() {

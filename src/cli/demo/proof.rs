@@ -39,7 +39,7 @@ pub(super) async fn run(manifest: &Manifest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what a user can try next, ready to be pasted.
+/// Prints commands that a user can paste and try next.
 pub(super) fn print_commands(manifest: &Manifest) {
     let Ok(((site_a, alice), (site_b, bob))) = parties(manifest) else { return };
     let ca = quoted(&manifest.ca);
@@ -70,13 +70,13 @@ pub(super) fn print_commands(manifest: &Manifest) {
     println!("\nCtrl-C stops everything.");
 }
 
-/// `qkd014` as it can be started: beside this program if it was built, else by its name.
+/// How to start `qkd014`: by its path if it is beside this program, otherwise by its name.
 fn client_program() -> String {
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name("qkd014"));
     beside.filter(|path| path.is_file()).map_or_else(|| "qkd014".to_owned(), |path| quoted(&path))
 }
 
-/// As one word of a shell.
+/// Quoted as one word for a shell.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b));
@@ -145,7 +145,7 @@ async fn ask(
     }
 }
 
-/// `enc_keys`, repeated for a while as long as the KME answers 503.
+/// Calls `enc_keys`; for a while repeats it as long as the KME answers 503.
 async fn patient_enc(manifest: &Manifest, at: SaeAtSite<'_>, slave: &str) -> anyhow::Result<DeliveredKey> {
     let until = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! What a history says of each key: who got it, who may retrieve it, what may have used it up.
+//! What a history says about each key: who got it, who may retrieve it, what may have used it up.
 
 use std::collections::HashMap;
 
@@ -7,16 +7,16 @@ use uuid::Uuid;
 use super::{Invariant, Rules, Violation, violation};
 use crate::history::{Ask, Caller, Event, Outcome, Party, Seen, Slave};
 
-/// How one requested key stands to the caller.
+/// What a requested key is to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// The caller is this holder of it.
+    /// The caller's own, as the holder with this number.
     Mine(usize),
     /// The caller is a holder, but the path names nobody who shares it.
     WrongPath,
     /// The caller's site has it, for others.
     Foreign,
-    /// The caller's site does not have it, or nobody was ever given it.
+    /// The caller's site does not have it, or it was never handed out.
     Unknown,
 }
 
@@ -30,7 +30,7 @@ struct Fact {
     holders: Vec<Slave>,
     expires_earliest_ms: i64,
     expires_latest_ms: i64,
-    /// For each holder: the exchanges that did or may have used its retrieval.
+    /// For each holder: the exchanges that used or may have used its retrieval.
     uses: Vec<Vec<usize>>,
 }
 
@@ -65,7 +65,8 @@ impl Facts {
         facts
     }
 
-    /// An answer of 200 used up; no answer may have, when every key was there for the caller.
+    /// An answer of 200 used the keys up. An exchange without an answer may have, if all its keys were the
+    /// caller's.
     fn note_uses(&mut self, index: usize, event: &Event) {
         let Ask::Dec { path, ids } = &event.ask else { return };
         let is_lost = matches!(event.outcome, Outcome::Lost);

@@ -1,7 +1,7 @@
-//! The judge: a pure function from a history to what is wrong with it.
+//! The judge: a pure function from a history to the violations in it.
 //!
-//! It knows nothing of faults. What it allows is what a client cannot tell apart: an exchange without an answer
-//! may have used up what it asked for, if everything that it asked for was there to be used up.
+//! It knows nothing of faults. It allows one uncertainty, because a client cannot know: an exchange without
+//! an answer may have used up its keys, if all of them could be retrieved.
 
 mod facts;
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::history::{Answer, Ask, Event, Outcome, Party, Seen};
 use facts::{Facts, Hold};
 
-/// What holds whatever fails.
+/// What must hold, whatever fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Invariant {
     HandedOutAtMostOnce,
@@ -32,7 +32,7 @@ pub(crate) enum Invariant {
     MemoryIsBounded,
 }
 
-/// One proof that an invariant does not hold.
+/// One violation of an invariant.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) invariant: Invariant,
@@ -45,18 +45,18 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the run was set up with.
+/// The settings of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     /// `keys.ttl` of all sites.
     pub(crate) ttl_ms: i64,
-    /// Between our clock and the daemons', which are one machine's: rounding only.
+    /// Difference between the test's clock and the daemons'. One machine, so only rounding.
     pub(crate) slack_ms: i64,
-    /// Whether the run ended by retrieving everything that was left.
+    /// Whether everything that was left was retrieved at the end of the run.
     pub(crate) drained: bool,
 }
 
-/// Everything that is wrong with `events`, which are in the order in which they ended.
+/// All violations in `events`, which are in the order in which they ended.
 pub(crate) fn check(events: &[Event], rules: Rules) -> Vec<Violation> {
     let mut found = Vec::new();
     let facts = Facts::of(events, rules, &mut found);
@@ -132,7 +132,7 @@ impl Judge<'_> {
         }
     }
 
-    /// 400 has to have a reason, and a key of others that is there comes before it.
+    /// 400 needs a reason; and if a requested key is there for others, the answer must be 401 instead.
     fn not_found(
         &self,
         index: usize,
@@ -184,7 +184,7 @@ impl Judge<'_> {
         }
     }
 
-    /// After everything was asked for again there is no key left that nobody could have used up.
+    /// After everything was asked for again, every key must have been used up, or may have been.
     fn nothing_is_left(&self, found: &mut Vec<Violation>) {
         let end_ms = self.events.last().map_or(0, |event| event.end_ms);
         for (id, holder) in self.facts.never_used() {
@@ -197,7 +197,7 @@ impl Judge<'_> {
     }
 }
 
-/// What every answer has to be like, whatever happened before.
+/// Rules for every answer, whatever happened before.
 fn check_answer(event: &Event, found: &mut Vec<Violation>) {
     let Outcome::Answer(answer) = &event.outcome else { return };
     let documented: &[u16] = match event.ask {
@@ -218,7 +218,7 @@ fn check_answer(event: &Event, found: &mut Vec<Violation>) {
     }
 }
 
-/// Whether an answer of 200 has what was asked for, no less and no more.
+/// Whether an answer of 200 has exactly what was asked for.
 fn is_whole(ask: &Ask, answer: &Answer) -> bool {
     match ask {
         Ask::Enc { number, bits, .. } => {
@@ -249,7 +249,7 @@ pub(crate) fn check_memory(daemons: &[(String, u64)], at_most_kib: u64, found: &
     }
 }
 
-/// How many of each.
+/// The number of violations of each invariant.
 pub(crate) fn count(violations: &[Violation]) -> HashMap<Invariant, usize> {
     let mut counts = HashMap::new();
     for violation in violations {

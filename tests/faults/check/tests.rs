@@ -1,5 +1,5 @@
-//! Every invariant has histories that violate it, which the judge finds, and their innocent twins, which it lets
-//! pass.
+//! For every invariant: histories that violate it, which the judge finds, and similar valid ones, which it
+//! accepts.
 
 use super::*;
 use crate::history::{Caller, Slave};
@@ -119,7 +119,7 @@ fn an_answered_key_that_is_not_there_is_found() {
     assert_eq!(found(&lost), [Invariant::AnsweredIsRetrievable]);
     let refused = [enc(0, &[seen(1)]), dec(20, BOB, &[1], answer(401, &[]))];
     assert_eq!(found(&refused), [Invariant::AnsweredIsRetrievable]);
-    // An exchange without an answer before it may have had the key, one after it may not.
+    // An earlier exchange without an answer may have used up the key; a later one may not.
     let without = |at_ms| dec(at_ms, BOB, &[1], Outcome::Lost);
     assert_eq!(found(&[enc(0, &[seen(1)]), without(20), dec(40, BOB, &[1], answer(400, &[]))]), []);
     let after = [enc(0, &[seen(1)]), dec(20, BOB, &[1], answer(400, &[])), without(40)];
@@ -170,7 +170,7 @@ fn a_stranger_who_gets_a_key_or_another_answer_than_401_is_found() {
     assert_eq!(found(&denied), [Invariant::StrangersGet401]);
     let with_unknown = [enc(0, &[seen(1)]), dec(20, CAROL, &[9, 1], answer(400, &[]))];
     assert_eq!(found(&with_unknown), [Invariant::StrangersGet401]);
-    // After its holder had it, it is as unknown as any.
+    // Once its holder has retrieved it, the key is as unknown as any other.
     let bob = dec(20, BOB, &[1], answer(200, &[seen(1)]));
     assert_eq!(found(&[enc(0, &[seen(1)]), bob, dec(40, CAROL, &[1], answer(400, &[]))]), []);
 }
@@ -203,7 +203,7 @@ fn a_key_that_outlives_its_expiry_is_found_and_one_that_goes_before() {
     assert_eq!(found(&[enc(0, &[seen(1)]), got(TTL_MS - 200)]), []);
     assert_eq!(found(&[enc(0, &[seen(1)]), gone(TTL_MS + 200)]), []);
     assert_eq!(found(&[enc(0, &[seen(1)]), gone(TTL_MS - 200)]), [Invariant::AnsweredIsRetrievable]);
-    // What the answer said counts.
+    // The expiry in the answer counts.
     let told = Seen { expires_ms: Some(500), ..seen(1) };
     assert_eq!(found(&[enc(0, std::slice::from_ref(&told)), got(700)]), [Invariant::ExpiredIsGone]);
     assert_eq!(found(&[enc(0, std::slice::from_ref(&told)), gone(700)]), []);

@@ -1,8 +1,8 @@
-//! A model of the life of a key and of the peer protocol, searched exhaustively: every order of messages, losses,
+//! A model of a key's life and of the peer protocol, searched exhaustively: every order of messages, losses,
 //! repetitions, crashes, stops, voids and expiry, for two sites and a few keys.
 //!
-//! `docs/key-life.md` says what the model leaves out. `cargo test -p kme --test model -- --nocapture` prints the number
-//! of states and how each mutant fails.
+//! `docs/key-life.md` says what the model leaves out. `cargo test -p kme --test model -- --nocapture` prints
+//! the number of states and how each mutant fails.
 
 #![expect(
     clippy::indexing_slicing,
@@ -79,8 +79,8 @@ fn search(scope: Scope, mutant: Option<Mutant>) -> Found {
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let checker = Protocol::new(scope, mutant).checker().threads(threads).spawn_bfs().join();
-    // The search has no limit of states, depth or time, and goes on as long as an invariant holds. So done means that
-    // no state is left.
+    // The search has no limit on states, depth or time, and continues as long as an invariant holds. So
+    // "done" means that no state is left.
     assert!(checker.is_done(), "{}: the search was cut short", scope.name);
     let discovered: BTreeSet<&'static str> = checker.discoveries().into_keys().collect();
     let named = |expected: fn(&Expectation) -> bool| -> BTreeSet<&'static str> {
@@ -107,7 +107,7 @@ fn search(scope: Scope, mutant: Option<Mutant>) -> Found {
         found.violated,
         found.reached.len(),
     );
-    // Otherwise the library may have ended early.
+    // If all were violated, the library may have ended early.
     assert!(found.violated.len() < always.len(), "all invariants violated");
     found
 }
@@ -166,15 +166,16 @@ fn each_mutant_violates_exactly_the_invariants_that_it_should() {
     }
 }
 
-/// The library keeps hashes of states and has its own rules for stopping. The other search keeps the states.
+/// The library keeps only hashes of states and has its own rules for stopping. The plain search keeps the
+/// states.
 #[test]
 fn a_plain_search_finds_as_many_states() {
     let (states, _) = plain_search(&Protocol::new(SMALL, None), None);
     assert_eq!(search(SMALL, None).states, states);
 }
 
-/// Visits states breadth first: all of them, or until one breaks the invariant `until`. Returns how many it found, and
-/// the shortest steps to the last.
+/// Visits states breadth first: all of them, or until one breaks the invariant `until`. Returns how many it
+/// found, and the shortest steps to the last.
 fn plain_search(model: &Protocol, until: Option<&str>) -> (usize, Vec<Step>) {
     let properties = model.properties();
     let invariant = properties.iter().find(|property| Some(property.name) == until);

@@ -1,4 +1,4 @@
-//! The invariants, which must hold in every state, and the situations that a search must reach to mean anything.
+//! The invariants, which must hold in every state, and the situations that a meaningful search must reach.
 
 use stateright::{Model, Property};
 

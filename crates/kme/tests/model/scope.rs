@@ -1,4 +1,4 @@
-//! How much is searched, and the mutants: defects put into the protocol on purpose.
+//! How much is searched, and the mutants: deliberate defects of the protocol.
 
 use crate::state::{ENTITLED_MAX, Site, retrieval};
 
@@ -7,7 +7,7 @@ use crate::state::{ENTITLED_MAX, Site, retrieval};
 pub(crate) enum Kind {
     /// Into the reserve: a ready row, from which they are leased.
     Reserve,
-    /// Into memory at once, for requests that wait.
+    /// Into memory, for requests that wait.
     OnDemand,
 }
 
@@ -61,7 +61,7 @@ impl Scope {
     }
 }
 
-/// A defect put into the protocol on purpose.
+/// A deliberate defect of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     /// A commits and hands out without waiting for the acknowledgement.

@@ -93,7 +93,8 @@ pub(crate) struct Batch {
     pub(crate) used: u8,
     /// Memory of the site of each: retrievals whose answer is still to be sent.
     pub(crate) answering: u8,
-    /// Network: B sent its acknowledgement. A message that was sent may arrive at any time, any number of times.
+    /// Network: B sent its acknowledgement. A message that was sent may arrive at any time, any number of
+    /// times.
     pub(crate) acknowledged: bool,
     /// Network: A sent a void.
     pub(crate) void_sent: bool,

@@ -1,4 +1,4 @@
-//! The steps: which are possible in a state, and what they lead to.
+//! The steps: which are possible in a state, and what each does.
 //!
 //! Each step is one commit, one message or one answer, so a crash can come between any two. The functions of
 //! `kme::life` decide, as they do in the store.
@@ -24,9 +24,9 @@ pub(crate) enum Step {
     Commit(usize),
     /// A's commit fails.
     CommitFails(usize),
-    /// A's commit succeeds, but A hears that it failed, or hears nothing in time.
+    /// A's commit succeeds, but A gets an error or no answer in time.
     CommitUnclear(usize),
-    /// A waits no longer and retracts the batch.
+    /// A stops waiting and retracts the batch.
     Retract(usize),
     /// A voids in its own database what it may have committed there.
     VoidAtHome(usize),
@@ -36,7 +36,7 @@ pub(crate) enum Step {
     VoidArrives(usize),
     /// A's commit moves the keys of a ready row to memory.
     Lease(usize),
-    /// The same commit, but A does not hear that it succeeded.
+    /// The same commit, but A does not learn that it succeeded.
     LeaseUnclear(usize),
     /// A hands out a key from memory.
     HandOut(usize, u8),
@@ -216,7 +216,7 @@ impl Rules<'_> {
         if inserted == Inserted::Stored {
             batch.at_b = Row::Stored(content);
         }
-        // An answer belongs to its request: that to the other content never counts as an acknowledgement to A.
+        // An answer belongs to its request: the answer to other content is no acknowledgement to A.
         if matches!(inserted, Inserted::Stored | Inserted::AlreadyStored) && content == Content::Genuine {
             batch.acknowledged = true;
         }
@@ -228,7 +228,8 @@ impl Rules<'_> {
         if batch.work != Work::Doubtful {
             return;
         }
-        // It was handed out and swept, or never committed: A cannot tell. And B's clock may be behind.
+        // It was handed out and swept, or never committed: A does not know which. And B's clock may be
+        // behind.
         if !live && self.mutant != Some(Mutant::VoidExpired) {
             batch.work = Work::Over;
             return;
@@ -337,7 +338,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Computed by the observer itself, so that a wrong decision of the code is found.
+    /// The observer computes this itself, so that it finds wrong decisions of the code.
     fn has_expired(self, state: &State, b: usize, site: Site) -> bool {
         state.ticks(site) >= i64::from(self.scope.plans[b].born) + LIFE_TICKS
     }
@@ -370,7 +371,8 @@ impl Rules<'_> {
         }
     }
 
-    /// A stops handing out, one commit returns what is left, and the process ends. A crash in between is a crash.
+    /// A stops handing out, gives back what is left in one commit, and ends. A crash in between is the step
+    /// `Crash`.
     fn stop(self, state: &mut State) {
         for (batch, plan) in state.batches.iter_mut().zip(self.scope.plans) {
             batch.answering &= !self.scope.all_held(*plan, Site::A);
@@ -388,7 +390,7 @@ impl Rules<'_> {
     }
 }
 
-/// Commits a batch at A; whether it was stored.
+/// Commits a batch at A. Returns whether it was stored.
 fn commit(batch: &mut Batch, plan: Plan) -> bool {
     let known = if batch.at_a == Row::Unknown { Known::Unknown } else { Known::Tombstone };
     let stored = life::push(known) == Inserted::Stored;

@@ -7,9 +7,9 @@ use x509_parser::prelude::FromDer as _;
 
 use super::{AuthenticatedSae, Identity, IdentityError, IdentityRules, SaeIdentitySource, spiffe};
 
-/// Whom the certificate `leaf_der` names. The caller has verified its chain.
+/// The identity in the certificate `leaf_der`. The caller has verified its chain.
 ///
-/// A certificate with a SPIFFE URI names that identity and no other; the fallbacks are for certificates without one.
+/// A SPIFFE URI alone decides; the other sources are for certificates without one.
 ///
 /// # Errors
 /// [`IdentityError`].
@@ -63,7 +63,7 @@ impl<'a> Names<'a> {
         Ok(names)
     }
 
-    /// The DNS name, if there is exactly one: of several, none is the ID.
+    /// The DNS name, if there is exactly one.
     fn only_dns(&self) -> Option<String> {
         match self.dns.as_slice() {
             [name] => Some((*name).to_owned()),

@@ -1,8 +1,8 @@
-//! Who is at the other end of a connection, by its verified certificate.
+//! Who is at the other end of a connection, according to its verified certificate.
 //!
-//! The kind in the SPIFFE URI decides: a certificate of an SAE never passes as that of a KME. Only this module makes an
-//! [`AuthenticatedSae`] or [`AuthenticatedKme`], so a function that takes one cannot be called with a name from a path
-//! or a body.
+//! The kind in the SPIFFE URI decides: an SAE's certificate never passes as a KME's. Only this module makes
+//! an [`AuthenticatedSae`] or [`AuthenticatedKme`], so a function that takes one cannot be called with a name
+//! from a path or a body.
 
 mod certificate;
 mod spiffe;
@@ -77,7 +77,7 @@ pub struct IdentityRules {
     pub sae_sources: Vec<SaeIdentitySource>,
 }
 
-/// Why a certificate names nobody, though its chain is good.
+/// Why a certificate gives no identity although its chain is good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// There is no certificate: the listener has no TLS.
@@ -105,7 +105,7 @@ pub enum IdentityError {
 pub struct ClientIdentity(Arc<Result<Identity, IdentityError>>);
 
 impl ClientIdentity {
-    /// From what [`identify`] says of the certificate of the client.
+    /// From the result of [`identify`] for the client's certificate.
     pub fn new(identity: Result<Identity, IdentityError>) -> Self {
         Self(Arc::new(identity))
     }
@@ -147,7 +147,7 @@ impl ClientIdentity {
         }
     }
 
-    /// Why the certificate names nobody, if it does not.
+    /// Why the certificate gives no identity, if it gives none.
     pub fn refusal(&self) -> Option<&IdentityError> {
         self.0.as_ref().as_ref().err()
     }

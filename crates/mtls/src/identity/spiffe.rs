@@ -11,7 +11,7 @@ pub(super) fn is_spiffe(uri: &str) -> bool {
     uri.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }
 
-/// Whom `uri` names in `trust_domain`.
+/// The identity that `uri` names in `trust_domain`.
 pub(super) fn parse(uri: &str, trust_domain: &str) -> Result<Identity, IdentityError> {
     let unknown = || IdentityError::UnknownForm(printable(uri));
     let rest = uri.get(SCHEME.len()..).filter(|_| is_spiffe(uri)).ok_or_else(unknown)?;
@@ -29,7 +29,7 @@ pub(super) fn parse(uri: &str, trust_domain: &str) -> Result<Identity, IdentityE
         "kme" => id.parse().map(AuthenticatedKme).map(Identity::Kme).map_err(|_| unknown()),
         "pool" => id.parse().map(Identity::Pool).map_err(|_| unknown()),
         "operator" => {
-            // The rules are those of the other names, though it has no type of its own.
+            // An operator's name follows the rules of the other IDs, although it has no type of its own.
             id.parse::<kme::SaeId>().map_err(|_| unknown())?;
             Ok(Identity::Operator(id.into_owned()))
         }
