@@ -32,9 +32,12 @@ pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String,
     let read = move || vec![(Labels::default(), restarts.count())];
     registry.register("dqkd_task_restarts", help, Reading::counter(read));
     let tls = Arc::clone(&common.tls);
-    gauge(registry, "dqkd_certificate_expiry_timestamp_seconds", "End of the own certificate", move || {
-        Some(seconds(tls.not_after()))
-    });
+    gauge(
+        registry,
+        "dqkd_certificate_expiry_timestamp_seconds",
+        "When this daemon's certificate expires",
+        move || Some(seconds(tls.not_after())),
+    );
     let tls = Arc::clone(&common.tls);
     let help = "When the first revocation list should be replaced; absent without one";
     gauge(registry, "dqkd_crl_next_update_timestamp_seconds", help, move || {
@@ -93,7 +96,7 @@ pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
     gauge(
         registry,
         "dqkd_pool_servers_available",
-        "Pool servers that are not left alone after a failure",
+        "Pool servers that are not paused after a failure",
         move || Some(servers.available().len() as u64),
     );
     let (own_sets, peers_sets) = (Arc::clone(&own), Arc::clone(&of_peers));

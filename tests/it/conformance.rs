@@ -65,7 +65,7 @@ impl Laboratory {
         let (pki, foreign) = (self.network.pki(), self.network.dir().join("foreign"));
         let mut command = qkd014();
         command.args(["conformance", "--profile", profile, "--drain", "--max-keys", MAX_KEYS]);
-        command.arg("--demo-json").arg(self.network.manifest());
+        command.arg("--demo").arg(self.network.manifest());
         command.args(["--x-cert", &file(&pki, "xavier.pem"), "--x-key", &file(&pki, "xavier.key")]);
         command.args(["--y-cert", &file(&foreign, "alice.pem"), "--y-key", &file(&foreign, "alice.key")]);
         command.args(["--odd-id", ODD_ID, "--unmet-extension", UNMET]);
@@ -223,7 +223,7 @@ fn a_hook_that_fails_is_a_failure_and_too_few_keys_are_a_reason_to_skip() {
     let network = Network::start(2);
     let run = |args: &[&str]| {
         let mut command = qkd014();
-        output_of(command.args(["conformance", "--demo-json"]).arg(network.manifest()).args(args))
+        output_of(command.args(["conformance", "--demo"]).arg(network.manifest()).args(args))
     };
     let output = run(&["--only", "48", "--restart-hook", "exit 3"]);
     let table = text(&output.stdout);
@@ -242,7 +242,7 @@ fn kmes_that_are_not_there_are_failures() {
     let network = Network::generate(2);
     let manifest = network.manifest();
     let mut command = qkd014();
-    command.args(["conformance", "--timeout", "2", "--format", "junit", "--only", "1-8", "--demo-json"]);
+    command.args(["conformance", "--timeout", "2", "--format", "junit", "--only", "1-8", "--demo"]);
     let output = output_of(command.arg(&manifest));
     let xml = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{xml}");
@@ -257,11 +257,11 @@ fn wrong_usage_is_named_and_ends_with_2() {
     let manifest = network.manifest();
     let manifest = manifest.to_str().unwrap();
     for (args, named) in [
-        (&["--demo-json", manifest, "--only", "55"][..], "--only: `55` is not a test"),
-        (&["--demo-json", manifest, "--unmet-extension", "[]"], "--unmet-extension is no JSON object"),
-        (&["--demo-json", "/nowhere/demo.json"], "cannot read /nowhere/demo.json"),
-        (&["--demo-json", manifest, "--cut-hook", "true"], "--heal-hook"),
-        (&["--demo-json", manifest, "--c-id", "carol"], "--c-id needs --c-cert"),
+        (&["--demo", manifest, "--only", "55"][..], "--only: `55` is not a test"),
+        (&["--demo", manifest, "--unmet-extension", "[]"], "--unmet-extension is no JSON object"),
+        (&["--demo", "/nowhere/demo.json"], "cannot read /nowhere/demo.json"),
+        (&["--demo", manifest, "--cut-hook", "true"], "--heal-hook"),
+        (&["--demo", manifest, "--c-id", "carol"], "--c-id needs --c-cert"),
         (&["--kme-a", "https://x", "--kme-b", "https://y", "--ca", "/nowhere/ca.pem"], "give --a-id"),
     ] {
         let output = output_of(qkd014().arg("conformance").args(args));

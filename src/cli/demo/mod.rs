@@ -43,7 +43,7 @@ pub(super) struct DemoArgs {
     /// Stop after the proof; fail if the keys differ
     #[arg(long, conflicts_with = "generate_only")]
     once: bool,
-    /// Only write the files; `dqkd pool` and `dqkd serve` then start the daemons
+    /// Write the files and exit; start the daemons yourself with `dqkd pool` and `dqkd serve`
     #[arg(long)]
     generate_only: bool,
 }

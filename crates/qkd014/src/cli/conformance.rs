@@ -67,20 +67,20 @@ struct SaeOptions {
 #[derive(Debug, Args)]
 pub(super) struct ConformanceArgs {
     /// The KME that serves A, for example https://kme-a.example:8443
-    #[arg(long, value_name = "URL", required_unless_present = "demo_json")]
+    #[arg(long, value_name = "URL", required_unless_present = "demo")]
     kme_a: Option<KmeUrl>,
     /// The KME that serves B
-    #[arg(long, value_name = "URL", required_unless_present = "demo_json")]
+    #[arg(long, value_name = "URL", required_unless_present = "demo")]
     kme_b: Option<KmeUrl>,
     /// The KME that serves C; B's unless given
     #[arg(long, value_name = "URL")]
     kme_c: Option<KmeUrl>,
     /// CA certificates that the KMEs' certificates come from; PEM
-    #[arg(long, value_name = "FILE", required_unless_present = "demo_json")]
+    #[arg(long, value_name = "FILE", required_unless_present = "demo")]
     ca: Option<PathBuf>,
     /// Take the KMEs, the CA and the SAEs A, B, C from the demo.json of `dqkd demo`; other options override it
-    #[arg(long, value_name = "FILE")]
-    demo_json: Option<PathBuf>,
+    #[arg(long, alias = "demo-json", value_name = "FILE")]
+    demo: Option<PathBuf>,
     #[command(flatten)]
     a: OptionsOfA,
     #[command(flatten)]
@@ -173,7 +173,7 @@ pub(super) fn run(args: ConformanceArgs) -> Outcome {
 
 impl ConformanceArgs {
     fn setup(self) -> anyhow::Result<Setup> {
-        let demo = self.demo_json.as_deref().map(Demo::read).transpose()?.unwrap_or_default();
+        let demo = self.demo.as_deref().map(Demo::read).transpose()?.unwrap_or_default();
         let ca = self.ca.or(demo.ca).context("give --ca")?;
         let kme_a = self.kme_a.or(demo.a.url.clone()).context("give --kme-a")?;
         let kme_b = self.kme_b.or(demo.b.url.clone()).context("give --kme-b")?;

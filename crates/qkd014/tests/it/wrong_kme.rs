@@ -85,7 +85,7 @@ impl Fixture {
         let mut command = qkd014();
         command.args(["conformance", "--format", format, "--drain", "--max-keys", "3000"]).args(scope);
         command.args(["--unmet-extension", r#"{"example_route_type":"relay"}"#]);
-        command.arg("--demo-json").arg(demo.join("demo.json"));
+        command.arg("--demo").arg(demo.join("demo.json"));
         for (letter, dir, name) in [("x", pki.as_path(), "stranger"), ("y", self.foreign.path(), "alice")] {
             command.arg(format!("--{letter}-cert")).arg(dir.join(format!("{name}.pem")));
             command.arg(format!("--{letter}-key")).arg(dir.join(format!("{name}.key")));
