@@ -312,7 +312,7 @@ async fn sweep_store(store: Arc<Store>) {
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "expired keys could not be erased; they are not returned all the same"
+                        "expired keys could not be erased; they still cannot be retrieved"
                     );
                     sleep(STORE_SWEEP_AGAIN).await;
                     break;
@@ -353,7 +353,10 @@ async fn watch_peer(
                 if is_prepared { WATCH_EVERY } else { WATCH_AGAIN.after(failures) }
             }
             Err(error) => {
-                tracing::debug!(peer = %peer.kme(), url, error = &error as &dyn std::error::Error, "no answer");
+                tracing::debug!(
+                    peer = %peer.kme(), url, error = &error as &dyn std::error::Error,
+                    "a peer does not answer"
+                );
                 failures = 0;
                 TICK
             }

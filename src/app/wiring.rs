@@ -31,7 +31,7 @@ pub(super) fn sae_identity_rules(config: &KmeConfig) -> IdentityRules {
     IdentityRules { trust_domain: config.trust_domain.clone(), sae_sources: config.sae_identity.clone() }
 }
 
-/// For listeners whose callers must have a SPIFFE URI: KMEs, pool servers and operators.
+/// Rules for KMEs, pool servers and operators: they must have a SPIFFE URI.
 pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }

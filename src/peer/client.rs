@@ -237,7 +237,10 @@ impl PeerClient {
             if attempts == ATTEMPTS_MAX || !error.is_passing() || again >= deadline {
                 return Err(error);
             }
-            tracing::debug!(peer = %self.kme, error = &error as &dyn std::error::Error, "calling a peer again");
+            tracing::debug!(
+                peer = %self.kme, error = &error as &dyn std::error::Error,
+                "repeating a call to a peer"
+            );
             self.meter.note_repeat();
             sleep_until(again).await;
             attempts += 1;

@@ -24,7 +24,7 @@ pub enum PeerError {
     #[error("KME {0} did not answer in time")]
     Slow(KmeId),
     /// The circuit breaker is open: the peer failed several times in a row and is not called for a moment.
-    #[error("KME {0} is not answering; it is tried again soon")]
+    #[error("KME {0} is not answering; calls are tried again soon")]
     Paused(KmeId),
     /// The peer cannot serve the call now (503); it may later.
     #[error("KME {kme} is busy: {message}")]

@@ -98,7 +98,7 @@ impl<'a> Pass<'a> {
     fn log(&self, route: &Route, error: &PeerError) {
         let (peer, url, cause) = (self.kme, route.url(), error as &dyn std::error::Error);
         if matches!(error, PeerError::Refused { .. }) && !error.refuses_set() {
-            tracing::warn!(%peer, url, error = cause, "a replica of a peer refused a call; the next is asked");
+            tracing::warn!(%peer, url, error = cause, "a replica of a peer refused a call; asking the next");
         } else {
             tracing::debug!(%peer, url, error = cause, "a call to an address of a peer failed");
         }

@@ -143,7 +143,7 @@ pub struct Refusal {
 /// JSON in a buffer that is wiped with its last handle.
 ///
 /// # Errors
-/// If the value has no JSON form, which every type of this module has.
+/// If the value has no JSON form. Every type of this module has one.
 pub fn encode(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
     let mut counter = Counter(0);
     serde_json::to_writer(&mut counter, value)?;

@@ -36,7 +36,7 @@ pub enum PoolClientError {
         source: HttpsError,
     },
     /// The answer ended before it was complete.
-    #[error("pool server {server} broke off its answer")]
+    #[error("pool server {server} ended its answer too early")]
     Interrupted {
         /// The server.
         server: PoolServerId,

@@ -98,7 +98,7 @@ impl LockedWords {
             // SAFETY: the range is exactly our mapping; neither advice changes what this process reads.
             let advised = unsafe { madvise(self.address(), self.len_bytes(), advice) };
             if let Err(errno) = advised {
-                tracing::debug!(?advice, %errno, "the kernel refused an advice on pool memory");
+                tracing::debug!(?advice, %errno, "the kernel refused madvise on pool memory");
             }
         }
     }
@@ -115,7 +115,7 @@ impl LockedWords {
                     limit_bytes = ?getrlimit(Resource::Memlock).current,
                     %errno,
                     "pool memory cannot be locked and could reach a swap device; raise LimitMEMLOCK of \
-                     the service (ulimit -l) or grant CAP_IPC_LOCK (this is said once)"
+                     the service (ulimit -l) or grant CAP_IPC_LOCK (logged once)"
                 );
             });
         }
@@ -208,7 +208,7 @@ fn raise_soft_limit() {
         if limit.current != limit.maximum {
             let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
             if let Err(errno) = setrlimit(Resource::Memlock, raised) {
-                tracing::debug!(%errno, "the soft limit on locked memory stays as it is");
+                tracing::debug!(%errno, "the soft limit on locked memory cannot be raised");
             }
         }
     });

@@ -412,7 +412,10 @@ async fn retire(server: Arc<PoolServer>, id: PoolId, reads_expected: Arc<BTreeMa
             }
         }
         Err(error) => {
-            tracing::debug!(server = %name, error = &error as &dyn std::error::Error, "no read counts");
+            tracing::debug!(
+                server = %name, error = &error as &dyn std::error::Error,
+                "a pool server gave no read counts"
+            );
         }
     }
     if let Err(error) = server.client.release(id).await {

@@ -284,7 +284,7 @@ impl SourceSets {
             && !is_paused
             && let Err(error) = self.flight(key, group, 0, now)
         {
-            tracing::debug!(error = &error as &dyn std::error::Error, "no renewal of a pool set now");
+            tracing::debug!(error = &error as &dyn std::error::Error, "a pool set cannot be renewed now");
             group.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
         }
     }

@@ -113,7 +113,7 @@ async fn void_at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId,
                 parts.meter.retracted(Retracted::Kept);
                 tracing::error!(
                     peer = %peer.kme(), batch = %batch_id, kept = answer.kept.len(),
-                    "keys of an order that failed had been retrieved"
+                    "keys of a failed order had already been retrieved"
                 );
                 return;
             }
@@ -154,7 +154,7 @@ async fn void_ready_at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: 
                 if !attempts.wait_for_next(parts).await {
                     tracing::warn!(
                         batch = %batch_id, error = &error as &dyn std::error::Error,
-                        "whether ready keys were stored is not known; their twins stay until they expire"
+                        "could not find out whether ready keys were stored; their twins stay until expiry"
                     );
                     return false;
                 }

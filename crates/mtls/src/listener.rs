@@ -140,7 +140,7 @@ pub async fn serve(
         tracing::warn!(
             listener = name,
             left = connections.len(),
-            "requests exceed the grace; their connections are cut off"
+            "requests took longer than the grace period; closing their connections"
         );
         cut.cancel();
         connections.wait().await;

@@ -87,7 +87,7 @@ fn free(count: usize) -> anyhow::Result<Vec<u16>> {
             return Ok(ports);
         }
     }
-    bail!("found no {count} free ports in a row: give --base-port")
+    bail!("found no {count} consecutive free ports: give --base-port")
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ fn create_private(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let mode = path.metadata().map_err(|e| failed("cannot read the mode of", &e))?.mode();
             if mode & 0o077 != 0 {
-                warn!(store.file = %path.display(), "others may read the database file: chmod 600 it");
+                warn!(store.file = %path.display(), "other users may read the database file: chmod 600 it");
             }
             Ok(())
         }

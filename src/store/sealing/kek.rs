@@ -58,7 +58,7 @@ pub enum KekError {
     #[error("{0} has no key-encryption key")]
     Empty(String),
     /// The same key twice.
-    #[error("{origin}, line {line}: this key-encryption key is there twice")]
+    #[error("{origin}, line {line}: this key-encryption key is listed twice")]
     Twice {
         /// The file or variable.
         origin: String,
@@ -95,7 +95,10 @@ impl KeyEncryptionKeys {
         let failed = |source| KekError::File { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-            warn!(kek.file = %path.display(), "others may read the key-encryption key file: chmod 600 it");
+            warn!(
+                kek.file = %path.display(),
+                "other users may read the key-encryption key file: chmod 600 it"
+            );
         }
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_TEXT_BYTES).read_to_string(&mut text).map_err(failed)?;

@@ -214,7 +214,7 @@ impl Writer {
                         return Err((error, jobs));
                     }
                     self.parts.meter.note_reruns(jobs.len());
-                    debug!(%error, run, "a transaction runs again");
+                    debug!(%error, run, "repeating a transaction");
                 }
                 Ended::Failed(error) => {
                     self.roll_back().await;
@@ -308,13 +308,13 @@ impl Writer {
                     return Ended::Hindered(error);
                 }
                 Err(error) => {
-                    debug!(%error, "not known yet whether the commit took place");
+                    debug!(%error, "still finding out whether the commit took place");
                     self.link = None;
                     sleep(RESOLVE_PAUSE).await;
                 }
             }
         }
-        error!("could not find out whether a commit took place; its callers are told so");
+        error!("could not find out whether a commit took place; its callers get an error that says so");
         // The old transaction may still hold the mark, and the next one would wait for it.
         if let Ok(mark) = Mark::draw(&*self.parts.random) {
             self.mark = mark;

@@ -279,7 +279,7 @@ impl Reserve {
             let blocks = self.lease_blocks(&pair, 1);
             self.parts.tasks.spawn(async move {
                 if let Err(error) = reserve.lease(&pair, blocks).await {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "no lease ahead of need");
+                    tracing::debug!(error = &error as &dyn std::error::Error, "lease ahead of need failed");
                 }
                 pair.is_leasing.store(false, Ordering::SeqCst);
                 reserve.wanted.notify_one();

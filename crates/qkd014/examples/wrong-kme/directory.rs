@@ -70,7 +70,7 @@ impl Directory {
         let file = dir.join("demo.json");
         let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let demo: Demo =
-            serde_json::from_slice(&text).with_context(|| format!("{} is no demo", file.display()))?;
+            serde_json::from_slice(&text).with_context(|| format!("{} is not a demo", file.display()))?;
         let mut directory = Self { ca: demo.ca, sites: Vec::new(), home_of: BTreeMap::new() };
         for site in demo.sites {
             for sae in &site.saes {
@@ -94,7 +94,7 @@ fn read_site(site: DemoSite) -> anyhow::Result<Site> {
     let dir = site.config.parent().unwrap_or(Path::new("."));
     let address = site.sae_url.trim_start_matches("https://").trim_end_matches('/');
     Ok(Site {
-        address: address.parse().with_context(|| format!("{address} is no address"))?,
+        address: address.parse().with_context(|| format!("{address} is not an address"))?,
         cert: dir.join(config.tls.cert),
         key: dir.join(config.tls.key),
         trust_domain: config.kme.trust_domain,

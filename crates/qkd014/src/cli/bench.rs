@@ -186,7 +186,7 @@ pub(super) fn run(args: BenchArgs) -> Outcome {
         print!("{}", report.to_table());
     }
     if !report.twins.are_fine() {
-        return Err(anyhow!("keys are not what they should be: {:?}", report.twins).into());
+        return Err(anyhow!("keys are missing or wrong: {:?}", report.twins).into());
     }
     Ok(())
 }
