@@ -129,7 +129,7 @@ fn run(command: Command) -> Outcome {
     }
 }
 
-/// Runs `work` on a runtime of its own.
+/// Runs `work` on a new runtime.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;

@@ -14,7 +14,7 @@ impl<T> Clone for Flight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flight<T> {
-    /// Starts `work` in a task of its own.
+    /// Starts `work` in its own task.
     pub(super) fn start(work: impl Future<Output = T> + Send + 'static) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {

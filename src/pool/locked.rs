@@ -56,7 +56,7 @@ pub fn lock_report() -> LockReport {
     }
 }
 
-/// 64-bit words in a mapping of their own: page-aligned, wiped and unmapped when dropped.
+/// 64-bit words in their own mapping: page-aligned, wiped and unmapped when dropped.
 pub struct LockedWords {
     start: NonNull<u64>,
     words: usize,

@@ -62,7 +62,7 @@ pub(super) enum Retracted {
     Voided,
     /// Somebody had retrieved some of its keys.
     Kept,
-    /// The peer could not be told; the keys expire.
+    /// The peer could not be reached; the keys expire.
     LeftToExpire,
 }
 

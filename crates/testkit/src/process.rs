@@ -94,7 +94,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A daemon in a process of its own; killed when dropped.
+/// A daemon as a process; killed when dropped.
 pub struct Daemon {
     child: Child,
     log: PathBuf,

@@ -69,7 +69,7 @@ impl Readiness {
 
 /// Reports the daemon's condition.
 pub trait Health: Send + Sync {
-    /// Looks now. It has a deadline of its own.
+    /// Checks the daemon now, within its own deadline.
     fn look(&self) -> BoxFuture<'_, Readiness>;
 }
 

@@ -16,7 +16,7 @@ pub(super) fn unpack(packed: &[u8]) -> Vec<KeyId> {
     packed.as_chunks().0.iter().map(|id| KeyId::from_bytes(*id)).collect()
 }
 
-/// Batch IDs, packed likewise.
+/// Batch IDs, packed in the same way.
 pub(super) fn pack_batches<'a>(batch_ids: impl IntoIterator<Item = &'a BatchId>) -> Vec<u8> {
     batch_ids.into_iter().flat_map(BatchId::as_bytes).copied().collect()
 }

@@ -240,8 +240,8 @@ pub(crate) const SWEEP_DATA_KEYS: Sql = sql!(
 
 pub(crate) const SWEEP_MARKS: &str = "DELETE FROM commit_marks WHERE marked_at_ms <= $1";
 /// At most 512 locks for any number of batches, because the server's table of locks is small. Batches that
-/// share a lock wait for each other, no more. The schema is part of the lock: two sites in one database have
-/// the same batches.
+/// share a lock only wait for each other. The schema is part of the lock: two sites in one database have the
+/// same batches.
 pub(crate) const LOCK_BATCHES: &str = postgres_packed!(
     "SELECT pg_advisory_xact_lock(hashtext('dqkd batch ' || current_schema()), lock) FROM \
      (SELECT DISTINCT hashtext(encode(id, 'hex')) & 511 AS lock FROM ids ORDER BY 1) AS sorted"

@@ -29,7 +29,7 @@ pub(super) fn parse(uri: &str, trust_domain: &str) -> Result<Identity, IdentityE
         "kme" => id.parse().map(AuthenticatedKme).map(Identity::Kme).map_err(|_| unknown()),
         "pool" => id.parse().map(Identity::Pool).map_err(|_| unknown()),
         "operator" => {
-            // An operator's name follows the rules of the other IDs, although it has no type of its own.
+            // An operator's name follows the rules of the other IDs, although it has no type.
             id.parse::<kme::SaeId>().map_err(|_| unknown())?;
             Ok(Identity::Operator(id.into_owned()))
         }

@@ -19,7 +19,7 @@ impl From<anyhow::Error> for Failure {
 
 pub(super) type Outcome = Result<(), Failure>;
 
-/// Runs `work` on a runtime of its own.
+/// Runs `work` on a new runtime.
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;

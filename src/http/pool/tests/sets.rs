@@ -1,4 +1,4 @@
-//! Clients and pool sets against real pool servers.
+//! Pool clients and pool sets against real pool servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};

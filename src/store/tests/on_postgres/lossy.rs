@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// What the driver sends for `COMMIT`: a simple query.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
-/// What it is told to lose.
+/// What the proxy has to lose.
 #[derive(Default)]
 struct Orders {
     commits: AtomicU32,

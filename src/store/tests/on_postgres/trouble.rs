@@ -10,7 +10,7 @@ use super::lossy::Lossy;
 use super::*;
 use testkit::needs;
 
-/// A site on a server of its own, which may be stopped.
+/// A site on its own server, which may be stopped.
 fn site_on(server: &Server) -> Site {
     Site::at(tempfile::tempdir().unwrap(), server.new_database())
 }
