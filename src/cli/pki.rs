@@ -21,7 +21,7 @@ pub(super) struct PkiArgs {
 enum PkiCommand {
     /// Make an authority: root, issuing CA, first revocation lists
     Init(InitArgs),
-    /// Issue a certificate; with a password also a .p12 bundle for curl and others
+    /// Issue a certificate and, with a password, a .p12 bundle for curl and others
     Issue(IssueArgs),
     /// Revoke certificates and write new revocation lists
     Revoke(RevokeArgs),

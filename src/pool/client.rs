@@ -66,7 +66,7 @@ pub enum PoolClientError {
         message: String,
     },
     /// The download has another length than the pool.
-    #[error("pool server {server} sent a pool of another length than {wanted_bytes} bytes")]
+    #[error("pool server {server} sent a pool that is not {wanted_bytes} bytes long")]
     WrongLength {
         /// The server.
         server: PoolServerId,
@@ -82,7 +82,7 @@ pub enum PoolClientError {
         what: &'static str,
     },
     /// This site has no memory for the pool.
-    #[error("no memory here for a pool of server {server}")]
+    #[error("out of memory for a pool of server {server}")]
     NoMemory {
         /// The server.
         server: PoolServerId,

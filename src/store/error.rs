@@ -66,7 +66,7 @@ pub enum RetrieveError {
     #[error("the caller is not named by a requested key")]
     NotEntitled,
     /// A requested key cannot be returned: unknown, expired, voided or retrieved (400, clause 6.4).
-    #[error("a requested key is not here")]
+    #[error("a requested key is not available")]
     NotFound,
     /// The store failed.
     #[error(transparent)]

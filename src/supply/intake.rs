@@ -53,7 +53,7 @@ pub enum IntakeError {
     #[error("{0}")]
     Refused(String),
     /// The ID of the batch or of one of its keys is in use here for something else.
-    #[error("the batch or one of its keys is known here with other content")]
+    #[error("this site already has this batch ID or key ID with other content")]
     Conflict,
     /// The source voided the batch before it arrived.
     #[error("the batch was voided")]

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::history::{Answer, Ask, Caller, Event, Outcome, Party, Seen};
+use crate::history::{Ask, Caller, Event, Outcome, Party, Seen, SeenAnswer};
 use crate::wire::{Reply, Wire};
 use crate::workload::World;
 
@@ -73,12 +73,12 @@ impl Client {
     }
 }
 
-fn read(status: u16, retry_after: bool, body: Option<Value>) -> Answer {
+fn read(status: u16, retry_after: bool, body: Option<Value>) -> SeenAnswer {
     let body = body.unwrap_or_default();
     let keys = body["keys"].as_array().and_then(|keys| keys.iter().map(key).collect());
     let counts = body["stored_key_count"].as_u64().zip(body["max_key_count"].as_u64());
     let message = body["message"].as_str().map(str::to_owned);
-    Answer { status, retry_after, message, keys, counts }
+    SeenAnswer { status, retry_after, message, keys, counts }
 }
 
 /// `None`: not a key as the standard defines it.

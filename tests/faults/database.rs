@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use testkit::PATIENCE;
-use testkit::postgres::{Server, Stop};
+use testkit::postgres::{Stop, TestPostgres};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -29,7 +29,7 @@ pub(crate) struct Database {
 
 enum Kind {
     Sqlite(PathBuf),
-    Postgres(Arc<Server>),
+    Postgres(Arc<TestPostgres>),
 }
 
 impl Database {
@@ -42,8 +42,8 @@ impl Database {
     /// A server of Postgres with its files on the disk, or in the folder of the network.
     pub(crate) fn postgres(folder: &Path, disk: Option<Disk>) -> Self {
         let folder = disk.as_ref().map_or(folder, Disk::folder);
-        let server = Server::private_at(&folder.join("postgres"));
-        let role = format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{}'", Server::PASSWORD);
+        let server = TestPostgres::private_at(&folder.join("postgres"));
+        let role = format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{}'", TestPostgres::PASSWORD);
         server.sql("postgres", &[&role, &format!("CREATE DATABASE {ROLE} OWNER {ROLE} TEMPLATE template0")]);
         Self { kind: Kind::Postgres(Arc::new(server)), disk, turn: Mutex::default() }
     }
@@ -60,7 +60,7 @@ impl Database {
                     }
                     None => server.socket_url(ROLE),
                 };
-                url.replacen(&format!("//{}", Server::USER), &format!("//{ROLE}"), 1)
+                url.replacen(&format!("//{}", TestPostgres::USER), &format!("//{ROLE}"), 1)
             }
         }
     }
@@ -174,13 +174,13 @@ impl Database {
         sql(server, &[&limit(-1)]).await
     }
 
-    fn server(&self) -> Result<&Arc<Server>, String> {
+    fn server(&self) -> Result<&Arc<TestPostgres>, String> {
         let Kind::Postgres(server) = &self.kind else { return Err("SQLite has no server".to_owned()) };
         Ok(server)
     }
 }
 
-async fn sql(server: &Arc<Server>, statements: &[&str]) -> Result<(), String> {
+async fn sql(server: &Arc<TestPostgres>, statements: &[&str]) -> Result<(), String> {
     let server = Arc::clone(server);
     let statements: Vec<String> = statements.iter().map(|&text| text.to_owned()).collect();
     let run = move || {
@@ -191,7 +191,7 @@ async fn sql(server: &Arc<Server>, statements: &[&str]) -> Result<(), String> {
 }
 
 /// Starts a server until it answers, as a service manager would.
-async fn start(server: &Arc<Server>) -> Result<(), String> {
+async fn start(server: &Arc<TestPostgres>) -> Result<(), String> {
     let until = Instant::now() + PATIENCE;
     loop {
         let failure = match sql(server, &["SELECT 1"]).await {

@@ -59,11 +59,11 @@ pub(crate) enum Outcome {
     NotSent,
     /// It was or may have been sent, and no complete answer came.
     Lost,
-    Answer(Answer),
+    Answer(SeenAnswer),
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct SeenAnswer {
     pub(crate) status: u16,
     pub(crate) retry_after: bool,
     /// `message` of an error.
@@ -93,7 +93,7 @@ impl Event {
     /// The keys of an answer of 200.
     pub(crate) fn keys(&self) -> &[Seen] {
         match &self.outcome {
-            Outcome::Answer(Answer { status: 200, keys: Some(keys), .. }) => keys,
+            Outcome::Answer(SeenAnswer { status: 200, keys: Some(keys), .. }) => keys,
             _ => &[],
         }
     }

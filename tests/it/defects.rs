@@ -13,7 +13,7 @@ use base64::Engine as _;
 
 use testkit::Killed;
 use testkit::needs;
-use testkit::{Answer, Curl, Network, PATIENCE, TcpLink, dqkd, eventually};
+use testkit::{Curl, CurlAnswer, Network, PATIENCE, TcpLink, dqkd, eventually};
 
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
 /// How long one call may take on a busy machine. Elsewhere it took minutes, or never ended.
@@ -33,7 +33,7 @@ fn enc_url(network: &Network, sae: &str, slave: &str) -> String {
 }
 
 /// The lines of `--write-out`, one for each transfer; bodies go to files.
-fn transfers(answer: &Answer) -> Vec<String> {
+fn transfers(answer: &CurlAnswer) -> Vec<String> {
     let lines = answer.body.lines().filter(|line| !line.is_empty()).map(str::to_owned);
     lines.chain([format!("{} {}", answer.status, answer.version)]).collect()
 }

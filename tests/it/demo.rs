@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use testkit::Killed;
 use testkit::needs;
-use testkit::postgres::Server;
+use testkit::postgres::TestPostgres;
 use testkit::{PATIENCE, dqkd, lines_of, output_of, run_to_end};
 
 #[test]
@@ -28,7 +28,7 @@ fn once_prints_the_same_key_from_both_sites_and_ends_with_0() {
 #[test]
 fn with_a_postgres_each_site_has_a_schema_of_its_own_and_a_second_demo_replaces_them() {
     needs!(Postgres);
-    let url = Server::shared().new_database();
+    let url = TestPostgres::shared().new_database();
     for _ in 0..2 {
         let dir = TempDir::new().unwrap();
         let mut demo = dqkd();
@@ -36,10 +36,10 @@ fn with_a_postgres_each_site_has_a_schema_of_its_own_and_a_second_demo_replaces_
         let output = output_of(&mut demo);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let database = Server::database_of(&url);
+    let database = TestPostgres::database_of(&url);
     for schema in ["dqkd_demo_site_a", "dqkd_demo_site_b"] {
         let count = format!("SELECT count(*) > 0 FROM {schema}.batches");
-        assert_eq!(Server::shared().sql(database, &[&count]), "t");
+        assert_eq!(TestPostgres::shared().sql(database, &[&count]), "t");
     }
 }
 

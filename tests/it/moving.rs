@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Output;
 
 use testkit::needs;
-use testkit::postgres::Server;
+use testkit::postgres::TestPostgres;
 use testkit::{Network, dqkd, output_of};
 
 fn copy(from: &Path, to: &str, more: &[&str]) -> Output {
@@ -23,7 +23,7 @@ fn a_site_that_moves_to_postgres_returns_the_keys_that_it_had_and_only_once() {
     let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
     assert_eq!(network.dec("bob", "alice", &ids[..1]).keys(), keys[..1]);
     let config = network.site(1).config.clone();
-    let url = Server::shared().new_database();
+    let url = TestPostgres::shared().new_database();
 
     let running = copy(&config, &url, &[]);
     assert_eq!(running.status.code(), Some(1), "{}", said(&running));

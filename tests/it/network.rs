@@ -6,7 +6,7 @@ use std::path::Path;
 use base64::Engine as _;
 use serde_json::json;
 
-use testkit::{Answer, Curl, Network, Sae};
+use testkit::{Curl, CurlAnswer, Network, Sae};
 
 use crate::stored::stored_keys;
 use testkit::needs;
@@ -169,7 +169,7 @@ fn http_1_and_2_tls_1_2_and_1_3_pem_and_p12_are_served() {
                 let curl = |id: &str| {
                     kind(&network.ca(), network.sae(id).1).and(&[&least, http, "--verbose"]).and(&exactly)
                 };
-                let assert_as_asked = |answer: &Answer| {
+                let assert_as_asked = |answer: &CurlAnswer| {
                     assert_eq!(answer.version, version, "{answer:?}");
                     let agreed = format!("ssl connection using tlsv{tls} ");
                     assert!(answer.headers.contains(&agreed), "{answer:?}");

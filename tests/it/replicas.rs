@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use testkit::needs;
-use testkit::postgres::Server;
-use testkit::{Answer, Network, eventually};
+use testkit::postgres::TestPostgres;
+use testkit::{CurlAnswer, Network, eventually};
 
 /// Sites A and B with two daemons each.
 struct Pairs {
@@ -24,7 +24,7 @@ const ON_DEMAND: &str = "?size=512";
 
 /// Gives a site a database of its own that any number of daemons may share.
 fn on_postgres(network: &Network, site: usize) -> String {
-    let url = Server::shared().new_database();
+    let url = TestPostgres::shared().new_database();
     let file = format!("sqlite://{}.db", network.site(site).id);
     network.configure(site, &file, &url);
     url
@@ -56,13 +56,13 @@ impl Pairs {
     }
 
     /// `enc_keys` of alice for bob at one daemon of site A.
-    fn enc(&self, daemon: usize, query: &str) -> Answer {
+    fn enc(&self, daemon: usize, query: &str) -> CurlAnswer {
         let url = self.url(daemon, "bob", "enc_keys");
         self.network.curl("alice").get(&format!("{url}{query}"))
     }
 
     /// `dec_keys` of bob at one daemon of site B.
-    fn dec(&self, daemon: usize, ids: &[&str]) -> Answer {
+    fn dec(&self, daemon: usize, ids: &[&str]) -> CurlAnswer {
         let ids: Vec<Value> = ids.iter().map(|id| json!({ "key_ID": id })).collect();
         let url = self.url(daemon, "alice", "dec_keys");
         self.network.curl("bob").post(&url, &json!({ "key_IDs": ids }).to_string())
@@ -118,7 +118,7 @@ fn of_two_retrievals_at_the_same_moment_through_two_replicas_one_gets_the_key() 
     needs!(Postgres, Curl);
     let pairs = Pairs::start("min_stored_per_pair = 0");
     for key in pairs.enc(A[0], "?number=8").keys() {
-        let answers: Vec<Answer> = thread::scope(|scope| {
+        let answers: Vec<CurlAnswer> = thread::scope(|scope| {
             let (pairs, id) = (&pairs, key.0.as_str());
             let asked = B.map(|daemon| scope.spawn(move || pairs.dec(daemon, &[id])));
             asked.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -292,8 +292,9 @@ fn what_one_replica_took_is_voided_through_any_when_another_site_fails() {
         assert_eq!(refused.status, 503, "{refused:?}");
     }
     eventually("site-b holds no key", || {
-        let database = Server::database_of(&database);
-        Server::shared().sql(database, &["SELECT count(*) FROM keys WHERE sealed IS NOT NULL"]).trim() == "0"
+        let database = TestPostgres::database_of(&database);
+        TestPostgres::shared().sql(database, &["SELECT count(*) FROM keys WHERE sealed IS NOT NULL"]).trim()
+            == "0"
     });
     let key = network.enc("alice", "bob", "").key();
     let url = format!("{}/api/v1/keys/alice/dec_keys?key_ID={}", network.site(replica).sae_url, key.0);

@@ -26,19 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Server {
+struct TestServer {
     address: SocketAddr,
     stop: CancellationToken,
     ended: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-impl Server {
+impl TestServer {
     async fn start(tls: Arc<TlsStore>, service: impl ListenerService, limits: ListenerLimits) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
@@ -96,7 +96,7 @@ async fn ask(client: &HttpsClient, address: SocketAddr) -> Result<String, HttpsE
 
 #[tokio::test]
 async fn the_router_learns_who_the_client_is() {
-    let server = Server::whoami().await;
+    let server = TestServer::whoami().await;
     for (role, id) in [(Role::Kme, "site-b"), (Role::Sae, "alice"), (Role::Operator, "olga")] {
         let client = client(testkit::shared().tls(role, id), site_a());
         assert_eq!(ask(&client, server.address).await.unwrap(), id);
@@ -105,7 +105,7 @@ async fn the_router_learns_who_the_client_is() {
 
 #[tokio::test]
 async fn a_client_talks_to_nobody_but_the_server_it_expects() {
-    let server = Server::whoami().await;
+    let server = TestServer::whoami().await;
     let tls = testkit::shared().tls(Role::Kme, "site-b");
     for wrong in
         [ExpectedServer::Kme("site-c".parse().unwrap()), ExpectedServer::Pool("site-a".parse().unwrap())]
@@ -125,7 +125,7 @@ async fn a_client_talks_to_nobody_but_the_server_it_expects() {
 async fn a_server_whose_certificate_was_revoked_is_not_believed() {
     let authority = TestAuthority::new();
     let server_tls = authority.tls(Role::Kme, "site-a");
-    let server = Server::start(server_tls, whoami(), ListenerLimits::default()).await;
+    let server = TestServer::start(server_tls, whoami(), ListenerLimits::default()).await;
     let tls = authority.tls(Role::Kme, "site-b");
     let client = client(tls.clone(), site_a());
     assert!(ask(&client, server.address).await.is_ok());
@@ -140,7 +140,7 @@ async fn a_server_whose_certificate_was_revoked_is_not_believed() {
 async fn a_revoked_client_loses_its_open_connection_and_gets_no_new_one() {
     let authority = TestAuthority::new();
     let server_tls = authority.tls(Role::Kme, "site-a");
-    let server = Server::start(server_tls.clone(), whoami(), ListenerLimits::default()).await;
+    let server = TestServer::start(server_tls.clone(), whoami(), ListenerLimits::default()).await;
     let client = client(authority.tls(Role::Sae, "bob"), site_a());
     assert!(ask(&client, server.address).await.is_ok());
     authority.revoke(Role::Sae, "bob");
@@ -156,7 +156,7 @@ async fn a_revoked_client_loses_its_open_connection_and_gets_no_new_one() {
 #[tokio::test]
 async fn an_expired_certificate_is_refused_by_both_sides() {
     let past = TestAuthority::of_the_past();
-    let server = Server::start(past.tls(Role::Kme, "site-a"), whoami(), ListenerLimits::default()).await;
+    let server = TestServer::start(past.tls(Role::Kme, "site-a"), whoami(), ListenerLimits::default()).await;
     let refused = ask(&client(past.tls(Role::Kme, "site-b"), site_a()), server.address).await.unwrap_err();
     assert!(refused.to_string().contains("expired"), "{refused}");
 }
@@ -170,7 +170,7 @@ async fn shaken(address: SocketAddr) -> TlsStream<TcpStream> {
 
 #[tokio::test]
 async fn the_hybrid_key_exchange_is_negotiated() {
-    let server = Server::whoami().await;
+    let server = TestServer::whoami().await;
     let stream = shaken(server.address).await;
     let (_, connection) = stream.get_ref();
     assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
@@ -188,7 +188,7 @@ async fn closed(stream: &mut TcpStream) {
 #[tokio::test]
 async fn a_client_that_never_finishes_the_handshake_is_cut_off() {
     let limits = ListenerLimits { handshake_timeout: Duration::from_millis(50), ..ListenerLimits::default() };
-    let server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
+    let server = TestServer::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     closed(&mut silent).await;
     let mut garbage = TcpStream::connect(server.address).await.unwrap();
@@ -214,7 +214,7 @@ async fn a_client_that_connects_and_asks_nothing_is_cut_off() {
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_for_a_place() {
     let limits = ListenerLimits { max_connections: 1, ..ListenerLimits::default() };
-    let server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
+    let server = TestServer::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
     let occupant = TcpStream::connect(server.address).await.unwrap();
     let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
     let address = server.address;
@@ -238,7 +238,7 @@ async fn a_stop_lets_a_request_under_way_finish_and_takes_no_more() {
         }),
     );
     let tls = testkit::shared().tls(Role::Kme, "site-a");
-    let mut server = Server::start(tls, router, ListenerLimits::default()).await;
+    let mut server = TestServer::start(tls, router, ListenerLimits::default()).await;
     let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
     let (address, asking) = (server.address, client.clone());
     let under_way = tokio::spawn(async move { ask(&asking, address).await });
@@ -263,7 +263,7 @@ async fn a_request_that_never_ends_is_cut_off_after_the_grace() {
         }),
     );
     let limits = ListenerLimits { shutdown_grace: Duration::from_millis(50), ..ListenerLimits::default() };
-    let mut server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), router, limits).await;
+    let mut server = TestServer::start(testkit::shared().tls(Role::Kme, "site-a"), router, limits).await;
     let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
     let address = server.address;
     let asking = tokio::spawn(async move { ask(&client, address).await });
@@ -280,7 +280,7 @@ async fn a_connection_past_its_life_is_replaced_without_a_failed_request() {
     let limits = ListenerLimits { connection_life: Duration::from_millis(20), ..ListenerLimits::default() };
     let service = Counting { opened: Arc::default(), router: whoami() };
     let opened = service.opened.clone();
-    let server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), service, limits).await;
+    let server = TestServer::start(testkit::shared().tls(Role::Kme, "site-a"), service, limits).await;
     let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
     while opened.load(Ordering::SeqCst) < 3 {
         assert_eq!(ask(&client, server.address).await.unwrap(), "alice");
@@ -291,7 +291,7 @@ async fn a_connection_past_its_life_is_replaced_without_a_failed_request() {
 async fn an_http1_connection_past_its_life_says_so_in_its_last_answer() {
     let life = Duration::from_millis(500);
     let limits = ListenerLimits { connection_life: life, ..ListenerLimits::default() };
-    let server = Server::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
+    let server = TestServer::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
     let mut stream = shaken(server.address).await;
     for (request, is_last) in [(1, false), (2, true)] {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
@@ -315,7 +315,7 @@ async fn an_http1_connection_past_its_life_says_so_in_its_last_answer() {
 /// With the body dropped unread, HTTP/2 would reset the stream before the answer.
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
-    let server = Server::whoami().await;
+    let server = TestServer::whoami().await;
     let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
     for _ in 0..20 {
         let request = Request::builder()

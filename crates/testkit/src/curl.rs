@@ -16,7 +16,7 @@ pub struct Curl {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
+pub struct CurlAnswer {
     /// 0 when there was no HTTP answer.
     pub status: u16,
     pub version: String,
@@ -55,15 +55,15 @@ impl Curl {
         self
     }
 
-    pub fn get(&self, url: &str) -> Answer {
+    pub fn get(&self, url: &str) -> CurlAnswer {
         self.call(&[url])
     }
 
-    pub fn post(&self, url: &str, body: &str) -> Answer {
+    pub fn post(&self, url: &str, body: &str) -> CurlAnswer {
         self.call(&["-H", "Content-Type: application/json", "-d", body, url])
     }
 
-    pub fn call(&self, args: &[&str]) -> Answer {
+    pub fn call(&self, args: &[&str]) -> CurlAnswer {
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--max-time", "60", "--cacert"])
             .arg(&self.ca)
@@ -75,7 +75,7 @@ impl Curl {
         let text = String::from_utf8(output.stdout).unwrap();
         let (body, tail) = text.rsplit_once('\n').unwrap();
         let (status, version) = tail.split_once(' ').unwrap();
-        Answer {
+        CurlAnswer {
             status: status.parse().unwrap(),
             version: version.to_owned(),
             headers: String::from_utf8_lossy(&output.stderr).to_ascii_lowercase(),
@@ -85,7 +85,7 @@ impl Curl {
     }
 }
 
-impl Answer {
+impl CurlAnswer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }

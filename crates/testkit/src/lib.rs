@@ -26,7 +26,7 @@ mod small_kme;
 pub use authority::{
     TRUST_DOMAIN, TestAuthority, authenticated_kme, authenticated_sae, shared, spiffe_rules,
 };
-pub use curl::{Answer, Curl};
+pub use curl::{Curl, CurlAnswer};
 pub use link::TcpLink;
 pub use manifest::Sae;
 pub use needs::Need;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::curl::{Answer, Curl};
+use super::curl::{Curl, CurlAnswer};
 use super::manifest::{Manifest, PoolServer, Sae, Site};
 use super::process::{Daemon, eventually, run_to_end};
 
@@ -227,23 +227,23 @@ impl Network {
     }
 
     /// GET `enc_keys` with `query`, for example `?number=2`.
-    pub fn enc(&self, sae: &str, slave: &str, query: &str) -> Answer {
+    pub fn enc(&self, sae: &str, slave: &str, query: &str) -> CurlAnswer {
         self.curl(sae).get(&format!("{}{query}", self.url(sae, slave, "enc_keys")))
     }
 
     /// POST `enc_keys`.
-    pub fn enc_post(&self, sae: &str, slave: &str, body: &Value) -> Answer {
+    pub fn enc_post(&self, sae: &str, slave: &str, body: &Value) -> CurlAnswer {
         self.curl(sae).post(&self.url(sae, slave, "enc_keys"), &body.to_string())
     }
 
     /// POST `dec_keys`.
-    pub fn dec(&self, sae: &str, master: &str, key_ids: &[&str]) -> Answer {
+    pub fn dec(&self, sae: &str, master: &str, key_ids: &[&str]) -> CurlAnswer {
         let ids: Vec<Value> = key_ids.iter().map(|id| json!({ "key_ID": id })).collect();
         self.curl(sae).post(&self.url(sae, master, "dec_keys"), &json!({ "key_IDs": ids }).to_string())
     }
 
     /// GET `dec_keys`.
-    pub fn dec_get(&self, sae: &str, master: &str, key_id: &str) -> Answer {
+    pub fn dec_get(&self, sae: &str, master: &str, key_id: &str) -> CurlAnswer {
         self.curl(sae).get(&format!("{}?key_ID={key_id}", self.url(sae, master, "dec_keys")))
     }
 

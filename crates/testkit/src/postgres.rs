@@ -1,10 +1,10 @@
 //! A private Postgres for tests, from Debian's packages. It does not touch the machine's own databases.
 //!
-//! `Server::shared()` is one server for all test programs of this user, because a new one takes seconds and
+//! `TestPostgres::shared()` is one server for all test programs of this user, because a new one takes seconds and
 //! the runner starts a process for each test. Each process that uses it holds a shared lock as long as it
 //! lives; the kernel releases the lock even after SIGKILL. A watcher beside the server (`postgres_watch.sh`)
 //! erases the databases of processes that are gone. When nobody holds the lock any more, it ends the server
-//! and erases everything. `Server::private()` is one that a test may stop, kill and starve. For root, which
+//! and erases everything. `TestPostgres::private()` is one that a test may stop, kill and starve. For root, which
 //! Postgres refuses to run as, it runs as the user of Debian's package. Tests under `tests/` include this
 //! file by its path.
 
@@ -55,7 +55,7 @@ pub enum Stop {
 }
 
 /// A running server, which ends some time after the last process that uses it.
-pub struct Server {
+pub struct TestPostgres {
     pub(super) folder: PathBuf,
     data: PathBuf,
     port: u16,
@@ -66,7 +66,7 @@ pub struct Server {
     _user: File,
 }
 
-impl Server {
+impl TestPostgres {
     pub const USER: &'static str = "dqkd";
     /// The password for TCP; the socket needs none. Has characters that a URL must escape.
     pub const PASSWORD: &'static str = "a p@ss/word%";
@@ -74,7 +74,7 @@ impl Server {
 
     /// The server that all tests share. They may do to it only what a client may.
     pub fn shared() -> &'static Self {
-        static SHARED: LazyLock<Server> = LazyLock::new(|| {
+        static SHARED: LazyLock<TestPostgres> = LazyLock::new(|| {
             // Another version of this file uses another server.
             let mut hasher = DefaultHasher::new();
             (include_str!("postgres.rs"), WATCHER, &*BINARIES).hash(&mut hasher);
@@ -82,7 +82,7 @@ impl Server {
             let name = format!("dqkd-postgres-{user}-{:08x}", hasher.finish() & 0xffff_ffff);
             let folder = std::env::temp_dir().join(name);
             let data = folder.join("data");
-            Server::open(folder, data, true)
+            TestPostgres::open(folder, data, true)
         });
         &SHARED
     }
@@ -336,7 +336,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestPostgres {
     fn drop(&mut self) {
         if !self.is_shared {
             // It may be paused.

@@ -2,26 +2,27 @@
 
 use std::path::PathBuf;
 
-use super::{Server, Stop, program, run};
+use super::{Stop, TestPostgres, program, run};
 use crate::needs;
 
 #[test]
 fn each_database_is_new_and_of_its_own() {
     needs!(Postgres);
-    let server = Server::shared();
+    let server = TestPostgres::shared();
     let (one, two) = (server.new_database(), server.new_database());
     assert_ne!(one, two);
-    server.sql(Server::database_of(&one), &["CREATE TABLE here (n INT)", "INSERT INTO here VALUES (7)"]);
-    assert_eq!(server.sql(Server::database_of(&one), &["SELECT n FROM here"]), "7");
-    assert!(server.try_sql(Server::database_of(&two), &["SELECT n FROM here"]).is_err());
+    server
+        .sql(TestPostgres::database_of(&one), &["CREATE TABLE here (n INT)", "INSERT INTO here VALUES (7)"]);
+    assert_eq!(server.sql(TestPostgres::database_of(&one), &["SELECT n FROM here"]), "7");
+    assert!(server.try_sql(TestPostgres::database_of(&two), &["SELECT n FROM here"]).is_err());
 }
 
 #[test]
 fn tls_is_checked_against_the_authority_and_the_name() {
     needs!(Postgres);
-    let server = Server::shared();
+    let server = TestPostgres::shared();
     let database = server.new_database();
-    let url = server.tls_url(Server::database_of(&database));
+    let url = server.tls_url(TestPostgres::database_of(&database));
     let ask = |url: &str| {
         run(program("psql")
             .args(["-X", "-A", "-t", "-c"])
@@ -39,7 +40,7 @@ fn tls_is_checked_against_the_authority_and_the_name() {
 #[test]
 fn a_private_server_keeps_its_rows_over_every_kind_of_stop() {
     needs!(Postgres);
-    let server = Server::private();
+    let server = TestPostgres::private();
     server.sql("postgres", &["CREATE TABLE here (n INT)"]);
     for (number, how) in [(1, Stop::Fast), (2, Stop::Immediate), (3, Stop::Kill)] {
         server.sql("postgres", &[&format!("INSERT INTO here VALUES ({number})")]);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
-use testkit::postgres::Server;
+use testkit::postgres::TestPostgres;
 
 use super::testing::{Counts, counts};
 use super::*;
@@ -40,7 +40,7 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let url = match kind {
             Kind::Sqlite => format!("sqlite://{}", dir.path().join("site.db").display()),
-            Kind::Postgres => Server::shared().new_database(),
+            Kind::Postgres => TestPostgres::shared().new_database(),
         };
         Self::at(dir, url)
     }

@@ -13,7 +13,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::history::{Answer, Ask, Event, Outcome, Party, Seen};
+use crate::history::{Ask, Event, Outcome, Party, Seen, SeenAnswer};
 use facts::{Facts, Hold};
 
 /// What must hold, whatever fails.
@@ -219,7 +219,7 @@ fn check_answer(event: &Event, found: &mut Vec<Violation>) {
 }
 
 /// Whether an answer of 200 has exactly what was asked for.
-fn is_whole(ask: &Ask, answer: &Answer) -> bool {
+fn is_whole(ask: &Ask, answer: &SeenAnswer) -> bool {
     match ask {
         Ask::Enc { number, bits, .. } => {
             let Some(keys) = &answer.keys else { return false };

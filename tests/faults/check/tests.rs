@@ -24,7 +24,7 @@ fn seen(number: u128) -> Seen {
 
 fn answer(status: u16, keys: &[Seen]) -> Outcome {
     let is_fine = status == 200;
-    Outcome::Answer(Answer {
+    Outcome::Answer(SeenAnswer {
         status,
         retry_after: status == 503,
         message: (!is_fine).then(|| "why".to_owned()),
@@ -187,7 +187,7 @@ fn a_partial_or_padded_container_is_found() {
         let events = [event(0, ALICE, ask(number, bits), answer(200, &[seen(1)]))];
         assert_eq!(found(&events), [Invariant::AllOrNothing]);
     }
-    let garbled = Answer { status: 200, retry_after: false, message: None, keys: None, counts: None };
+    let garbled = SeenAnswer { status: 200, retry_after: false, message: None, keys: None, counts: None };
     let events = [event(0, ALICE, ask(1, 256), Outcome::Answer(garbled))];
     assert_eq!(found(&events), [Invariant::AllOrNothing]);
     let unknown = Seen { id: id(9), ..seen(9) };
@@ -214,7 +214,7 @@ fn a_key_that_outlives_its_expiry_is_found_and_one_that_goes_before() {
 fn a_refusal_without_message_or_retry_after_is_found() {
     let with = |retry_after, message: Option<&str>| {
         let message = message.map(str::to_owned);
-        let answer = Answer { status: 503, retry_after, message, keys: None, counts: None };
+        let answer = SeenAnswer { status: 503, retry_after, message, keys: None, counts: None };
         found(&[enc(0, &[seen(1)]), dec(20, BOB, &[1], Outcome::Answer(answer))])
     };
     assert_eq!(with(true, Some("why")), []);
@@ -239,7 +239,7 @@ fn an_undocumented_status_is_found() {
 #[test]
 fn a_status_that_promises_more_than_it_may_is_found() {
     let with = |counts| {
-        let answer = Answer { status: 200, retry_after: false, message: None, keys: None, counts };
+        let answer = SeenAnswer { status: 200, retry_after: false, message: None, keys: None, counts };
         found(&[event(0, ALICE, Ask::Status, Outcome::Answer(answer))])
     };
     assert_eq!(with(Some((4096, 4096))), []);

@@ -40,7 +40,7 @@ pub enum ClientError {
         message: String,
     },
     /// The answer does not conform to ETSI GS QKD 014.
-    #[error("not an answer of ETSI GS QKD 014: {0}; is this the address of a KME?")]
+    #[error("the answer does not conform to ETSI GS QKD 014: {0}; is this the address of a KME?")]
     NotEtsi014(&'static str),
 }
 

@@ -11,14 +11,14 @@ use super::*;
 use testkit::needs;
 
 /// A site on its own server, which may be stopped.
-fn site_on(server: &Server) -> Site {
+fn site_on(server: &TestPostgres) -> Site {
     Site::at(tempfile::tempdir().unwrap(), server.new_database())
 }
 
 /// Through a proxy on the loopback, without TLS, so that it can tell messages apart.
 fn through(proxy: &Lossy, url: &str) -> String {
-    let server = Server::shared();
-    let url = server.tls_url(Server::database_of(url));
+    let server = TestPostgres::shared();
+    let url = server.tls_url(TestPostgres::database_of(url));
     let url = url.split('?').next().unwrap();
     let address = format!("localhost:{}", server.port());
     format!("{}?sslmode=disable", url.replace(&address, &format!("127.0.0.1:{}", proxy.port())))
@@ -34,7 +34,7 @@ async fn site_behind(proxy: &Lossy) -> (Site, Store) {
 #[tokio::test]
 async fn a_commit_that_took_place_is_answered_as_such_when_its_answer_is_lost() {
     needs!(Postgres);
-    let proxy = Lossy::to(Server::shared().port()).await;
+    let proxy = Lossy::to(TestPostgres::shared().port()).await;
     let (site, store) = site_behind(&proxy).await;
     let ids = Sample::to_bob(2).stored(&store).await.ids();
     proxy.lose_the_answer_to_commits(1);
@@ -56,7 +56,7 @@ async fn a_commit_that_took_place_is_answered_as_such_when_its_answer_is_lost() 
 #[tokio::test]
 async fn a_commit_that_never_arrived_is_run_again() {
     needs!(Postgres);
-    let proxy = Lossy::to(Server::shared().port()).await;
+    let proxy = Lossy::to(TestPostgres::shared().port()).await;
     let (_site, store) = site_behind(&proxy).await;
     proxy.lose_commits(1);
     let ids = Sample::to_bob(2).stored(&store).await.ids();
@@ -70,7 +70,7 @@ async fn a_commit_that_never_arrived_is_run_again() {
 #[tokio::test]
 async fn where_it_cannot_be_found_out_the_caller_is_told_and_nothing_is_run_again() {
     needs!(Postgres);
-    let proxy = Lossy::to(Server::shared().port()).await;
+    let proxy = Lossy::to(TestPostgres::shared().port()).await;
     let (site, store) = site_behind(&proxy).await;
     let store = Arc::new(store);
     let ids = Sample::to_bob(4).stored(&store).await.ids();
@@ -107,7 +107,7 @@ async fn where_it_cannot_be_found_out_the_caller_is_told_and_nothing_is_run_agai
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
     needs!(Postgres);
-    let server = Server::private();
+    let server = TestPostgres::private();
     let site = site_on(&server);
     let stores = [Arc::new(site.open().await), Arc::new(site.open().await)];
     let ids = Sample::to_bob(3_000).stored(&stores[0]).await.ids();
@@ -176,7 +176,7 @@ impl Ask {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_not_waited_for_longer_than_patience_and_comes_back() {
     needs!(Postgres);
-    let server = Server::private();
+    let server = TestPostgres::private();
     let site = site_on(&server);
     let store = site.open().await;
     let ids = Sample::to_bob(2).stored(&store).await.ids();
@@ -193,7 +193,7 @@ async fn a_server_that_hangs_is_not_waited_for_longer_than_patience_and_comes_ba
 #[tokio::test]
 async fn a_server_without_free_connections_is_busy_and_serves_again_when_one_is_free() {
     needs!(Postgres);
-    let server = Server::private();
+    let server = TestPostgres::private();
     server.sql("postgres", &["ALTER SYSTEM SET max_connections = 6"]);
     server.stop(Stop::Fast).unwrap();
     server.start().unwrap();
@@ -250,11 +250,11 @@ async fn a_connection_that_turns_read_only_is_replaced() {
 #[tokio::test]
 async fn a_database_that_takes_no_writes_is_busy_and_used_again_when_it_does() {
     needs!(Postgres);
-    let server = Server::private();
+    let server = TestPostgres::private();
     let site = site_on(&server);
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
-    let database = Server::database_of(&site.url);
+    let database = TestPostgres::database_of(&site.url);
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dqkd'";
     let read_only = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
     server.sql("postgres", &[&read_only, cut]);
@@ -301,7 +301,7 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_is_passed_over_and_takes_over_every_answered_retrieval_when_it_is_promoted() {
     needs!(Postgres);
-    let primary = Server::private();
+    let primary = TestPostgres::private();
     let mut site = site_on(&primary);
     let standby = primary.standby();
     let synchronous = "ALTER SYSTEM SET synchronous_standby_names = '*'";
@@ -346,9 +346,9 @@ async fn a_standby_is_passed_over_and_takes_over_every_answered_retrieval_when_i
 #[tokio::test]
 async fn the_server_has_to_prove_its_name_and_no_error_shows_the_password() {
     needs!(Postgres);
-    let server = Server::shared();
+    let server = TestPostgres::shared();
     let mut site = site();
-    let good = server.tls_url(Server::database_of(&site.url));
+    let good = server.tls_url(TestPostgres::database_of(&site.url));
     let ca = |path: PathBuf| path.display().to_string();
     let wrong_ca = good.replace(&ca(server.ca()), &ca(server.another_ca()));
     let wrong_password = good.replace("a%20p", "hunter2");
@@ -368,7 +368,7 @@ async fn the_server_has_to_prove_its_name_and_no_error_shows_the_password() {
 #[tokio::test]
 async fn the_first_of_several_servers_that_takes_writes_is_used() {
     needs!(Postgres);
-    let server = Server::private();
+    let server = TestPostgres::private();
     let mut site = site_on(&server);
     let url = site.url.clone();
     let host = url.split('@').nth(1).unwrap().split('/').next().unwrap();

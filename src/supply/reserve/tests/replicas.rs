@@ -1,6 +1,6 @@
 //! Several daemons on one database: they share what is ready.
 
-use testkit::postgres::Server;
+use testkit::postgres::TestPostgres;
 
 use super::*;
 use testkit::needs;
@@ -10,7 +10,7 @@ fn on_sqlite() -> Site {
 }
 
 fn on_postgres() -> Site {
-    Site { url: Server::shared().new_database(), ..Site::new() }
+    Site { url: TestPostgres::shared().new_database(), ..Site::new() }
 }
 
 macro_rules! on_both {
