@@ -94,6 +94,31 @@ fn imports_go_one_way() {
     }
 }
 
+/// Somebody who has another vendor's KME compiles `qkd014` alone.
+#[test]
+fn qkd014_needs_no_sql_no_store_and_no_engine() {
+    let lock: toml::Table = std::fs::read_to_string(root().join("Cargo.lock")).unwrap().parse().unwrap();
+    let mut needs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        let dependencies = package.get("dependencies").and_then(toml::Value::as_array);
+        // A version follows the name where there are several.
+        let names = dependencies.into_iter().flatten().map(|name| name.as_str().unwrap());
+        let names = names.map(|name| name.split(' ').next().unwrap());
+        needs.entry(package["name"].as_str().unwrap()).or_default().extend(names);
+    }
+    let (mut found, mut waiting) = (HashSet::new(), vec!["qkd014"]);
+    while let Some(name) = waiting.pop() {
+        if found.insert(name) {
+            waiting.extend(&needs[name]);
+        }
+    }
+    assert!(found.contains("mtls") && found.len() > 50, "{found:?}");
+    for unwanted in ["sqlx", "sqlx-core", "libsqlite3-sys", "blast", "dqkd"] {
+        assert!(needs.contains_key(unwanted), "{unwanted} is not in Cargo.lock");
+        assert!(!found.contains(unwanted), "qkd014 needs {unwanted}");
+    }
+}
+
 #[test]
 fn only_the_store_speaks_sql() {
     for source in sources("src").iter().filter(|source| room_of(&source.name) != "store" && !source.is_test) {
