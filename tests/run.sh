@@ -18,8 +18,14 @@ install() { # PACKAGE
         echo "tests need what Debian has in its package $1: install it and try again" >&2
         exit 1
     fi
-    $sudo apt-get update -q >/dev/null
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >/dev/null
+    local said
+    said=$(mktemp)
+    if ! { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1"; } >"$said" 2>&1; then
+        cat "$said" >&2
+        echo "Debian's package $1 could not be installed; apt says why above" >&2
+        exit 1
+    fi
+    rm -f "$said"
 }
 need curl curl
 need faketime faketime
