@@ -11,27 +11,33 @@ have() { # COMMAND...
 need() { # COMMAND PACKAGE
     have command -v "$1" || install "$2"
 }
-install() { # PACKAGE
+install() { # PACKAGE...
     local sudo=
     [ "$(id -u)" = 0 ] || sudo=sudo
     if ! command -v apt-get >/dev/null; then
-        echo "tests need what Debian has in its package $1: install it and try again" >&2
+        echo "tests need what Debian has in its packages $*: install them and try again" >&2
         exit 1
     fi
     local said
     said=$(mktemp)
-    if ! { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1"; } >"$said" 2>&1; then
+    if ! { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; } >"$said" 2>&1; then
         cat "$said" >&2
-        echo "Debian's package $1 could not be installed; apt says why above" >&2
+        echo "Debian's packages $* could not be installed; apt says why above" >&2
         exit 1
     fi
     rm -f "$said"
 }
+# Postgres runs as a user of its own, who must be able to reach its files. Debian's root folder has mode 755; that of a
+# root made by hand may be closed.
+if [ "$(id -u)" = 0 ] && [ "$(($(stat -c %a /) % 10 & 1))" = 0 ]; then
+    echo "only root may enter /: chmod 755 /, because Postgres runs as a user of its own" >&2
+    chmod 755 /
+fi
 need curl curl
 need faketime faketime
 need git git
 need openssl openssl
-need cc gcc
+have command -v cc || install gcc libc6-dev
 # File systems that fill up and turn read-only.
 need mount mount
 need chattr e2fsprogs
