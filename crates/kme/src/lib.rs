@@ -37,6 +37,7 @@ mod policy;
 mod provenance;
 mod random;
 mod secret;
+mod share;
 
 pub use backoff::Backoff;
 pub use causes::causes;
@@ -50,3 +51,4 @@ pub use policy::{Admission, KEY_TTL_MAX, RetrievalMode};
 pub use provenance::{Demands, FreshKey, Provenance, SourceGrade};
 pub use random::{OsRandom, Random, RandomError};
 pub use secret::{SecretBytes, Seed, append_wiped};
+pub use share::{FairShares, Holder, Taken};
