@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::{Admission, KEY_TTL_MAX};
+use kme::KEY_TTL_MAX;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
@@ -140,7 +140,6 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
     IntakeRules {
         limits: config.keys.limits.clone(),
-        unlisted_masters: config.sae_admission == Admission::Chain,
         key_ttl_max: KEY_TTL_MAX,
         clock_skew_max: config.limits.clock_skew_max,
     }

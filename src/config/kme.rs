@@ -166,9 +166,9 @@ impl KmeConfig {
 }
 
 fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (Admission, Vec<SaeIdentitySource>) {
-    let admissions = [("chain", Admission::Chain), ("listed", Admission::Listed)];
+    let admissions = [("listed", Admission::Listed), ("chain", Admission::Chain)];
     let admission =
-        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Chain, &admissions);
+        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Listed, &admissions);
     let sources = [
         ("spiffe", SaeIdentitySource::Spiffe),
         ("dns", SaeIdentitySource::Dns),
