@@ -98,7 +98,7 @@ impl Rooms {
         is_own(config, tls.own_identity(&rules))?;
         let keks = wiring::key_encryption_keys(&config.store.kek)?;
         let url = wiring::store_url(&config.store)?;
-        let settings = StoreSettings { url, keks, migrate: config.store.migrate };
+        let settings = StoreSettings { url, kme: config.id.clone(), keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
         let store = Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?);
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));

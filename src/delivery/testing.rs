@@ -237,6 +237,7 @@ impl TestSites {
             KeyEncryptionKeys::create_file(&kek, &OsRandom).unwrap();
             let settings = StoreSettings {
                 url: format!("sqlite://{}", files.path().join(format!("{name}.db")).display()),
+                kme: kme(name),
                 keks: KeyEncryptionKeys::from_file(&kek).unwrap(),
                 migrate: true,
             };

@@ -163,7 +163,7 @@ impl StoreError {
     }
 
     /// Whether it is about rows that do not open, not about a statement that failed.
-    pub(super) fn is_damage_of_rows(&self) -> bool {
+    pub(super) fn is_about_rows(&self) -> bool {
         match self {
             Self::Corrupt { table, .. } => *table != DATABASE,
             Self::Seal(_) => true,

@@ -7,16 +7,20 @@
 //! | room | what it does |
 //! |---|---|
 //! | `connection` | addresses and connections, SQLite and Postgres, schema versions |
-//! | `sealing` | key-encryption keys, data keys, sealed rows |
+//! | `sealing` | key-encryption keys, data keys, seals |
+//! | `record` | a batch at rest: what is sealed and what may change |
 //! | `verbs` | what can be done to keys, within a transaction |
 //! | `writer` | the queue, transactions, commits |
 //! | `copy` | a whole store to another database |
+//! | `carry_over` | what an older release stored, into records |
 
+mod carry_over;
 mod connection;
 mod copy;
 mod demo;
 mod error;
 mod meter;
+mod record;
 mod sealing;
 mod types;
 mod verbs;
@@ -39,20 +43,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{Instrument, info_span, warn};
 
+use self::carry_over::carry_over;
 use self::connection::{Address, Dialect, Link, Reader, prepare_schema};
 pub use self::copy::{Copied, CopyParts};
 pub use self::demo::replace_demo_schema;
 pub use self::error::{RetrieveError, StoreError};
 use self::meter::Meter;
-pub use self::sealing::{DataKeyId, KekError, KeyEncryptionKeys, SealError, SealedKeys, Sealer};
+use self::record::Ready;
+pub use self::sealing::{DataKey, DataKeyId, KekError, KeyEncryptionKeys, RecordSeal, SealError, Sealer};
 pub use self::types::{
     ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, ReadyVoid, Retrieval,
     RetrievalMode, ReturnedBlock, Role, Swept, VoidOutcome,
 };
 pub use self::verbs::MAX_KEYS_PER_RETRIEVAL;
 use self::verbs::{
-    GiveBack, Insert, Lease, PairText, ReadyRow, Retrieve, Sweep, Verb, Void, VoidUnlessLeased,
-    check_data_keys,
+    GiveBack, Insert, Lease, PairText, Retrieve, Sweep, Verb, Void, VoidUnlessLeased, check_data_keys,
 };
 use self::writer::{
     Answer, CommitRace, GiveUpOnDrop, Job, Message, POSTGRES_WRITERS, Queue, Writer, WriterParts,
@@ -70,6 +75,8 @@ pub struct StoreSettings {
     /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...`
     /// (docs/configuration.md). May hold a password.
     pub url: String,
+    /// Whose keys these are. What was sealed for another KME does not open.
+    pub kme: KmeId,
     /// The keys that wrap data keys.
     pub keks: KeyEncryptionKeys,
     /// Whether to create the database and bring its schema up to date.
@@ -114,9 +121,8 @@ impl Store {
         let span = info_span!("db.open");
         async move {
             let address = Arc::new(Address::parse(&settings.url)?);
-            let mut link = connect_and_prepare(&address, settings.migrate).await?;
-            let sealer = Arc::new(Sealer::new(settings.keks, Arc::clone(&random), clock.now())?);
-            check_data_keys(&mut link, &sealer).await?;
+            let (link, sealer) = prepare(&address, settings, &random, clock.now()).await?;
+            let sealer = Arc::new(sealer);
             let (queue, jobs) = Queue::new();
             let mut link = Some(link);
             let meter = Arc::new(Meter::default());
@@ -147,12 +153,18 @@ impl Store {
         self.meter.register(registry, self.queue.downgrade());
     }
 
-    /// Creates the database at `url` if it is missing, and brings its schema up to date.
+    /// Creates the database if it is missing, and brings it up to date.
     ///
     /// # Errors
-    /// As for [`Self::open`], without the KEK.
-    pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
-        let link = connect_and_prepare(&Address::parse(url)?, true).await?;
+    /// As for [`Self::open`].
+    pub async fn migrate(
+        settings: StoreSettings,
+        clock: &dyn Clock,
+        random: Arc<dyn Random>,
+    ) -> Result<(), StoreError> {
+        let address = Address::parse(&settings.url)?;
+        let settings = StoreSettings { migrate: true, ..settings };
+        let (link, _) = prepare(&address, settings, &random, clock.now()).await?;
         Ok(link.into_inner().close().await?)
     }
 
@@ -197,11 +209,10 @@ impl Store {
         grade: &SourceGrade,
         usable_until: Timestamp,
     ) -> Result<Inserted, StoreError> {
-        let [recipient] = batch.recipients else {
+        let [_] = batch.recipients else {
             return Err(StoreError::Misuse("ready keys are for one recipient"));
         };
-        let pair = ReadyPair { master: batch.master, recipient };
-        self.insert(batch, Some(ReadyRow::new(pair, grade, usable_until)?)).await
+        self.insert(batch, Some(Ready::new(usable_until, grade.clone()))).await
     }
 
     /// Takes up to `blocks` blocks of a pair's ready keys out of the store, earliest end first. Returns them
@@ -215,14 +226,14 @@ impl Store {
         Ok(self.call(lease).instrument(span).await?.blocks)
     }
 
-    /// Gives back leased keys that were not handed out, all blocks in one commit. Only for blocks that are
-    /// stored ([`LeasedBlock::is_stored`]); others become a new batch with [`Self::insert_ready`].
+    /// Gives back leased keys that were not handed out, all blocks in one commit. Keys that nobody may
+    /// retrieve here are stored again for it, under their old batch ID.
     ///
     /// # Errors
     /// [`StoreError`]; they stay leased.
     pub async fn give_back(&self, blocks: &[ReturnedBlock<'_>]) -> Result<(), StoreError> {
         let span = info_span!("db.give_back", blocks = blocks.len());
-        self.call(GiveBack::new(blocks)?).instrument(span).await
+        self.call(GiveBack::new(blocks, &self.sealer, self.clock.now())?).instrument(span).await
     }
 
     /// How many keys of a pair can be leased.
@@ -245,7 +256,7 @@ impl Store {
         self.is_shared
     }
 
-    async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
+    async fn insert(&self, batch: &NewBatch<'_>, ready: Option<Ready>) -> Result<Inserted, StoreError> {
         let span = info_span!("db.insert_batch", batch.id = %batch.batch_id, keys = batch.keys.len());
         let insert = Insert::new(batch, ready, &self.sealer, self.clock.now())?;
         self.call(insert).instrument(span).await
@@ -362,9 +373,18 @@ async fn bounded<T, E: From<StoreError>>(work: impl Future<Output = Result<T, E>
     tokio::time::timeout(CALL_TIMEOUT, work).await.unwrap_or_else(|_| Err(StoreError::Busy(None).into()))
 }
 
-async fn connect_and_prepare(address: &Address, migrate: bool) -> Result<Link, StoreError> {
-    address.find(migrate)?;
+/// A connection to a database that is up to date, and what seals in it.
+async fn prepare(
+    address: &Address,
+    settings: StoreSettings,
+    random: &Arc<dyn Random>,
+    now: Timestamp,
+) -> Result<(Link, Sealer), StoreError> {
+    address.find(settings.migrate)?;
     let mut link = address.connect().await?;
-    prepare_schema(&mut link, migrate).await?;
-    Ok(link)
+    prepare_schema(&mut link, settings.migrate).await?;
+    let sealer = Sealer::new(settings.keks, settings.kme, Arc::clone(random), now)?;
+    check_data_keys(&mut link, &sealer).await?;
+    carry_over(&mut link, &sealer, settings.migrate, now).await?;
+    Ok((link, sealer))
 }

@@ -75,8 +75,6 @@ pub struct LeasedBlock {
     pub created_at: Timestamp,
     /// Where they come from and when they expire.
     pub provenance: Arc<Provenance>,
-    /// Whether the store still holds them, because somebody at this site may retrieve them by ID.
-    pub is_stored: bool,
     /// The keys.
     pub keys: Vec<Key>,
 }
@@ -86,14 +84,18 @@ pub struct LeasedBlock {
 pub struct ReturnedBlock<'a> {
     /// Their batch.
     pub batch_id: BatchId,
+    /// This site's KME, which made them.
+    pub source: &'a KmeId,
     /// Whom they are for.
     pub pair: ReadyPair<'a>,
+    /// As it was leased.
+    pub created_at: Timestamp,
     /// As it was leased.
     pub usable_until: Timestamp,
     /// As it was leased.
     pub provenance: &'a Provenance,
     /// At least one.
-    pub key_ids: &'a [KeyId],
+    pub keys: &'a [Key],
 }
 
 /// A request for keys by ID.
@@ -136,15 +138,13 @@ pub enum ReadyVoid {
 /// What one sweep erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Blocks of ready keys that may no longer be handed out.
-    pub ready_blocks: u64,
-    /// Keys, expired or retrieved by everyone.
+    /// Keys that everybody has retrieved and whose replay window has ended.
     pub keys: u64,
-    /// Expired batches.
+    /// Expired batches with all their keys.
     pub batches: u64,
     /// Expired tombstones.
     pub tombstones: u64,
-    /// Data keys that no batch uses.
+    /// Data keys that no record needs.
     pub data_keys: u64,
     /// On Postgres, commit marks of writers that are gone.
     pub marks: u64,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use blast::{self, BatchSeeds, EngineError};
 use kme::life;
-use kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
+use kme::{BatchId, Clock, Directory, Key, KeyId, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
 use mtls::identity::AuthenticatedKme;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -338,7 +338,11 @@ impl Checked<'_> {
             let (min, max) = (limits.min_size_bits, limits.max_size_bits);
             return refuse(format!("keys of {bits} bits are not accepted, {min} to {max} are"));
         }
-        blast::output_bits(batch.key_bytes, batch.key_ids.len()).map(drop).map_err(refused)
+        blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
+        if !KeyId::share_prefix(&batch.key_ids) {
+            return refuse("the key IDs of a batch share their first six bytes; these do not".to_owned());
+        }
+        Ok(())
     }
 
     fn times(&self, now: Timestamp) -> Result<(), IntakeError> {

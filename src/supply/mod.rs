@@ -103,7 +103,7 @@ impl Supply {
     /// A supply from `parts`. Keys are made ahead of demand while [`Self::keep_filled`] runs.
     pub fn new(parts: SupplyParts, settings: SupplySettings) -> Arc<Self> {
         let orders = Semaphore::new(settings.max_orders.clamp(1, Semaphore::MAX_PERMITS));
-        let (store, random) = (Arc::clone(&parts.store), Arc::clone(&parts.random));
+        let store = Arc::clone(&parts.store);
         let (local, tasks, stopping) = (parts.local.clone(), parts.tasks.clone(), parts.stopping.clone());
         let parts = Arc::new(parts);
         let maker = Arc::new(KeyMaker::new(Arc::clone(&parts), settings));
@@ -114,8 +114,7 @@ impl Supply {
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
         };
-        let reserve_parts =
-            ReserveParts { maker: Arc::clone(&maker) as _, store, random, local, tasks, stopping };
+        let reserve_parts = ReserveParts { maker: Arc::clone(&maker) as _, store, local, tasks, stopping };
         let reserve = Reserve::new(reserve_parts, reserve_settings);
         Arc::new(Self { parts, settings, maker, reserve, orders })
     }

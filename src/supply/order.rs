@@ -174,7 +174,6 @@ impl<'a> Work<'a> {
             usable_until,
             created_at: self.created_at,
             provenance: made.provenance,
-            is_stored: !entitled.is_empty(),
             keys: made.keys,
         }))
     }

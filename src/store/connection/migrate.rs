@@ -11,9 +11,9 @@ const HAS_MIGRATIONS: Sql = Sql {
     postgres: "SELECT CASE WHEN to_regclass('_sqlx_migrations') IS NULL THEN 0 ELSE 1 END",
 };
 const SCHEMA_VERSION: Sql = Sql::same("SELECT coalesce(max(version), 0) FROM _sqlx_migrations");
-const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
+pub(crate) const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
 /// Back to the limits of the connection.
-const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
+pub(crate) const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
 
 /// A schema version: its name and its statements, which never change once published.
 struct Version {
@@ -35,8 +35,11 @@ macro_rules! version {
 }
 
 /// Oldest first.
-const VERSIONS: &[Version] =
-    &[version!(1, "keys", "0001_keys.sql"), version!(2, "ready_blocks", "0002_ready_blocks.sql")];
+const VERSIONS: &[Version] = &[
+    version!(1, "keys", "0001_keys.sql"),
+    version!(2, "ready_blocks", "0002_ready_blocks.sql"),
+    version!(3, "records", "0003_records.sql"),
+];
 
 /// Refuses a schema that this program does not know. With `migrate`, brings an older one up to date.
 pub(crate) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
@@ -74,6 +77,14 @@ async fn check_and_migrate(link: &mut Link, migrate: bool) -> Result<(), StoreEr
         )));
     }
     Ok(())
+}
+
+/// The schema of an older release, for tests.
+#[cfg(test)]
+pub(crate) async fn migrate_to(link: &mut Link, number: i64) -> Result<(), StoreError> {
+    let all = migrator(link.dialect());
+    let older = all.iter().filter(|migration| migration.version <= number).cloned().collect();
+    Ok(Migrator::with_migrations(older).run_direct(None, &mut **link, false).await?)
 }
 
 fn migrator(dialect: Dialect) -> Migrator {

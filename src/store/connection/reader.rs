@@ -9,7 +9,7 @@ use super::address::Address;
 use super::dialect::{Link, Sql};
 use crate::store::error::StoreError;
 
-const PING: Sql = Sql::same("SELECT 1 FROM batches LIMIT 1");
+const PING: Sql = Sql::same("SELECT 1 FROM records LIMIT 1");
 
 /// The reading connection of a store, for one reader at a time.
 pub(crate) struct Reader {

@@ -10,12 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kme::{BatchId, Clock, KeyId, Random, Timestamp};
+use kme::{BatchId, Clock, Random, Timestamp};
 use tokio::time::sleep;
 
-use self::tables::{KEY_MATERIAL, PAGE_ROWS, Row, TABLES, Table, Value};
+use self::tables::{PAGE_ROWS, RECORDS, Row, TABLES, Table, Value};
 use super::connection::{Address, Dialect, Link, Sql, prepare_schema};
 use super::error::StoreError;
+use super::record::Record;
 use super::sealing::{KeyEncryptionKeys, Sealer};
 use super::verbs::{id_bytes, unwrap_data_key};
 use super::writer::commit::commit;
@@ -28,15 +29,17 @@ const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
 /// Begins a transaction during which nobody else changes the tables.
 const LOCK_SOURCE: Sql = Sql {
     sqlite: "BEGIN IMMEDIATE",
-    postgres: "BEGIN; LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN SHARE MODE",
+    postgres: "BEGIN; LOCK TABLE data_keys, records, tombstones IN SHARE MODE",
 };
 /// Begins a transaction during which nobody else reads the tables.
 const LOCK_TARGET: Sql = Sql {
     sqlite: "BEGIN IMMEDIATE",
-    postgres: "BEGIN; \
-               LOCK TABLE data_keys, batches, keys, retrievals, ready_blocks, tombstones IN ACCESS EXCLUSIVE MODE",
+    postgres: "BEGIN; LOCK TABLE data_keys, records, tombstones IN ACCESS EXCLUSIVE MODE",
 };
-const DATA_KEY_OF_BATCH: &str = "SELECT data_key_id FROM batches WHERE batch_id = $1";
+/// Whose store it is.
+const KME: &str = "SELECT kme FROM data_keys ORDER BY created_at_ms DESC LIMIT 1";
+/// If it has no keys, it is nobody's.
+const NOBODY: &str = "nobody";
 
 /// How long to wait until the sessions of daemons that were just stopped are gone.
 const SESSIONS_WAIT: Duration = Duration::from_secs(3);
@@ -84,7 +87,10 @@ pub(crate) async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copie
     begin(&mut source, LOCK_SOURCE, "the source").await?;
     begin(&mut target, LOCK_TARGET, "the target").await?;
     let now = parts.clock.now();
-    let sealer = Sealer::new(parts.keks, parts.random, now)?;
+    let kme: Option<String> = sqlx::query_scalar(KME).fetch_optional(&mut *source).await?;
+    let kme = kme.as_deref().unwrap_or(NOBODY).parse();
+    let kme = kme.map_err(|_| StoreError::corrupt("data_keys", "name of the KME"))?;
+    let sealer = Sealer::new(parts.keks, kme, parts.random, now)?;
     let mut work = Work { source, target, now, sealer };
     work.check_empty().await?;
     let mut copied = Copied::default();
@@ -193,7 +199,7 @@ impl Work {
             let Some(last) = found.last() else { break };
             after = Some(table.key_of(last));
             seen += found.len() as u64;
-            opened += self.check_seals(table, &found).await?;
+            opened += self.check_seals(table, &found)?;
         }
         if seen != rows || table.count(&mut self.target).await? != rows {
             return Err(StoreError::corrupt(table.name, "count of the target"));
@@ -202,7 +208,7 @@ impl Work {
     }
 
     /// Unwraps the data keys of a page or opens its sealed keys. Returns how many were opened.
-    async fn check_seals(&mut self, table: &Table, page: &[Row]) -> Result<u64, StoreError> {
+    fn check_seals(&self, table: &Table, page: &[Row]) -> Result<u64, StoreError> {
         match table.name {
             "data_keys" => {
                 for row in page {
@@ -214,29 +220,33 @@ impl Work {
                 }
                 Ok(0)
             }
-            "keys" => self.open(page).await,
+            RECORDS => self.open(page),
             _ => Ok(0),
         }
     }
 
-    async fn open(&mut self, page: &[Row]) -> Result<u64, StoreError> {
+    /// Opens everything that is sealed in a page of records.
+    fn open(&self, page: &[Row]) -> Result<u64, StoreError> {
         let mut opened = 0;
         for row in page {
-            let [Value::Bytes(key_id), Value::Bytes(batch_id), sealed, ..] = row.as_slice() else {
-                return Err(StoreError::corrupt(KEY_MATERIAL, "unknown"));
+            let [Value::Bytes(batch_id), Value::Bytes(data_key), .., header, state, slots] = row.as_slice()
+            else {
+                return Err(StoreError::corrupt(RECORDS, "unknown"));
             };
-            // Voided keys have no material.
-            let Value::Bytes(sealed) = sealed else { continue };
-            let damaged = || StoreError::corrupt(KEY_MATERIAL, hex::encode(key_id));
-            let data_key: Vec<u8> = sqlx::query_scalar(DATA_KEY_OF_BATCH)
-                .bind(batch_id.as_slice())
-                .fetch_one(&mut *self.target)
-                .await?;
-            let data_key = id_bytes(&data_key, "batches")?;
-            let key_id = KeyId::from_bytes(id_bytes(key_id, KEY_MATERIAL)?);
-            let batch_id = BatchId::from_bytes(id_bytes(batch_id, KEY_MATERIAL)?);
-            self.sealer.open(&data_key, key_id, batch_id, sealed)?.ok_or_else(damaged)?;
-            opened += 1;
+            let batch_id = BatchId::from_bytes(id_bytes(batch_id, RECORDS)?);
+            let damaged = || StoreError::corrupt(RECORDS, batch_id);
+            let (Value::Bytes(header), Value::Bytes(state), Value::Bytes(slots)) = (header, state, slots)
+            else {
+                return Err(damaged());
+            };
+            let record = Record::open(batch_id, data_key, header, state, slots.clone(), &self.sealer)?;
+            let record = record.ok_or_else(damaged)?;
+            for slot in 0..record.header.key_ids.len() {
+                if record.state.of(slot).has_material() {
+                    record.key(slot)?.ok_or_else(damaged)?;
+                    opened += 1;
+                }
+            }
         }
         Ok(opened)
     }

@@ -11,8 +11,8 @@ use crate::store::error::StoreError;
 
 /// Rows that one statement reads or writes.
 pub(super) const PAGE_ROWS: usize = 200;
-/// The table with sealed material.
-pub(super) const KEY_MATERIAL: &str = "keys";
+/// The table with sealed keys.
+pub(super) const RECORDS: &str = "records";
 
 /// One row, in the order of the table's columns.
 pub(super) type Row = Vec<Value>;
@@ -23,8 +23,8 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     Text(String),
     Number(i64),
-    /// NULL in a column of bytes.
-    NoBytes,
+    /// NULL in a column of text.
+    NoText,
     /// NULL in a column of numbers.
     NoNumber,
 }
@@ -47,9 +47,6 @@ pub(super) struct Table {
     live: &'static str,
 }
 
-const BATCH_IS_LIVE: &str =
-    "EXISTS (SELECT 1 FROM batches b WHERE b.batch_id = t.batch_id AND b.expires_at_ms > $1)";
-
 /// In the order of their references. Not `commit_marks`, which belong to the writers of one database.
 pub(super) const TABLES: &[Table] = &[
     Table {
@@ -59,65 +56,32 @@ pub(super) const TABLES: &[Table] = &[
             ("kek_id", Kind::Text),
             ("wrapped", Kind::Bytes),
             ("created_at_ms", Kind::Number),
+            ("kme", Kind::Text),
         ],
         key: 1,
-        live: "EXISTS (SELECT 1 FROM batches b WHERE b.data_key_id = t.data_key_id AND b.expires_at_ms > $1)",
+        live: "EXISTS (SELECT 1 FROM records r WHERE r.data_key_id = t.data_key_id AND r.expires_at_ms > $1)",
     },
     Table {
-        name: "batches",
+        name: RECORDS,
         columns: &[
             ("batch_id", Kind::Bytes),
+            ("data_key_id", Kind::Bytes),
+            ("prefix", Kind::Number),
             ("source_kme", Kind::Text),
             ("master_sae", Kind::Text),
-            ("recipients", Kind::Text),
-            ("entitled", Kind::Text),
+            ("recipient", Kind::Text),
+            ("key_count", Kind::Number),
             ("key_bytes", Kind::Number),
-            ("key_ids", Kind::Bytes),
-            ("data_key_id", Kind::Bytes),
-            ("content_digest", Kind::Bytes),
-            ("state", Kind::Text),
-            ("created_at_ms", Kind::Number),
             ("expires_at_ms", Kind::Number),
+            ("ready_keys", Kind::Number),
+            ("ready_until_ms", Kind::Number),
+            ("erase_at_ms", Kind::Number),
+            ("header", Kind::Bytes),
+            ("state", Kind::Bytes),
+            ("slots", Kind::Bytes),
         ],
         key: 1,
         live: "t.expires_at_ms > $1",
-    },
-    Table {
-        name: KEY_MATERIAL,
-        columns: &[
-            ("key_id", Kind::Bytes),
-            ("batch_id", Kind::Bytes),
-            ("sealed", Kind::Bytes),
-            ("erase_at_ms", Kind::Number),
-        ],
-        key: 1,
-        live: BATCH_IS_LIVE,
-    },
-    Table {
-        name: "retrievals",
-        columns: &[
-            ("key_id", Kind::Bytes),
-            ("party", Kind::Text),
-            ("retrieved_by", Kind::Text),
-            ("retrieved_at_ms", Kind::Number),
-        ],
-        key: 2,
-        live: "EXISTS (SELECT 1 FROM keys k JOIN batches b ON b.batch_id = k.batch_id \
-               WHERE k.key_id = t.key_id AND b.expires_at_ms > $1)",
-    },
-    Table {
-        name: "ready_blocks",
-        columns: &[
-            ("batch_id", Kind::Bytes),
-            ("master_sae", Kind::Text),
-            ("recipient", Kind::Text),
-            ("key_ids", Kind::Bytes),
-            ("grade", Kind::Text),
-            ("usable_until_ms", Kind::Number),
-            ("sealed", Kind::Bytes),
-        ],
-        key: 1,
-        live: BATCH_IS_LIVE,
     },
     Table {
         name: "tombstones",
@@ -205,8 +169,8 @@ impl Table {
     fn read(&self, row: &AnyRow) -> Result<Row, StoreError> {
         let value = |(place, (_, kind)): (usize, &(&str, Kind))| {
             Ok(match kind {
-                Kind::Bytes => row.try_get::<Option<Vec<u8>>, _>(place)?.map_or(Value::NoBytes, Value::Bytes),
-                Kind::Text => Value::Text(row.try_get::<String, _>(place)?),
+                Kind::Bytes => Value::Bytes(row.try_get(place)?),
+                Kind::Text => row.try_get::<Option<String>, _>(place)?.map_or(Value::NoText, Value::Text),
                 Kind::Number => row.try_get::<Option<i64>, _>(place)?.map_or(Value::NoNumber, Value::Number),
             })
         };
@@ -227,7 +191,7 @@ impl Value {
             Self::Bytes(bytes) => query.bind(bytes.as_slice()),
             Self::Text(text) => query.bind(text.as_str()),
             Self::Number(number) => query.bind(*number),
-            Self::NoBytes => query.bind(None::<Vec<u8>>),
+            Self::NoText => query.bind(None::<String>),
             Self::NoNumber => query.bind(None::<i64>),
         }
     }

@@ -67,10 +67,11 @@ async fn a_rotated_kek_opens_old_rows_and_seals_new_ones() {
 async fn a_tampered_row_is_reported_by_key_and_costs_no_other_key() {
     let site = site!();
     let store = site.open().await;
-    let ids = Sample::to_bob(2).stored(&store).await.ids();
-    site.spoil("key_id = $1", ids[0].as_bytes()).await;
+    let batch = Sample::to_bob(2).stored(&store).await;
+    let ids = batch.ids();
+    site.spoil(&batch, &ids[..1]).await;
     let refused = Ask::by("bob").at(&store, &[ids[1], ids[0]]).await;
-    let Err(RetrieveError::Store(StoreError::Corrupt { table: "keys", row })) = refused else {
+    let Err(RetrieveError::Store(StoreError::Corrupt { table: "records", row })) = refused else {
         panic!("{refused:?}")
     };
     assert_eq!(row, ids[0].to_string());
@@ -81,12 +82,17 @@ async fn a_tampered_row_is_reported_by_key_and_costs_no_other_key() {
 async fn a_sealed_key_moved_to_another_row_does_not_open() {
     let site = site!();
     let store = site.open().await;
-    let ids = Sample::to_bob(2).stored(&store).await.ids();
-    sqlx::query("UPDATE keys SET sealed = (SELECT k.sealed FROM keys k WHERE k.key_id = $1)")
-        .bind(ids[0].as_bytes().as_slice())
-        .execute(&mut *site.sql().await)
-        .await
-        .unwrap();
+    let mut ids = Sample::to_bob(2).stored(&store).await.ids();
+    ids.sort();
+    // The first slot, twice.
+    let mut link = site.sql().await;
+    let text = match link.dialect() {
+        Dialect::Sqlite => {
+            "UPDATE records SET slots = CAST(substr(slots, 1, 48) || substr(slots, 1, 48) AS BLOB)"
+        }
+        Dialect::Postgres => "UPDATE records SET slots = substr(slots, 1, 48) || substr(slots, 1, 48)",
+    };
+    sqlx::query(text).execute(&mut *link).await.unwrap();
     let refused = Ask::by("bob").at(&store, &ids[1..]).await;
     assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Corrupt { .. }))), "{refused:?}");
     Ask::by("bob").gets(&store, &ids[..1]).await;
@@ -103,8 +109,8 @@ async fn an_older_or_newer_schema_is_refused_with_what_to_do() {
     let error = open().await.unwrap_err();
     assert!(matches!(&error, StoreError::Schema(text) if text.contains("dqkd migrate")), "{error}");
 
-    Store::migrate_only(&site.url).await.unwrap();
-    Store::migrate_only(&site.url).await.unwrap();
+    site.migrate().await.unwrap();
+    site.migrate().await.unwrap();
     open().await.unwrap().close().await;
 
     sqlx::query(

@@ -31,12 +31,26 @@ async fn a_key_id_in_use_is_a_conflict_and_stores_nothing_of_the_batch() {
     let site = site!();
     let store = site.open().await;
     let first = Sample::to_bob(2).stored(&store).await;
-    let mut second = Sample::to_bob(2);
-    let id = first.ids()[1];
-    second.keys.push(Key { id, material: material(id) });
+    let second = Sample::to_bob(2).beside(&first).with(first.ids()[1]);
     assert_eq!(second.insert(&store).await.unwrap(), Inserted::Conflict);
     assert_eq!(counts(&store).await, Counts { batches: 1, keys: 2 });
     Ask::by("bob").gets(&store, &first.ids()).await;
+    assert_eq!(second.insert(&store).await.unwrap(), Inserted::Conflict, "also after it was retrieved");
+}
+
+#[tokio::test]
+async fn batches_whose_ids_share_their_first_bytes_are_told_apart() {
+    let site = site!();
+    let store = site.open().await;
+    let first = Sample::to_bob(3).stored(&store).await;
+    let second = Sample::to(&[to_sae("carol")], 2).beside(&first).stored(&store).await;
+    let third = Sample::to_bob(1).beside(&first);
+    Ask::by("bob").finds_nothing(&store, &third.ids()).await;
+    Ask::by("bob").is_not_entitled(&store, &second.ids()).await;
+    Ask::by("carol").gets(&store, &second.ids()).await;
+    Ask::by("bob").gets(&store, &first.ids()).await;
+    third.stored(&store).await;
+    assert_eq!(counts(&store).await, Counts { batches: 3, keys: 1 });
 }
 
 #[tokio::test]
@@ -62,7 +76,8 @@ async fn a_malformed_batch_is_refused_as_misuse() {
     let mut uneven = Sample::to_bob(2);
     uneven.keys[1].material = KeyMaterial::new(SecretBytes::zeroed(16));
     let nobody = Sample::to(&[], 1);
-    for batch in [empty, twice, uneven, nobody] {
+    let mixed = Sample::to_bob(1).with(KeyId::draw(&OsRandom).unwrap());
+    for batch in [empty, twice, uneven, nobody, mixed] {
         assert!(matches!(batch.insert(&store).await, Err(StoreError::Misuse(_))));
     }
     assert_eq!(counts(&store).await, Counts::default());

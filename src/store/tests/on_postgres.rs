@@ -14,6 +14,8 @@ macro_rules! site {
     }};
 }
 
+#[path = "carry_over.rs"]
+mod carry_over;
 #[path = "durability.rs"]
 mod durability;
 #[path = "insert.rs"]
@@ -26,6 +28,8 @@ mod replicas;
 #[path = "retrieve.rs"]
 mod retrieve;
 
+#[path = "tampering.rs"]
+mod tampering;
 mod trouble;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

@@ -13,6 +13,8 @@ macro_rules! site {
     };
 }
 
+#[path = "carry_over.rs"]
+mod carry_over;
 #[path = "durability.rs"]
 mod durability;
 mod files;
@@ -22,5 +24,7 @@ mod insert;
 mod ready;
 #[path = "retrieve.rs"]
 mod retrieve;
+#[path = "tampering.rs"]
+mod tampering;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

@@ -298,7 +298,7 @@ async fn whoever_is_told_that_the_store_is_busy_has_used_up_nothing_also_later()
     let mut other = site.sql().await;
     let lock = match other.dialect() {
         Dialect::Sqlite => "BEGIN IMMEDIATE",
-        Dialect::Postgres => "BEGIN; LOCK TABLE keys IN ACCESS EXCLUSIVE MODE",
+        Dialect::Postgres => "BEGIN; LOCK TABLE records IN ACCESS EXCLUSIVE MODE",
     };
     sqlx::raw_sql(lock).execute(&mut *other).await.unwrap();
     let refused = Ask::by("bob").patient_for(Duration::from_millis(50)).at(&store, &ids).await;

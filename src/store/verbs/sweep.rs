@@ -1,13 +1,16 @@
-//! Erasing rows that are due, a bounded chunk at a time.
+//! Erasing what is due, a bounded chunk at a time.
 
 use std::time::Duration;
 
 use kme::Timestamp;
 
+use super::ids::id_bytes;
+use super::rows::{self, Found};
 use super::sql;
 use super::verb::{AfterCommit, Verb};
 use crate::store::connection::{Dialect, Link};
 use crate::store::error::StoreError;
+use crate::store::record::KeyState;
 use crate::store::sealing::Sealer;
 use crate::store::types::Swept;
 
@@ -19,20 +22,51 @@ pub(crate) struct Sweep {
     pub(crate) limit: u32,
 }
 
+impl Sweep {
+    /// Erases the keys whose replay window has ended, in at most `limit` records. Returns how many.
+    async fn erase_due(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<u64, StoreError> {
+        let (mut keys, mut changed) = (0, Vec::new());
+        for found in rows::due_records(link, sealer, now, self.limit).await? {
+            // One that cannot be opened goes when it expires.
+            let Found::Record(mut record) = found else { continue };
+            for slot in record.state.due(now) {
+                record.erase(slot, KeyState::Gone);
+                keys += 1;
+            }
+            changed.push(record);
+        }
+        rows::save(link, &changed.iter().map(|record| &**record).collect::<Vec<_>>()).await?;
+        Ok(keys)
+    }
+
+    /// Erases the data keys that no record needs, also in memory.
+    async fn erase_data_keys(
+        &self,
+        link: &mut Link,
+        sealer: &Sealer,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let erased: Vec<Vec<u8>> = sqlx::query_scalar(link.text(sql::SWEEP_DATA_KEYS))
+            .bind(sealer.current(now)?.id.as_slice())
+            .bind(i64::from(self.limit))
+            .fetch_all(&mut **link)
+            .await?;
+        for id in &erased {
+            sealer.forget(&id_bytes(id, "data_keys")?);
+        }
+        Ok(erased.len() as u64)
+    }
+}
+
 impl Verb for Sweep {
     type Output = Swept;
     const NAME: &'static str = "sweep";
 
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Swept, StoreError> {
-        let mut deleted = [0; 5];
-        let statements = [
-            sql::SWEEP_READY,
-            sql::SWEEP_RETRIEVED,
-            sql::SWEEP_EXPIRED_KEYS,
-            sql::SWEEP_BATCHES,
-            sql::SWEEP_TOMBSTONES,
-        ];
-        for (statement, deleted) in statements.into_iter().zip(&mut deleted) {
+        let keys = self.erase_due(link, sealer, now).await?;
+        let mut deleted = [0; 2];
+        for (statement, deleted) in [sql::SWEEP_RECORDS, sql::SWEEP_TOMBSTONES].into_iter().zip(&mut deleted)
+        {
             let done = sqlx::query(link.text(statement))
                 .bind(now.as_ms())
                 .bind(i64::from(self.limit))
@@ -40,28 +74,23 @@ impl Verb for Sweep {
                 .await?;
             *deleted = done.rows_affected();
         }
-        let data_keys = sqlx::query(link.text(sql::SWEEP_DATA_KEYS))
-            .bind(sealer.current().id.as_slice())
-            .bind(i64::from(self.limit))
-            .execute(&mut **link)
-            .await?
-            .rows_affected();
+        let data_keys = self.erase_data_keys(link, sealer, now).await?;
         let mut marks = 0;
         if link.dialect() == Dialect::Postgres {
             let idle_since = now.minus(MARK_LIFE).as_ms();
             marks =
                 sqlx::query(sql::SWEEP_MARKS).bind(idle_since).execute(&mut **link).await?.rows_affected();
         }
-        let [ready_blocks, retrieved, expired, batches, tombstones] = deleted;
-        Ok(Swept { ready_blocks, keys: retrieved + expired, batches, tombstones, data_keys, marks })
+        let [batches, tombstones] = deleted;
+        Ok(Swept { keys, batches, tombstones, data_keys, marks })
     }
 
     fn is_change(swept: &Swept) -> bool {
         swept.any()
     }
 
-    /// When nothing is left to erase, the log may still hold what was erased.
+    /// The log may still hold what was erased.
     fn after_commit(&self, swept: &Swept) -> AfterCommit {
-        if swept.any() { AfterCommit::Nothing } else { AfterCommit::Checkpoint }
+        if swept.any() { AfterCommit::CheckpointIfDue } else { AfterCommit::Checkpoint }
     }
 }

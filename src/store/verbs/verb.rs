@@ -1,18 +1,16 @@
 //! The interface of a change to the store, as the writer runs it.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use kme::Timestamp;
 
-use super::batch_cache::BatchFacts;
 use super::locks::Needs;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::Sealer;
 
 /// A change to the store other than a retrieval. (Retrievals of one transaction are decided together:
-/// [`super::Rows`].)
+/// [`super::Records`].)
 pub(crate) trait Verb: Send + Sync + 'static {
     /// What its caller gets.
     type Output: Send;
@@ -50,8 +48,8 @@ pub(crate) trait Verb: Send + Sync + 'static {
 /// What a writer does after a commit.
 pub(crate) enum AfterCommit {
     Nothing,
-    /// Adds a batch to its cache.
-    Cache(Arc<BatchFacts>),
     /// Moves the write-ahead log of SQLite into the database file.
     Checkpoint,
+    /// The same, if that was not done for a while.
+    CheckpointIfDue,
 }

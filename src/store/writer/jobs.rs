@@ -11,7 +11,7 @@ use super::commit_race::CommitRace;
 use crate::store::connection::Link;
 use crate::store::error::{RetrieveError, StoreError};
 use crate::store::sealing::Sealer;
-use crate::store::verbs::{AfterCommit, Needs, Retrieve, Rows, Verb};
+use crate::store::verbs::{AfterCommit, Needs, Records, Retrieve, Verb};
 
 /// Most jobs that wait in the queue; more callers wait to get in.
 const QUEUE_JOBS: usize = 1024;
@@ -45,9 +45,9 @@ impl PendingRetrieval {
         &self.asked
     }
 
-    /// Decides it, provided that the transaction is committed. Returns whether it is served.
-    pub(super) fn decide(&mut self, rows: &mut Rows, sealer: &Sealer) -> bool {
-        self.keys.insert(rows.decide(&self.asked, sealer)).is_ok()
+    /// Decides it, provided that the transaction is committed.
+    pub(super) fn decide(&mut self, records: &mut Records) {
+        self.keys = Some(records.decide(&self.asked));
     }
 }
 

@@ -35,6 +35,10 @@ fn pushed(created_at: Timestamp, expires_at: Timestamp) -> BatchMetadata {
 }
 
 fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String> {
+    judge(&pushed(created_at, expires_at))
+}
+
+fn judge(batch: &BatchMetadata) -> Result<usize, String> {
     let name = |id: &str| -> KmeId { id.parse().unwrap() };
     let saes = [("alice", "site-a"), ("bob", "site-b")];
     let saes = saes.map(|(sae, home)| (sae.parse().unwrap(), name(home)));
@@ -51,8 +55,8 @@ fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String>
         key_ttl_max: 2 * HOUR,
         clock_skew_max: SKEW,
     };
-    let (source, batch) = (name("site-a"), pushed(created_at, expires_at));
-    let checked = Checked { rules: &rules, directory: &directory, source: &source, batch: &batch };
+    let source = name("site-a");
+    let checked = Checked { rules: &rules, directory: &directory, source: &source, batch };
     checked.entitled_here(NOW).map(|entitled| entitled.len()).map_err(|error| error.to_string())
 }
 
@@ -66,6 +70,17 @@ fn clocks_may_differ_by_the_allowed_skew_in_both_directions_and_no_further() {
         let refused = judged(created_at, created_at.plus(HOUR)).unwrap_err();
         assert!(refused.contains("the clocks differ"), "{refused}");
     }
+}
+
+/// The store finds a batch by them.
+#[test]
+fn a_batch_whose_key_ids_do_not_share_six_bytes_is_refused() {
+    let mut batch = pushed(NOW, NOW.plus(HOUR));
+    batch.key_ids = KeyId::draw_batch(2, &OsRandom).unwrap();
+    assert_eq!(judge(&batch), Ok(1));
+    batch.key_ids.extend(KeyId::draw_batch(1, &OsRandom).unwrap());
+    let refused = judge(&batch).unwrap_err();
+    assert!(refused.contains("share their first six bytes"), "{refused}");
 }
 
 #[test]

@@ -117,7 +117,6 @@ mod tests {
             usable_until: life::usable_until(START, expires_at),
             created_at: START,
             provenance: Arc::new(Provenance { grade, expires_at }),
-            is_stored: true,
             keys: ids.into_iter().map(key).collect(),
         }
     }

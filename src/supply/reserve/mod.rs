@@ -25,12 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::demand::Bounds;
-use kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, SaeId, Timestamp};
+use kme::{Demands, FreshKey, KmeId, Recipient, SaeId, Timestamp};
 
 use self::pair::{Needs, Pair};
 use self::pairs::Pairs;
 use super::SupplyError;
-use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, StoreError};
+use crate::store::{LeasedBlock, ReturnedBlock, Store};
 
 /// Blocks that one lease takes at most.
 const LEASE_BLOCKS_MAX: u32 = 32;
@@ -98,7 +98,6 @@ pub(super) struct ReserveSettings {
 pub(super) struct ReserveParts {
     pub(super) maker: Arc<dyn Maker>,
     pub(super) store: Arc<Store>,
-    pub(super) random: Arc<dyn Random>,
     pub(super) local: KmeId,
     /// Runs the work that must end before the daemon does.
     pub(super) tasks: TaskTracker,
@@ -327,56 +326,25 @@ impl Reserve {
     async fn give_back(&self, pair: &Pair) {
         let blocks = pair.empty();
         let now = self.parts.maker.now();
-        let (stored, others): (Vec<_>, Vec<_>) =
-            blocks.into_iter().filter(|block| now < block.usable_until).partition(|block| block.is_stored);
-        let ids: Vec<Vec<KeyId>> =
-            stored.iter().map(|block| block.keys.iter().map(|key| key.id).collect()).collect();
-        let returned: Vec<ReturnedBlock<'_>> = stored
+        let returned: Vec<ReturnedBlock<'_>> = blocks
             .iter()
-            .zip(&ids)
-            .map(|(block, key_ids)| ReturnedBlock {
+            .filter(|block| now < block.usable_until)
+            .map(|block| ReturnedBlock {
                 batch_id: block.batch_id,
+                source: &self.parts.local,
                 pair: pair.as_ready(),
+                created_at: block.created_at,
                 usable_until: block.usable_until,
                 provenance: &block.provenance,
-                key_ids,
+                keys: &block.keys,
             })
             .collect();
-        let mut failed = None;
         if !returned.is_empty()
             && let Err(error) = self.parts.store.give_back(&returned).await
         {
-            failed = Some(error);
-        }
-        for block in others {
-            if let Err(error) = self.store_again(pair, &block).await {
-                failed = Some(error);
-            }
-        }
-        if let Some(error) = failed {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "leased keys could not be given back and will never be handed out");
         }
-    }
-
-    /// Stores leased keys that the store no longer has, as a new batch.
-    async fn store_again(&self, pair: &Pair, block: &LeasedBlock) -> Result<(), StoreError> {
-        let Ok(batch_id) = BatchId::draw(&*self.parts.random) else {
-            return Err(StoreError::Misuse("no randomness for the name of a batch"));
-        };
-        let batch = NewBatch {
-            batch_id,
-            source: &self.parts.local,
-            master: &pair.master,
-            recipients: std::slice::from_ref(&pair.recipient),
-            entitled: &[],
-            // Nobody pushes this batch, so its digest is never compared.
-            content: ContentDigest([0; 32]),
-            created_at: block.created_at,
-            expires_at: block.provenance.expires_at,
-            keys: &block.keys,
-        };
-        self.parts.store.insert_ready(&batch, &block.provenance.grade, block.usable_until).await.map(drop)
     }
 
     /// The pair, added if it is new; `None` when there are too many.

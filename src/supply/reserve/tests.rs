@@ -6,11 +6,14 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
-use kme::{Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade};
+use kme::{
+    BatchId, Clock, Key, KeyId, KeyMaterial, ManualClock, OsRandom, Party, Provenance, Random, SecretBytes,
+    SourceGrade,
+};
 
 use super::*;
 use crate::store::testing::{Counts, counts};
-use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings};
+use crate::store::{ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, StoreSettings};
 
 const TTL: Duration = Duration::from_hours(2);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
@@ -63,8 +66,7 @@ impl Double {
             assert_eq!(self.store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
         }
         let provenance = Arc::new(Provenance { grade, expires_at });
-        let is_stored = !entitled.is_empty();
-        Some(LeasedBlock { batch_id, usable_until, created_at, provenance, is_stored, keys })
+        Some(LeasedBlock { batch_id, usable_until, created_at, provenance, keys })
     }
 }
 
@@ -131,6 +133,7 @@ impl Site {
     async fn start(&self, floor: u64, max: u64) -> Running {
         let settings = StoreSettings {
             url: self.url.clone(),
+            kme: "site-a".parse().unwrap(),
             keks: KeyEncryptionKeys::from_file(&self.dir.path().join("kek")).unwrap(),
             migrate: true,
         };
@@ -147,7 +150,6 @@ impl Site {
         let parts = ReserveParts {
             maker: Arc::clone(&double) as _,
             store: Arc::clone(&store),
-            random: Arc::new(OsRandom),
             local: "site-a".parse().unwrap(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

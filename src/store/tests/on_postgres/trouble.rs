@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use testkit::postgres::Stop;
 use tokio::task::JoinSet;
 
+use super::super::super::record::prefix_of;
 use super::lossy::Lossy;
 use super::*;
 use testkit::needs;
@@ -110,7 +111,10 @@ async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
     let server = TestPostgres::private();
     let site = site_on(&server);
     let stores = [Arc::new(site.open().await), Arc::new(site.open().await)];
-    let ids = Sample::to_bob(3_000).stored(&stores[0]).await.ids();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.extend(Sample::to_bob(60).stored(&stores[0]).await.ids());
+    }
     let mut tasks = JoinSet::new();
     for (number, ids) in ids.chunks(100).enumerate() {
         let (store, ids) = (Arc::clone(&stores[number % 2]), ids.to_vec());
@@ -271,13 +275,16 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
     needs!(Postgres);
     let site = site();
     let store = Arc::new(site.open().await);
-    let ids = Sample::to_bob(8).stored(&store).await.ids();
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        ids.extend(Sample::to_bob(1).stored(&store).await.ids());
+    }
     let mut other = site.sql().await;
     // An operator's psql session, which no timeout ends.
     let begin = "SET idle_in_transaction_session_timeout = 0; BEGIN";
     sqlx::raw_sql(begin).execute(&mut *other).await.unwrap();
-    sqlx::query("SELECT key_id FROM keys WHERE key_id = $1 FOR UPDATE")
-        .bind(ids[0].as_bytes().as_slice())
+    sqlx::query("SELECT 1 FROM records WHERE prefix = $1 FOR UPDATE")
+        .bind(prefix_of(&ids[0]))
         .execute(&mut *other)
         .await
         .unwrap();

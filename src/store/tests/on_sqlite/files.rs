@@ -33,7 +33,7 @@ async fn no_file_shows_key_material_or_the_kek() {
             .collect::<Vec<_>>()
     };
     let holds = |needle: &[u8]| files().iter().any(|file| file.windows(needle.len()).any(|w| w == needle));
-    assert!(holds(batch.keys[0].id.as_bytes()), "the search finds what is there");
+    assert!(holds(batch.batch_id.as_bytes()), "the search finds what is there");
     for needle in &needles {
         assert!(!holds(needle));
     }
@@ -67,7 +67,7 @@ async fn a_full_disk_stores_nothing_and_recovers() {
     let first = Sample::to_bob(10).stored(&store).await;
     // SQLite raises a limit below the present size to that size: no page may be added from now on.
     on_writer(&store, "PRAGMA max_page_count = 1").await.unwrap();
-    let big = Sample::to_bob(5000);
+    let big = Sample::to_bob(4000);
     let error = big.insert(&store).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     assert_eq!(error.public_message(), "the key store has no space left");
@@ -120,11 +120,11 @@ async fn a_file_system_without_space_is_full_and_recovers() {
     let unmount = Unmount(mount.clone());
     let keks = KeyEncryptionKeys::from_file(&site.path("one.kek")).unwrap();
     let url = format!("sqlite://{}", mount.join("site.db").display());
-    let settings = StoreSettings { url, keks, migrate: true };
+    let settings = StoreSettings { url, kme: kme("site-b"), keks, migrate: true };
     let store = Store::open(settings, site.clock.clone(), Arc::new(OsRandom)).await.unwrap();
     let first = Sample::to_bob(3).stored(&store).await;
-    std::fs::write(mount.join("filler"), vec![0; 200 * 1024]).unwrap();
-    let error = Sample::to_bob(4000).insert(&store).await.unwrap_err();
+    std::fs::write(mount.join("filler"), vec![0; 400 * 1024]).unwrap();
+    let error = Sample::to_bob(4096).insert(&store).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     std::fs::remove_file(mount.join("filler")).unwrap();
     Sample::to_bob(3).stored(&store).await;
