@@ -4,7 +4,9 @@
 -- Whose records a data key seals. Empty: of an older release.
 ALTER TABLE data_keys ADD COLUMN kme TEXT NOT NULL DEFAULT '';
 
--- A fifth of each page is left free, so that a changed row stays in its page and no index changes.
+-- Half of each page is left free: a changed record stays in its page, so no index changes, and the log gets only the
+-- bytes that differ. For that the slots stay in the row where they can (MAIN); the header, which never changes, is kept
+-- apart (EXTERNAL, without a try to compress sealed bytes).
 CREATE TABLE records (
     batch_id       BYTEA  NOT NULL PRIMARY KEY CHECK (length(batch_id) = 16),
     prefix         BIGINT NOT NULL,
@@ -21,16 +23,15 @@ CREATE TABLE records (
     header         BYTEA  NOT NULL,
     state          BYTEA  NOT NULL,
     slots          BYTEA  NOT NULL
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 50, toast_tuple_target = 4080);
 CREATE INDEX records_by_prefix ON records (prefix);
 CREATE INDEX records_by_expiry ON records (expires_at_ms);
 CREATE INDEX records_by_data_key ON records (data_key_id);
 CREATE INDEX records_ready ON records (master_sae, recipient, ready_until_ms) WHERE ready_until_ms IS NOT NULL;
 CREATE INDEX records_to_erase ON records (erase_at_ms) WHERE erase_at_ms IS NOT NULL;
 
--- Sealed bytes do not compress: do not try.
-ALTER TABLE records ALTER COLUMN header SET STORAGE EXTERNAL, ALTER COLUMN state SET STORAGE EXTERNAL,
-    ALTER COLUMN slots SET STORAGE EXTERNAL;
+ALTER TABLE records ALTER COLUMN header SET STORAGE EXTERNAL, ALTER COLUMN state SET STORAGE MAIN,
+    ALTER COLUMN slots SET STORAGE MAIN;
 
 -- Vacuum early and often, by count and not by share, so that the space of old rows is used again and the table stays
 -- as large as what is alive.
