@@ -53,7 +53,7 @@ struct ByName {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome<'a> {
     Committed,
-    /// Not a failure: a caller had given up, or the short way of retrieval did not fit.
+    /// Not a failure: a caller had given up.
     RolledBack,
     Failed(&'a StoreError),
 }

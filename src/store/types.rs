@@ -140,6 +140,8 @@ pub enum ReadyVoid {
 pub struct Swept {
     /// Keys that everybody has retrieved and whose replay window has ended.
     pub keys: u64,
+    /// Records that cannot be opened, or have no key to erase: somebody changed them in the database.
+    pub unlisted: u64,
     /// Expired batches with all their keys.
     pub batches: u64,
     /// Expired tombstones.

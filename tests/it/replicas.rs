@@ -293,7 +293,8 @@ fn what_one_replica_took_is_voided_through_any_when_another_site_fails() {
     }
     eventually("site-b holds no key", || {
         let database = TestPostgres::database_of(&database);
-        TestPostgres::shared().sql(database, &["SELECT coalesce(sum(length(slots)), 0) FROM records"]).trim() == "0"
+        TestPostgres::shared().sql(database, &["SELECT coalesce(sum(length(slots)), 0) FROM records"]).trim()
+            == "0"
     });
     let key = network.enc("alice", "bob", "").key();
     let url = format!("{}/api/v1/keys/alice/dec_keys?key_ID={}", network.site(replica).sae_url, key.0);

@@ -11,6 +11,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
 use aws_lc_rs::{constant_time, hmac};
@@ -28,6 +30,7 @@ pub(crate) const MAC_BYTES: usize = 16;
 const COUNTER_BYTES: usize = 4;
 /// Most data keys of others that are kept unwrapped.
 const KNOWN_MAX: usize = 4_096;
+const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// Seals with the current data key and opens with any data key it knows.
 pub struct Sealer {
@@ -36,6 +39,8 @@ pub struct Sealer {
     random: Arc<dyn Random>,
     current: Mutex<Arc<DataKey>>,
     known: RwLock<HashMap<DataKeyId, Arc<Ciphers>>>,
+    /// When a missing KEK was last reported, in milliseconds.
+    warned_at: AtomicI64,
 }
 
 impl Sealer {
@@ -48,7 +53,8 @@ impl Sealer {
     ) -> Result<Self, SealError> {
         let current = Arc::new(DataKey::draw(&keks, &kme, &*random, now)?);
         let known = RwLock::new(HashMap::from([(current.id, Arc::clone(&current.ciphers))]));
-        Ok(Self { keks, kme, random, current: Mutex::new(current), known })
+        let warned_at = AtomicI64::new(i64::MIN);
+        Ok(Self { keks, kme, random, current: Mutex::new(current), known, warned_at })
     }
 
     /// Whose records these are.
@@ -86,6 +92,16 @@ impl Sealer {
         }
         known.insert(id, ciphers);
         Ok(true)
+    }
+
+    /// Whether to report a missing KEK again: once a minute.
+    pub(crate) fn may_warn(&self, now: Timestamp) -> bool {
+        let last = Timestamp::from_ms(self.warned_at.load(Ordering::Relaxed));
+        let may = now.since(last) >= WARN_EVERY;
+        if may {
+            self.warned_at.store(now.as_ms(), Ordering::Relaxed);
+        }
+        may
     }
 
     /// Forgets a data key that was erased.
@@ -257,8 +273,6 @@ fn nonce(first: [u8; NONCE_LEN], step: u32) -> Result<Nonce, SealError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use kme::OsRandom;
 
     use super::*;

@@ -63,6 +63,26 @@ async fn a_rotated_kek_opens_old_rows_and_seals_new_ones() {
     Ask::by("bob").gets(&store, &new).await;
 }
 
+/// Give a new KEK to all replicas before one of them seals with it; whoever forgets that loses nothing.
+#[tokio::test]
+async fn what_a_daemon_lacks_the_kek_of_stays_for_those_that_have_it() {
+    let site = site!();
+    let forgotten = site.open().await;
+    KeyEncryptionKeys::create_file(&site.path("two.kek"), &OsRandom).unwrap();
+    let store = site.try_open("two.kek").await.unwrap();
+    let (ready, other) =
+        (Sample::to_bob(2).ready(&store, true).await, Sample::to_bob(2).stored(&store).await);
+    let own = Sample::to_bob(3).ready(&forgotten, true).await;
+    let pair = ReadyPair { master: &sae("alice"), recipient: &ready.recipients[0] };
+    let leased =
+        |blocks: Vec<LeasedBlock>| blocks.into_iter().map(|block| block.batch_id).collect::<Vec<_>>();
+    assert_eq!(leased(forgotten.lease(pair, 9).await.unwrap()), [own.batch_id]);
+    let refused = Ask::by("bob").at(&forgotten, &other.ids()).await;
+    assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Seal(_)))), "{refused:?}");
+    assert_eq!(leased(store.lease(pair, 9).await.unwrap()), [ready.batch_id]);
+    Ask::by("bob").gets(&store, &other.ids()).await;
+}
+
 #[tokio::test]
 async fn a_tampered_row_is_reported_by_key_and_costs_no_other_key() {
     let site = site!();

@@ -261,6 +261,8 @@ async fn numbers_that_are_raised_give_nobody_what_is_not_theirs() {
     run(&mut link, "UPDATE data_keys SET created_at_ms = created_at_ms + 25920000000".to_owned()).await;
     let recipient = "UPDATE records SET recipient = (SELECT max(recipient) FROM records)";
     run(&mut link, recipient.to_owned()).await;
+    let lowered = "UPDATE records SET erase_at_ms = 0";
+    run(&mut link, lowered.to_owned()).await;
     let got = world.gives_nothing_wrong(&site, "raised").await;
     assert_eq!(got, world.all(), "and everybody gets what is theirs");
 }

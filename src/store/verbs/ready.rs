@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kme::life;
 use kme::{BatchId, Key, KeyMaterial, Provenance, SecretBytes, Timestamp};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::insert::Insert;
 use super::locks::Needs;
@@ -109,28 +109,32 @@ impl Verb for Lease {
     }
 
     /// Takes the blocks that end first. A damaged one is reported and unlisted, so that it does not stand in
-    /// the way of the others.
-    ///
-    /// # Errors
-    /// [`StoreError`], also if a KEK is missing: another daemon may have it.
+    /// the way of the others. One whose KEK is missing here stays for the daemons that have it.
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Leased, StoreError> {
         let pair = (self.pair.master.as_str(), self.pair.recipient.as_str());
         let found = rows::ready_records(link, sealer, pair, now, self.blocks).await?;
-        let mut leased = Leased { blocks: Vec::with_capacity(found.len()), took_any: !found.is_empty() };
+        let mut leased = Leased { blocks: Vec::with_capacity(found.len()), took_any: false };
         let mut taken = Vec::with_capacity(found.len());
         for found in found {
             let spoiled = match found {
                 Found::Record(mut record) => match self.take(&mut record, now)? {
                     Some(block) => {
                         leased.blocks.extend((!block.keys.is_empty()).then_some(block));
+                        leased.took_any = true;
                         taken.push(record);
                         continue;
                     }
                     None => record.batch_id,
                 },
-                Found::Damaged { error: error @ StoreError::Seal(_), .. } => return Err(error),
+                Found::Damaged { error: StoreError::Seal(error), .. } => {
+                    if sealer.may_warn(now) {
+                        warn!(%error, "ready keys of another daemon cannot be opened here");
+                    }
+                    continue;
+                }
                 Found::Damaged { batch_id, .. } => batch_id,
             };
+            leased.took_any = true;
             error!(batch.id = %spoiled, "ready keys were changed in the database and are dropped");
             rows::unlist(link, spoiled).await?;
         }

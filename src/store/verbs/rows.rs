@@ -190,7 +190,7 @@ pub(super) async fn save(link: &mut Link, changed: &[&Record]) -> Result<(), Sto
     Ok(())
 }
 
-/// Takes a record that cannot be opened out of the way of leases.
+/// Takes a record that is not what its row says out of the way of leases and sweeps.
 pub(super) async fn unlist(link: &mut Link, batch_id: BatchId) -> Result<(), StoreError> {
     let id: &[u8] = batch_id.as_bytes();
     let statement: Sql = sql::UNLIST_RECORD;

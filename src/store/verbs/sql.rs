@@ -76,9 +76,9 @@ pub(crate) const UPDATE_RECORD: Sql = Sql::same(
 );
 /// Most records of one [`update_records`].
 pub(crate) const UPDATE_RECORDS_MAX: usize = 64;
-/// For a record that cannot be opened: no lease finds it again.
+/// For a record that is not what its row says: no lease and no sweep finds it until it expires.
 pub(crate) const UNLIST_RECORD: Sql =
-    Sql::same("UPDATE records SET ready_until_ms = NULL WHERE batch_id = $1");
+    Sql::same("UPDATE records SET ready_until_ms = NULL, erase_at_ms = NULL WHERE batch_id = $1");
 pub(crate) const COUNT_READY: Sql = Sql::same(
     "SELECT CAST(coalesce(sum(ready_keys), 0) AS BIGINT) FROM records \
      WHERE master_sae = $1 AND recipient = $2 AND ready_until_ms > $3",

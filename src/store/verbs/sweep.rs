@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kme::Timestamp;
+use tracing::error;
 
 use super::ids::id_bytes;
 use super::rows::{self, Found};
@@ -23,20 +24,37 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    /// Erases the keys whose replay window has ended, in at most `limit` records. Returns how many.
-    async fn erase_due(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<u64, StoreError> {
-        let (mut keys, mut changed) = (0, Vec::new());
+    /// Erases the keys whose replay window has ended, in at most `limit` records. Returns how many, and how many
+    /// records were there for nothing.
+    async fn erase_due(
+        &self,
+        link: &mut Link,
+        sealer: &Sealer,
+        now: Timestamp,
+    ) -> Result<(u64, u64), StoreError> {
+        let (mut keys, mut unlisted, mut changed) = (0, 0, Vec::new());
         for found in rows::due_records(link, sealer, now, self.limit).await? {
-            // One that cannot be opened goes when it expires.
-            let Found::Record(mut record) = found else { continue };
-            for slot in record.state.due(now) {
-                record.erase(slot, KeyState::Gone);
-                keys += 1;
-            }
-            changed.push(record);
+            let spoiled = match found {
+                Found::Record(mut record) => {
+                    let due = record.state.due(now);
+                    if !due.is_empty() {
+                        due.iter().for_each(|slot| record.erase(*slot, KeyState::Gone));
+                        keys += due.len() as u64;
+                        changed.push(record);
+                        continue;
+                    }
+                    record.batch_id
+                }
+                // Another daemon may have the KEK.
+                Found::Damaged { error: StoreError::Seal(_), .. } => continue,
+                Found::Damaged { batch_id, .. } => batch_id,
+            };
+            error!(batch.id = %spoiled, "a record was changed in the database; it goes when it expires");
+            rows::unlist(link, spoiled).await?;
+            unlisted += 1;
         }
         rows::save(link, &changed.iter().map(|record| &**record).collect::<Vec<_>>()).await?;
-        Ok(keys)
+        Ok((keys, unlisted))
     }
 
     /// Erases the data keys that no record needs, also in memory.
@@ -63,7 +81,7 @@ impl Verb for Sweep {
     const NAME: &'static str = "sweep";
 
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Swept, StoreError> {
-        let keys = self.erase_due(link, sealer, now).await?;
+        let (keys, unlisted) = self.erase_due(link, sealer, now).await?;
         let mut deleted = [0; 2];
         for (statement, deleted) in [sql::SWEEP_RECORDS, sql::SWEEP_TOMBSTONES].into_iter().zip(&mut deleted)
         {
@@ -82,7 +100,7 @@ impl Verb for Sweep {
                 sqlx::query(sql::SWEEP_MARKS).bind(idle_since).execute(&mut **link).await?.rows_affected();
         }
         let [batches, tombstones] = deleted;
-        Ok(Swept { keys, batches, tombstones, data_keys, marks })
+        Ok(Swept { keys, unlisted, batches, tombstones, data_keys, marks })
     }
 
     fn is_change(swept: &Swept) -> bool {
