@@ -41,6 +41,37 @@ async fn no_file_shows_key_material_or_the_kek() {
     assert!(!needles.iter().any(|needle| holds(needle)));
 }
 
+/// Also while there is always something to erase.
+#[tokio::test]
+async fn a_retrieved_key_is_in_no_file_soon_after_not_even_sealed() {
+    let site = site();
+    let store = site.open().await;
+    let batch = Sample::to_bob(3).stored(&store).await;
+    let mut ids = batch.ids();
+    ids.sort();
+    let slots: Vec<u8> =
+        sqlx::query_scalar("SELECT slots FROM records").fetch_one(&mut *site.sql().await).await.unwrap();
+    let slots: Vec<&[u8]> = slots.chunks(slots.len() / 3).collect();
+    let is_somewhere = |slot: &[u8]| {
+        let files = ["site.db", "site.db-wal"].map(|name| std::fs::read(site.path(name)).unwrap());
+        files.iter().any(|file| file.windows(slot.len()).any(|bytes| bytes == slot))
+    };
+    Ask::by("bob").gets(&store, &ids[..2]).await;
+    assert!(is_somewhere(slots[0]), "the log still has it");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    let expired = Sample::to_bob(1);
+    expired.with_life(START, async |batch| store.insert_batch(batch).await).await.unwrap();
+    assert_eq!(store.sweep(1).await.unwrap().batches, 1);
+    // The log is emptied after the answer, and before the next job.
+    assert!(!store.sweep(1).await.unwrap().any());
+    assert_eq!(std::fs::metadata(site.path("site.db-wal")).unwrap().len(), 0);
+    assert!(!is_somewhere(slots[0]) && !is_somewhere(slots[1]));
+    assert!(is_somewhere(slots[2]), "the search finds what is there");
+    Ask::by("bob").gets(&store, &ids[2..]).await;
+}
+
 #[tokio::test]
 async fn the_database_and_its_log_are_readable_for_the_owner_only() {
     let site = site();
