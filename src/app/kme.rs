@@ -35,10 +35,10 @@ const TICK: Duration = Duration::from_secs(1);
 const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a failed sweep.
 const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);
-/// How many keys one transaction of the sweeper erases; other jobs wait for it. Doubles with each second of a
+/// How many batches one transaction of the sweeper erases; other jobs wait for it. Doubles with each second of a
 /// sweep, up to [`STORE_SWEEP_ROWS_MAX`].
-const STORE_SWEEP_ROWS: u32 = 256;
-const STORE_SWEEP_ROWS_MAX: u32 = 4096;
+const STORE_SWEEP_ROWS: u32 = 32;
+const STORE_SWEEP_ROWS_MAX: u32 = 1024;
 /// How often a peer that answers is asked for its state.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// Pauses while a peer answers but no pool set can be made for it.

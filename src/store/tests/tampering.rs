@@ -34,6 +34,8 @@ const TABLES: [(&str, &[&str]); 3] = [
     ),
     ("tombstones", &["batch_id", "source_kme", "expires_at_ms"]),
 ];
+/// Columns that take part in a decision.
+const DECIDING: [&str; 5] = ["batch_id", "data_key_id", "header", "state", "slots"];
 const NOW: Duration = Duration::from_mins(20);
 const CALLERS: [&str; 5] = ["alice", "bob", "carol", "dave", "eve"];
 
@@ -226,8 +228,10 @@ async fn columns_exchanged_between_rows_give_nobody_what_is_not_theirs() {
             let rows = keys_of(&mut site.sql().await, table, columns[0]).await;
             assert!(rows.len() > 1, "{table}");
             for column in columns {
-                // Each row with the one after it, and with the third after it.
-                for (one, step) in (0..rows.len()).flat_map(|one| [(one, 1), (one, 3)]) {
+                // What decides: each row with the one after it, and with the third after it.
+                let steps: &[usize] = if DECIDING.contains(column) { &[1, 3] } else { &[1] };
+                for (one, step) in (0..rows.len()).flat_map(|one| steps.iter().map(move |step| (one, *step)))
+                {
                     let two = (one + step) % rows.len();
                     let copy = copy_of(&site);
                     let mut link = copy.sql().await;

@@ -1,10 +1,10 @@
 //! Storing a batch.
 
 use kme::life::{self, Known};
-use kme::{Key, Timestamp};
+use kme::{Key, KeyId, Timestamp};
 
 use super::locks::Needs;
-use super::rows;
+use super::rows::{self, Found};
 use super::sql;
 use super::verb::Verb;
 use crate::store::connection::Link;
@@ -34,7 +34,9 @@ impl Insert {
 
     async fn known(&self, link: &mut Link, sealer: &Sealer) -> Result<Known, StoreError> {
         let new = &self.0.record;
-        if let Some(known) = rows::record(link, sealer, new.batch_id).await? {
+        let met = rows::met_by(link, sealer, new.batch_id, new.header.prefix()).await?;
+        let met = met.into_iter().map(Found::sound).collect::<Result<Vec<_>, _>>()?;
+        if let Some(known) = met.iter().find(|record| record.batch_id == new.batch_id) {
             let same_content =
                 known.header.source == new.header.source && known.header.content == new.header.content;
             return Ok(Known::Batch { same_content, voided: known.state.voided });
@@ -47,11 +49,9 @@ impl Insert {
         if tombstones > 0 {
             return Ok(Known::Tombstone);
         }
-        for other in rows::records_of(link, sealer, &[new.header.prefix()]).await? {
-            let other = other.sound()?;
-            if new.header.key_ids.iter().any(|id| other.slot_of(*id).is_some()) {
-                return Ok(Known::KeyIdsInUse);
-            }
+        let is_in_use = |id: &KeyId| met.iter().any(|other| other.slot_of(*id).is_some());
+        if new.header.key_ids.iter().any(is_in_use) {
+            return Ok(Known::KeyIdsInUse);
         }
         Ok(Known::Unknown)
     }

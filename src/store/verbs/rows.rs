@@ -50,6 +50,18 @@ pub(super) async fn record(
     }
 }
 
+/// What a push of `batch_id`, whose key IDs begin with `prefix`, may meet.
+pub(super) async fn met_by(
+    link: &mut Link,
+    sealer: &Sealer,
+    batch_id: BatchId,
+    prefix: Prefix,
+) -> Result<Vec<Found>, StoreError> {
+    let id: &[u8] = batch_id.as_bytes();
+    let rows = sqlx::query_as(link.text(sql::MET)).bind(id).bind(prefix).fetch_all(&mut **link).await?;
+    open_all(link, sealer, rows).await
+}
+
 /// All records whose key IDs begin with one of `prefixes`.
 pub(super) async fn records_of(
     link: &mut Link,

@@ -40,6 +40,9 @@ pub(crate) const RECORD: Sql = sql!(
     select_record!("records r WHERE r.batch_id = $1"),
     select_record!("records r WHERE r.batch_id = $1 FOR UPDATE")
 );
+/// What a push may meet: the record of its batch, and those of its prefix. Not locked: an insert holds advisory
+/// locks on both, and changes neither.
+pub(crate) const MET: Sql = Sql::same(select_record!("records r WHERE r.batch_id = $1 OR r.prefix = $2"));
 /// Of the prefixes in `$1`.
 pub(crate) const RECORDS: Sql = sql!(
     select_record!("json_each($1) p CROSS JOIN records r WHERE r.prefix = p.value"),

@@ -38,8 +38,10 @@ impl Sweep {
                 Found::Record(mut record) => {
                     let due = record.state.due(now);
                     if !due.is_empty() {
-                        due.iter().for_each(|slot| record.erase(*slot, KeyState::Gone));
                         keys += due.len() as u64;
+                        for slot in due {
+                            record.erase(slot, KeyState::Gone);
+                        }
                         changed.push(record);
                         continue;
                     }

@@ -68,6 +68,7 @@ fn statements() -> Vec<Statement> {
     };
     vec![
         statement("RECORD", "records_pkey", sql::RECORD.postgres, "bytea", id.clone()),
+        statement("MET", "records_by_prefix", sql::MET.postgres, "bytea, bigint", format!("{id}, 77")),
         statement("RECORDS", "records_by_prefix", sql::RECORDS.postgres, "text", some.clone()),
         statement(
             "LOCK_RECORDS",
