@@ -20,6 +20,7 @@ use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
+use crate::http::limits::Clients;
 use crate::metrics::{self, Registry};
 use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
@@ -166,13 +167,17 @@ impl Rooms {
         let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
         let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
-        let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
+        let clients = Clients::unlimited("sae");
+        let (delivery, work) = (Arc::clone(&self.delivery), supervisor.work.clone());
+        let api = http::sae::api(delivery, clients, edge, work, &requests);
         let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
-        let router = http::peer::router(intake, edge, body_max, supervisor.work.clone(), &requests);
+        let clients = Clients::unlimited("peer");
+        let work = supervisor.work.clone();
+        let router = http::peer::router(intake, clients, edge, body_max, work, &requests);
         supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
 
         let is_plain = config.listen.admin_is_loopback();

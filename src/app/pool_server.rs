@@ -18,6 +18,7 @@ use crate::config::PoolServerConfig;
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
+use crate::http::limits::Clients;
 use crate::metrics;
 use crate::pool::PoolVault;
 use crate::self_test;
@@ -57,7 +58,9 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
     let mut registry = metrics::registry();
     let requests = RequestMeters::register(&mut registry);
     let edge = wiring::pool_edge_limits(config);
-    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone(), &requests);
+    let clients = Clients::unlimited("pool");
+    let work = supervisor.work.clone();
+    let router = http::pool::router(Arc::clone(&vault), clients, edge, work, &requests);
     supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();
