@@ -80,6 +80,7 @@ impl fmt::Debug for Clients {
 impl Clients {
     /// The identities of `listener`, whose largest request is for `largest` keys.
     pub fn new(listener: &'static str, table: LimitTable, largest: u32, meter: LimitMeter) -> Arc<Self> {
+        meter.show(listener, &["requests_per_second", "keys_per_second", "connections"]);
         Arc::new(Self {
             listener,
             largest: NonZeroU32::new(largest).unwrap_or(NonZeroU32::MIN),

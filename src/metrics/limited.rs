@@ -1,6 +1,6 @@
 //! Counts what limits refused, by the identity that reached them.
 
-use super::{Counters, Labels, Registry, counter};
+use super::{Counter, Counters, Labels, Registry, counter};
 
 /// Stands for every identity that the configuration does not list, so that nobody can add series.
 const UNLISTED: &str = "(unlisted)";
@@ -18,11 +18,21 @@ impl LimitMeter {
         meter
     }
 
+    /// Shows limits of `listener` from now on, as 0 until somebody reaches them.
+    pub fn show(&self, listener: &'static str, limits: &[&'static str]) {
+        for limit in limits {
+            self.counter(listener, UNLISTED, limit);
+        }
+    }
+
     /// Counts one refusal. `identity` is named only if it `is_listed`.
     pub fn note(&self, listener: &'static str, identity: &str, is_listed: bool, limit: &'static str) {
-        let identity = if is_listed { identity } else { UNLISTED };
+        self.counter(listener, if is_listed { identity } else { UNLISTED }, limit).inc();
+    }
+
+    fn counter(&self, listener: &'static str, identity: &str, limit: &'static str) -> Counter {
         let labels = Labels::new([("listener", listener)]).and("identity", identity.to_owned());
-        counter(&self.0, labels.and("limit", limit)).inc();
+        counter(&self.0, labels.and("limit", limit))
     }
 }
 
