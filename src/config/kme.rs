@@ -146,7 +146,7 @@ impl KmeConfig {
         let pool_servers = check_pool_servers(checker, raw.pool_server);
         let id = id?.value;
         let peers = check_peers(checker, raw.peer, &id, limits.kme);
-        let (saes, sae_limits, directory) = check_saes(checker, raw.sae, &id, &peers, limits.sae);
+        let saes = check_saes(checker, raw.sae, &id, &peers, limits.sae);
         Some(Self {
             id,
             trust_domain: trust_domain?,
@@ -163,9 +163,9 @@ impl KmeConfig {
             log,
             peers,
             pool_servers,
-            saes,
-            sae_limits,
-            directory: directory?,
+            saes: saes.listed,
+            sae_limits: saes.limits,
+            directory: saes.directory?,
             references: Vec::new(),
         })
     }
@@ -263,13 +263,20 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
     servers
 }
 
+/// What the `[[sae]]` entries say.
+struct Saes {
+    listed: Vec<(SaeId, KmeId)>,
+    limits: HashMap<SaeId, IdentityLimits>,
+    directory: Option<Directory>,
+}
+
 fn check_saes(
     checker: &mut Checker<'_>,
     raw: Vec<Spanned<RawSae>>,
     own: &KmeId,
     peers: &[PeerConfig],
     all: IdentityLimits,
-) -> (Vec<(SaeId, KmeId)>, HashMap<SaeId, IdentityLimits>, Option<Directory>) {
+) -> Saes {
     let mut entries: Vec<(Field<SaeId>, Field<KmeId>)> = Vec::new();
     let mut limits = HashMap::new();
     for entry in raw {
@@ -288,12 +295,12 @@ fn check_saes(
     // There is a complaint already about peers that repeat an ID.
     let peers: HashSet<_> = peers.iter().map(|peer| &peer.id).filter(|id| *id != own).cloned().collect();
     match Directory::new(own.clone(), peers, saes.clone()) {
-        Ok(directory) => (saes, limits, Some(directory)),
+        Ok(directory) => Saes { listed: saes, limits, directory: Some(directory) },
         Err(error) => {
             let at = refused_entry(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
             let allowed = "SAE IDs that occur once, differ from KME IDs, and live at this KME or a [[peer]]";
             checker.problem(&at, &error.to_string(), allowed);
-            (saes, limits, None)
+            Saes { listed: saes, limits, directory: None }
         }
     }
 }
