@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use kme::{KmeId, Timestamp};
+use mtls::{Cut, ListenerCounts, Refusal};
 
 use super::health::Common;
+use super::supervise::{Counted, Listeners};
 use crate::metrics::{Labels, Reading, Registry};
 use crate::peer::BreakerState;
 use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};
@@ -43,10 +45,49 @@ pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String,
     gauge(registry, "dqkd_crl_next_update_timestamp_seconds", help, move || {
         tls.crl_next_update().map(seconds)
     });
+    of_listeners(registry, &common.listeners);
     gauges(registry, "dqkd_pool_memory_bytes", "Memory of pools, by whether it could be locked", || {
         let report = lock_report();
         vec![one("locked", "yes", report.locked_bytes), one("locked", "no", report.unlocked_bytes)]
     });
+}
+
+/// What the listeners count.
+fn of_listeners(registry: &mut Registry, listeners: &Listeners) {
+    let now = |read: fn(&ListenerCounts) -> usize| {
+        let listeners = listeners.clone();
+        move || {
+            let all = listeners.all().into_iter();
+            all.map(|(name, counts)| one("listener", name, read(&counts) as u64)).collect()
+        }
+    };
+    gauges(registry, "dqkd_connections", "Open connections", now(ListenerCounts::open));
+    let help = "Connections whose handshake is not finished";
+    gauges(registry, "dqkd_unfinished_handshakes", help, now(ListenerCounts::handshakes));
+    let help = "Bytes of answers that clients have not read";
+    gauges(registry, "dqkd_unsent_bytes", help, now(ListenerCounts::unsent_bytes));
+    let read = listeners.clone();
+    let refused = move || {
+        let of_one = |(name, counts): Counted| {
+            Refusal::ALL.map(|reason| {
+                (Labels::new([("listener", name), ("reason", reason.name())]), counts.refused(reason))
+            })
+        };
+        read.all().into_iter().flat_map(of_one).collect()
+    };
+    let help = "Clients that got no connection";
+    registry.register("dqkd_refused_connections", help, Reading::counter(refused));
+    let read = listeners.clone();
+    let cut = move || {
+        let of_one = |(name, counts): Counted| {
+            Cut::ALL.map(|reason| {
+                (Labels::new([("listener", name), ("reason", reason.name())]), counts.cut(reason))
+            })
+        };
+        read.all().into_iter().flat_map(of_one).collect()
+    };
+    let help = "Connections that were closed without waiting for the client";
+    registry.register("dqkd_cut_connections", help, Reading::counter(cut));
 }
 
 /// The reserves of keys.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
-use mtls::identity::{Identity, IdentityError};
+use mtls::identity::{Identity, IdentityError, Kind};
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use tokio::time::{Instant, interval, sleep};
 
@@ -15,7 +15,7 @@ use super::health::{Common, KmeHealth};
 use super::reload::{self, DirectoryReload, Origin, Reload};
 use super::supervise::{Daemon, Supervisor, bind, name_of};
 use super::wiring;
-use crate::config::{BaseUrl, KmeConfig};
+use crate::config::{BaseUrl, KmeConfig, LimitsConfig};
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
@@ -162,18 +162,23 @@ impl Rooms {
         );
         let requests = RequestMeters::register(&mut registry);
         let edge = wiring::edge_limits(config);
-        let limits = wiring::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
-        let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
+        let LimitsConfig { max_connections, handshakes, shutdown_grace, .. } = config.limits;
+        let limits = wiring::listener_limits(max_connections, handshakes, shutdown_grace);
+        let mutual = |rules, accepts, versions| {
+            let store = Arc::clone(&self.tls);
+            ListenerTls::Mutual { store, rules, accepts, versions }
+        };
         let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
         let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
-        let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
+        let tls = mutual(wiring::sae_identity_rules(config), &[Kind::Sae], Versions::Compatible);
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
         let router = http::peer::router(intake, edge, body_max, supervisor.work.clone(), &requests);
-        supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
+        let tls = mutual(strict(), &[Kind::Kme], Versions::Latest);
+        supervisor.listener("peer", peer, tls, router, limits);
 
         let is_plain = config.listen.admin_is_loopback();
         let common = self.common(supervisor);
@@ -195,7 +200,11 @@ impl Rooms {
             operators_only: !is_plain,
         };
         let router = http::admin::router(parts, supervisor.work.clone(), &requests);
-        let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
+        let tls = if is_plain {
+            ListenerTls::Plain
+        } else {
+            mutual(strict(), &[Kind::Operator], Versions::Compatible)
+        };
         supervisor.admin(admin, tls, router, limits);
         Ok(())
     }
@@ -206,6 +215,7 @@ impl Rooms {
             clock: Arc::clone(&self.clock),
             stopping: supervisor.stopping.clone(),
             restarts: supervisor.restarts.clone(),
+            listeners: supervisor.listeners.clone(),
         }
     }
 

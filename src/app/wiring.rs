@@ -7,7 +7,9 @@ use kme::{Admission, KEY_TTL_MAX};
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
-use crate::config::{KekSource, KmeConfig, PoolServerConfig, SET_TTL_MAX, StoreConfig, StoreLocation};
+use crate::config::{
+    HandshakesConfig, KekSource, KmeConfig, PoolServerConfig, SET_TTL_MAX, StoreConfig, StoreLocation,
+};
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
@@ -36,9 +38,15 @@ pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
 
-pub(super) fn listener_limits(max_connections: usize, shutdown_grace: Duration) -> ListenerLimits {
+pub(super) fn listener_limits(
+    max_connections: usize,
+    handshakes: HandshakesConfig,
+    shutdown_grace: Duration,
+) -> ListenerLimits {
     ListenerLimits {
         max_connections,
+        max_handshakes: handshakes.max,
+        max_handshakes_per_address: handshakes.max_per_address,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         shutdown_grace,
         ..ListenerLimits::default()

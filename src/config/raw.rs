@@ -167,6 +167,8 @@ raw_tables! {
     RawLimits {
         request_timeout: String,
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         max_concurrent_requests: i64,
         max_body_kib: i64,
         peer_timeout: String,
@@ -207,6 +209,8 @@ raw_tables! {
     }
     RawPoolLimits {
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         shutdown_grace: String,
     }
 }

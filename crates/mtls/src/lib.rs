@@ -31,7 +31,6 @@
 //! # }
 //! ```
 
-mod body;
 mod bundle;
 mod client;
 mod connector;
@@ -42,8 +41,8 @@ pub mod listener;
 mod material;
 mod service;
 mod signature_cache;
+mod sparing;
 mod store;
-mod timer;
 mod verifier;
 mod versions;
 
@@ -52,9 +51,10 @@ pub use client::{HttpVersion, HttpsClient, HttpsError};
 pub use connector::HybridKeyExchange;
 pub use dialer::{Dialer, Offer, OfferedTls};
 pub use error::TlsError;
-pub use listener::{ListenerLimits, ListenerTls};
+pub use listener::{Cut, ListenerCounts, ListenerLimits, ListenerTls, Refusal};
 pub use material::{TlsFiles, TlsParts};
 pub use service::{ConnectionService, ListenerService};
+pub use sparing::SparingLog;
 pub use store::TlsStore;
 pub use verifier::ExpectedServer;
 pub use versions::Versions;

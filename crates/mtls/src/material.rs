@@ -10,6 +10,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::FromDer as _;
@@ -41,6 +42,7 @@ pub(super) struct Material {
     pub(super) crl_next_update: Option<Timestamp>,
     /// Changes when any file changes.
     pub(super) fingerprint: [u8; 32],
+    clients: Arc<ClientVerifier>,
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
 }
@@ -148,12 +150,14 @@ impl Material {
         fingerprint: [u8; 32],
     ) -> Result<Self, TlsError> {
         let roots = Arc::new(roots);
-        let server = |versions| server_config(&roots, &crls, &identity, versions);
+        let clients = client_verifier(&roots, &crls)?;
+        let server = |versions| server_config(Arc::clone(&clients) as _, &identity, versions);
         Ok(Self {
             server_latest: server(Versions::Latest)?,
             server_compatible: server(Versions::Compatible)?,
             crl_next_update: crls.iter().filter_map(next_update).min(),
             fingerprint,
+            clients,
             roots,
             crls,
             identity,
@@ -166,6 +170,20 @@ impl Material {
             Versions::Latest => Arc::clone(&self.server_latest),
             Versions::Compatible => Arc::clone(&self.server_compatible),
         }
+    }
+
+    /// Verifies clients by chain and CRL.
+    pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.clients) as _
+    }
+
+    /// For a server that verifies its clients by `verifier`.
+    pub(super) fn server_with(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+        versions: Versions,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        server_config(verifier, &self.identity, versions)
     }
 
     /// Verifies servers by chain, CRL and host name.
@@ -186,21 +204,26 @@ pub(super) fn unfit(error: rustls::Error) -> TlsError {
     TlsError::Unfit(Arc::new(error))
 }
 
-fn server_config(
+fn client_verifier(
     roots: &Arc<RootCertStore>,
     crls: &[CertificateRevocationListDer<'static>],
-    identity: &Arc<CertifiedKey>,
-    versions: Versions,
-) -> Result<Arc<ServerConfig>, TlsError> {
+) -> Result<Arc<ClientVerifier>, TlsError> {
     let provider = provider();
     let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), caching(&provider))
         .with_crls(crls.iter().cloned())
         .build()
         .map_err(|error| unfit(rustls::Error::General(error.to_string())))?;
     let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(ClientVerifier { chain, algorithms });
+    Ok(Arc::new(ClientVerifier { chain, algorithms }))
+}
+
+fn server_config(
+    verifier: Arc<dyn ClientCertVerifier>,
+    identity: &Arc<CertifiedKey>,
+    versions: Versions,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let resolver = rustls::sign::SingleCertAndKey::from(Arc::clone(identity));
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.list())
         .map_err(unfit)?
         .with_client_cert_verifier(verifier)
