@@ -4,19 +4,20 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::{Admission, KEY_TTL_MAX};
+use kme::Admission;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
 use crate::config::{
     KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX, StoreConfig, StoreLocation,
+    StoredLimits,
 };
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
 use crate::http::limits::{ClientLimits, LimitTable};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
-use crate::store::{KekError, KeyEncryptionKeys};
-use crate::supply::{IntakeRules, SupplySettings};
+use crate::store::{KekError, KeyEncryptionKeys, Stored};
+use crate::supply::{IntakeRules, PeerQuota, QuotaTable, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
 /// Longest time for a TLS handshake.
@@ -65,6 +66,25 @@ fn client_limits(rates: RateLimits) -> ClientLimits {
         requests_per_second: NonZeroU32::new(rates.requests_per_second),
         keys_per_second: NonZeroU32::new(rates.keys_per_second),
         connections: rates.connections,
+    }
+}
+
+fn stored(limits: StoredLimits) -> Stored {
+    let bytes = limits.mib.saturating_mul(MIB);
+    Stored { keys: limits.keys, bytes, tombstones: limits.tombstones }
+}
+
+/// What may be stored for each SAE and each peer.
+pub(super) fn quotas(config: &KmeConfig) -> QuotaTable {
+    let of_sae = |sae| stored(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).stored);
+    let of_peer = |peer: &PeerConfig| {
+        let limits = peer.limits.stored;
+        (peer.id.clone(), PeerQuota { most: stored(limits), key_ttl_max: limits.key_ttl_max })
+    };
+    QuotaTable {
+        saes: config.saes.iter().map(|(sae, _)| (sae.clone(), of_sae(sae))).collect(),
+        other_saes: stored(config.limits.sae.stored),
+        peers: config.peers.iter().map(of_peer).collect(),
     }
 }
 
@@ -176,7 +196,6 @@ pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
     IntakeRules {
         limits: config.keys.limits.clone(),
         unlisted_masters: config.sae_admission == Admission::Chain,
-        key_ttl_max: KEY_TTL_MAX,
         clock_skew_max: config.limits.clock_skew_max,
     }
 }
