@@ -10,7 +10,8 @@ use super::supervise::{Counted, Listeners};
 use crate::metrics::{Labels, Reading, Registry};
 use crate::peer::BreakerState;
 use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};
-use crate::supply::{Peers, Supply};
+use crate::store::Stored;
+use crate::supply::{Peers, Quotas, Supply};
 
 /// Where the pool gauges of a KME get their values.
 pub(super) struct KmePools {
@@ -110,6 +111,27 @@ pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
     gauge(registry, "dqkd_reserve_waited_for_keys", "Keys that callers wait for", move || {
         Some(read.levels().waited_for)
     });
+}
+
+/// What is stored for each source.
+pub(super) fn of_quotas(registry: &mut Registry, quotas: &Arc<Quotas>) {
+    let one = |part: fn(&Stored) -> u64| {
+        let quotas = Arc::clone(quotas);
+        move || {
+            let of =
+                |(kme, stored): (KmeId, Stored)| (Labels::new([("source", kme.to_string())]), part(&stored));
+            quotas.sources().into_iter().map(of).collect()
+        }
+    };
+    gauges(
+        registry,
+        "dqkd_stored_keys",
+        "Keys stored here, by the KME that made them",
+        one(|stored| stored.keys),
+    );
+    gauges(registry, "dqkd_stored_key_bytes", "Bytes of these keys", one(|stored| stored.bytes));
+    let help = "Batches that were voided before they arrived";
+    gauges(registry, "dqkd_tombstones", help, one(|stored| stored.tombstones));
 }
 
 /// The circuit breakers.

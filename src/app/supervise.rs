@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use axum::Router;
 use kme::Backoff;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -169,12 +168,18 @@ impl Supervisor {
         self.vital(name, bound.address, task);
     }
 
-    /// Serves the admin `router` on a bound listener, until the others have ended.
-    pub(super) fn admin(&mut self, bound: Bound, tls: ListenerTls, router: Router, limits: ListenerLimits) {
+    /// Serves the admin `service` on a bound listener, until the others have ended.
+    pub(super) fn admin(
+        &mut self,
+        bound: Bound,
+        tls: ListenerTls,
+        service: impl ListenerService,
+        limits: ListenerLimits,
+    ) {
         self.addresses.push(("admin", bound.address));
         let (served, counts) = (self.served.clone(), self.listeners.add("admin"));
         self.last.spawn(async move {
-            listener::serve_counted("admin", bound.tcp, tls, router, limits, served, counts).await;
+            listener::serve_counted("admin", bound.tcp, tls, service, limits, served, counts).await;
             ("admin", Ok(()))
         });
     }

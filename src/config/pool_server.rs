@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
 use super::error::Problem;
+use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
 use super::settings::{HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls_files};
@@ -49,6 +50,8 @@ pub struct PoolLimitsConfig {
     pub handshakes: HandshakesConfig,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
+    /// What each KME may ask.
+    pub kme: RateLimits,
 }
 
 /// The whole configuration of a pool server. Paths are absolute and values checked.
@@ -125,6 +128,7 @@ impl PoolServerConfig {
                 .value,
             handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
+            kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };
         let log = LogConfig::check(checker, raw.log);
         Some(Self {
