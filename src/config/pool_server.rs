@@ -14,7 +14,7 @@ use super::error::Problem;
 use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
-use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
+use super::settings::{HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls_files};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
     /// What each KME may ask.
@@ -119,10 +121,12 @@ impl PoolServerConfig {
         let listen = PoolListenConfig::check(checker, raw.listen);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;
+        let (all, of_one) = (limits.max_handshakes, limits.max_handshakes_per_address);
         let limits = PoolLimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
             kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };

@@ -172,6 +172,8 @@ raw_tables! {
     RawLimits {
         request_timeout: String,
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         max_concurrent_requests: i64,
         max_body_kib: i64,
         peer_timeout: String,
@@ -232,6 +234,8 @@ raw_tables! {
     }
     RawPoolLimits {
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         shutdown_grace: String,
         + kme: RawPoolKmeLimits,
     }

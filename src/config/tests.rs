@@ -120,6 +120,7 @@ fn the_minimal_file_has_the_documented_defaults() {
         (limits.max_connections, limits.max_concurrent_requests, limits.max_body_kib),
         (4096, 1024, 256)
     );
+    assert_eq!(limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
     assert_eq!(
         (limits.clock_skew_max, limits.shutdown_grace),
         (Duration::from_secs(30), Duration::from_secs(10))
@@ -137,6 +138,7 @@ fn a_pool_server_has_the_documented_defaults() {
     assert_eq!(config.ttl_max, Duration::from_hours(1));
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(config.limits.max_connections, 1024);
+    assert_eq!(config.limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
     assert_eq!(config.tls.key, Path::new("/etc/dqkd/p.key"));
 }
 
@@ -301,6 +303,10 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "limits.request_timeout: \"1d\" is out of range; allowed: 1ms to 5m",
         ),
         ("[limits]\nmax_connections = 0", "limits.max_connections: 0 is out of range"),
+        (
+            "[limits]\nmax_handshakes_per_address = 101\nmax_handshakes = 100",
+            "limits.max_handshakes_per_address: 101 is more than limits.max_handshakes = 100",
+        ),
         ("[log]\nlevel = \"verbose\"", "log.level: \"verbose\" is unknown; allowed: \"error\", \"warn\""),
         ("[log]\nformat = \"xml\"", "log.format: \"xml\" is unknown; allowed: \"text\", \"json\""),
         (
