@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
-use mtls::identity::{Identity, IdentityError};
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use tokio::time::{Instant, interval, sleep};
 
 use super::gauges::{self, KmePools};
 use super::health::{Common, KmeHealth};
+use super::identity;
 use super::reload::{self, DirectoryReload, Origin, Reload};
-use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::supervise::{Daemon, Supervisor, bind};
 use super::wiring;
 use crate::config::{BaseUrl, KmeConfig};
 use crate::delivery::{Delivery, KeySource};
@@ -93,10 +93,8 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(config.tls.clone())?;
-        let rules = wiring::strict_identity_rules(&config.trust_domain);
-        is_own(config, tls.own_identity(&rules))?;
-        let keks = wiring::key_encryption_keys(&config.store.kek)?;
+        let tls = identity::tls_of_kme(config)?;
+        let keks = identity::keks_of(config)?;
         let url = wiring::store_url(&config.store)?;
         let settings = StoreSettings { url, keks, migrate: config.store.migrate };
         let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
@@ -167,7 +165,11 @@ impl Rooms {
         let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
         let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
-        let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
+        let tls = ListenerTls::Mutual {
+            store: self.tls.for_saes(),
+            rules: wiring::sae_identity_rules(config),
+            versions: Versions::Compatible,
+        };
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
@@ -234,20 +236,6 @@ impl Rooms {
                 });
             }
         }
-    }
-}
-
-/// Refuses a certificate that does not name the KME of `config`.
-fn is_own(config: &KmeConfig, named: Result<Identity, IdentityError>) -> anyhow::Result<()> {
-    match named {
-        Ok(Identity::Kme(own)) if *own.id() == config.id => Ok(()),
-        other => bail!(
-            "{} is not a certificate of KME {} in trust domain {}: it names {}",
-            config.tls.cert.display(),
-            config.id,
-            config.trust_domain,
-            name_of(other)
-        ),
     }
 }
 

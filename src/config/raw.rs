@@ -125,6 +125,11 @@ raw_tables! {
         cert: String,
         key: String,
         crl: String,
+        sae_ca: String,
+        crl_exempt: Vec<Spanned<String>>,
+    }
+    RawDanger {
+        public_development_keys: bool,
     }
     RawListen {
         sae: String,
@@ -224,6 +229,7 @@ raw_files! {
             pools: RawPools,
             limits: RawLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         arrays {
             peer: RawPeer,
@@ -238,6 +244,7 @@ raw_files! {
             listen: RawPoolListen,
             limits: RawPoolLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         arrays {}
     }

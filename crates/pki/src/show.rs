@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::certificate::X509Certificate;
@@ -29,6 +30,7 @@ fn describe_one(certificate: &X509Certificate<'_>, text: &mut String) {
     line("subject", &certificate.subject());
     line("issuer", &certificate.issuer());
     line("serial", &hex::encode(certificate.raw_serial()));
+    line("key", &format!("sha256:{}", hex::encode(digest(&SHA256, certificate.public_key().raw))));
     line("from", &moment(certificate.validity().not_before.timestamp()));
     line("until", &moment(certificate.validity().not_after.timestamp()));
     if let Ok(Some(names)) = certificate.subject_alternative_name() {
