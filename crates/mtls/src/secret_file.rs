@@ -15,7 +15,8 @@ use super::development;
 /// What is wrong, after the file's name, and what to do.
 pub fn check(path: &Path, metadata: &Metadata, content: impl FnOnce() -> Vec<u8>) -> Result<(), String> {
     let mode = metadata.mode() & 0o777;
-    let is_private = mode & 0o077 == 0 || mode & 0o037 == 0 && metadata.uid() == 0;
+    let of_others = mode & 0o077;
+    let is_private = of_others == 0 || of_others == 0o040 && metadata.uid() == 0;
     if is_private || development::is_public_secret(&Zeroizing::new(content())) {
         return Ok(());
     }
