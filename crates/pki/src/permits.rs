@@ -98,14 +98,11 @@ impl Permits {
 
 /// Address and prefix length of `ADDRESS/LENGTH`, or of one address.
 fn network(text: &str) -> Option<(IpAddr, u8)> {
-    let (base, bits) = match text.split_once('/') {
-        Some((base, bits)) => (base.parse().ok()?, bits.parse().ok()?),
-        None => {
-            let base: IpAddr = text.parse().ok()?;
-            (base, if base.is_ipv4() { 32 } else { 128 })
-        }
-    };
-    (bits <= if base.is_ipv4() { 32 } else { 128 }).then_some((base, bits))
+    let (base, bits) = text.split_once('/').map_or((text, None), |(base, bits)| (base, Some(bits)));
+    let base: IpAddr = base.parse().ok()?;
+    let all = if base.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Some(all), |bits| bits.parse().ok())?;
+    (bits <= all).then_some((base, bits))
 }
 
 fn is_within(address: IpAddr, base: IpAddr, bits: u8) -> bool {

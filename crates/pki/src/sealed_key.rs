@@ -27,7 +27,6 @@ pub(super) fn seal(
     let parameters = parameters.map_err(|error| PkiError::Seal(error.to_string()))?;
     let der = Zeroizing::new(key.serialize_der());
     let sealed = PrivateKeyInfoRef::try_from(der.as_slice())
-        .map_err(pkcs8::Error::from)
         .and_then(|key| key.encrypt_with_params(parameters, passphrase))
         .map_err(|error| PkiError::Seal(error.to_string()))?;
     sealed.to_pem(LABEL, LineEnding::LF).map_err(|error| PkiError::Seal(error.to_string()))
