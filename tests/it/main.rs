@@ -16,6 +16,7 @@ mod conformance;
 mod defects;
 mod demo;
 mod deploy;
+mod identity;
 mod metrics;
 mod moving;
 mod network;
