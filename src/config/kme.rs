@@ -131,7 +131,7 @@ impl KmeConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawKmeFile) -> Option<Self> {
         let (scope, kme) = Scope::open("kme", raw.kme);
-        let id = checker.id::<KmeId>(&scope, "id", kme.id.clone());
+        let id = checker.daemon_id::<KmeId>(&scope, "id", kme.id.clone());
         let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
         let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
         let tls = tls_files(checker, raw.tls);
@@ -172,9 +172,9 @@ impl KmeConfig {
 }
 
 fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (Admission, Vec<SaeIdentitySource>) {
-    let admissions = [("chain", Admission::Chain), ("listed", Admission::Listed)];
+    let admissions = [("listed", Admission::Listed), ("chain", Admission::Chain)];
     let admission =
-        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Chain, &admissions);
+        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Listed, &admissions);
     let sources = [
         ("spiffe", SaeIdentitySource::Spiffe),
         ("dns", SaeIdentitySource::Dns),
@@ -209,7 +209,7 @@ fn check_peers(
     let mut peers = Vec::new();
     for entry in raw {
         let (scope, raw) = Scope::open("peer", Some(entry));
-        let id = checker.id::<KmeId>(&scope, "id", raw.id);
+        let id = checker.daemon_id::<KmeId>(&scope, "id", raw.id);
         let own_urls = checker.base_urls(&scope, raw.url);
         let listed = own_urls.as_ref().map_or(1, |urls| i64::try_from(urls.len()).unwrap_or(REPLICAS_MAX));
         let replicas = check_replicas(checker, &scope, raw.replicas, listed);
@@ -249,7 +249,7 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
     let mut servers = Vec::new();
     for entry in raw {
         let (scope, raw) = Scope::open("pool_server", Some(entry));
-        let id = checker.id::<PoolServerId>(&scope, "id", raw.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", raw.id);
         let url = checker.base_url(&scope, raw.url);
         if let (Some(id), Some(url)) = (&id, &url) {
             servers.push(PoolServerEntry { id: id.value.clone(), url: url.value.clone() });
@@ -282,7 +282,7 @@ fn check_saes(
     for entry in raw {
         let (scope, raw) = Scope::open("sae", Some(entry));
         let id = checker.id::<SaeId>(&scope, "id", raw.id);
-        let kme = checker.id::<KmeId>(&scope, "kme", raw.kme);
+        let kme = checker.daemon_id::<KmeId>(&scope, "kme", raw.kme);
         if let (Some(id), Some(own)) = (&id, raw.limits) {
             let own = IdentityLimits::of_one_sae(checker, Some(own), all);
             limits.insert(id.value.clone(), own);

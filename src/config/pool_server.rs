@@ -95,7 +95,7 @@ impl PoolServerConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawPoolServerFile) -> Option<Self> {
         let (scope, pool) = Scope::open("pool", raw.pool);
-        let id = checker.id::<PoolServerId>(&scope, "id", pool.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", pool.id);
         let trust_domain = checker.trust_domain(&scope, pool.trust_domain);
         let memory = checker.number(&scope, "memory_max_mib", pool.memory_max_mib, 256_u64, 1..=1 << 20);
         let owner =

@@ -92,7 +92,7 @@ fn plus(table: &str) -> (String, usize) {
 #[test]
 fn the_minimal_file_has_the_documented_defaults() {
     let config = kme(MINIMAL, &[]);
-    assert_eq!(config.sae_admission, Admission::Chain);
+    assert_eq!(config.sae_admission, Admission::Listed);
     assert_eq!(config.sae_identity, [SaeIdentitySource::Spiffe]);
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9090)));
     assert!(config.listen.admin_is_loopback());
@@ -353,7 +353,7 @@ fn each_rule_on_who_and_where_names_its_line() {
         (
             "[tls]",
             "sae_admission = \"all\"\n[tls]",
-            "kme.sae_admission: \"all\" is unknown; allowed: \"chain\", \"listed\"",
+            "kme.sae_admission: \"all\" is unknown; allowed: \"listed\", \"chain\"",
         ),
         (
             "\"0.0.0.0:9443\"",
