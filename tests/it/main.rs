@@ -16,6 +16,7 @@ mod conformance;
 mod defects;
 mod demo;
 mod deploy;
+mod insiders_limits;
 mod metrics;
 mod moving;
 mod network;
