@@ -198,10 +198,7 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
-    IntakeRules {
-        limits: config.keys.limits.clone(),
-        clock_skew_max: config.limits.clock_skew_max,
-    }
+    IntakeRules { limits: config.keys.limits.clone(), clock_skew_max: config.limits.clock_skew_max }
 }
 
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {

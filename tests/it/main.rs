@@ -17,6 +17,7 @@ mod defects;
 mod demo;
 mod deploy;
 mod identity;
+mod insiders_limits;
 mod metrics;
 mod moving;
 mod network;
