@@ -1,13 +1,14 @@
 //! The gauges of `/metrics`, read from the other rooms at each request.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kme::{KmeId, Timestamp};
+use kme::{KmeId, PoolServerId, Timestamp};
 
 use super::health::Common;
 use crate::metrics::{Labels, Reading, Registry};
 use crate::peer::BreakerState;
-use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};
+use crate::pool::{PoolServers, PoolVault, RecipientSets, ServerStanding, SourceSets, lock_report};
 use crate::supply::{Peers, Supply};
 
 /// Where the pool gauges of a KME get their values.
@@ -15,6 +16,7 @@ pub(super) struct KmePools {
     pub(super) servers: Arc<PoolServers>,
     pub(super) own: Arc<SourceSets>,
     pub(super) of_peers: Arc<RecipientSets>,
+    pub(super) peers: Vec<KmeId>,
 }
 
 /// The gauges of every daemon. `kind` is `kme` or `pool`.
@@ -92,13 +94,44 @@ pub(super) fn of_peers(registry: &mut Registry, peers: &Arc<Peers>) {
 
 /// Pool sets and the servers they come from.
 pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
-    let KmePools { servers, own, of_peers } = pools;
+    let KmePools { servers, own, of_peers, peers } = pools;
+    let answering = Arc::clone(&servers);
     gauge(
         registry,
         "dqkd_pool_servers_available",
         "Pool servers that are not paused after a failure",
-        move || Some(servers.available().len() as u64),
+        move || {
+            let standings = answering.standings();
+            Some(standings.iter().filter(|(_, standing)| standing.trouble.is_none()).count() as u64)
+        },
     );
+    let read = Arc::clone(&servers);
+    let help =
+        "Servers that are missing for a set of pools_min pools: of the worst peer, or of this site alone";
+    gauge(registry, "dqkd_pools_missing", help, move || {
+        let groups = peers.iter().map(|peer| BTreeSet::from([peer.clone()])).chain([BTreeSet::new()]);
+        let missing = groups.map(|group| read.pools_min().saturating_sub(read.usable_for(&group)));
+        missing.max().map(|missing| missing as u64)
+    });
+    let read = Arc::clone(&servers);
+    let help =
+        "1 for each peer that a pool server is under quarantine for: its pool differed between the sites";
+    gauges(registry, "dqkd_pool_server_quarantined", help, move || {
+        let of = |(server, standing): (PoolServerId, ServerStanding)| {
+            let one = move |peer: KmeId| {
+                (Labels::new([("server", server.to_string()), ("peer", peer.to_string())]), 1)
+            };
+            standing.quarantined_for.into_iter().map(one)
+        };
+        read.standings().into_iter().flat_map(of).collect()
+    });
+    let help = "Reads of this site's pools that were not expected; each retired a set";
+    let read = move || {
+        let of =
+            |(server, count): (PoolServerId, u64)| (Labels::new([("server", server.to_string())]), count);
+        servers.extra_reads().into_iter().map(of).collect()
+    };
+    registry.register("dqkd_pool_extra_reads", help, Reading::counter(read));
     let (own_sets, peers_sets) = (Arc::clone(&own), Arc::clone(&of_peers));
     gauges(registry, "dqkd_pool_sets", "Pool sets held, by who made them", move || {
         let (own, peers) = (own_sets.count() as u64, peers_sets.count() as u64);

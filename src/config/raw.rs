@@ -159,6 +159,7 @@ raw_tables! {
     }
     RawPools {
         pools_per_set: i64,
+        pools_min: i64,
         pool_words: i64,
         pool_words_max: i64,
         set_ttl: String,

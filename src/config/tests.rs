@@ -110,6 +110,7 @@ fn the_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.retrieval.replay_window, Duration::ZERO);
     let pools = config.pools;
     assert_eq!((pools.pools_per_set, pools.pool_words, pools.pool_words_max), (3, 131_072, 1_048_576));
+    assert_eq!(pools.pools_min, 3);
     assert_eq!((pools.set_ttl, pools.memory_max_mib), (Duration::from_mins(10), 256));
     let limits = config.limits;
     assert_eq!(
@@ -280,6 +281,11 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "pools.pools_per_set: 9 is out of range; allowed: a whole number from 2 to 8",
         ),
         ("[pools]\npools_per_set = 4", "pools.pools_per_set: 4 is more than the 3 [[pool_server]] entries"),
+        ("[pools]\npools_min = 1", "pools.pools_min: 1 is out of range; allowed: a whole number from 2 to 8"),
+        (
+            "[pools]\npools_min = 4",
+            "pools.pools_min: 4 is more than pools.pools_per_set = 3; allowed: pools_min <= pools_per_set",
+        ),
         ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is not a power of two"),
         (
             "[pools]\npool_words = 8192",
@@ -472,7 +478,8 @@ fn all_complaints_come_at_once() {
 #[test]
 fn two_pool_servers_make_sets_of_two_and_one_is_too_few() {
     let two = with("[[pool_server]]\nid = \"pool-3\"\nurl = \"https://pool-3.example:9643\"\n", "");
-    assert_eq!(kme(&two, &[]).pools.pools_per_set, 2);
+    let pools = kme(&two, &[]).pools;
+    assert_eq!((pools.pools_per_set, pools.pools_min), (2, 2));
     let one =
         two.replacen("[[pool_server]]\nid = \"pool-2\"\nurl = \"https://pool-2.example:9643\"\n", "", 1);
     let told = complaint(&one, &[]);

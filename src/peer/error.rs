@@ -5,6 +5,8 @@ use http::StatusCode;
 use kme::KmeId;
 use mtls::HttpsError;
 
+use crate::pool::SetTrouble;
+
 /// Status of a refusal because the pools of a set cannot be had.
 pub const SET_UNAVAILABLE: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
@@ -43,6 +45,8 @@ pub enum PeerError {
         status: StatusCode,
         /// Its message.
         message: String,
+        /// What is wrong with the pool set, if that is why.
+        trouble: Option<SetTrouble>,
     },
     /// The peer does not speak the protocol.
     #[error("KME {kme} answered with {what}")]
@@ -60,15 +64,30 @@ impl PeerError {
         matches!(self, Self::Refused { status: SET_UNAVAILABLE, .. })
     }
 
+    /// What is wrong with the pool set, if the peer refused because of that.
+    pub fn set_trouble(&self) -> Option<&SetTrouble> {
+        match self {
+            Self::Refused { trouble, .. } => trouble.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the pools of the two sites differ: the set must not be used any more, by whichever replica.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self.set_trouble(), Some(SetTrouble::ConfirmationMismatch))
+    }
+
     /// Whether the call never left this site.
     pub fn was_not_sent(&self) -> bool {
         matches!(self, Self::Paused(_))
     }
 
-    /// Whether every replica of the peer would answer the same, because the answer comes from their shared
-    /// store. Other refusals are one replica's: its files or its clock may differ.
+    /// Whether no other replica of the peer should be asked: it would answer the same, because the answer
+    /// comes from their shared store, or the set is given up. Other refusals are one replica's: its files or
+    /// its clock may differ.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. })
+            || self.is_mismatch()
     }
 
     /// How much the failure tells: of several replicas' failures, the heaviest is reported.

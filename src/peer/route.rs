@@ -142,11 +142,13 @@ impl Route {
             };
         }
         let kme = self.kme.clone();
-        let message = message_of(&body);
+        let refusal = refusal_of(&body);
+        let trouble = refusal.set_trouble();
+        let message = clean(&refusal.message);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             Err(PeerError::Busy { kme, message })
         } else {
-            Err(PeerError::Refused { kme, status, message })
+            Err(PeerError::Refused { kme, status, message, trouble })
         }
     }
 
@@ -168,9 +170,11 @@ impl Route {
     }
 }
 
+fn refusal_of(body: &[u8]) -> Refusal {
+    serde_json::from_slice(body).unwrap_or_default()
+}
+
 /// The message of a refusal, bounded and without control characters.
-fn message_of(body: &[u8]) -> String {
-    serde_json::from_slice::<Refusal>(body)
-        .map(|refusal| refusal.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect())
-        .unwrap_or_default()
+fn clean(message: &str) -> String {
+    message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }

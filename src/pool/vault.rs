@@ -140,6 +140,7 @@ pub struct PoolVault {
     random: Arc<dyn Random>,
     entropy: EntropySource,
     memory: Arc<Quota>,
+    made: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -152,6 +153,7 @@ impl PoolVault {
             clock,
             entropy: EntropySource::Os(Arc::clone(&random)),
             random,
+            made: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -267,6 +269,11 @@ impl PoolVault {
         self.memory.used_bytes()
     }
 
+    /// Pools made since the start.
+    pub fn made_count(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
     /// Pools that can be read now.
     pub fn pool_count(&self) -> usize {
         self.state.lock().pools.len()
@@ -350,6 +357,7 @@ impl ReservedPool {
             bytes: Arc::new(Bytes { words, _granted: granted }),
         };
         self.vault.state.lock().pools.insert(pool_id, entry);
+        self.vault.made.fetch_add(1, Ordering::Relaxed);
         Ok(CreatedPool { pool_id, expires_at: self.expires_at, entropy_source: self.vault.entropy.name() })
     }
 }

@@ -1,3 +1,4 @@
+mod bad_servers;
 mod sets;
 
 use kme::{Clock, OsRandom, PoolId};
