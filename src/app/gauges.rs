@@ -147,6 +147,16 @@ pub(super) fn of_vault(registry: &mut Registry, vault: &Arc<PoolVault>) {
     let read = Arc::clone(vault);
     gauge(registry, "dqkd_vault_pools", "Pools held", move || Some(read.pool_count() as u64));
     let read = Arc::clone(vault);
+    let made = move || vec![(Labels::default(), read.made_count())];
+    registry.register("dqkd_vault_pools_made", "Pools made", Reading::counter(made));
+    let read = Arc::clone(vault);
+    gauge(registry, "dqkd_vault_downloads", "Downloads that have not ended", move || {
+        Some(read.open_downloads() as u64)
+    });
+    let read = Arc::clone(vault);
+    let cut = move || vec![(Labels::default(), read.cut_downloads())];
+    registry.register("dqkd_vault_downloads_cut", "Downloads that took too long", Reading::counter(cut));
+    let read = Arc::clone(vault);
     gauge(registry, "dqkd_vault_bytes", "Memory of pools held or being made", move || {
         Some(read.used_bytes())
     });

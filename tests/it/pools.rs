@@ -8,18 +8,21 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use http::Method;
 use http_body_util::BodyExt as _;
 use kme::{OsRandom, SystemClock};
 use mtls::identity::{ClientIdentity, IdentityRules, SaeIdentitySource};
-use mtls::{ListenerLimits, ListenerTls, TlsFiles, TlsStore, Versions, listener};
+use mtls::{
+    ConnectionService, ListenerLimits, ListenerService, ListenerTls, TlsFiles, TlsStore, Versions, listener,
+};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use dqkd::http::RequestMeters;
+use dqkd::http::limits::Clients;
 use dqkd::http::middleware::EdgeLimits;
+use dqkd::http::{Guarded, GuardedConnection};
 use dqkd::pool::{PoolVault, VaultLimits};
 use testkit::{Curl, Network, eventually, needs};
 
@@ -123,10 +126,7 @@ impl LyingServer {
             runtime.block_on(async move {
                 let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
                 ready.send(()).unwrap();
-                let router = honest_router().layer(from_fn(move |request: Request, next: Next| {
-                    let flag = Arc::clone(&flag);
-                    async move { answer(request, next, victim, &flag).await }
-                }));
+                let router = Liar { honest: honest(), victim, lies: flag };
                 let limits = ListenerLimits { shutdown_grace: Duration::ZERO, ..ListenerLimits::default() };
                 listener::serve("pool", tcp, tls, router, limits, stopped).await;
             });
@@ -140,7 +140,7 @@ impl LyingServer {
     }
 }
 
-fn honest_router() -> axum::Router {
+fn honest() -> Guarded {
     let limits = VaultLimits {
         memory_max_bytes: 256 << 20,
         owner_memory_max_bytes: 128 << 20,
@@ -149,26 +149,56 @@ fn honest_router() -> axum::Router {
         words_max: 1 << 20,
         ttl_max: Duration::from_hours(1),
         readers_max: 16,
+        kmes: None,
     };
     let vault = Arc::new(PoolVault::new(limits, Arc::new(SystemClock), Arc::new(OsRandom)));
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(30) };
-    dqkd::http::pool::router(vault, edge, TaskTracker::new(), &RequestMeters::default())
+    let clients = Clients::unlimited("pool");
+    let creations = std::num::NonZeroU32::MAX;
+    dqkd::http::pool::router(vault, clients, edge, creations, TaskTracker::new(), &RequestMeters::default())
 }
 
-async fn answer(request: Request, next: Next, victim: &str, lies: &AtomicBool) -> Response {
-    let caller = request.extensions().get::<ClientIdentity>().and_then(ClientIdentity::name);
-    let is_download = request.method() == Method::GET && !request.uri().path().ends_with("/reads");
-    let is_victim = is_download && caller == Some(victim) && lies.load(Ordering::SeqCst);
-    let (mut parts, body) = next.run(request).await.into_parts();
-    if !is_victim || !parts.status.is_success() {
-        return Response::from_parts(parts, body);
+/// Serves as an honest server would, but for the downloads of one victim.
+struct Liar {
+    honest: Guarded,
+    victim: &'static str,
+    lies: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+struct LyingConnection {
+    honest: GuardedConnection,
+    /// Whether the client is lied to; never for anybody but the victim.
+    lies: Arc<AtomicBool>,
+}
+
+impl ListenerService for Liar {
+    type Connection = LyingConnection;
+
+    fn open(&self, client: ClientIdentity) -> LyingConnection {
+        let is_victim = client.name() == Some(self.victim);
+        let lies = if is_victim { Arc::clone(&self.lies) } else { Arc::default() };
+        LyingConnection { honest: self.honest.open(client), lies }
     }
-    let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
-    for byte in &mut bytes {
-        *byte = !*byte;
+}
+
+impl ConnectionService for LyingConnection {
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
+        let is_download = request.method() == Method::GET && !request.uri().path().ends_with("/reads");
+        let (answer, lies) = (self.honest.answer(request), Arc::clone(&self.lies));
+        async move {
+            let (mut parts, body) = answer.await.into_parts();
+            if !is_download || !parts.status.is_success() || !lies.load(Ordering::SeqCst) {
+                return Response::from_parts(parts, body);
+            }
+            let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
+            for byte in &mut bytes {
+                *byte = !*byte;
+            }
+            parts.headers.remove("content-length");
+            Response::from_parts(parts, Body::from(bytes))
+        }
     }
-    parts.headers.remove("content-length");
-    Response::from_parts(parts, Body::from(bytes))
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub(crate) fn limits() -> VaultLimits {
         words_max: 1 << 17,
         ttl_max: Duration::from_hours(1),
         readers_max: 8,
+        kmes: None,
     }
 }
 

@@ -1,18 +1,21 @@
 //! Real listeners and clients over mutual TLS.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{Method, Uri};
 use http_body_util::BodyExt as _;
 use mtls::identity::ClientIdentity;
-use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
+use mtls::{
+    ConnectionService, ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerService,
+    ListenerTls, Versions, listener,
+};
 use pki::Role;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +23,12 @@ use tokio_util::task::TaskTracker;
 
 use super::{Caller, Conduct};
 use crate::http::RequestMeters;
+use crate::http::limits::Clients;
 use crate::http::middleware::EdgeLimits;
 use crate::pool::PoolVault;
+
+/// More than any test makes.
+const CREATIONS: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
 pub(super) fn url_of(address: SocketAddr) -> Uri {
     format!("https://{address}").parse().unwrap()
@@ -63,38 +70,70 @@ pub(super) fn serve(
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
-    let router =
-        crate::http::pool::router(Arc::clone(vault), edge, TaskTracker::new(), &RequestMeters::default());
-    let router = router.layer(from_fn(move |request: Request, next: Next| conduct.answer(request, next)));
+    let (clients, tasks) = (Clients::unlimited("pool"), TaskTracker::new());
+    let router = crate::http::pool::router(
+        Arc::clone(vault),
+        clients,
+        edge,
+        CREATIONS,
+        tasks,
+        &RequestMeters::default(),
+    );
+    let router = Conducted { inner: router, conduct };
     tokio::spawn(listener::serve("pool", tcp, tls, router, ListenerLimits::default(), stop.clone()));
 }
 
-impl Conduct {
-    async fn answer(self, request: Request, next: Next) -> Response {
-        let caller = request.extensions().get::<ClientIdentity>().and_then(ClientIdentity::name);
+/// A router whose downloads are tampered with.
+struct Conducted<S> {
+    inner: S,
+    conduct: Conduct,
+}
+
+#[derive(Clone)]
+struct ConductedConnection<C> {
+    inner: C,
+    conduct: Conduct,
+    caller: Option<String>,
+}
+
+impl<S: ListenerService> ListenerService for Conducted<S> {
+    type Connection = ConductedConnection<S::Connection>;
+
+    fn open(&self, client: ClientIdentity) -> Self::Connection {
+        let caller = client.name().map(str::to_owned);
+        ConductedConnection { inner: self.inner.open(client), conduct: self.conduct, caller }
+    }
+}
+
+impl<C: ConnectionService> ConnectionService for ConductedConnection<C> {
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<C> {
         let is_download = request.method() == Method::GET && !request.uri().path().ends_with("/reads");
-        let is_victim = match self {
-            Self::LiesTo(victim) | Self::NeverEndsFor(victim) => caller == Some(victim),
-            Self::Honest => false,
-        };
-        let answer = next.run(request).await;
-        if !is_download || !is_victim {
-            return answer;
-        }
-        match self {
-            Self::Honest => answer,
-            Self::LiesTo(_) => {
-                let (parts, body) = answer.into_parts();
-                let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
-                for byte in &mut bytes {
-                    *byte = !*byte;
-                }
-                Response::from_parts(parts, Body::from(bytes))
+        let conduct = match self.conduct {
+            Conduct::LiesTo(victim) | Conduct::NeverEndsFor(victim)
+                if is_download && self.caller.as_deref() == Some(victim) =>
+            {
+                self.conduct
             }
-            Self::NeverEndsFor(_) => {
-                let (parts, _) = answer.into_parts();
-                let never = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
-                Response::from_parts(parts, Body::from_stream(never))
+            _ => Conduct::Honest,
+        };
+        let answer = self.inner.answer(request);
+        async move {
+            let answer = answer.await;
+            match conduct {
+                Conduct::Honest => answer,
+                Conduct::LiesTo(_) => {
+                    let (parts, body) = answer.into_parts();
+                    let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
+                    for byte in &mut bytes {
+                        *byte = !*byte;
+                    }
+                    Response::from_parts(parts, Body::from(bytes))
+                }
+                Conduct::NeverEndsFor(_) => {
+                    let (parts, _) = answer.into_parts();
+                    let never = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+                    Response::from_parts(parts, Body::from_stream(never))
+                }
             }
         }
     }

@@ -177,7 +177,7 @@ async fn a_client_downloads_exactly_the_pool() {
 
 #[tokio::test]
 async fn client_errors_say_who_is_to_blame() {
-    let small = VaultLimits { memory_max_bytes: POOL_BYTES, ..limits() };
+    let small = VaultLimits { memory_max_bytes: 2 * POOL_BYTES, ..limits() };
     let server = TestServer::start("pool-1", small).await;
     let readers = || vec![kme("site-a")];
     server.client(A).create(WORDS, readers(), TTL).await.unwrap();
