@@ -1,10 +1,11 @@
 //! The health of a daemon, for `/readyz`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use kme::Clock;
+use kme::{Clock, KmeId};
 use mtls::TlsStore;
 use tokio_util::sync::CancellationToken;
 
@@ -104,14 +105,53 @@ impl Health for KmeHealth {
                 Err(_) => failed("store", "does not answer"),
             });
             parts.extend(self.peers.iter().map(|peer| peer_part(peer)));
-            let available = self.pool_servers.available().len();
-            parts.push(if available >= blast::MIN_POOLS {
-                ok("pool servers")
-            } else {
-                degraded("pool servers", format!("{available} answer, {} are needed", blast::MIN_POOLS))
+            parts.push(self.pool_servers_part());
+            parts.push(match self.pool_servers.recent_extra_read() {
+                None => ok("pool readers"),
+                Some(alarm) => degraded("pool readers", alarm),
             });
             Readiness::of(parts)
         })
+    }
+}
+
+impl KmeHealth {
+    /// Degraded if one server cannot be used, even if there are enough others: an operator should know.
+    fn pool_servers_part(&self) -> Part {
+        let servers = &self.pool_servers;
+        let mut troubles: Vec<String> = Vec::new();
+        for (server, standing) in servers.standings() {
+            troubles.extend(standing.trouble);
+            let failed = standing.failed_at.into_iter();
+            troubles.extend(failed.map(|(peer, _)| format!("KME {peer} cannot use pool server {server}")));
+            if !standing.quarantined_for.is_empty() {
+                let peers: Vec<&str> = standing.quarantined_for.iter().map(KmeId::as_str).collect();
+                troubles.push(format!(
+                    "pool server {server} is under quarantine for keys shared with {}: its pool differed \
+                     between the sites",
+                    peers.join(", ")
+                ));
+            }
+        }
+        let needed = servers.pools_min();
+        let alone = std::iter::once((BTreeSet::new(), "no new keys".to_owned()));
+        let shared = self
+            .peers
+            .iter()
+            .map(|peer| (BTreeSet::from([peer.kme().clone()]), format!("no new keys with {}", peer.kme())));
+        for (group, what) in alone.chain(shared) {
+            let usable = servers.usable_for(&group);
+            if usable < needed {
+                troubles.push(format!("{what}: {usable} pool servers can be used, pools_min = {needed}"));
+                if group.is_empty() {
+                    break;
+                }
+            }
+        }
+        for (peer, pools) in servers.demands() {
+            troubles.push(format!("KME {peer} accepts only sets of {pools} or more pools"));
+        }
+        if troubles.is_empty() { ok("pool servers") } else { degraded("pool servers", troubles.join("; ")) }
     }
 }
 

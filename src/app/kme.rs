@@ -123,6 +123,7 @@ impl Rooms {
             servers: Arc::clone(&pool_servers),
             own: Arc::clone(&source_sets),
             of_peers: Arc::clone(&recipient_sets),
+            peers: peers.iter().map(|peer| peer.kme().clone()).collect(),
         };
         gauges::of_pools(registry, pools);
         let meter = Arc::new(SupplyMeter::register(registry, peers.iter().map(|peer| peer.kme())));
@@ -266,6 +267,10 @@ impl Rooms {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
         supervisor
             .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        let sets = Arc::clone(&self.source_sets);
+        supervisor.background("watch over readers of pools", move || Arc::clone(&sets).watch_readers());
+        let servers = Arc::clone(&self.pool_servers);
+        supervisor.background("watch over pool servers", move || watch_servers(Arc::clone(&servers)));
         let supply = Arc::clone(&self.supply);
         supervisor.background("keeping keys ready", move || Arc::clone(&supply).keep_filled());
         let store = Arc::clone(&self.store);
@@ -348,6 +353,14 @@ async fn sweep_sets(sets: Arc<SourceSets>, intake: Arc<Intake>) {
         ticks.tick().await;
         sets.sweep();
         intake.sweep();
+    }
+}
+
+async fn watch_servers(servers: Arc<PoolServers>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        servers.probe().await;
     }
 }
 

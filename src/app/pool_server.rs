@@ -53,7 +53,14 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
     let limited = LimitMeter::register(&mut registry);
     let clients = Clients::new("pool", wiring::pool_limits(config), 1, limited);
     let work = supervisor.work.clone();
-    let router = http::pool::router(Arc::clone(&vault), clients, edge, work, &requests);
+    if config.kmes.is_none() {
+        tracing::warn!(
+            pool_server = %config.id,
+            "every KME of the trust chain may make and read pools here; list yours in [pool] kmes"
+        );
+    }
+    let creations = config.creations_per_minute;
+    let router = http::pool::router(Arc::clone(&vault), clients, edge, creations, work, &requests);
     supervisor.listener("pool", pool, mutual(&[Kind::Kme], Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();

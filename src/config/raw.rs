@@ -169,6 +169,7 @@ raw_tables! {
     }
     RawPools {
         pools_per_set: i64,
+        pools_min: i64,
         pool_words: i64,
         pool_words_max: i64,
         set_ttl: String,
@@ -232,6 +233,8 @@ raw_tables! {
         words_max: i64,
         ttl_max: String,
         readers_max: i64,
+        creations_per_minute: i64,
+        kmes: Vec<Spanned<String>>,
     }
     RawPoolListen {
         pool: String,

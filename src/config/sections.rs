@@ -323,6 +323,8 @@ impl RetrievalConfig {
 pub struct PoolsConfig {
     /// Pools of a set, each on its own server.
     pub pools_per_set: usize,
+    /// Fewest pools of a set, of this site's own sets and of those that peers announce.
+    pub pools_min: usize,
     /// 64-bit words of a pool of a new set; a power of two.
     pub pool_words: u32,
     /// Largest pool of a set, and the largest that this site downloads for a peer; a power of two.
@@ -352,6 +354,11 @@ impl PoolsConfig {
                 "2 up to the number of pool servers: each pool of a set has its own",
             );
         }
+        let least = checker.number(&scope, "pools_min", raw.pools_min, per_set.value, Self::POOLS);
+        if least.value > per_set.value {
+            let what = format!("{} is more than pools.pools_per_set = {}", least.value, per_set.value);
+            checker.problem(&least.at, &what, "pools_min <= pools_per_set");
+        }
         let words = checker.number(&scope, "pool_words", raw.pool_words, 1_u32 << 17, Self::WORDS);
         let words_max =
             checker.number(&scope, "pool_words_max", raw.pool_words_max, 1_u32 << 20, Self::WORDS);
@@ -375,6 +382,7 @@ impl PoolsConfig {
         }
         Self {
             pools_per_set: per_set.value,
+            pools_min: least.value,
             pool_words: words.value,
             pool_words_max: words_max.value,
             set_ttl: ttl.value,

@@ -111,6 +111,7 @@ fn the_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.retrieval.replay_window, Duration::ZERO);
     let pools = config.pools;
     assert_eq!((pools.pools_per_set, pools.pool_words, pools.pool_words_max), (3, 131_072, 1_048_576));
+    assert_eq!(pools.pools_min, 3);
     assert_eq!((pools.set_ttl, pools.memory_max_mib), (Duration::from_mins(10), 256));
     let limits = config.limits;
     assert_eq!(
@@ -136,6 +137,9 @@ fn a_pool_server_has_the_documented_defaults() {
     let config = pool(MINIMAL_POOL);
     assert_eq!((config.memory_max_mib, config.owner_memory_max_mib, config.pools_max), (256, 128, 1024));
     assert_eq!((config.words_max, config.readers_max), (1 << 20, 16));
+    assert_eq!((config.creations_per_minute.get(), &config.kmes), (600, &None));
+    let listed = pool(&MINIMAL_POOL.replacen("[tls]", "kmes = [\"site-b\", \"site-a\"]\n[tls]", 1));
+    assert_eq!(listed.kmes, Some(["site-a", "site-b"].map(|id| id.parse().unwrap()).into()));
     assert_eq!(config.ttl_max, Duration::from_hours(1));
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(config.limits.max_connections, 1024);
@@ -286,6 +290,11 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "pools.pools_per_set: 9 is out of range; allowed: a whole number from 2 to 8",
         ),
         ("[pools]\npools_per_set = 4", "pools.pools_per_set: 4 is more than the 3 [[pool_server]] entries"),
+        ("[pools]\npools_min = 1", "pools.pools_min: 1 is out of range; allowed: a whole number from 2 to 8"),
+        (
+            "[pools]\npools_min = 4",
+            "pools.pools_min: 4 is more than pools.pools_per_set = 3; allowed: pools_min <= pools_per_set",
+        ),
         ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is not a power of two"),
         (
             "[pools]\npool_words = 8192",
@@ -438,6 +447,17 @@ fn each_rule_of_a_pool_server_names_line_and_remedy() {
         ),
         ("words_max = 1000000", "site.toml:4:13: pool.words_max: 1000000 is not a power of two"),
         ("words_max = 33554432", "pool.words_max: 33554432 words take 256 MiB, more than an owner may have"),
+        (
+            "memory_max_mib = 15\nowner_memory_max_mib = 15",
+            "pool.words_max: 1048576 words take 8 MiB, more than half of pool.memory_max_mib = 15",
+        ),
+        ("creations_per_minute = 0", "pool.creations_per_minute: 0 is out of range"),
+        ("kmes = []", "site.toml:4:8: pool.kmes: is empty"),
+        (
+            "kmes = [\"site-a\", \"site-a\"]",
+            "site.toml:4:19: pool.kmes: site-a occurs twice; allowed: each KME once",
+        ),
+        ("kmes = [\"\"]", "pool.kmes: is not an ID"),
         ("ttl_max = \"0h\"", "pool.ttl_max: \"0h\" is out of range"),
         ("readers_max = 0", "pool.readers_max: 0 is out of range"),
         ("pools_max = 0", "pool.pools_max: 0 is out of range"),
@@ -495,7 +515,8 @@ fn all_complaints_come_at_once() {
 #[test]
 fn two_pool_servers_make_sets_of_two_and_one_is_too_few() {
     let two = with("[[pool_server]]\nid = \"pool-3\"\nurl = \"https://pool-3.example:9643\"\n", "");
-    assert_eq!(kme(&two, &[]).pools.pools_per_set, 2);
+    let pools = kme(&two, &[]).pools;
+    assert_eq!((pools.pools_per_set, pools.pools_min), (2, 2));
     let one =
         two.replacen("[[pool_server]]\nid = \"pool-2\"\nurl = \"https://pool-2.example:9643\"\n", "", 1);
     let told = complaint(&one, &[]);

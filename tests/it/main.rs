@@ -22,6 +22,7 @@ mod metrics;
 mod moving;
 mod network;
 mod openapi;
+mod pools;
 mod replicas;
 mod reserve;
 mod samples;

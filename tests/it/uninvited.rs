@@ -349,7 +349,11 @@ fn forged(network: &Network) -> Value {
         "batch_id": id(1), "suite": "dqkd-blast-1",
         "pool_set": {
             "id": id(2), "words": 131_072, "expires_at": text(now + time::Duration::minutes(5)),
-            "pools": [{"server": network.pool(0).id, "id": id(3)}, {"server": network.pool(1).id, "id": id(4)}],
+            "pools": [
+                {"server": network.pool(0).id, "id": id(3)},
+                {"server": network.pool(1).id, "id": id(4)},
+                {"server": network.pool(2).id, "id": id(6)},
+            ],
         },
         "seed": "00".repeat(32), "mask_seed": "11".repeat(32), "words_per_pool": 180, "key_bytes": 32,
         "key_ids": [id(5)], "master": "bob", "recipients": [
@@ -396,6 +400,9 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
     refused(422, "named twice", &recipients(json!([sae("alice", "site-a"), sae("alice", "site-a")])));
     refused(422, "the master is among", &recipients(json!([sae("bob", "site-b")])));
     refused(422, "not configured here", &|b| b["pool_set"]["pools"][0]["server"] = json!("evil"));
+    refused(422, "this site accepts keys of 3 or more", &|b| {
+        b["pool_set"]["pools"].as_array_mut().unwrap().truncate(2);
+    });
     refused(422, "distinct", &|b| b["pool_set"]["pools"][1] = b["pool_set"]["pools"][0].clone());
     refused(422, "larger", &|b| b["pool_set"]["words"] = json!(1 << 27));
     refused(422, "longer than this site allows", &|b| {
