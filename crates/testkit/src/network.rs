@@ -51,13 +51,20 @@ impl Drop for Network {
 impl Network {
     /// Writes the files, starts nothing.
     pub fn generate(sites: usize) -> Self {
+        Self::generate_with(sites, 3)
+    }
+
+    /// The same, with another number of pool servers than three.
+    pub fn generate_with(sites: usize, pool_servers: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let demo = dir.path().join("demo");
         let sites_arg = sites.to_string();
         let demo_arg = demo.display().to_string();
         let ports = Ports::claim();
         let base = ports.base.to_string();
-        let args = ["--sites", &sites_arg, "--base-port", &base, "--dir", &demo_arg];
+        let pool_servers = pool_servers.to_string();
+        let args = ["--sites", &sites_arg, "--pool-servers", &pool_servers, "--base-port", &base];
+        let args = [&args[..], &["--dir", &demo_arg]].concat();
         run_to_end(&[&["demo", "--generate-only"][..], &args].concat());
         let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
