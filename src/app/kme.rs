@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
 use mtls::identity::{Identity, IdentityError};
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval, sleep};
 
 use super::gauges::{self, KmePools};
@@ -20,7 +21,8 @@ use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::metrics::{self, Registry};
+use crate::http::limits::Clients;
+use crate::metrics::{self, LimitMeter, Registry};
 use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
 use crate::self_test;
@@ -55,11 +57,14 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     let mut supervisor = Supervisor::new(&config.id);
     let mut registry = metrics::registry();
     let rooms = Rooms::open(config, &supervisor, &mut registry).await?;
-    if let Err(error) = rooms.listen(config, &mut supervisor, registry).await {
-        rooms.store.close().await;
-        return Err(error);
-    }
-    rooms.start_background(config, origin, &supervisor);
+    let saes = match rooms.listen(config, &mut supervisor, registry).await {
+        Ok(saes) => saes,
+        Err(error) => {
+            rooms.store.close().await;
+            return Err(error);
+        }
+    };
+    rooms.start_background(config, origin, saes, &supervisor);
     tracing::info!(kme = %config.id, version = env!("CARGO_PKG_VERSION"), "the KME serves");
     let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
     let grace = config.limits.shutdown_grace;
@@ -147,13 +152,13 @@ impl Rooms {
         Ok(Self { clock, tls, store, directory, peers, pool_servers, source_sets, intake, supply, delivery })
     }
 
-    /// Binds all listeners, then serves them.
+    /// Binds all listeners, then serves them. Returns the SAEs as the `sae` listener sees them.
     async fn listen(
         &self,
         config: &KmeConfig,
         supervisor: &mut Supervisor,
         mut registry: Registry,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Arc<Clients>> {
         let bind = |name, address| bind(&config.id, name, address);
         let (sae, peer, admin) = (
             bind("sae", config.listen.sae).await?,
@@ -166,13 +171,21 @@ impl Rooms {
         let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
         let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
-        let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
+        let limited = LimitMeter::register(&mut registry);
+        let largest = config.keys.limits.max_per_request;
+        let saes = Clients::new("sae", wiring::sae_limits(config), largest, limited.clone());
+        let clients = Arc::clone(&saes);
+        let (delivery, work) = (Arc::clone(&self.delivery), supervisor.work.clone());
+        let api = http::sae::api(delivery, clients, edge, work, &requests);
         let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
-        let router = http::peer::router(intake, edge, body_max, supervisor.work.clone(), &requests);
+        let largest = u32::try_from(blast::MAX_KEYS_PER_BATCH).unwrap_or(u32::MAX);
+        let clients = Clients::new("peer", wiring::peer_limits(config), largest, limited);
+        let work = supervisor.work.clone();
+        let router = http::peer::router(intake, clients, edge, body_max, work, &requests);
         supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
 
         let is_plain = config.listen.admin_is_loopback();
@@ -197,7 +210,7 @@ impl Rooms {
         let router = http::admin::router(parts, supervisor.work.clone(), &requests);
         let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
         supervisor.admin(admin, tls, router, limits);
-        Ok(())
+        Ok(saes)
     }
 
     fn common(&self, supervisor: &Supervisor) -> Common {
@@ -209,7 +222,13 @@ impl Rooms {
         }
     }
 
-    fn start_background(&self, config: &KmeConfig, origin: Option<Origin>, supervisor: &Supervisor) {
+    fn start_background(
+        &self,
+        config: &KmeConfig,
+        origin: Option<Origin>,
+        saes: Arc<Clients>,
+        supervisor: &Supervisor,
+    ) {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
         supervisor
             .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
@@ -221,6 +240,8 @@ impl Rooms {
             origin,
             current: config.clone(),
             directory: Arc::clone(&self.directory),
+            saes,
+            limits: Mutex::new(DirectoryReload::limits_of(config)),
         });
         let files = Arc::new(Reload { tls: Arc::clone(&self.tls), directory });
         supervisor.background("reload of files", move || reload::watch(Arc::clone(&files)));

@@ -18,7 +18,8 @@ use crate::config::PoolServerConfig;
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::metrics;
+use crate::http::limits::Clients;
+use crate::metrics::{self, LimitMeter};
 use crate::pool::PoolVault;
 use crate::self_test;
 
@@ -57,7 +58,10 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
     let mut registry = metrics::registry();
     let requests = RequestMeters::register(&mut registry);
     let edge = wiring::pool_edge_limits(config);
-    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone(), &requests);
+    let limited = LimitMeter::register(&mut registry);
+    let clients = Clients::new("pool", wiring::pool_limits(config), 1, limited);
+    let work = supervisor.work.clone();
+    let router = http::pool::router(Arc::clone(&vault), clients, edge, work, &requests);
     supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use axum::Router;
 use kme::Backoff;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -146,12 +145,18 @@ impl Supervisor {
         self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, service, limits, shutdown));
     }
 
-    /// Serves the admin `router` on a bound listener, until the others have ended.
-    pub(super) fn admin(&mut self, bound: Bound, tls: ListenerTls, router: Router, limits: ListenerLimits) {
+    /// Serves the admin `service` on a bound listener, until the others have ended.
+    pub(super) fn admin(
+        &mut self,
+        bound: Bound,
+        tls: ListenerTls,
+        service: impl ListenerService,
+        limits: ListenerLimits,
+    ) {
         self.addresses.push(("admin", bound.address));
         let served = self.served.clone();
         self.last.spawn(async move {
-            listener::serve("admin", bound.tcp, tls, router, limits, served).await;
+            listener::serve("admin", bound.tcp, tls, service, limits, served).await;
             ("admin", Ok(()))
         });
     }

@@ -1,14 +1,18 @@
 //! Turns the configuration into the settings of each room.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::{Admission, KEY_TTL_MAX};
+use kme::KEY_TTL_MAX;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
-use crate::config::{KekSource, KmeConfig, PoolServerConfig, SET_TTL_MAX, StoreConfig, StoreLocation};
+use crate::config::{
+    KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX, StoreConfig, StoreLocation,
+};
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
+use crate::http::limits::{ClientLimits, LimitTable};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
 use crate::store::{KekError, KeyEncryptionKeys};
@@ -54,6 +58,37 @@ pub(super) fn edge_limits(config: &KmeConfig) -> EdgeLimits {
 
 pub(super) fn pool_edge_limits(config: &PoolServerConfig) -> EdgeLimits {
     EdgeLimits { max_concurrent: config.limits.max_connections, timeout: POOL_REQUEST_TIMEOUT }
+}
+
+fn client_limits(rates: RateLimits) -> ClientLimits {
+    ClientLimits {
+        requests_per_second: NonZeroU32::new(rates.requests_per_second),
+        keys_per_second: NonZeroU32::new(rates.keys_per_second),
+        connections: rates.connections,
+    }
+}
+
+/// What each SAE may ask of the `sae` listener.
+pub(super) fn sae_limits(config: &KmeConfig) -> LimitTable {
+    let of = |sae| client_limits(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).rates);
+    LimitTable {
+        listed: config.saes.iter().map(|(sae, _)| (sae.to_string(), of(sae))).collect(),
+        others: client_limits(config.limits.sae.rates),
+    }
+}
+
+/// What each peer may ask of the `peer` listener.
+pub(super) fn peer_limits(config: &KmeConfig) -> LimitTable {
+    let of = |peer: &PeerConfig| (peer.id.to_string(), client_limits(peer.limits.rates));
+    LimitTable {
+        listed: config.peers.iter().map(of).collect(),
+        others: client_limits(config.limits.kme.rates),
+    }
+}
+
+/// What each KME may ask of a pool server.
+pub(super) fn pool_limits(config: &PoolServerConfig) -> LimitTable {
+    LimitTable { others: client_limits(config.limits.kme), ..LimitTable::default() }
 }
 
 /// The key-encryption keys that `source` names.
@@ -140,7 +175,6 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
     IntakeRules {
         limits: config.keys.limits.clone(),
-        unlisted_masters: config.sae_admission == Admission::Chain,
         key_ttl_max: KEY_TTL_MAX,
         clock_skew_max: config.limits.clock_skew_max,
     }

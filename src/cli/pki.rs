@@ -71,8 +71,11 @@ struct InitArgs {
 struct IssueArgs {
     /// What the holder is: kme, sae, pool or operator
     role: Role,
-    /// ID of the holder
+    /// ID of the holder: letters, digits and -._ (any text with --cn)
     id: String,
+    /// Make the common name the ID, without a SPIFFE URI: for SAEs whose IDs have spaces, = and the like
+    #[arg(long)]
+    cn: bool,
     #[command(flatten)]
     dir: DirArg,
     /// Folder for the files; the authority's if not given
@@ -174,6 +177,7 @@ fn issue(args: IssueArgs) -> anyhow::Result<()> {
     let order = Order {
         role: args.role,
         id: args.id,
+        cn_only: args.cn,
         dns: args.dns,
         ip: args.ip,
         days: args.days,

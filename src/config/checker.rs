@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use kme::{IdError, is_trust_domain};
+use kme::{IdError, is_spiffe_segment, is_trust_domain};
 use toml::Spanned;
 
 use super::duration;
@@ -180,7 +180,7 @@ impl<'s> Checker<'s> {
         key: &str,
         raw: Option<Spanned<String>>,
     ) -> Option<Field<T>> {
-        let form = "text of 1 to 512 bytes without control characters";
+        let form = "text of 1 to 512 bytes without control, format or other invisible characters";
         let field = self.required(scope, key, raw, form)?;
         match field.value.parse() {
             Ok(value) => Some(Field { value, at: field.at }),
@@ -189,6 +189,21 @@ impl<'s> Checker<'s> {
                 None
             }
         }
+    }
+
+    /// The ID of a daemon, which must fit the SPIFFE URI of its certificate.
+    pub(super) fn daemon_id<T: FromStr<Err = IdError>>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<String>>,
+    ) -> Option<Field<T>> {
+        let unfit = raw.as_ref().map(Spanned::get_ref).filter(|id| !is_spiffe_segment(id)).cloned();
+        let field = self.id(scope, key, raw)?;
+        let Some(id) = unfit else { return Some(field) };
+        let form = "letters, digits, dots, hyphens and underscores: no certificate can name any other ID";
+        self.problem(&field.at, &format!("{id:?} does not fit a SPIFFE URI"), form);
+        None
     }
 
     /// A SPIFFE trust domain.

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
 use super::error::Problem;
+use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
 use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
@@ -47,6 +48,8 @@ pub struct PoolLimitsConfig {
     pub max_connections: usize,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
+    /// What each KME may ask.
+    pub kme: RateLimits,
 }
 
 /// The whole configuration of a pool server. Paths are absolute and values checked.
@@ -92,7 +95,7 @@ impl PoolServerConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawPoolServerFile) -> Option<Self> {
         let (scope, pool) = Scope::open("pool", raw.pool);
-        let id = checker.id::<PoolServerId>(&scope, "id", pool.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", pool.id);
         let trust_domain = checker.trust_domain(&scope, pool.trust_domain);
         let memory = checker.number(&scope, "memory_max_mib", pool.memory_max_mib, 256_u64, 1..=1 << 20);
         let owner =
@@ -121,6 +124,7 @@ impl PoolServerConfig {
                 .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
                 .value,
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
+            kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };
         let log = LogConfig::check(checker, raw.log);
         Some(Self {

@@ -13,6 +13,7 @@ use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
 use super::duration;
+use super::identity_limits::IdentityLimits;
 use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
 use super::settings::shutdown_grace;
 use super::source::ENV_PREFIX;
@@ -415,11 +416,21 @@ pub struct LimitsConfig {
     pub shutdown_grace: Duration,
     /// How long the daemon still serves after a stop was requested, while it reports that it is not ready.
     pub drain_delay: Duration,
+    /// Of each SAE that has none of its own.
+    pub sae: IdentityLimits,
+    /// Of each peer that has none of its own.
+    pub kme: IdentityLimits,
 }
 
 impl LimitsConfig {
-    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawLimits>>) -> Self {
+    pub(super) fn check(
+        checker: &mut Checker<'_>,
+        raw: Option<Spanned<RawLimits>>,
+        keys: &KeysConfig,
+    ) -> Self {
         let (scope, raw) = Scope::open("limits", raw);
+        let sae = IdentityLimits::of_saes(checker, raw.sae, keys.limits.max_stored_per_pair);
+        let kme = IdentityLimits::of_kmes(checker, raw.kme, keys.ttl);
         let five = Duration::from_secs(5);
         let waits = TICK..=Duration::from_mins(5);
         let skews = Duration::ZERO..=Duration::from_hours(1);
@@ -443,6 +454,8 @@ impl LimitsConfig {
             drain_delay: checker
                 .duration(&scope, "drain_delay", raw.drain_delay, Duration::ZERO, delays)
                 .value,
+            sae,
+            kme,
         }
     }
 }

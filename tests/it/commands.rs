@@ -167,7 +167,7 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
     run_to_end(&["pki", "init", "--trust-domain", "example.org", "--dir", &path]);
     assert_eq!(run(&["pki", "init", "--trust-domain", "example.org", "--dir", &path]).status.code(), Some(1));
     let issue =
-        ["pki", "issue", "sae", "router 7", "--name", "router-7", "--dir", &path, "--p12-password", "p"];
+        ["pki", "issue", "sae", "router.7", "--name", "router-7", "--dir", &path, "--p12-password", "p"];
     run_to_end(&issue);
     let again = run(&issue);
     assert_eq!(again.status.code(), Some(1));
@@ -180,12 +180,12 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
         (r"\b[0-9a-f]{16,}\b", "HEX"),
     ];
     insta::with_settings!({ filters => filters }, { insta::assert_snapshot!(shown, @"
-        subject    CN=router 7
+        subject    CN=router.7
         issuer     CN=dqkd issuing CA of example.org
         serial     HEX
         from       TIME
         until      TIME
-        uri        spiffe://example.org/sae/router%207
+        uri        spiffe://example.org/sae/router.7
         usage      client
 
         subject    CN=dqkd issuing CA of example.org
@@ -199,11 +199,18 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
         let mode = std::fs::metadata(pki.join(private)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{private}");
     }
-    let slash = run(&["pki", "issue", "sae", "a/b", "--dir", &path]);
-    assert_eq!(slash.status.code(), Some(1));
-    assert!(stderr(&slash).contains("--name"), "{}", stderr(&slash));
+    for (args, says) in [
+        (&["kme", "site a"][..], "letters, digits, dots, hyphens and underscores only"),
+        (&["sae", "CN=rack 7"], "--cn"),
+        (&["sae", "a/b", "--cn"], "--name"),
+    ] {
+        let refused = run(&[&["pki", "issue", "--dir", &path][..], args].concat());
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&refused).contains(says), "{}", stderr(&refused));
+    }
+    run_to_end(&["pki", "issue", "sae", "CN=rack 7", "--cn", "--name", "rack-7", "--dir", &path]);
     assert_eq!(run(&["pki", "revoke", "sae", "nobody", "--dir", &path]).status.code(), Some(1));
-    run_to_end(&["pki", "revoke", "sae", "router 7", "--dir", &path]);
+    run_to_end(&["pki", "revoke", "sae", "router.7", "--dir", &path]);
     run_to_end(&["pki", "crl", "--dir", &path]);
 }
 

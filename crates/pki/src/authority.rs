@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::bundle::make_bundle;
 use super::files::{self, Mode};
 use super::index::{Entry, Index};
-use super::profile::{self, Life};
+use super::profile::{self, Holder, Life};
 use super::{PkiError, Role};
 
 /// The folder with the private keys of the CAs, inside that of the authority.
@@ -43,6 +43,8 @@ pub struct Order {
     pub role: Role,
     /// The ID of the holder.
     pub id: String,
+    /// Whether the common name alone is the ID, without a SPIFFE URI. For SAEs whose IDs do not fit one.
+    pub cn_only: bool,
     /// DNS names of the servers of the holder.
     pub dns: Vec<String>,
     /// IP addresses of the servers of the holder.
@@ -162,8 +164,9 @@ impl Authority {
         let mut index = self.index()?;
         let serial = self.serial()?;
         let life = Life { now: self.clock.now(), days: order.days };
-        let params =
-            profile::leaf(order.role, &order.id, &index.trust_domain, &order.dns, &order.ip, life, &serial)?;
+        let Order { role, id, cn_only, dns, ip, .. } = order;
+        let holder = Holder { role: *role, id, cn_only: *cn_only, dns, ip };
+        let params = profile::leaf(holder, &index.trust_domain, life, &serial)?;
         let (issuing_pem, issuer) = self.issuing()?;
         let key = new_key()?;
         let certificate = params.signed_by(&key, &issuer)?;

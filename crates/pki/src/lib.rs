@@ -22,6 +22,7 @@
 //! let order = Order {
 //!     role: Role::Sae,
 //!     id: "alice".to_owned(),
+//!     cn_only: false,
 //!     dns: Vec::new(),
 //!     ip: Vec::new(),
 //!     days: 365,

@@ -38,6 +38,7 @@ fn order(role: Role, id: &str) -> Order {
     Order {
         role,
         id: id.to_owned(),
+        cn_only: false,
         dns: Vec::new(),
         ip: Vec::new(),
         days: 10,
@@ -117,6 +118,12 @@ fn what_cannot_be_issued_is_refused_and_leaves_nothing() {
     for bad in [
         order(Role::Sae, ""),
         order(Role::Sae, "a\nb"),
+        order(Role::Sae, "sae 1"),
+        order(Role::Kme, "site%41"),
+        order(Role::Sae, "a\u{202e}b"),
+        Order { cn_only: true, ..order(Role::Kme, "site a") },
+        Order { cn_only: true, ..order(Role::Sae, "a\u{200b}b") },
+        Order { cn_only: true, file_name: Some("x".to_owned()), ..order(Role::Sae, &"x".repeat(65)) },
         order(Role::Sae, "a/b"),
         order(Role::Sae, "../a"),
         order(Role::Sae, "ca"),
@@ -130,6 +137,20 @@ fn what_cannot_be_issued_is_refused_and_leaves_nothing() {
         assert!(matches!(refused, Err(PkiError::Refused(_))), "{bad:?}: {refused:?}");
     }
     assert_eq!(files(), before);
+}
+
+#[test]
+fn an_sae_id_that_fits_no_uri_stands_in_the_common_name() {
+    let site = site();
+    let id = "CN=rack 7";
+    let refused = site.issue(&order(Role::Sae, id)).unwrap_err().to_string();
+    assert!(refused.contains("--cn"), "{refused}");
+    let issued = site.issue(&Order { cn_only: true, ..order(Role::Sae, id) }).unwrap();
+    let rules = |sae_sources| IdentityRules { trust_domain: "dqkd.example".to_owned(), sae_sources };
+    let leaf = &chain(&issued)[0];
+    let named = identify(leaf, &rules(vec![SaeIdentitySource::Spiffe, SaeIdentitySource::Cn])).unwrap();
+    assert!(format!("{named:?}").contains(id), "{named:?}");
+    assert!(identify(leaf, &rules(vec![SaeIdentitySource::Spiffe])).is_err());
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
         let order = Order {
             role,
             id: id.to_owned(),
+            cn_only: false,
             dns: if is_server { vec!["localhost".to_owned()] } else { Vec::new() },
             ip: if is_server { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { Vec::new() },
             days: DAYS,

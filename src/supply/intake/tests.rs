@@ -48,7 +48,6 @@ fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String>
             max_stored_per_pair: 4096,
             max_additional_saes: 8,
         },
-        unlisted_masters: false,
         key_ttl_max: 2 * HOUR,
         clock_skew_max: SKEW,
     };

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Caller;
 use crate::http::RequestMeters;
+use crate::http::limits::Clients;
 use crate::http::middleware::EdgeLimits;
 use crate::pool::PoolVault;
 
@@ -39,8 +40,9 @@ pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &Cancellati
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
+    let (clients, tasks) = (Clients::unlimited("pool"), TaskTracker::new());
     let router =
-        crate::http::pool::router(Arc::clone(vault), edge, TaskTracker::new(), &RequestMeters::default());
+        crate::http::pool::router(Arc::clone(vault), clients, edge, tasks, &RequestMeters::default());
     tokio::spawn(listener::serve("pool", tcp, tls, router, ListenerLimits::default(), stop.clone()));
     address
 }

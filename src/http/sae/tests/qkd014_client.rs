@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::delivery::testing::{TestSites, rules};
 use crate::http::RequestMeters;
+use crate::http::limits::Clients;
 use crate::http::middleware::EdgeLimits;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,7 +29,13 @@ impl SiteA {
         let sites = TestSites::new(rules()).await;
         let limits = EdgeLimits { max_concurrent: 10, timeout: PATIENCE };
         let delivery = Arc::clone(&sites.a.delivery);
-        let api = crate::http::sae::api(delivery, limits, TaskTracker::new(), &RequestMeters::default());
+        let api = crate::http::sae::api(
+            delivery,
+            Clients::unlimited("sae"),
+            limits,
+            TaskTracker::new(),
+            &RequestMeters::default(),
+        );
         let tcp = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", tcp.local_addr().unwrap());
         let tls = ListenerTls::Mutual {
