@@ -16,9 +16,9 @@ use crate::field::Field;
 use crate::finding::{Finding, Length};
 use crate::honest::{Honest, Manner};
 
-const CONNECTIONS: usize = 12;
-/// Below what a server may promise a connection at once.
-const STREAMS: usize = 100;
+const CONNECTIONS: usize = 24;
+/// What a server must take on a new connection (RFC 9113, section 6.9.2), less a little.
+const BODIES_MAX: usize = 60_000;
 
 /// How a client leaves its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ async fn neglect(
         h2.window_update(0, (1 << 30) - 1).await?;
     }
     let mut streams = Vec::new();
-    for _ in 0..STREAMS {
+    for _ in 0..BODIES_MAX / body.len() {
         streams.push(h2.post(path, body.as_bytes()).await?);
     }
     loop {
@@ -123,7 +123,7 @@ pub(crate) async fn unread_answers(length: Length) -> (Finding, usize) {
     let during = honest.stop().await;
     attack.shutdown().await;
     let finding = Finding {
-        attack: "An SAE does not read 1,200 large answers on 12 connections",
+        attack: "An SAE does not read some hundred large answers on 24 connections",
         outcome: format!("{open} of {CONNECTIONS} connections open after {seconds} s"),
         quiet: Some(quiet),
         during: Some(during),
