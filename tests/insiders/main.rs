@@ -27,3 +27,4 @@ mod strangers;
 mod table;
 mod trust;
 mod unread;
+mod work;

@@ -6,8 +6,10 @@ use std::io::Write as _;
 use crate::finding::{Finding, Length};
 use crate::pool_server::Attack;
 use crate::strangers::Start;
+use crate::work::Greed;
 use crate::{
     liar, log_lines, places, pool_server, revocation, roles, speakers, storage, strangers, trust, unread,
+    work,
 };
 
 /// `DQKD_INSIDERS_OUT` names the file that the lines go to; `DQKD_INSIDERS_LENGTH=short` tries it out.
@@ -31,6 +33,9 @@ async fn table() {
     }
     line(&places::unfinished_requests(length, false).await);
     line(&places::unfinished_requests(length, true).await);
+    for greed in [Greed::Resets, Greed::ManyKeys, Greed::LargestKeys, Greed::UnknownKeys] {
+        line(&work::greedy(length, greed).await);
+    }
     for attack in [Attack::Bodies, Attack::Pools, Attack::Downloads] {
         line(&pool_server::one_kme(length, attack).await);
     }
