@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use kme::PoolServerId;
-use mtls::TlsFiles;
+use mtls::DaemonTls;
 use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
@@ -14,7 +14,7 @@ use super::error::Problem;
 use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
-use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
+use super::settings::{DangerConfig, HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
     /// What each KME may ask.
@@ -72,7 +74,7 @@ pub struct PoolServerConfig {
     /// Most readers of one pool.
     pub readers_max: usize,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: PoolListenConfig,
     /// Bounds.
@@ -115,14 +117,18 @@ impl PoolServerConfig {
         let ttl_max = checker.duration(&scope, "ttl_max", pool.ttl_max, hour, TICK..=SET_TTL_MAX).value;
         let pools_max = checker.number(&scope, "pools_max", pool.pools_max, 1024, 1..=65_536).value;
         let readers_max = checker.number(&scope, "readers_max", pool.readers_max, 16, 1..=64).value;
-        let tls = tls_files(checker, raw.tls);
         let listen = PoolListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| is_loopback(listen.pool) && is_loopback(listen.admin));
+        let tls = tls(checker, raw.tls, danger, is_local);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;
+        let (all, of_one) = (limits.max_handshakes, limits.max_handshakes_per_address);
         let limits = PoolLimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
             kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };

@@ -130,6 +130,11 @@ raw_tables! {
         cert: String,
         key: String,
         crl: String,
+        sae_ca: String,
+        crl_exempt: Vec<Spanned<String>>,
+    }
+    RawDanger {
+        public_development_keys: bool,
     }
     RawListen {
         sae: String,
@@ -172,6 +177,8 @@ raw_tables! {
     RawLimits {
         request_timeout: String,
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         max_concurrent_requests: i64,
         max_body_kib: i64,
         peer_timeout: String,
@@ -232,6 +239,8 @@ raw_tables! {
     }
     RawPoolLimits {
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         shutdown_grace: String,
         + kme: RawPoolKmeLimits,
     }
@@ -254,6 +263,7 @@ raw_files! {
             pools: RawPools,
             limits: RawLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         inner {
             "limits.sae": RawSaeLimits,
@@ -272,6 +282,7 @@ raw_files! {
             listen: RawPoolListen,
             limits: RawPoolLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         inner {
             "limits.kme": RawPoolKmeLimits,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
 use pki::Role;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &Cancellati
     let tls = ListenerTls::Mutual {
         store: testkit::shared().tls(Role::Pool, name),
         rules: testkit::spiffe_rules(),
+        accepts: &[Kind::Kme],
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
