@@ -38,7 +38,8 @@ pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &Cancellati
     let tls = ListenerTls::Mutual {
         store: testkit::shared().tls(Role::Pool, name),
         rules: testkit::spiffe_rules(),
-        accepts: &[Kind::Kme],
+        // All, so that tests reach the routes, which refuse other kinds too.
+        accepts: Kind::ALL,
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
