@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
-use mtls::identity::{Identity, IdentityError, Kind};
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, sleep};
 
 use super::gauges::{self, KmePools};
 use super::health::{Common, KmeHealth};
+use super::identity;
 use super::reload::{self, DirectoryReload, Origin, Reload};
-use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::supervise::{Daemon, Supervisor, bind};
 use super::wiring;
 use crate::config::{BaseUrl, KmeConfig, LimitsConfig};
 use crate::delivery::{Delivery, KeySource};
@@ -104,8 +105,7 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(config.tls.clone())?;
-        is_own(config, tls.own_identity(&wiring::strict_identity_rules(&config.trust_domain)))?;
+        let tls = identity::tls_of_kme(config)?;
         let store = store(config, &clock, &random).await?;
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
         let peers = peers(config, &tls, &random, &PeerMeters::register(registry))?;
@@ -200,7 +200,12 @@ impl Rooms {
         let clients = Arc::clone(&saes);
         let (delivery, work) = (Arc::clone(&self.delivery), supervisor.work.clone());
         let api = http::sae::api(delivery, clients, edge, work, &requests);
-        let tls = mutual(wiring::sae_identity_rules(config), &[Kind::Sae], Versions::Compatible);
+        let tls = ListenerTls::Mutual {
+            store: self.tls.for_saes(),
+            rules: wiring::sae_identity_rules(config),
+            accepts: &[Kind::Sae],
+            versions: Versions::Compatible,
+        };
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
@@ -295,25 +300,11 @@ async fn store(
     clock: &Arc<dyn Clock>,
     random: &Arc<dyn Random>,
 ) -> anyhow::Result<Arc<Store>> {
-    let keks = wiring::key_encryption_keys(&config.store.kek)?;
+    let keks = identity::keks_of(config)?;
     let url = wiring::store_url(&config.store)?;
     let settings = StoreSettings { url, keks, migrate: config.store.migrate };
     let store = Store::open(settings, Arc::clone(clock), Arc::clone(random));
     Ok(Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?))
-}
-
-/// Refuses a certificate that does not name the KME of `config`.
-fn is_own(config: &KmeConfig, named: Result<Identity, IdentityError>) -> anyhow::Result<()> {
-    match named {
-        Ok(Identity::Kme(own)) if *own.id() == config.id => Ok(()),
-        other => bail!(
-            "{} is not a certificate of KME {} in trust domain {}: it names {}",
-            config.tls.cert.display(),
-            config.id,
-            config.trust_domain,
-            name_of(other)
-        ),
-    }
 }
 
 fn peers(

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use kme::{Clock, OsRandom, SystemClock};
-use mtls::identity::{Identity, Kind};
-use mtls::{ListenerTls, TlsStore, Versions};
+use mtls::identity::Kind;
+use mtls::{ListenerTls, Versions};
 use tokio::time::interval;
 
 use super::gauges;
 use super::health::{Common, PoolHealth};
+use super::identity;
 use super::reload::{self, Reload};
-use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::supervise::{Daemon, Supervisor, bind};
 use super::wiring;
 use crate::config::PoolServerConfig;
 use crate::http;
@@ -33,17 +34,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let tls = TlsStore::open(config.tls.clone())?;
-    match tls.own_identity(&wiring::strict_identity_rules(&config.trust_domain)) {
-        Ok(Identity::Pool(own)) if own == config.id => {}
-        other => bail!(
-            "{} is not a certificate of pool server {} in trust domain {}: it names {}",
-            config.tls.cert.display(),
-            config.id,
-            config.trust_domain,
-            name_of(other)
-        ),
-    }
+    let tls = identity::tls_of_pool_server(config)?;
     let vault = Arc::new(PoolVault::new(wiring::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));
     let mut supervisor = Supervisor::new(&config.id);
     let pool = bind(&config.id, "pool", config.listen.pool).await?;

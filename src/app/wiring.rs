@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::Admission;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
@@ -199,11 +198,7 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
-    IntakeRules {
-        limits: config.keys.limits.clone(),
-        unlisted_masters: config.sae_admission == Admission::Chain,
-        clock_skew_max: config.limits.clock_skew_max,
-    }
+    IntakeRules { limits: config.keys.limits.clone(), clock_skew_max: config.limits.clock_skew_max }
 }
 
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kme::{Admission, Directory, DirectoryError, KmeId, PoolServerId, SaeId};
-use mtls::TlsFiles;
+use mtls::DaemonTls;
 use mtls::identity::SaeIdentitySource;
 use toml::Spanned;
 
@@ -16,7 +16,7 @@ use super::error::Problem;
 use super::identity_limits::IdentityLimits;
 use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
 use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
-use super::settings::{LogConfig, is_loopback, tls_files};
+use super::settings::{DangerConfig, LogConfig, is_loopback, tls};
 use super::url::BaseUrl;
 
 /// `[listen]` of a KME.
@@ -34,6 +34,11 @@ impl ListenConfig {
     /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
+    }
+
+    /// Whether nobody outside this machine can connect.
+    fn is_local(&self) -> bool {
+        [self.sae, self.peer, self.admin].into_iter().all(is_loopback)
     }
 
     fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawListen>>) -> Option<Self> {
@@ -84,7 +89,7 @@ pub struct KmeConfig {
     /// Where the ID of an SAE is read from, in this order. At least one, each once.
     pub sae_identity: Vec<SaeIdentitySource>,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: ListenConfig,
     /// Where keys are stored.
@@ -131,11 +136,13 @@ impl KmeConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawKmeFile) -> Option<Self> {
         let (scope, kme) = Scope::open("kme", raw.kme);
-        let id = checker.id::<KmeId>(&scope, "id", kme.id.clone());
+        let id = checker.daemon_id::<KmeId>(&scope, "id", kme.id.clone());
         let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
         let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
-        let tls = tls_files(checker, raw.tls);
         let listen = ListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| listen.is_local());
+        let tls = tls(checker, raw.tls, danger, is_local);
         let store = StoreConfig::check(checker, raw.store);
         let (keys, ttl) = KeysConfig::check(checker, raw.keys);
         let etsi014 = Etsi014Config::check(raw.etsi014);
@@ -172,9 +179,9 @@ impl KmeConfig {
 }
 
 fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (Admission, Vec<SaeIdentitySource>) {
-    let admissions = [("chain", Admission::Chain), ("listed", Admission::Listed)];
+    let admissions = [("listed", Admission::Listed), ("chain", Admission::Chain)];
     let admission =
-        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Chain, &admissions);
+        checker.choice(scope, "sae_admission", raw.sae_admission.as_ref(), Admission::Listed, &admissions);
     let sources = [
         ("spiffe", SaeIdentitySource::Spiffe),
         ("dns", SaeIdentitySource::Dns),
@@ -209,7 +216,7 @@ fn check_peers(
     let mut peers = Vec::new();
     for entry in raw {
         let (scope, raw) = Scope::open("peer", Some(entry));
-        let id = checker.id::<KmeId>(&scope, "id", raw.id);
+        let id = checker.daemon_id::<KmeId>(&scope, "id", raw.id);
         let own_urls = checker.base_urls(&scope, raw.url);
         let listed = own_urls.as_ref().map_or(1, |urls| i64::try_from(urls.len()).unwrap_or(REPLICAS_MAX));
         let replicas = check_replicas(checker, &scope, raw.replicas, listed);
@@ -249,7 +256,7 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
     let mut servers = Vec::new();
     for entry in raw {
         let (scope, raw) = Scope::open("pool_server", Some(entry));
-        let id = checker.id::<PoolServerId>(&scope, "id", raw.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", raw.id);
         let url = checker.base_url(&scope, raw.url);
         if let (Some(id), Some(url)) = (&id, &url) {
             servers.push(PoolServerEntry { id: id.value.clone(), url: url.value.clone() });
@@ -282,7 +289,7 @@ fn check_saes(
     for entry in raw {
         let (scope, raw) = Scope::open("sae", Some(entry));
         let id = checker.id::<SaeId>(&scope, "id", raw.id);
-        let kme = checker.id::<KmeId>(&scope, "kme", raw.kme);
+        let kme = checker.daemon_id::<KmeId>(&scope, "kme", raw.kme);
         if let (Some(id), Some(own)) = (&id, raw.limits) {
             let own = IdentityLimits::of_one_sae(checker, Some(own), all);
             limits.insert(id.value.clone(), own);

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use kme::PoolServerId;
-use mtls::TlsFiles;
+use mtls::DaemonTls;
 use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
@@ -14,7 +14,7 @@ use super::error::Problem;
 use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
-use super::settings::{HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls_files};
+use super::settings::{DangerConfig, HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct PoolServerConfig {
     /// Most readers of one pool.
     pub readers_max: usize,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: PoolListenConfig,
     /// Bounds.
@@ -97,7 +97,7 @@ impl PoolServerConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawPoolServerFile) -> Option<Self> {
         let (scope, pool) = Scope::open("pool", raw.pool);
-        let id = checker.id::<PoolServerId>(&scope, "id", pool.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", pool.id);
         let trust_domain = checker.trust_domain(&scope, pool.trust_domain);
         let memory = checker.number(&scope, "memory_max_mib", pool.memory_max_mib, 256_u64, 1..=1 << 20);
         let owner =
@@ -117,8 +117,10 @@ impl PoolServerConfig {
         let ttl_max = checker.duration(&scope, "ttl_max", pool.ttl_max, hour, TICK..=SET_TTL_MAX).value;
         let pools_max = checker.number(&scope, "pools_max", pool.pools_max, 1024, 1..=65_536).value;
         let readers_max = checker.number(&scope, "readers_max", pool.readers_max, 16, 1..=64).value;
-        let tls = tls_files(checker, raw.tls);
         let listen = PoolListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| is_loopback(listen.pool) && is_loopback(listen.admin));
+        let tls = tls(checker, raw.tls, danger, is_local);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;
         let (all, of_one) = (limits.max_handshakes, limits.max_handshakes_per_address);

@@ -115,7 +115,7 @@ fn postgres(
             "store.url = \"postgres://USER@HOST/DATABASE\"",
         );
     }
-    checker.file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
+    checker.secret_file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
 }
 
 /// Where the key-encryption key comes from. Never the key itself.
@@ -151,7 +151,7 @@ impl KekSource {
         let field = Field { at: scope.at(key, Some(value)), value: value.get_ref().clone() };
         // The complaint does not quote the value: it may be the key instead of its place.
         match *key {
-            "kek_file" => checker.file(field).map(Self::File),
+            "kek_file" => checker.secret_file(field).map(Self::File),
             "kek_env" => {
                 let right = is_variable_name(&field.value) && !field.value.starts_with(ENV_PREFIX);
                 if !right {

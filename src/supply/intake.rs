@@ -43,8 +43,6 @@ const STORING_MAX: Duration = Duration::from_mins(5);
 pub struct IntakeRules {
     /// Sizes of keys and number of SAEs.
     pub limits: KeyLimits,
-    /// Whether a master that the directory does not list is accepted (`sae_admission = "chain"`).
-    pub unlisted_masters: bool,
     /// Largest difference of clocks.
     pub clock_skew_max: Duration,
 }
@@ -403,7 +401,7 @@ impl Checked<'_> {
         Ok(())
     }
 
-    /// A peer speaks for the masters of its own site only.
+    /// A peer speaks only for masters that the directory places at its site.
     fn master(&self) -> Result<(), IntakeError> {
         let master = &self.batch.master;
         let not_allowed = |text: String| Err(IntakeError::NotAllowed(text));
@@ -415,8 +413,11 @@ impl Checked<'_> {
             Some(Recipient { party: Party::Kme(_), .. }) => {
                 not_allowed(format!("{master} is a KME, not an SAE"))
             }
-            None if self.rules.unlisted_masters => Ok(()),
-            None => not_allowed(format!("SAE {master} is not listed here")),
+            // Otherwise a peer could speak for an SAE of any site.
+            None => not_allowed(format!(
+                "SAE {master} is not listed here: add it to [[sae]] of this site, with kme = \"{}\"",
+                self.source
+            )),
         }
     }
 

@@ -145,6 +145,61 @@ fn an_sae_of_another_site_is_not_served_here() {
     assert_eq!(network.curl("bob").get(&url).status, 401);
 }
 
+/// An SAE of the chain that is in no directory: its certificate as files of the network's authority.
+fn unlisted(network: &Network, name: &str) -> Curl {
+    let pki = network.pki();
+    run_to_end(&["pki", "issue", "sae", name, "--dir", &pki.display().to_string()]);
+    Curl::pem(&network.ca(), &pki.join(format!("{name}.pem")), &pki.join(format!("{name}.key")))
+}
+
+#[test]
+fn an_sae_that_nobody_listed_is_not_served_and_gets_no_key_of_its_whole_site() {
+    needs!(Curl);
+    let network = Network::start(2);
+    let mallory = unlisted(&network, "mallory");
+    let api = |site: usize| format!("{}/api/v1/keys", network.site(site).sae_url);
+    for url in [format!("{}/bob/enc_keys", api(0)), format!("{}/bob/status", api(0))] {
+        let answer = mallory.get(&url);
+        assert_eq!((answer.status, answer.message().as_str()), (401, "Unauthorized"), "{url}");
+    }
+    // A key for any admitted SAE of site-b: mallory is none, bob is.
+    let (id, key) = network.enc("alice", "site-b", "").key();
+    let url = format!("{}/alice/dec_keys?key_ID={id}", api(1));
+    assert_eq!(mallory.get(&url).status, 401);
+    assert_eq!(network.dec_get("bob", "alice", &id).key(), (id, key));
+}
+
+#[test]
+fn with_chain_admission_a_peer_still_speaks_only_for_masters_that_are_listed_at_its_site() {
+    needs!(Curl);
+    let mut network = Network::generate(2);
+    let domain = "trust_domain = \"dqkd.example\"";
+    for site in 0..2 {
+        network.configure(site, domain, &format!("{domain}\nsae_admission = \"chain\""));
+    }
+    network.start_pools(3);
+    network.start_sites();
+    let zoe = unlisted(&network, "zoe");
+    let url = format!("{}/api/v1/keys/bob/enc_keys", network.site(0).sae_url);
+    // Site A admits her, but site B cannot know that she belongs to site A.
+    let answer = zoe.get(&url);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let log = network.daemon(0).log();
+    assert!(log.contains("SAE zoe is not listed here: add it to [[sae]] of this site"), "{log}");
+    assert_eq!(stored_keys(&network.database(1)), 0);
+    // Listed at site B as an SAE of site B, she is still no SAE that site A may speak for.
+    let first = "[[sae]]";
+    let listed = |kme: &str| format!("[[sae]]\nid = \"zoe\"\nkme = \"{kme}\"\n\n[[sae]]");
+    network.configure(1, first, &listed("site-b"));
+    eventually("site B has read its directory", || {
+        let answer = zoe.get(&url);
+        assert_eq!(answer.status, 503, "{answer:?}");
+        network.daemon(0).log().contains("SAE zoe lives at KME site-b, not at site-a")
+    });
+    network.configure(1, &listed("site-b"), &listed("site-a"));
+    eventually("site B has read its directory", || zoe.get(&url).status == 200);
+}
+
 #[test]
 fn bad_requests_are_400_with_a_message_and_nothing_is_made_or_used_up() {
     needs!(Curl);

@@ -36,7 +36,7 @@ impl TestAuthority {
     /// An authority whose time is that of `clock`.
     fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let dir = TempDir::new().unwrap();
-        let new = NewAuthority { trust_domain: TRUST_DOMAIN.to_owned(), days: 1000, crl_days: 1000 };
+        let new = NewAuthority { days: 1000, crl_days: 1000, ..NewAuthority::new(TRUST_DOMAIN) };
         let authority = Authority::init(dir.path(), &new, clock, Arc::new(OsRandom)).unwrap();
         Self { dir, authority, issued: AtomicU32::new(0) }
     }
@@ -61,6 +61,7 @@ impl TestAuthority {
         let order = Order {
             role,
             id: id.to_owned(),
+            cn_only: false,
             dns: if is_server { vec!["localhost".to_owned()] } else { Vec::new() },
             ip: if is_server { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { Vec::new() },
             days: 30,

@@ -48,7 +48,6 @@ fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String>
             max_stored_per_pair: 4096,
             max_additional_saes: 8,
         },
-        unlisted_masters: false,
         clock_skew_max: SKEW,
     };
     let (source, batch) = (name("site-a"), pushed(created_at, expires_at));

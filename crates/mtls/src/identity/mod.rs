@@ -138,15 +138,29 @@ pub enum IdentityError {
     /// It cannot be parsed.
     #[error("the certificate cannot be parsed")]
     Malformed,
-    /// It has more than one SPIFFE URI (SPIFFE X.509-SVID, section 2).
-    #[error("the certificate has more than one SPIFFE URI")]
+    /// It has more than one URI (SPIFFE X.509-SVID, section 2).
+    #[error("the certificate has more than one URI; a SPIFFE ID must be the only one")]
     SeveralUris,
     /// Its SPIFFE URI has another form.
-    #[error("the certificate's SPIFFE URI is not of the form spiffe://TRUST_DOMAIN/KIND/ID: {0}")]
+    #[error(
+        "the certificate's SPIFFE URI is not of the form spiffe://TRUST_DOMAIN/KIND/ID, where KIND is kme, sae, pool or \
+         operator and ID has letters, digits and -._ only, without escapes: {0}"
+    )]
     UnknownForm(String),
     /// It belongs to another trust domain.
     #[error("the certificate is of trust domain {0:?}")]
     ForeignTrustDomain(String),
+    /// Its extended key usage does not allow what its holder does.
+    #[error("the certificate of a {kind} needs the extended key usage {needs}")]
+    WrongUsage {
+        /// What the holder is.
+        kind: &'static str,
+        /// What the extension must have.
+        needs: &'static str,
+    },
+    /// The name that the configured source gives cannot be an ID.
+    #[error("the certificate's name cannot be an SAE ID: {0}")]
+    NotAnId(kme::IdError),
     /// None of the configured sources gives an ID.
     #[error("the certificate has no name of a configured kind")]
     Nameless,
