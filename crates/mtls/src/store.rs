@@ -109,7 +109,7 @@ impl TlsStore {
     }
 
     /// Reads the files again and returns whether they changed. If so, new connections use the new files, and
-    /// open ones are asked to end, so that every client is checked against them.
+    /// the certificate behind each open one is verified again: a connection whose client is refused now is cut.
     ///
     /// New revocation lists must cover every trusted CA and be newer than those in force, and the own chain must be
     /// good with them.

@@ -67,7 +67,8 @@ pub(super) fn serve(
     let tls = ListenerTls::Mutual {
         store: testkit::shared().tls(Role::Pool, name),
         rules: testkit::spiffe_rules(),
-        accepts: &[Kind::Kme],
+        // All, so that tests reach the routes, which refuse other kinds too.
+        accepts: Kind::ALL,
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
