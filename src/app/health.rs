@@ -8,7 +8,7 @@ use kme::Clock;
 use mtls::TlsStore;
 use tokio_util::sync::CancellationToken;
 
-use super::supervise::Restarts;
+use super::supervise::{Listeners, Restarts};
 use crate::http::admin::{Condition, Health, Part, Readiness};
 use crate::peer::{BreakerState, PeerClient};
 use crate::pool::{PoolServers, PoolVault, lock_report};
@@ -26,6 +26,7 @@ pub(super) struct Common {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) stopping: CancellationToken,
     pub(super) restarts: Restarts,
+    pub(super) listeners: Listeners,
 }
 
 impl Common {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kme::{Clock, OsRandom, SystemClock};
+use mtls::identity::Kind;
 use mtls::{ListenerTls, Versions};
 use tokio::time::interval;
 
@@ -18,7 +19,8 @@ use crate::config::PoolServerConfig;
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::metrics;
+use crate::http::limits::Clients;
+use crate::metrics::{self, LimitMeter};
 use crate::pool::PoolVault;
 use crate::self_test;
 
@@ -38,17 +40,21 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
     let pool = bind(&config.id, "pool", config.listen.pool).await?;
     let admin = bind(&config.id, "admin", config.listen.admin).await?;
     let grace = config.limits.shutdown_grace;
-    let limits = wiring::listener_limits(config.limits.max_connections, grace);
-    let mutual = |versions| ListenerTls::Mutual {
+    let limits = wiring::listener_limits(config.limits.max_connections, config.limits.handshakes, grace);
+    let mutual = |accepts, versions| ListenerTls::Mutual {
         store: Arc::clone(&tls),
         rules: wiring::strict_identity_rules(&config.trust_domain),
+        accepts,
         versions,
     };
     let mut registry = metrics::registry();
     let requests = RequestMeters::register(&mut registry);
     let edge = wiring::pool_edge_limits(config);
-    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone(), &requests);
-    supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
+    let limited = LimitMeter::register(&mut registry);
+    let clients = Clients::new("pool", wiring::pool_limits(config), 1, limited);
+    let work = supervisor.work.clone();
+    let router = http::pool::router(Arc::clone(&vault), clients, edge, work, &requests);
+    supervisor.listener("pool", pool, mutual(&[Kind::Kme], Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();
     let common = Common {
@@ -56,6 +62,7 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         clock,
         stopping: supervisor.stopping.clone(),
         restarts: supervisor.restarts.clone(),
+        listeners: supervisor.listeners.clone(),
     };
     gauges::of_daemon(&mut registry, "pool", config.id.to_string(), &common);
     gauges::of_vault(&mut registry, &vault);
@@ -67,7 +74,8 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         operators_only: !is_plain,
     };
     let router = http::admin::router(parts, supervisor.work.clone(), &requests);
-    let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
+    let admin_tls =
+        if is_plain { ListenerTls::Plain } else { mutual(&[Kind::Operator], Versions::Compatible) };
     supervisor.admin(admin, admin_tls, router, limits);
 
     supervisor.background("sweep of pools", move || sweep(Arc::clone(&vault)));

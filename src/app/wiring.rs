@@ -1,18 +1,23 @@
 //! Turns the configuration into the settings of each room.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::{Admission, KEY_TTL_MAX};
+use kme::Admission;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
-use crate::config::{KekSource, KmeConfig, PoolServerConfig, SET_TTL_MAX, StoreConfig, StoreLocation};
+use crate::config::{
+    HandshakesConfig, KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX,
+    StoreConfig, StoreLocation, StoredLimits,
+};
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
+use crate::http::limits::{ClientLimits, LimitTable};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
-use crate::store::{KekError, KeyEncryptionKeys};
-use crate::supply::{IntakeRules, SupplySettings};
+use crate::store::{KekError, KeyEncryptionKeys, Stored};
+use crate::supply::{IntakeRules, PeerQuota, QuotaTable, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
 /// Longest time for a TLS handshake.
@@ -36,9 +41,15 @@ pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
 
-pub(super) fn listener_limits(max_connections: usize, shutdown_grace: Duration) -> ListenerLimits {
+pub(super) fn listener_limits(
+    max_connections: usize,
+    handshakes: HandshakesConfig,
+    shutdown_grace: Duration,
+) -> ListenerLimits {
     ListenerLimits {
         max_connections,
+        max_handshakes: handshakes.max,
+        max_handshakes_per_address: handshakes.max_per_address,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         shutdown_grace,
         ..ListenerLimits::default()
@@ -54,6 +65,56 @@ pub(super) fn edge_limits(config: &KmeConfig) -> EdgeLimits {
 
 pub(super) fn pool_edge_limits(config: &PoolServerConfig) -> EdgeLimits {
     EdgeLimits { max_concurrent: config.limits.max_connections, timeout: POOL_REQUEST_TIMEOUT }
+}
+
+fn client_limits(rates: RateLimits) -> ClientLimits {
+    ClientLimits {
+        requests_per_second: NonZeroU32::new(rates.requests_per_second),
+        keys_per_second: NonZeroU32::new(rates.keys_per_second),
+        connections: rates.connections,
+    }
+}
+
+fn stored(limits: StoredLimits) -> Stored {
+    let bytes = limits.mib.saturating_mul(MIB);
+    Stored { keys: limits.keys, bytes, tombstones: limits.tombstones }
+}
+
+/// What may be stored for each SAE and each peer.
+pub(super) fn quotas(config: &KmeConfig) -> QuotaTable {
+    let of_sae = |sae| stored(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).stored);
+    let of_peer = |peer: &PeerConfig| {
+        let limits = peer.limits.stored;
+        (peer.id.clone(), PeerQuota { most: stored(limits), key_ttl_max: limits.key_ttl_max })
+    };
+    QuotaTable {
+        saes: config.saes.iter().map(|(sae, _)| (sae.clone(), of_sae(sae))).collect(),
+        other_saes: stored(config.limits.sae.stored),
+        peers: config.peers.iter().map(of_peer).collect(),
+    }
+}
+
+/// What each SAE may ask of the `sae` listener.
+pub(super) fn sae_limits(config: &KmeConfig) -> LimitTable {
+    let of = |sae| client_limits(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).rates);
+    LimitTable {
+        listed: config.saes.iter().map(|(sae, _)| (sae.to_string(), of(sae))).collect(),
+        others: client_limits(config.limits.sae.rates),
+    }
+}
+
+/// What each peer may ask of the `peer` listener.
+pub(super) fn peer_limits(config: &KmeConfig) -> LimitTable {
+    let of = |peer: &PeerConfig| (peer.id.to_string(), client_limits(peer.limits.rates));
+    LimitTable {
+        listed: config.peers.iter().map(of).collect(),
+        others: client_limits(config.limits.kme.rates),
+    }
+}
+
+/// What each KME may ask of a pool server.
+pub(super) fn pool_limits(config: &PoolServerConfig) -> LimitTable {
+    LimitTable { others: client_limits(config.limits.kme), ..LimitTable::default() }
 }
 
 /// The key-encryption keys that `source` names.
@@ -141,7 +202,6 @@ pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
     IntakeRules {
         limits: config.keys.limits.clone(),
         unlisted_masters: config.sae_admission == Admission::Chain,
-        key_ttl_max: KEY_TTL_MAX,
         clock_skew_max: config.limits.clock_skew_max,
     }
 }

@@ -154,6 +154,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use mtls::identity::Kind;
     use mtls::{ListenerLimits, ListenerTls, Versions, listener};
 
     /// An admin listener of KME `site-a` over mutual TLS, which answers everybody with a certificate of the
@@ -164,6 +165,7 @@ mod tests {
         let tls = ListenerTls::Mutual {
             store: testkit::shared().tls(Role::Kme, "site-a"),
             rules: testkit::spiffe_rules(),
+            accepts: &[Kind::Operator],
             versions: Versions::Compatible,
         };
         let answer = r#"{"ready": false, "parts": [{"name": "store", "condition": "failed"}]}"#;

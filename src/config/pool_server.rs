@@ -11,9 +11,10 @@ use toml::Spanned;
 
 use super::checker::{Checker, Reference, Scope};
 use super::error::Problem;
+use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
-use super::settings::{DangerConfig, LogConfig, is_loopback, shutdown_grace, tls};
+use super::settings::{DangerConfig, HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +46,12 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
+    /// What each KME may ask.
+    pub kme: RateLimits,
 }
 
 /// The whole configuration of a pool server. Paths are absolute and values checked.
@@ -118,11 +123,14 @@ impl PoolServerConfig {
         let tls = tls(checker, raw.tls, danger, is_local);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;
+        let (all, of_one) = (limits.max_handshakes, limits.max_handshakes_per_address);
         let limits = PoolLimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
+            kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };
         let log = LogConfig::check(checker, raw.log);
         Some(Self {

@@ -13,8 +13,9 @@ use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
 use super::duration;
+use super::identity_limits::IdentityLimits;
 use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
-use super::settings::shutdown_grace;
+use super::settings::{HandshakesConfig, shutdown_grace};
 use super::source::ENV_PREFIX;
 use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
 
@@ -403,6 +404,8 @@ pub struct LimitsConfig {
     pub request_timeout: Duration,
     /// Most connections of each listener.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// Most running requests of each listener.
     pub max_concurrent_requests: usize,
     /// Largest request body in KiB.
@@ -415,17 +418,28 @@ pub struct LimitsConfig {
     pub shutdown_grace: Duration,
     /// How long the daemon still serves after a stop was requested, while it reports that it is not ready.
     pub drain_delay: Duration,
+    /// Of each SAE that has none of its own.
+    pub sae: IdentityLimits,
+    /// Of each peer that has none of its own.
+    pub kme: IdentityLimits,
 }
 
 impl LimitsConfig {
-    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawLimits>>) -> Self {
+    pub(super) fn check(
+        checker: &mut Checker<'_>,
+        raw: Option<Spanned<RawLimits>>,
+        keys: &KeysConfig,
+    ) -> Self {
         let (scope, raw) = Scope::open("limits", raw);
+        let sae = IdentityLimits::of_saes(checker, raw.sae, keys.limits.max_stored_per_pair);
+        let kme = IdentityLimits::of_kmes(checker, raw.kme, keys.ttl);
         let five = Duration::from_secs(5);
         let waits = TICK..=Duration::from_mins(5);
         let skews = Duration::ZERO..=Duration::from_hours(1);
         let delays = Duration::ZERO..=Duration::from_mins(10);
         let skew = Duration::from_secs(30);
         let concurrent = raw.max_concurrent_requests;
+        let (all, of_one) = (raw.max_handshakes, raw.max_handshakes_per_address);
         Self {
             request_timeout: checker
                 .duration(&scope, "request_timeout", raw.request_timeout, five, waits.clone())
@@ -433,6 +447,7 @@ impl LimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", raw.max_connections, 4096, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             max_concurrent_requests: checker
                 .number(&scope, "max_concurrent_requests", concurrent, 1024, 1..=1_000_000)
                 .value,
@@ -443,6 +458,8 @@ impl LimitsConfig {
             drain_delay: checker
                 .duration(&scope, "drain_delay", raw.drain_delay, Duration::ZERO, delays)
                 .value,
+            sae,
+            kme,
         }
     }
 }

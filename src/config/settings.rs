@@ -135,6 +135,33 @@ impl LogConfig {
     }
 }
 
+/// `[limits] max_handshakes` and `max_handshakes_per_address` of both kinds of daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandshakesConfig {
+    /// Most unfinished TLS handshakes of each listener.
+    pub max: usize,
+    /// Most of them from one address.
+    pub max_per_address: usize,
+}
+
+impl HandshakesConfig {
+    pub(super) fn check(
+        checker: &mut Checker<'_>,
+        scope: &Scope,
+        max: Option<Spanned<i64>>,
+        max_per_address: Option<Spanned<i64>>,
+    ) -> Self {
+        const KEY: &str = "max_handshakes_per_address";
+        let max = checker.number(scope, "max_handshakes", max, 512_usize, 1..=65_536).value;
+        let of_one = checker.number(scope, KEY, max_per_address, 64.min(max), 1..=65_536);
+        if of_one.value > max {
+            let what = format!("{} is more than limits.max_handshakes = {max}", of_one.value);
+            checker.problem(&of_one.at, &what, "max_handshakes_per_address <= max_handshakes");
+        }
+        Self { max, max_per_address: of_one.value }
+    }
+}
+
 /// `[limits] shutdown_grace` of both kinds of daemon: zero to ten minutes.
 pub(super) fn shutdown_grace(
     checker: &mut Checker<'_>,

@@ -121,6 +121,7 @@ fn the_minimal_file_has_the_documented_defaults() {
         (limits.max_connections, limits.max_concurrent_requests, limits.max_body_kib),
         (4096, 1024, 256)
     );
+    assert_eq!(limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
     assert_eq!(
         (limits.clock_skew_max, limits.shutdown_grace),
         (Duration::from_secs(30), Duration::from_secs(10))
@@ -138,6 +139,7 @@ fn a_pool_server_has_the_documented_defaults() {
     assert_eq!(config.ttl_max, Duration::from_hours(1));
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(config.limits.max_connections, 1024);
+    assert_eq!(config.limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
     assert_eq!(config.tls.files.key, Path::new("/etc/dqkd/p.key"));
 }
 
@@ -177,7 +179,10 @@ fn an_unknown_table_or_list_entry_key_names_its_line() {
     );
     assert!(told.contains("keys") && told.contains("pool_server"), "{told}");
     let told = complaint(&with("kme = \"site-b\"", "home = \"site-b\""), &[]);
-    assert!(told.starts_with("site.toml:28:1: sae.home: unknown key \"home\"; allowed: id or kme"), "{told}");
+    assert!(
+        told.starts_with("site.toml:28:1: sae.home: unknown key \"home\"; allowed: id, kme, limits"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -299,8 +304,25 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "limits.request_timeout: \"1d\" is out of range; allowed: 1ms to 5m",
         ),
         ("[limits]\nmax_connections = 0", "limits.max_connections: 0 is out of range"),
+        (
+            "[limits]\nmax_handshakes_per_address = 101\nmax_handshakes = 100",
+            "limits.max_handshakes_per_address: 101 is more than limits.max_handshakes = 100",
+        ),
         ("[log]\nlevel = \"verbose\"", "log.level: \"verbose\" is unknown; allowed: \"error\", \"warn\""),
         ("[log]\nformat = \"xml\"", "log.format: \"xml\" is unknown; allowed: \"text\", \"json\""),
+        (
+            "[limits.sae]\nstored_keys = 4095",
+            "limits.sae.stored_keys: 4095 is less than keys.max_stored_per_pair = 4096",
+        ),
+        ("[limits.kme]\nkey_ttl_max = \"367d\"", "limits.kme.key_ttl_max: \"367d\" is out of range"),
+        (
+            "[limits.kme]\nconnections = 0",
+            "limits.kme.connections: 0 is out of range; allowed: a whole number",
+        ),
+        (
+            "[[sae]]\nlimits = { requests_per_second = -1 }\nid = \"carol\"\nkme = \"site-a\"",
+            "sae.limits.requests_per_second: -1 is out of range",
+        ),
         ("[[sae]]\nid = \"bob\"\nkme = \"site-a\"", "sae.id: SAE bob is listed twice"),
         ("[[sae]]\nid = \"site-b\"\nkme = \"site-a\"", "sae.id: ID site-b names both an SAE and a KME"),
         ("[[peer]]\nid = \"site-a\"\nurl = \"https://x\"", "peer.id: site-a is this KME itself"),
@@ -508,6 +530,45 @@ fn the_environment_overrides_values_of_every_type() {
 }
 
 #[test]
+fn an_entry_has_the_limits_of_its_table_except_those_that_it_says() {
+    let text = with(
+        "id = \"site-b\"\nurl",
+        "id = \"site-b\"\nlimits = { tombstones = 7, key_ttl_max = \"2h\" }\nurl",
+    );
+    let text = format!(
+        "{text}limits = {{ requests_per_second = 10 }}\n[[sae]]\nid = \"carol\"\nkme = \"site-a\"\n\
+         [limits.sae]\nkeys_per_second = 5\nrequests_per_second = 3\n[limits.kme]\nstored_mib = 9\n"
+    );
+    let config = kme(&text, &[]);
+    let bob = config.sae_limits["bob"];
+    assert_eq!((bob.rates.requests_per_second, bob.rates.keys_per_second), (10, 5));
+    assert_eq!(bob.stored, config.limits.sae.stored);
+    assert!(!config.sae_limits.contains_key("carol"));
+    assert_eq!(config.limits.sae.rates.requests_per_second, 3);
+    let peer = config.peers[0].limits;
+    assert_eq!((peer.stored.tombstones, peer.stored.mib), (7, 9));
+    assert_eq!(peer.stored.key_ttl_max, Duration::from_hours(2));
+    assert_eq!(config.limits.kme.stored.key_ttl_max, Duration::from_hours(24));
+    let longer = kme(MINIMAL, &[("DQKD__KEYS__TTL", "48h")]);
+    assert_eq!(longer.limits.kme.stored.key_ttl_max, Duration::from_hours(48));
+}
+
+#[test]
+fn tables_within_tables_can_be_overridden_too() {
+    let config =
+        kme(MINIMAL, &[("DQKD__LIMITS__SAE__CONNECTIONS", "7"), ("DQKD__LIMITS__MAX_BODY_KIB", "9")]);
+    assert_eq!((config.limits.sae.rates.connections, config.limits.max_body_kib), (7, 9));
+    let told = complaint(MINIMAL, &[("DQKD__LIMITS__KME__MOD", "1")]);
+    assert!(told.contains("names no key of [limits.kme]; allowed: DQKD__LIMITS__KME__REQUESTS"), "{told}");
+    let (text, _) = plus("[limits]\nsae = 1");
+    let told = complaint(&text, &[("DQKD__LIMITS__SAE__CONNECTIONS", "7")]);
+    assert!(told.contains("limits.sae: is not a table"), "{told}");
+    let (text, line) = plus("[limits.sae]\nconnection = 1");
+    let told = complaint(&text, &[]);
+    assert!(told.starts_with(&format!("site.toml:{line}:1: limits.sae.connection: unknown key")), "{told}");
+}
+
+#[test]
 fn an_unknown_override_is_refused_with_the_allowed_names() {
     let told = complaint(MINIMAL, &[("DQKD__RETRIEVAL__MOD", "once")]);
     assert!(
@@ -658,8 +719,18 @@ fn the_reference_file_shows_every_option_with_its_default() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         table = if line.starts_with('[') { line.split(']').next().unwrap_or_default() } else { table };
         let key = line.split(" =").next().unwrap_or_default();
-        let defaulted =
-            matches!(table, "[keys" | "[etsi014" | "[retrieval" | "[pools" | "[limits" | "[log" | "[danger");
+        let defaulted = matches!(
+            table,
+            "[keys"
+                | "[etsi014"
+                | "[retrieval"
+                | "[pools"
+                | "[limits"
+                | "[limits.sae"
+                | "[limits.kme"
+                | "[log"
+                | "[danger"
+        );
         if !defaulted && !optional.contains(&key) {
             bare.push_str(line);
             bare.push('\n');
@@ -680,7 +751,9 @@ fn the_reference_file_shows_every_option_with_its_default() {
     let document: toml::Table = text.parse().unwrap();
     let schema = raw::RawKmeFile::SCHEMA;
     for (table, fields) in schema.tables.iter().chain(schema.arrays) {
-        let value = &document[*table];
+        let mut names = table.split('.');
+        let outer = &document[names.next().unwrap()];
+        let value = names.fold(outer, |value, name| &value[name]);
         let table_shown = value.as_array().map_or(value, |entries| &entries[0]).as_table().unwrap();
         for (field, _) in *fields {
             let only_one = ["kek_env", "kek_credential", "password_file", "sae_ca"].contains(field);

@@ -2,6 +2,7 @@
 
 use kme::KmeId;
 
+use super::QuotaFull;
 use crate::peer::PeerError;
 use crate::store::StoreError;
 
@@ -32,6 +33,17 @@ pub enum SupplyError {
     TooFewPoolServers {
         /// How many did.
         answered: usize,
+    },
+    /// The master has as much stored here as it may have.
+    #[error(transparent)]
+    Quota(#[from] QuotaFull),
+    /// A recipient's KME stores no more: this site or the master has its share there.
+    #[error("KME {kme} stores no more keys now: {reason}")]
+    PeerFull {
+        /// Who it is.
+        kme: KmeId,
+        /// What it said, for the log.
+        reason: String,
     },
     /// A key store has no space left.
     #[error("the key store has no space left")]
@@ -69,6 +81,7 @@ impl SupplyError {
             PeerError::Unreachable { kme, .. } | PeerError::Slow(kme) | PeerError::Paused(kme) => {
                 Self::PeerUnavailable(kme.clone())
             }
+            PeerError::Full { kme, message } => Self::PeerFull { kme: kme.clone(), reason: message.clone() },
             PeerError::Busy { kme, message } => Self::PeerBusy { kme: kme.clone(), reason: message.clone() },
             PeerError::Refused { kme, message, .. } => {
                 Self::PeerRefused { kme: kme.clone(), reason: message.clone() }

@@ -23,8 +23,8 @@ pub(super) enum Cause {
 const CAUSES: [(Cause, &str); 3] =
     [(Cause::Order, "order"), (Cause::Waiting, "waiting"), (Cause::Refill, "refill")];
 const PUSHED: [&str; 4] = ["stored", "not_sent", "refused", "failed"];
-const RECEIVED: [&str; 7] =
-    ["stored", "not_allowed", "refused", "conflict", "voided", "set_unavailable", "unavailable"];
+const RECEIVED: [&str; 8] =
+    ["stored", "not_allowed", "refused", "conflict", "voided", "set_unavailable", "full", "unavailable"];
 
 /// The counters of one daemon, resolved for its configured peers.
 #[derive(Debug)]
@@ -144,11 +144,11 @@ impl SupplyMeter {
         self.handed_out_made.inc_by(keys as u64);
     }
 
-    pub(super) fn pushed<T>(&self, peer: &KmeId, result: &Result<T, PeerError>) {
+    pub(super) fn pushed<T>(&self, peer: &KmeId, result: Result<T, &PeerError>) {
         let outcome = match result {
             Ok(_) => "stored",
             Err(error) if error.was_not_sent() => "not_sent",
-            Err(PeerError::Refused { .. }) => "refused",
+            Err(PeerError::Refused { .. } | PeerError::Full { .. }) => "refused",
             Err(_) => "failed",
         };
         add(self.peers.get(peer).map(|peer| peer.pushed.as_slice()), outcome);
@@ -162,6 +162,7 @@ impl SupplyMeter {
             Err(IntakeError::Conflict) => "conflict",
             Err(IntakeError::Voided) => "voided",
             Err(IntakeError::SetUnavailable(_)) => "set_unavailable",
+            Err(IntakeError::Full(_)) => "full",
             Err(IntakeError::Unavailable(_)) => "unavailable",
         };
         add(self.peers.get(peer).map(|peer| peer.received.as_slice()), outcome);

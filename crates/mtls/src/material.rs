@@ -31,6 +31,7 @@ pub(super) struct Material {
     /// Changes when any file changes.
     pub(super) fingerprint: [u8; 32],
     chains: Arc<ChainVerifier>,
+    clients: Arc<ClientVerifier>,
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
 }
@@ -188,6 +189,7 @@ impl Material {
             revocations,
             fingerprint,
             chains,
+            clients,
         })
     }
 
@@ -196,6 +198,20 @@ impl Material {
             Versions::Latest => Arc::clone(&self.server_latest),
             Versions::Compatible => Arc::clone(&self.server_compatible),
         }
+    }
+
+    /// Verifies clients by chain and CRL.
+    pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.clients) as _
+    }
+
+    /// For a server that verifies its clients by `verifier`.
+    pub(super) fn server_with(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+        versions: Versions,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        server_config(verifier, &self.identity, versions)
     }
 
     /// Verifies servers by chain, revocation lists and host name.

@@ -21,6 +21,7 @@ mod needs;
 mod network;
 pub mod postgres;
 mod process;
+pub mod raw_h2;
 mod small_kme;
 
 pub use authority::{
@@ -34,4 +35,5 @@ pub use network::{Network, Ports};
 pub use process::{
     Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
 };
+pub use raw_h2::{RawAnswer, RawClient, RawH2};
 pub use small_kme::SmallKme;

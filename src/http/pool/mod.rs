@@ -22,8 +22,10 @@ use crate::pool::wire::{CreateRequest, CreateResponse, POOLS_PATH, ReaderCount, 
 use crate::pool::{PoolRequest, PoolVault, VaultError};
 
 use super::error::ApiError;
+use super::guarded::Guarded;
+use super::limits::Clients;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, Template, guard};
+use super::middleware::{Edge, EdgeLimits};
 use super::{extract, json};
 
 /// Longest body of a request.
@@ -44,27 +46,28 @@ struct PoolApi {
     fills: Arc<Semaphore>,
 }
 
-/// The routes of the `pool` listener. A graceful stop waits for `tasks`.
+/// The routes of the `pool` listener for `clients`. A graceful stop waits for `tasks`.
 ///
 /// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401. `limits.timeout`
 /// bounds the head of an answer; the vault bounds a download.
 pub fn router(
     vault: Arc<PoolVault>,
+    clients: Arc<Clients>,
     limits: EdgeLimits,
     tasks: TaskTracker,
     meters: &RequestMeters,
-) -> Router {
-    let edge = Edge::new("pool", limits, tasks, meters);
+) -> Guarded {
+    let edge = Edge::new(clients, limits, BODY_MAX_BYTES, tasks, meters);
     let one = format!("{POOLS_PATH}/{{id}}");
     let reads = format!("{POOLS_PATH}/{{id}}/reads");
-    Router::new()
+    let router = Router::new()
         .route(POOLS_PATH, post(create))
         .route(&one, get(download).delete(release))
         .route(&reads, get(read_counts))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .with_state(PoolApi { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) })
-        .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
+        .with_state(PoolApi { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) });
+    Guarded::new(router, edge, template)
 }
 
 /// The route template of a request.

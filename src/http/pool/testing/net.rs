@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
 use pki::Role;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Caller;
 use crate::http::RequestMeters;
+use crate::http::limits::Clients;
 use crate::http::middleware::EdgeLimits;
 use crate::pool::PoolVault;
 
@@ -36,11 +38,13 @@ pub(super) async fn listen(name: &str, vault: &Arc<PoolVault>, stop: &Cancellati
     let tls = ListenerTls::Mutual {
         store: testkit::shared().tls(Role::Pool, name),
         rules: testkit::spiffe_rules(),
+        accepts: &[Kind::Kme],
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };
+    let (clients, tasks) = (Clients::unlimited("pool"), TaskTracker::new());
     let router =
-        crate::http::pool::router(Arc::clone(vault), edge, TaskTracker::new(), &RequestMeters::default());
+        crate::http::pool::router(Arc::clone(vault), clients, edge, tasks, &RequestMeters::default());
     tokio::spawn(listener::serve("pool", tcp, tls, router, ListenerLimits::default(), stop.clone()));
     address
 }

@@ -94,7 +94,7 @@ async fn the_largest_request_that_the_limits_allow_fits_into_the_largest_body() 
 #[tokio::test]
 async fn when_no_keys_can_be_made_the_answer_is_503_and_says_when_to_come_back() {
     let net = Net::new().await;
-    let failures: [(Failure, &str, &str); 7] = [
+    let failures: [(Failure, &str, &str); 8] = [
         (|| SupplyError::PeerUnavailable(kme("site-b")), "KME site-b does not answer", "5"),
         (
             || SupplyError::PeerRefused { kme: kme("site-b"), reason: "inner affairs".into() },
@@ -102,6 +102,11 @@ async fn when_no_keys_can_be_made_the_answer_is_503_and_says_when_to_come_back()
             "30",
         ),
         (|| SupplyError::TooFewPoolServers { answered: 1 }, "too few random pool servers answer", "5"),
+        (
+            || SupplyError::PeerFull { kme: kme("site-b"), reason: "inner affairs".into() },
+            "KME site-b stores no more keys now",
+            "30",
+        ),
         (|| SupplyError::StoreFull, "the key store has no space left", "30"),
         (|| SupplyError::Busy, "too many keys are being made", "1"),
         (|| SupplyError::Slow, "making the keys took too long", "5"),
