@@ -5,15 +5,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
+use axum::routing::get;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use mtls::identity::Kind;
 use mtls::*;
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 struct Ca {
     serial: u64,
@@ -76,12 +83,17 @@ impl Ca {
 
     /// Certificate and key for `path` of a SPIFFE ID.
     fn issue(&self, path: &str, serial: u64, usages: &[ExtendedKeyUsagePurpose]) -> (String, String) {
+        let uri = format!("spiffe://{}/{path}", testkit::TRUST_DOMAIN);
+        self.issue_uris(&[&uri], serial, usages)
+    }
+
+    fn issue_uris(&self, uris: &[&str], serial: u64, usages: &[ExtendedKeyUsagePurpose]) -> (String, String) {
         let mut params = named("leaf");
         params.serial_number = Some(SerialNumber::from(serial));
         params.extended_key_usages = usages.to_vec();
-        let uri = format!("spiffe://{}/{path}", testkit::TRUST_DOMAIN);
-        params.subject_alt_names =
-            vec![SanType::URI(uri.try_into().unwrap()), SanType::DnsName("localhost".try_into().unwrap())];
+        params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().unwrap())];
+        let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
+        params.subject_alt_names.extend(uris);
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer()).unwrap().pem(), key.serialize_pem())
     }
@@ -164,6 +176,77 @@ fn refusal(tls: DaemonTls) -> String {
 fn says(result: Result<(), String>, words: &str) {
     let text = result.unwrap_err();
     assert!(text.contains(words), "{text}");
+}
+
+/// Whether the peer listener of a site serves `client`.
+async fn is_served(site: &Arc<TlsStore>, client: Arc<TlsStore>) -> bool {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", tcp.local_addr().unwrap().port());
+    let tls = ListenerTls::Mutual {
+        store: site.clone(),
+        rules: testkit::spiffe_rules(),
+        accepts: &[Kind::Kme],
+        versions: Versions::Latest,
+    };
+    let router = Router::new().route("/", get(|| async { "served" }));
+    let stop = CancellationToken::new();
+    let serving = listener::serve("peer", tcp, tls, router, ListenerLimits::default(), stop.clone());
+    let serving = tokio::spawn(serving);
+    let client =
+        HttpsClient::new(client, ExpectedServer::HostName, testkit::TRUST_DOMAIN, HttpVersion::Http2)
+            .unwrap();
+    let answer = client.send(Request::get(url).body(Full::new(Bytes::new())).unwrap()).await;
+    drop(client);
+    stop.cancel();
+    serving.await.unwrap();
+    answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+}
+
+#[tokio::test]
+async fn a_listener_takes_one_spelling_of_a_name_with_the_right_key_usages() {
+    let root = Ca::root("root");
+    let folder = Folder::new();
+    let site = TlsStore::open_daemon(folder.site(&[&root], &root, None)).unwrap();
+    let both = &[ServerAuth, ClientAuth][..];
+    const GOOD: &str = "spiffe://dqkd.example/kme/site-b";
+    for (uris, usages, is_good) in [
+        (&[GOOD][..], both, true),
+        (&[GOOD], &[ClientAuth], false),
+        (&[GOOD], &[], false),
+        (&[GOOD, "https://site-b.example/"], both, false),
+        (&["https://site-b.example/", GOOD], both, false),
+        (&[GOOD, "spiffe://dqkd.example/sae/alice"], both, false),
+        (&["spiffe://dqkd.example/kme/site%2Db"], both, false),
+        (&["SPIFFE://dqkd.example/kme/site-b"], both, false),
+        (&["spiffe://DQKD.example/kme/site-b"], both, false),
+        (&["spiffe://dqkd.example/KME/site-b"], both, false),
+    ] {
+        let client = folder.holder(root.issue_uris(uris, 2, usages), &[], &root);
+        assert_eq!(is_served(&site, client).await, is_good, "{uris:?} {usages:?}");
+    }
+}
+
+/// Why `dqkd pki` offers no such constraints: webpki refuses whatever is below them, right or wrong.
+#[tokio::test]
+async fn name_constraints_of_uris_would_refuse_everybody() {
+    let root = Ca::root("root");
+    let mut params = Ca::params("issuing");
+    // permittedSubtrees with one uniformResourceIdentifier, "dqkd.example".
+    let mut tree = vec![0x86, 12];
+    tree.extend_from_slice(b"dqkd.example");
+    let mut subtrees = vec![0xa0, 16, 0x30, 14];
+    subtrees.extend(tree);
+    let mut constraints = vec![0x30, 18];
+    constraints.extend(subtrees);
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], constraints);
+    extension.set_criticality(true);
+    params.custom_extensions = vec![extension];
+    params.serial_number = Some(SerialNumber::from(7));
+    let key = KeyPair::generate().unwrap();
+    let pem = params.signed_by(&key, &root.issuer()).unwrap().pem();
+    let issuing = Ca { serial: 7, params, key, pem };
+    let refused = refusal(Folder::new().site(&[&root], &issuing, None));
+    assert!(refused.contains("NameConstraintViolation"), "{refused}");
 }
 
 #[tokio::test]
