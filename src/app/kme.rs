@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
-use mtls::identity::{Identity, IdentityError};
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, sleep};
 
 use super::gauges::{self, KmePools};
 use super::health::{Common, KmeHealth};
+use super::identity;
 use super::reload::{self, DirectoryReload, Origin, Reload};
-use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::supervise::{Daemon, Supervisor, bind};
 use super::wiring;
-use crate::config::{BaseUrl, KmeConfig};
+use crate::config::{BaseUrl, KmeConfig, LimitsConfig};
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
@@ -104,8 +105,7 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(config.tls.clone())?;
-        is_own(config, tls.own_identity(&wiring::strict_identity_rules(&config.trust_domain)))?;
+        let tls = identity::tls_of_kme(config)?;
         let store = store(config, &clock, &random).await?;
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
         let peers = peers(config, &tls, &random, &PeerMeters::register(registry))?;
@@ -123,6 +123,7 @@ impl Rooms {
             servers: Arc::clone(&pool_servers),
             own: Arc::clone(&source_sets),
             of_peers: Arc::clone(&recipient_sets),
+            peers: peers.iter().map(|peer| peer.kme().clone()).collect(),
         };
         gauges::of_pools(registry, pools);
         let meter = Arc::new(SupplyMeter::register(registry, peers.iter().map(|peer| peer.kme())));
@@ -186,8 +187,12 @@ impl Rooms {
         );
         let requests = RequestMeters::register(&mut registry);
         let edge = wiring::edge_limits(config);
-        let limits = wiring::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
-        let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
+        let LimitsConfig { max_connections, handshakes, shutdown_grace, .. } = config.limits;
+        let limits = wiring::listener_limits(max_connections, handshakes, shutdown_grace);
+        let mutual = |rules, accepts, versions| {
+            let store = Arc::clone(&self.tls);
+            ListenerTls::Mutual { store, rules, accepts, versions }
+        };
         let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
         let limited = &self.limited;
@@ -196,7 +201,12 @@ impl Rooms {
         let clients = Arc::clone(&saes);
         let (delivery, work) = (Arc::clone(&self.delivery), supervisor.work.clone());
         let api = http::sae::api(delivery, clients, edge, work, &requests);
-        let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
+        let tls = ListenerTls::Mutual {
+            store: self.tls.for_saes(),
+            rules: wiring::sae_identity_rules(config),
+            accepts: &[Kind::Sae],
+            versions: Versions::Compatible,
+        };
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
@@ -205,7 +215,8 @@ impl Rooms {
         let clients = Clients::new("peer", wiring::peer_limits(config), largest, limited.clone());
         let work = supervisor.work.clone();
         let router = http::peer::router(intake, clients, edge, body_max, work, &requests);
-        supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
+        let tls = mutual(strict(), &[Kind::Kme], Versions::Latest);
+        supervisor.listener("peer", peer, tls, router, limits);
 
         let is_plain = config.listen.admin_is_loopback();
         let common = self.common(supervisor);
@@ -227,7 +238,11 @@ impl Rooms {
             operators_only: !is_plain,
         };
         let router = http::admin::router(parts, supervisor.work.clone(), &requests);
-        let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
+        let tls = if is_plain {
+            ListenerTls::Plain
+        } else {
+            mutual(strict(), &[Kind::Operator], Versions::Compatible)
+        };
         supervisor.admin(admin, tls, router, limits);
         Ok(saes)
     }
@@ -238,6 +253,7 @@ impl Rooms {
             clock: Arc::clone(&self.clock),
             stopping: supervisor.stopping.clone(),
             restarts: supervisor.restarts.clone(),
+            listeners: supervisor.listeners.clone(),
         }
     }
 
@@ -251,6 +267,10 @@ impl Rooms {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
         supervisor
             .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        let sets = Arc::clone(&self.source_sets);
+        supervisor.background("watch over readers of pools", move || Arc::clone(&sets).watch_readers());
+        let servers = Arc::clone(&self.pool_servers);
+        supervisor.background("watch over pool servers", move || watch_servers(Arc::clone(&servers)));
         let supply = Arc::clone(&self.supply);
         supervisor.background("keeping keys ready", move || Arc::clone(&supply).keep_filled());
         let store = Arc::clone(&self.store);
@@ -285,25 +305,11 @@ async fn store(
     clock: &Arc<dyn Clock>,
     random: &Arc<dyn Random>,
 ) -> anyhow::Result<Arc<Store>> {
-    let keks = wiring::key_encryption_keys(&config.store.kek)?;
+    let keks = identity::keks_of(config)?;
     let url = wiring::store_url(&config.store)?;
     let settings = StoreSettings { url, keks, migrate: config.store.migrate };
     let store = Store::open(settings, Arc::clone(clock), Arc::clone(random));
     Ok(Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?))
-}
-
-/// Refuses a certificate that does not name the KME of `config`.
-fn is_own(config: &KmeConfig, named: Result<Identity, IdentityError>) -> anyhow::Result<()> {
-    match named {
-        Ok(Identity::Kme(own)) if *own.id() == config.id => Ok(()),
-        other => bail!(
-            "{} is not a certificate of KME {} in trust domain {}: it names {}",
-            config.tls.cert.display(),
-            config.id,
-            config.trust_domain,
-            name_of(other)
-        ),
-    }
 }
 
 fn peers(
@@ -347,6 +353,14 @@ async fn sweep_sets(sets: Arc<SourceSets>, intake: Arc<Intake>) {
         ticks.tick().await;
         sets.sweep();
         intake.sweep();
+    }
+}
+
+async fn watch_servers(servers: Arc<PoolServers>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        servers.probe().await;
     }
 }
 

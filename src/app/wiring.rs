@@ -8,8 +8,8 @@ use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
 use crate::config::{
-    KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX, StoreConfig, StoreLocation,
-    StoredLimits,
+    HandshakesConfig, KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX,
+    StoreConfig, StoreLocation, StoredLimits,
 };
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
 use crate::http::limits::{ClientLimits, LimitTable};
@@ -40,9 +40,15 @@ pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
 
-pub(super) fn listener_limits(max_connections: usize, shutdown_grace: Duration) -> ListenerLimits {
+pub(super) fn listener_limits(
+    max_connections: usize,
+    handshakes: HandshakesConfig,
+    shutdown_grace: Duration,
+) -> ListenerLimits {
     ListenerLimits {
         max_connections,
+        max_handshakes: handshakes.max,
+        max_handshakes_per_address: handshakes.max_per_address,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         shutdown_grace,
         ..ListenerLimits::default()
@@ -138,6 +144,7 @@ pub fn store_url(store: &StoreConfig) -> anyhow::Result<String> {
 pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {
     PoolServersSettings {
         pools_per_set: config.pools.pools_per_set,
+        pools_min: config.pools.pools_min,
         set_timeout: config.limits.peer_timeout,
         reads_expected: config.peers.iter().map(|peer| (peer.id.clone(), peer.replicas)).collect(),
     }
@@ -163,6 +170,7 @@ pub(super) fn recipient_sets(config: &KmeConfig) -> RecipientSetsSettings {
     let replicas = config.peers.iter().filter_map(|peer| usize::try_from(peer.replicas).ok()).max();
     RecipientSetsSettings {
         sets_per_source_max: SETS_PER_REPLICA_MAX.saturating_mul(replicas.unwrap_or(1)),
+        pools_min: config.pools.pools_min,
         words_max: words(config.pools.pool_words_max),
         life_max: SET_TTL_MAX + config.limits.clock_skew_max,
         memory_max_bytes: set_memory_bytes(config),
@@ -217,5 +225,6 @@ pub(super) fn vault(config: &PoolServerConfig) -> VaultLimits {
         words_max: words(config.words_max),
         ttl_max: config.ttl_max,
         readers_max: config.readers_max,
+        kmes: config.kmes.clone(),
     }
 }

@@ -130,6 +130,11 @@ raw_tables! {
         cert: String,
         key: String,
         crl: String,
+        sae_ca: String,
+        crl_exempt: Vec<Spanned<String>>,
+    }
+    RawDanger {
+        public_development_keys: bool,
     }
     RawListen {
         sae: String,
@@ -164,6 +169,7 @@ raw_tables! {
     }
     RawPools {
         pools_per_set: i64,
+        pools_min: i64,
         pool_words: i64,
         pool_words_max: i64,
         set_ttl: String,
@@ -172,6 +178,8 @@ raw_tables! {
     RawLimits {
         request_timeout: String,
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         max_concurrent_requests: i64,
         max_body_kib: i64,
         peer_timeout: String,
@@ -225,6 +233,8 @@ raw_tables! {
         words_max: i64,
         ttl_max: String,
         readers_max: i64,
+        creations_per_minute: i64,
+        kmes: Vec<Spanned<String>>,
     }
     RawPoolListen {
         pool: String,
@@ -232,6 +242,8 @@ raw_tables! {
     }
     RawPoolLimits {
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         shutdown_grace: String,
         + kme: RawPoolKmeLimits,
     }
@@ -254,6 +266,7 @@ raw_files! {
             pools: RawPools,
             limits: RawLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         inner {
             "limits.sae": RawSaeLimits,
@@ -272,6 +285,7 @@ raw_files! {
             listen: RawPoolListen,
             limits: RawPoolLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         inner {
             "limits.kme": RawPoolKmeLimits,

@@ -24,8 +24,8 @@ use super::failover::{Pass, in_order};
 use super::meter::{PeerMeter, PeerMeters};
 use super::route::{PeerCall, Route};
 use super::wire::{
-    BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
-    VoidAnswer, VoidRequest, encode,
+    BATCHES_PATH, BatchMetadata, BatchStored, COMPARISON_PATH, ComparisonAnswer, ComparisonRequest,
+    INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer, VoidRequest, encode,
 };
 use crate::pool::AnnouncedSet;
 
@@ -171,6 +171,16 @@ impl PeerClient {
         };
         let (_, hybrid_tls) = self.post(BATCHES_PATH, batch, Some(batch.pool_set.id), &flaw).await?;
         Ok(Pushed { hybrid_tls })
+    }
+
+    /// Compares the pools of a set that the peer discarded after a mismatch. Only the replica that discarded
+    /// it can answer; the others are asked in vain.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn compare(&self, request: &ComparisonRequest) -> Result<ComparisonAnswer, PeerError> {
+        let answer = self.post(COMPARISON_PATH, request, None, &|_| None).await;
+        answer.map(|(answer, _)| answer).map_err(|failed| failed.error)
     }
 
     /// Voids keys that nobody retrieved, and the batch itself if it arrives later.

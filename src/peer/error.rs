@@ -8,6 +8,8 @@ use mtls::HttpsError;
 /// Status of a refusal because as much is stored for the caller as it may have. Nothing was done, and every
 /// replica would say the same.
 pub const QUOTA_FULL: StatusCode = StatusCode::INSUFFICIENT_STORAGE;
+use crate::pool::SetTrouble;
+
 /// Status of a refusal because the pools of a set cannot be had.
 pub const SET_UNAVAILABLE: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
@@ -55,6 +57,8 @@ pub enum PeerError {
         status: StatusCode,
         /// Its message.
         message: String,
+        /// What is wrong with the pool set, if that is why.
+        trouble: Option<SetTrouble>,
     },
     /// The peer does not speak the protocol.
     #[error("KME {kme} answered with {what}")]
@@ -72,18 +76,33 @@ impl PeerError {
         matches!(self, Self::Refused { status: SET_UNAVAILABLE, .. })
     }
 
+    /// What is wrong with the pool set, if the peer refused because of that.
+    pub fn set_trouble(&self) -> Option<&SetTrouble> {
+        match self {
+            Self::Refused { trouble, .. } => trouble.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the pools of the two sites differ: the set must not be used any more, by whichever replica.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self.set_trouble(), Some(SetTrouble::ConfirmationMismatch))
+    }
+
     /// Whether the call never left this site.
     pub fn was_not_sent(&self) -> bool {
         matches!(self, Self::Paused(_))
     }
 
-    /// Whether every replica of the peer would answer the same, because the answer comes from their shared
-    /// store. Other refusals are one replica's: its files or its clock may differ.
+    /// Whether no other replica of the peer should be asked: it would answer the same, because the answer
+    /// comes from their shared store, or the set is given up. Other refusals are one replica's: its files or
+    /// its clock may differ.
     pub(super) fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Full { .. } | Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. }
-        )
+        self.is_mismatch()
+            || matches!(
+                self,
+                Self::Full { .. } | Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. }
+            )
     }
 
     /// How much the failure tells: of several replicas' failures, the heaviest is reported.

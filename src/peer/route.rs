@@ -145,11 +145,13 @@ impl Route {
             };
         }
         let kme = self.kme.clone();
-        let message = message_of(&body);
+        let refusal = refusal_of(&body);
+        let trouble = refusal.set_trouble();
+        let message = clean(&refusal.message);
         match status {
             StatusCode::SERVICE_UNAVAILABLE => Err(PeerError::Busy { kme, message }),
             QUOTA_FULL => Err(PeerError::Full { kme, message }),
-            _ => Err(PeerError::Refused { kme, status, message }),
+            _ => Err(PeerError::Refused { kme, status, message, trouble }),
         }
     }
 
@@ -171,9 +173,11 @@ impl Route {
     }
 }
 
+fn refusal_of(body: &[u8]) -> Refusal {
+    serde_json::from_slice(body).unwrap_or_default()
+}
+
 /// The message of a refusal, bounded and without control characters.
-fn message_of(body: &[u8]) -> String {
-    serde_json::from_slice::<Refusal>(body)
-        .map(|refusal| refusal.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect())
-        .unwrap_or_default()
+fn clean(message: &str) -> String {
+    message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }

@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use blast::{self, Confirm};
 use futures_util::future::join_all;
 use kme::{BatchId, KeyId, OsRandom, Party, PoolId, PoolSetId, Recipient, Seed, Timestamp};
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
 use pki::Role;
 use testkit::TRUST_DOMAIN;
@@ -157,6 +158,7 @@ impl Peer {
         let tls = ListenerTls::Mutual {
             store: testkit::shared().tls(Role::Kme, "site-b"),
             rules: testkit::spiffe_rules(),
+            accepts: &[Kind::Kme],
             versions: Versions::Latest,
         };
         let stop = CancellationToken::new();

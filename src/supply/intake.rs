@@ -15,18 +15,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use blast::{self, BatchSeeds, EngineError};
 use kme::life;
-use kme::{BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
+use kme::{
+    BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, PoolServerId, Recipient, SaeId, Timestamp,
+};
 use mtls::identity::AuthenticatedKme;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::compare;
 use super::meter::SupplyMeter;
 use super::{QuotaFull, Quotas};
 use crate::peer::content_digest;
 use crate::peer::wire::{
-    BatchMetadata, BatchStored, Info, InfoLimits, PROTOCOL_VERSION, SetReady, VoidAnswer, VoidRequest,
+    BatchMetadata, BatchStored, ComparisonAnswer, ComparisonRequest, Info, InfoLimits, PROTOCOL_VERSION,
+    SetReady, VoidAnswer, VoidRequest,
 };
-use crate::pool::{AnnouncedSet, PoolSet, PoolSetError, RecipientSetError, RecipientSets};
+use crate::pool::{AnnouncedSet, PoolSet, PoolSetError, RecipientSetError, RecipientSets, SetTrouble};
 use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, Store, StoreError, Tombstone};
 
 /// Batches of one peer being regenerated or stored at once; more wait. So the work of one peer delays that of
@@ -62,15 +66,50 @@ pub enum IntakeError {
     /// The source voided the batch before it arrived.
     #[error("the batch was voided")]
     Voided,
-    /// The pools of the set cannot be downloaded; another set is needed.
-    #[error("the pools of the set cannot be downloaded: {0}")]
-    SetUnavailable(String),
+    /// The pools of the set cannot be downloaded, or must not be used; another set is needed.
+    #[error("the pools of the set cannot be downloaded: {message}")]
+    SetUnavailable {
+        /// Why.
+        message: String,
+        /// The server that is to blame, if one is.
+        server: Option<PoolServerId>,
+    },
     /// The source, or the master, has as much stored here as it may have. Nothing was stored or voided.
     #[error(transparent)]
     Full(#[from] QuotaFull),
+    /// The set has fewer pools than this site demands.
+    #[error(
+        "the pool set has {pools} pools, this site accepts keys of {pools_min} or more ([pools] pools_min)"
+    )]
+    TooFewPools {
+        /// How many it has.
+        pools: usize,
+        /// How many it must have.
+        pools_min: usize,
+    },
+    /// The pools or the metadata of the two sites differ. The set is discarded here.
+    #[error("the confirmation value does not match: the pools of the two sites differ; the set is discarded")]
+    Mismatch,
+    /// No set of that name waits for a comparison.
+    #[error("no pool set of that ID waits for a comparison here")]
+    NothingToCompare,
     /// No room, or the store is not available. Pushing again later may succeed.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl IntakeError {
+    /// What is wrong with the pool set, in a form that the source acts upon.
+    pub fn set_trouble(&self) -> Option<SetTrouble> {
+        match self {
+            Self::SetUnavailable { server: Some(server), .. } => {
+                Some(SetTrouble::PoolServers { pool_servers: vec![server.clone()] })
+            }
+            Self::TooFewPools { pools_min, .. } => Some(SetTrouble::TooFewPools { pools_min: *pools_min }),
+            Self::Mismatch => Some(SetTrouble::ConfirmationMismatch),
+            _ => None,
+        }
+    }
 }
 
 /// Receives batches from peers. Share it in an `Arc`.
@@ -171,7 +210,18 @@ impl Intake {
         let _permit = permit.await.map_err(|_| stopping())?;
         set.spend_once(bits, content).map_err(refused)?;
         let started = Instant::now();
-        let made = regenerate(set, batch).await?;
+        let made = match regenerate(Arc::clone(&set), batch).await {
+            Err(IntakeError::Mismatch) => {
+                // No key was stored. Whatever the cause, this set has ended here.
+                self.sets.discard(source, &set);
+                tracing::error!(
+                    peer = %source, set = %set.id(),
+                    "a pushed batch does not match its confirmation value; its pool set is discarded"
+                );
+                return Err(IntakeError::Mismatch);
+            }
+            made => made?,
+        };
         self.meter.regenerate(started.elapsed());
         // A tombstone of this batch may have expired since.
         if arrived.elapsed() > WORK_MAX {
@@ -186,6 +236,24 @@ impl Intake {
             Inserted::Conflict => Err(IntakeError::Conflict),
             Inserted::Voided => Err(IntakeError::Voided),
         }
+    }
+
+    /// Compares the pools of a set that was discarded here after a mismatch, and no longer uses the servers
+    /// whose pools differ for sets that are shared with the caller. Answers once for each set.
+    ///
+    /// # Errors
+    /// [`IntakeError::NothingToCompare`] for any other set.
+    pub async fn compare(
+        &self,
+        caller: &AuthenticatedKme,
+        request: ComparisonRequest,
+    ) -> Result<ComparisonAnswer, IntakeError> {
+        let source = self.peer(caller)?;
+        let set = self.sets.take_aside(&source, request.pool_set).ok_or(IntakeError::NothingToCompare)?;
+        let here = compare::digests(set, request.salt).await.map_err(|_| stopping())?;
+        let differing = compare::differing(&here, &request.pools);
+        compare::judge(self.sets.servers(), &source, request.pool_set, &differing);
+        Ok(ComparisonAnswer { pools: here })
     }
 
     /// Voids keys of the caller that nobody retrieved, and refuses the batch if it arrives later.
@@ -269,11 +337,22 @@ impl Intake {
             match error {
                 RecipientSetError::Refused(_) => IntakeError::Refused(error.to_string()),
                 RecipientSetError::Conflict => IntakeError::Conflict,
+                RecipientSetError::TooFewPools { pools, pools_min } => {
+                    IntakeError::TooFewPools { pools, pools_min }
+                }
+                RecipientSetError::Discarded => {
+                    IntakeError::SetUnavailable { message: error.to_string(), server: None }
+                }
                 RecipientSetError::Busy => IntakeError::Unavailable(error.to_string()),
                 RecipientSetError::Fetch(cause) => match &*cause {
                     PoolSetError::Refused(_) => IntakeError::Refused(cause.to_string()),
-                    PoolSetError::Fetch(pool) => IntakeError::SetUnavailable(pool.to_string()),
-                    _ => IntakeError::SetUnavailable(cause.to_string()),
+                    other => {
+                        let message = match other {
+                            PoolSetError::Fetch(pool) => pool.to_string(),
+                            other => other.to_string(),
+                        };
+                        IntakeError::SetUnavailable { message, server: other.blamed().cloned() }
+                    }
                 },
             }
         })
@@ -333,9 +412,12 @@ async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerat
         })
     };
     match tokio::task::spawn_blocking(work).await {
-        Ok(made) => made.map_err(|error: EngineError| {
-            tracing::error!(%error, "a pushed batch cannot be regenerated");
-            refused(error)
+        Ok(made) => made.map_err(|error: EngineError| match error {
+            EngineError::ConfirmMismatch => IntakeError::Mismatch,
+            error => {
+                tracing::error!(%error, "a pushed batch cannot be regenerated");
+                refused(error)
+            }
         }),
         Err(_) => Err(stopping()),
     }

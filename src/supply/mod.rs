@@ -6,6 +6,7 @@
 
 mod announce;
 mod batch;
+mod compare;
 mod error;
 mod intake;
 mod meter;

@@ -21,10 +21,10 @@ use super::announce::AnnounceFailure;
 use super::meter::Cause;
 use super::reserve::{Maker, Purpose};
 use super::retract::{Retractor, Traces};
-use super::{SupplyError, SupplyParts, SupplySettings, batch};
+use super::{SupplyError, SupplyParts, SupplySettings, batch, compare};
 use crate::peer::wire::BatchMetadata;
 use crate::peer::{NotPushed, Pushed, content_digest};
-use crate::pool::{PoolSet, PoolSetError, SourceSetError};
+use crate::pool::{PoolSet, PoolSetError, SetTrouble, SourceSetError};
 use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Reserved, Role};
 
 /// Batches of one order in work at once.
@@ -248,12 +248,12 @@ impl<'a> Work<'a> {
         self.maker.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
-    /// One batch that every site has. If a site lost the pool set (it restarted), tries once more with a new
-    /// set.
+    /// One batch that every site has. If a site cannot use the pool set (it restarted, or its pools differ),
+    /// tries once more with a new set.
     async fn make(&self, count: usize) -> Result<Made, SupplyError> {
         let _turn = self.turns.acquire().await.map_err(internal)?;
         match self.attempt(count).await {
-            Err(Failure::SetGone(error)) => {
+            Err(Failure::SetGone { error, .. }) => {
                 tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
                 self.attempt(count).await.map_err(Failure::into_error)
             }
@@ -293,13 +293,14 @@ impl<'a> Work<'a> {
             expires_at: self.expires_at,
             confirm: made.batch.confirm,
         };
-        let pushed = try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(
-            |failure| {
-                if matches!(failure, Failure::SetGone(_)) {
-                    parts.sets.discard(&self.sites, set.id());
-                }
-            },
-        )?;
+        let pushed = match try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await {
+            Ok(pushed) => pushed,
+            Err(failure) => {
+                self.heed(&failure, &set).await;
+                return Err(failure);
+            }
+        };
+        set.note_proof();
         let hybrid_tls = pushed.iter().all(|pushed| pushed.hybrid_tls);
         let grade = SourceGrade { entropy_sources, pools, hybrid_tls };
         let provenance = Provenance { grade, expires_at: self.expires_at };
@@ -308,6 +309,29 @@ impl<'a> Work<'a> {
         }
         let content = ContentDigest(content_digest(&metadata));
         Ok(Made { batch_id, content, keys: made.batch.keys, provenance: Arc::new(provenance) })
+    }
+
+    /// Draws the consequences of a failure that is about the pool set, so that the next set may do.
+    ///
+    /// Batches of a discarded set that were confirmed before stay good. Their confirmation values show that
+    /// both sites had the same sample of every pool, and what the dishonest server knows of its own pool
+    /// counts for nothing while another pool is honest.
+    async fn heed(&self, failure: &Failure, set: &Arc<PoolSet>) {
+        let parts = &self.maker.parts;
+        let Failure::SetGone { kme, trouble, .. } = failure else { return };
+        // First, so that no key is made of the set when its digests leave this site.
+        parts.sets.discard(&self.sites, set.id());
+        match trouble {
+            Some(SetTrouble::ConfirmationMismatch) => {
+                tracing::error!(
+                    peer = %kme, set = %set.id(),
+                    "the pools of two sites differ; their set is discarded and its pools are compared"
+                );
+                compare::find_liar(parts, kme, set).await;
+            }
+            Some(trouble) => parts.sets.servers().heed(kme, trouble),
+            None => {}
+        }
     }
 
     async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<Pushed, Failure> {
@@ -332,7 +356,14 @@ impl<'a> Work<'a> {
                 self.traces.lock().remote.remove(&trace);
             }
             let supply_error = SupplyError::of_peer(&error);
-            if error.refuses_set() { Failure::SetGone(supply_error) } else { Failure::Order(supply_error) }
+            if error.refuses_set() || error.is_mismatch() {
+                let trouble = error.set_trouble().cloned();
+                return Failure::SetGone { kme: kme.clone(), trouble, error: supply_error };
+            }
+            if let Some(trouble) = error.set_trouble() {
+                self.maker.parts.sets.servers().heed(kme, trouble);
+            }
+            Failure::Order(supply_error)
         })
     }
 
@@ -375,8 +406,15 @@ impl<'a> Work<'a> {
 
 /// Why a batch was not made.
 enum Failure {
-    /// A site cannot get the pools of the set; another set may work.
-    SetGone(SupplyError),
+    /// A site cannot use the set; another set may work.
+    SetGone {
+        /// The site.
+        kme: KmeId,
+        /// What it said of the set.
+        trouble: Option<SetTrouble>,
+        /// The error if there is no other set.
+        error: SupplyError,
+    },
     /// The order has failed.
     Order(SupplyError),
 }
@@ -384,7 +422,7 @@ enum Failure {
 impl Failure {
     fn into_error(self) -> SupplyError {
         match self {
-            Self::SetGone(error) | Self::Order(error) => error,
+            Self::SetGone { error, .. } | Self::Order(error) => error,
         }
     }
 }
@@ -427,12 +465,14 @@ fn internal(error: impl std::error::Error + 'static) -> SupplyError {
 pub(super) fn no_set(error: SourceSetError) -> SupplyError {
     match &error {
         SourceSetError::NotMade(cause) => match &**cause {
-            PoolSetError::TooFewServers { answered, .. } => {
-                SupplyError::TooFewPoolServers { answered: *answered }
-            }
+            PoolSetError::TooFewServers { answered, needed, missing } => SupplyError::TooFewPoolServers {
+                answered: *answered,
+                needed: *needed,
+                missing: missing.keys().cloned().collect(),
+            },
             _ => SupplyError::Internal,
         },
-        SourceSetError::NotAnnounced(cause) => match cause.downcast_ref::<AnnounceFailure>() {
+        SourceSetError::NotAnnounced(error) => match error.cause.downcast_ref::<AnnounceFailure>() {
             Some(failure) => failure.as_supply_error(),
             None => SupplyError::Internal,
         },

@@ -14,6 +14,7 @@
 )]
 
 mod authority;
+mod corporate_ca;
 mod curl;
 mod link;
 mod manifest;
@@ -27,6 +28,7 @@ mod small_kme;
 pub use authority::{
     TRUST_DOMAIN, TestAuthority, authenticated_kme, authenticated_sae, shared, spiffe_rules,
 };
+pub use corporate_ca::CorporateCa;
 pub use curl::{Curl, CurlAnswer};
 pub use link::TcpLink;
 pub use manifest::Sae;

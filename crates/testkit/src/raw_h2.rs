@@ -103,10 +103,15 @@ impl RawClient {
     /// A connection with TLS on which nothing has been sent. In TLS 1.3 the server's refusal of a certificate
     /// arrives after this, with the first read.
     pub async fn tls(&self, to: SocketAddr, protocol: &str) -> io::Result<TlsStream<TcpStream>> {
+        self.tls_over(self.tcp(to).await?, protocol).await
+    }
+
+    /// The same over a connection that is there already.
+    pub async fn tls_over(&self, stream: TcpStream, protocol: &str) -> io::Result<TlsStream<TcpStream>> {
         let mut tls = (*self.tls).clone();
         tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let stream = self.tcp(to).await?;
-        TlsConnector::from(Arc::new(tls)).connect(ServerName::IpAddress(to.ip().into()), stream).await
+        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        TlsConnector::from(Arc::new(tls)).connect(name, stream).await
     }
 
     /// An HTTP/2 connection with ordinary settings.
@@ -116,9 +121,14 @@ impl RawClient {
 
     /// An HTTP/2 connection with these settings, in addition to a header table of size 0.
     pub async fn h2_with(&self, to: SocketAddr, settings: &[(u16, u32)]) -> io::Result<RawH2> {
+        self.h2_over(self.tcp(to).await?, settings).await
+    }
+
+    /// The same over a connection that is there already.
+    pub async fn h2_over(&self, stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<RawH2> {
         let mut h2 = RawH2 {
-            stream: self.tls(to, "h2").await?,
-            host: to.to_string(),
+            host: stream.peer_addr()?.to_string(),
+            stream: self.tls_over(stream, "h2").await?,
             next_stream: 1,
             unread: Vec::new(),
             answers: HashMap::new(),

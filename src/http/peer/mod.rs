@@ -20,8 +20,8 @@ use super::meter::RequestMeters;
 use super::middleware::{Client, Edge, EdgeLimits};
 use super::{extract, json};
 use crate::peer::wire::{
-    BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
-    VoidAnswer,
+    BATCHES_PATH, BatchMetadata, BatchStored, COMPARISON_PATH, ComparisonAnswer, INFO_PATH, Info,
+    POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer,
 };
 use crate::peer::{QUOTA_FULL, SET_UNAVAILABLE};
 use crate::supply::{Intake, IntakeError};
@@ -50,6 +50,7 @@ pub fn router(
     let edge = Edge::new(clients, limits, body_max_bytes, tasks, meters);
     let router = Router::new()
         .route(POOL_SETS_PATH, post(pool_sets))
+        .route(COMPARISON_PATH, post(comparison))
         .route(BATCHES_PATH, post(batches))
         .route(VOID_PATH, post(void))
         .route(INFO_PATH, get(info))
@@ -60,13 +61,21 @@ pub fn router(
 }
 
 fn template(request: &Request) -> &'static str {
-    let known = [POOL_SETS_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
+    let known = [POOL_SETS_PATH, COMPARISON_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
     known.into_iter().find(|path| *path == request.uri().path()).unwrap_or("(none)")
 }
 
 async fn pool_sets(State(api): State<PeerApi>, request: Request) -> Result<Json<SetReady>, ApiError> {
     let (caller, announced) = api.open(request).await?;
     api.intake.accept_set(&caller, &announced).await.map(Json).map_err(refusal)
+}
+
+async fn comparison(
+    State(api): State<PeerApi>,
+    request: Request,
+) -> Result<Json<ComparisonAnswer>, ApiError> {
+    let (caller, asked) = api.open(request).await?;
+    api.intake.compare(&caller, asked).await.map(Json).map_err(refusal)
 }
 
 async fn batches(State(api): State<PeerApi>, request: Request) -> Result<Json<BatchStored>, ApiError> {
@@ -98,13 +107,21 @@ impl PeerApi {
 
 fn refusal(error: IntakeError) -> ApiError {
     let message = error.to_string();
-    match error {
+    let trouble = error.set_trouble();
+    let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+    let mut answer = match error {
         IntakeError::NotAllowed(_) => ApiError::new(StatusCode::FORBIDDEN, "not_allowed", message),
-        IntakeError::Refused(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "push_refused", message),
+        IntakeError::Refused(_) => ApiError::new(unprocessable, "push_refused", message),
+        IntakeError::TooFewPools { .. } => ApiError::new(unprocessable, "too_few_pools", message),
+        IntakeError::Mismatch => ApiError::new(unprocessable, "confirmation_mismatch", message),
         IntakeError::Conflict => ApiError::new(StatusCode::CONFLICT, "push_conflict", message),
         IntakeError::Voided => ApiError::new(StatusCode::GONE, "batch_voided", message),
-        IntakeError::SetUnavailable(_) => ApiError::new(SET_UNAVAILABLE, "pool_set_unavailable", message),
+        IntakeError::SetUnavailable { .. } => ApiError::new(SET_UNAVAILABLE, "pool_set_unavailable", message),
+        IntakeError::NothingToCompare => ApiError::new(StatusCode::NOT_FOUND, "nothing_to_compare", message),
         IntakeError::Full(_) => ApiError::new(QUOTA_FULL, "quota_kme", message),
         IntakeError::Unavailable(_) => ApiError::unavailable("intake_unavailable", message, RETRY_AFTER_SECS),
-    }
+    };
+    // The source acts upon this; the message is for people.
+    answer.details.extend(trouble.and_then(|trouble| serde_json::to_value(trouble).ok()));
+    answer
 }

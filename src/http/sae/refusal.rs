@@ -54,12 +54,16 @@ fn supply(failure: &SupplyError) -> ApiError {
             ("peer_refused", format!("KME {kme} refused the keys"), OPERATOR_RETRY_SECS)
         }
         SupplyError::TooFewPoolServers { .. } => {
-            ("too_few_pool_servers", "too few random pool servers answer".to_owned(), OUTAGE_RETRY_SECS)
+            ("too_few_pool_servers", failure.to_string(), OUTAGE_RETRY_SECS)
         }
         SupplyError::Quota(_) => ("quota_sae", failure.to_string(), OPERATOR_RETRY_SECS),
         SupplyError::PeerFull { kme, .. } => {
             ("quota_peer", format!("KME {kme} stores no more keys now"), OPERATOR_RETRY_SECS)
         }
+        SupplyError::PeerDemandsPools { .. } => {
+            ("peer_demands_pools", failure.to_string(), OPERATOR_RETRY_SECS)
+        }
+        SupplyError::PoolsDiffer(_) => ("pools_differ", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::StoreFull => ("store_full", failure.to_string(), OPERATOR_RETRY_SECS),
         SupplyError::StoreUnavailable => ("store_unavailable", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::Slow => ("supply_slow", failure.to_string(), OUTAGE_RETRY_SECS),
