@@ -479,3 +479,23 @@ pub(super) fn no_set(error: SourceSetError) -> SupplyError {
         SourceSetError::TooLarge { .. } | SourceSetError::Busy(_) => SupplyError::Busy,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_master_has_turns_of_its_own_and_unused_ones_are_forgotten() {
+        let turns = Turns::default();
+        let (alice, dave): (SaeId, SaeId) = ("alice".parse().unwrap(), "dave".parse().unwrap());
+        let of_alice = turns.of(&alice);
+        let all: Vec<_> = std::iter::from_fn(|| turns.of(&alice).try_acquire_owned().ok()).collect();
+        assert_eq!(all.len(), BATCHES_PER_MASTER);
+        assert_eq!(turns.of(&dave).available_permits(), BATCHES_PER_MASTER);
+        drop(all);
+        assert_eq!(of_alice.available_permits(), BATCHES_PER_MASTER);
+        drop(of_alice);
+        turns.of(&dave);
+        assert!(!turns.0.lock().contains_key(&alice));
+    }
+}
