@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kme::{KmeId, PoolServerId, Timestamp};
+use mtls::{Cut, ListenerCounts, Refusal};
 
 use super::health::Common;
+use super::supervise::{Counted, Listeners};
 use crate::metrics::{Labels, Reading, Registry};
 use crate::peer::BreakerState;
 use crate::pool::{PoolServers, PoolVault, RecipientSets, ServerStanding, SourceSets, lock_report};
-use crate::supply::{Peers, Supply};
+use crate::store::Stored;
+use crate::supply::{Peers, Quotas, Supply};
 
 /// Where the pool gauges of a KME get their values.
 pub(super) struct KmePools {
@@ -45,10 +48,49 @@ pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String,
     gauge(registry, "dqkd_crl_next_update_timestamp_seconds", help, move || {
         tls.crl_next_update().map(seconds)
     });
+    of_listeners(registry, &common.listeners);
     gauges(registry, "dqkd_pool_memory_bytes", "Memory of pools, by whether it could be locked", || {
         let report = lock_report();
         vec![one("locked", "yes", report.locked_bytes), one("locked", "no", report.unlocked_bytes)]
     });
+}
+
+/// What the listeners count.
+fn of_listeners(registry: &mut Registry, listeners: &Listeners) {
+    let now = |read: fn(&ListenerCounts) -> usize| {
+        let listeners = listeners.clone();
+        move || {
+            let all = listeners.all().into_iter();
+            all.map(|(name, counts)| one("listener", name, read(&counts) as u64)).collect()
+        }
+    };
+    gauges(registry, "dqkd_connections", "Open connections", now(ListenerCounts::open));
+    let help = "Connections whose handshake is not finished";
+    gauges(registry, "dqkd_unfinished_handshakes", help, now(ListenerCounts::handshakes));
+    let help = "Bytes of answers that clients have not read";
+    gauges(registry, "dqkd_unsent_bytes", help, now(ListenerCounts::unsent_bytes));
+    let read = listeners.clone();
+    let refused = move || {
+        let of_one = |(name, counts): Counted| {
+            Refusal::ALL.map(|reason| {
+                (Labels::new([("listener", name), ("reason", reason.name())]), counts.refused(reason))
+            })
+        };
+        read.all().into_iter().flat_map(of_one).collect()
+    };
+    let help = "Clients that got no connection";
+    registry.register("dqkd_refused_connections", help, Reading::counter(refused));
+    let read = listeners.clone();
+    let cut = move || {
+        let of_one = |(name, counts): Counted| {
+            Cut::ALL.map(|reason| {
+                (Labels::new([("listener", name), ("reason", reason.name())]), counts.cut(reason))
+            })
+        };
+        read.all().into_iter().flat_map(of_one).collect()
+    };
+    let help = "Connections that were closed without waiting for the client";
+    registry.register("dqkd_cut_connections", help, Reading::counter(cut));
 }
 
 /// The reserves of keys.
@@ -71,6 +113,27 @@ pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
     gauge(registry, "dqkd_reserve_waited_for_keys", "Keys that callers wait for", move || {
         Some(read.levels().waited_for)
     });
+}
+
+/// What is stored for each source.
+pub(super) fn of_quotas(registry: &mut Registry, quotas: &Arc<Quotas>) {
+    let one = |part: fn(&Stored) -> u64| {
+        let quotas = Arc::clone(quotas);
+        move || {
+            let of =
+                |(kme, stored): (KmeId, Stored)| (Labels::new([("source", kme.to_string())]), part(&stored));
+            quotas.sources().into_iter().map(of).collect()
+        }
+    };
+    gauges(
+        registry,
+        "dqkd_stored_keys",
+        "Keys stored here, by the KME that made them",
+        one(|stored| stored.keys),
+    );
+    gauges(registry, "dqkd_stored_key_bytes", "Bytes of these keys", one(|stored| stored.bytes));
+    let help = "Batches that were voided before they arrived";
+    gauges(registry, "dqkd_tombstones", help, one(|stored| stored.tombstones));
 }
 
 /// The circuit breakers.

@@ -9,7 +9,7 @@ use kme::{Clock, KmeId};
 use mtls::TlsStore;
 use tokio_util::sync::CancellationToken;
 
-use super::supervise::Restarts;
+use super::supervise::{Listeners, Restarts};
 use crate::http::admin::{Condition, Health, Part, Readiness};
 use crate::peer::{BreakerState, PeerClient};
 use crate::pool::{PoolServers, PoolVault, lock_report};
@@ -27,6 +27,7 @@ pub(super) struct Common {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) stopping: CancellationToken,
     pub(super) restarts: Restarts,
+    pub(super) listeners: Listeners,
 }
 
 impl Common {
@@ -38,16 +39,31 @@ impl Common {
             0 => ok("tasks"),
             _ => degraded("tasks", format!("{restarts} restarts of background tasks; see the log")),
         };
-        vec![daemon, tasks, self.certificate(), self.revocations(), memory()]
+        vec![daemon, tasks, self.certificate(), self.tls_files(), self.revocations(), memory()]
     }
 
+    /// Lists that are due stay in force. Being without any is a choice, so no reason for an alarm.
     fn revocations(&self) -> Part {
-        match self.tls.crl_next_update() {
-            Some(due) if due <= self.clock.now() => degraded(
-                "revocation lists",
-                format!("should have been replaced at {due}; they stay in force"),
-            ),
-            _ => ok("revocation lists"),
+        const NAME: &str = "revocation lists";
+        let known = self.tls.revocations();
+        let cas = known.without_list.join("; ");
+        match known.due {
+            _ if !known.has_lists => noted(NAME, "none configured: a certificate is good until it expires"),
+            Some((due, ca)) if due <= self.clock.now() => {
+                degraded(NAME, format!("overdue since {due}: the list of CA {ca}; it stays in force"))
+            }
+            _ if !cas.is_empty() => noted(NAME, format!("tls.crl_exempt leaves out CA {cas}")),
+            _ => ok(NAME),
+        }
+    }
+
+    /// Files that changed and cannot be used, for example revocation lists that do not cover every trusted CA.
+    fn tls_files(&self) -> Part {
+        match self.tls.problem() {
+            Some(problem) => {
+                degraded("tls files", format!("changed, but not in force, the old ones are: {problem}"))
+            }
+            None => ok("tls files"),
         }
     }
 
@@ -173,6 +189,10 @@ impl Health for PoolHealth {
 
 fn ok(name: impl Into<String>) -> Part {
     Part { name: name.into(), condition: Condition::Ok, message: None }
+}
+
+fn noted(name: impl Into<String>, message: impl Into<String>) -> Part {
+    Part { message: Some(message.into()), ..ok(name) }
 }
 
 fn degraded(name: impl Into<String>, message: impl Into<String>) -> Part {

@@ -17,6 +17,7 @@ use tokio::time::interval;
 use super::wiring;
 use crate::config::{self, ConfigFile, IdentityLimits, KmeConfig};
 use crate::http::limits::Clients;
+use crate::supply::{QuotaTable, Quotas};
 
 /// How often files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -42,6 +43,7 @@ pub(super) struct DirectoryReload {
     pub(super) directory: Arc<ArcSwap<Directory>>,
     /// The SAEs that use the `sae` listener.
     pub(super) saes: Arc<Clients>,
+    pub(super) quotas: Arc<Quotas>,
     /// The limits of SAEs that are in force.
     pub(super) limits: Mutex<SaeLimits>,
 }
@@ -123,6 +125,9 @@ impl DirectoryReload {
         }
         self.directory.store(Arc::new(new.directory().clone()));
         self.saes.set_limits(wiring::sae_limits(&new));
+        // Those of peers take effect after a restart.
+        let peers = wiring::quotas(&self.current).peers;
+        self.quotas.set(QuotaTable { peers, ..wiring::quotas(&new) });
         *self.limits.lock() = new_limits;
         tracing::info!(saes = new.saes.len(), "a new SAE directory is in force");
         Ok(())

@@ -4,19 +4,19 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::KEY_TTL_MAX;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
 use crate::config::{
-    KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX, StoreConfig, StoreLocation,
+    HandshakesConfig, KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX,
+    StoreConfig, StoreLocation, StoredLimits,
 };
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
 use crate::http::limits::{ClientLimits, LimitTable};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
-use crate::store::{KekError, KeyEncryptionKeys};
-use crate::supply::{IntakeRules, SupplySettings};
+use crate::store::{KekError, KeyEncryptionKeys, Stored};
+use crate::supply::{IntakeRules, PeerQuota, QuotaTable, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
 /// Longest time for a TLS handshake.
@@ -40,9 +40,15 @@ pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
 
-pub(super) fn listener_limits(max_connections: usize, shutdown_grace: Duration) -> ListenerLimits {
+pub(super) fn listener_limits(
+    max_connections: usize,
+    handshakes: HandshakesConfig,
+    shutdown_grace: Duration,
+) -> ListenerLimits {
     ListenerLimits {
         max_connections,
+        max_handshakes: handshakes.max,
+        max_handshakes_per_address: handshakes.max_per_address,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         shutdown_grace,
         ..ListenerLimits::default()
@@ -65,6 +71,25 @@ fn client_limits(rates: RateLimits) -> ClientLimits {
         requests_per_second: NonZeroU32::new(rates.requests_per_second),
         keys_per_second: NonZeroU32::new(rates.keys_per_second),
         connections: rates.connections,
+    }
+}
+
+fn stored(limits: StoredLimits) -> Stored {
+    let bytes = limits.mib.saturating_mul(MIB);
+    Stored { keys: limits.keys, bytes, tombstones: limits.tombstones }
+}
+
+/// What may be stored for each SAE and each peer.
+pub(super) fn quotas(config: &KmeConfig) -> QuotaTable {
+    let of_sae = |sae| stored(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).stored);
+    let of_peer = |peer: &PeerConfig| {
+        let limits = peer.limits.stored;
+        (peer.id.clone(), PeerQuota { most: stored(limits), key_ttl_max: limits.key_ttl_max })
+    };
+    QuotaTable {
+        saes: config.saes.iter().map(|(sae, _)| (sae.clone(), of_sae(sae))).collect(),
+        other_saes: stored(config.limits.sae.stored),
+        peers: config.peers.iter().map(of_peer).collect(),
     }
 }
 
@@ -175,11 +200,7 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
-    IntakeRules {
-        limits: config.keys.limits.clone(),
-        key_ttl_max: KEY_TTL_MAX,
-        clock_skew_max: config.limits.clock_skew_max,
-    }
+    IntakeRules { limits: config.keys.limits.clone(), clock_skew_max: config.limits.clock_skew_max }
 }
 
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {

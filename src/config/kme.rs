@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kme::{Admission, Directory, DirectoryError, KmeId, PoolServerId, SaeId};
-use mtls::TlsFiles;
+use mtls::DaemonTls;
 use mtls::identity::SaeIdentitySource;
 use toml::Spanned;
 
@@ -16,7 +16,7 @@ use super::error::Problem;
 use super::identity_limits::IdentityLimits;
 use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
 use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
-use super::settings::{LogConfig, is_loopback, tls_files};
+use super::settings::{DangerConfig, LogConfig, is_loopback, tls};
 use super::url::BaseUrl;
 
 /// `[listen]` of a KME.
@@ -34,6 +34,11 @@ impl ListenConfig {
     /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
+    }
+
+    /// Whether nobody outside this machine can connect.
+    fn is_local(&self) -> bool {
+        [self.sae, self.peer, self.admin].into_iter().all(is_loopback)
     }
 
     fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawListen>>) -> Option<Self> {
@@ -84,7 +89,7 @@ pub struct KmeConfig {
     /// Where the ID of an SAE is read from, in this order. At least one, each once.
     pub sae_identity: Vec<SaeIdentitySource>,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: ListenConfig,
     /// Where keys are stored.
@@ -134,8 +139,10 @@ impl KmeConfig {
         let id = checker.daemon_id::<KmeId>(&scope, "id", kme.id.clone());
         let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
         let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
-        let tls = tls_files(checker, raw.tls);
         let listen = ListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| listen.is_local());
+        let tls = tls(checker, raw.tls, danger, is_local);
         let store = StoreConfig::check(checker, raw.store);
         let (keys, ttl) = KeysConfig::check(checker, raw.keys);
         let etsi014 = Etsi014Config::check(raw.etsi014);

@@ -32,6 +32,6 @@ pub use sections::{
     Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, SET_TTL_MAX,
     StoreConfig, StoreLocation,
 };
-pub use settings::{LogConfig, LogFormat, LogLevel};
+pub use settings::{DangerConfig, HandshakesConfig, LogConfig, LogFormat, LogLevel};
 pub use source::Place;
 pub use url::{BaseUrl, PostgresUrl};

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use kme::{KmeId, PoolServerId};
-use mtls::TlsFiles;
+use mtls::DaemonTls;
 use toml::Spanned;
 
 use super::checker::{Checker, Field, Reference, Scope};
@@ -16,7 +16,7 @@ use super::error::Problem;
 use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
-use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
+use super::settings::{DangerConfig, HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
     /// What each KME may ask.
@@ -78,7 +80,7 @@ pub struct PoolServerConfig {
     /// The KMEs that may make and read pools; `None` for every KME of the chain.
     pub kmes: Option<BTreeSet<KmeId>>,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: PoolListenConfig,
     /// Bounds.
@@ -134,14 +136,18 @@ impl PoolServerConfig {
             checker.number(&scope, "creations_per_minute", pool.creations_per_minute, 600_u32, 1..=1_000_000);
         let creations_per_minute = NonZeroU32::new(creations.value).unwrap_or(NonZeroU32::MIN);
         let kmes = check_kmes(checker, &scope, pool.kmes);
-        let tls = tls_files(checker, raw.tls);
         let listen = PoolListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| is_loopback(listen.pool) && is_loopback(listen.admin));
+        let tls = tls(checker, raw.tls, danger, is_local);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;
+        let (all, of_one) = (limits.max_handshakes, limits.max_handshakes_per_address);
         let limits = PoolLimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
             kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };

@@ -130,6 +130,11 @@ raw_tables! {
         cert: String,
         key: String,
         crl: String,
+        sae_ca: String,
+        crl_exempt: Vec<Spanned<String>>,
+    }
+    RawDanger {
+        public_development_keys: bool,
     }
     RawListen {
         sae: String,
@@ -173,6 +178,8 @@ raw_tables! {
     RawLimits {
         request_timeout: String,
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         max_concurrent_requests: i64,
         max_body_kib: i64,
         peer_timeout: String,
@@ -235,6 +242,8 @@ raw_tables! {
     }
     RawPoolLimits {
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         shutdown_grace: String,
         + kme: RawPoolKmeLimits,
     }
@@ -257,6 +266,7 @@ raw_files! {
             pools: RawPools,
             limits: RawLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         inner {
             "limits.sae": RawSaeLimits,
@@ -275,6 +285,7 @@ raw_files! {
             listen: RawPoolListen,
             limits: RawPoolLimits,
             log: RawLog,
+            danger: RawDanger,
         }
         inner {
             "limits.kme": RawPoolKmeLimits,

@@ -15,7 +15,7 @@ use super::checker::{Checker, Field, Scope};
 use super::duration;
 use super::identity_limits::IdentityLimits;
 use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
-use super::settings::shutdown_grace;
+use super::settings::{HandshakesConfig, shutdown_grace};
 use super::source::ENV_PREFIX;
 use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
 
@@ -115,7 +115,7 @@ fn postgres(
             "store.url = \"postgres://USER@HOST/DATABASE\"",
         );
     }
-    checker.file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
+    checker.secret_file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
 }
 
 /// Where the key-encryption key comes from. Never the key itself.
@@ -151,7 +151,7 @@ impl KekSource {
         let field = Field { at: scope.at(key, Some(value)), value: value.get_ref().clone() };
         // The complaint does not quote the value: it may be the key instead of its place.
         match *key {
-            "kek_file" => checker.file(field).map(Self::File),
+            "kek_file" => checker.secret_file(field).map(Self::File),
             "kek_env" => {
                 let right = is_variable_name(&field.value) && !field.value.starts_with(ENV_PREFIX);
                 if !right {
@@ -412,6 +412,8 @@ pub struct LimitsConfig {
     pub request_timeout: Duration,
     /// Most connections of each listener.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// Most running requests of each listener.
     pub max_concurrent_requests: usize,
     /// Largest request body in KiB.
@@ -445,6 +447,7 @@ impl LimitsConfig {
         let delays = Duration::ZERO..=Duration::from_mins(10);
         let skew = Duration::from_secs(30);
         let concurrent = raw.max_concurrent_requests;
+        let (all, of_one) = (raw.max_handshakes, raw.max_handshakes_per_address);
         Self {
             request_timeout: checker
                 .duration(&scope, "request_timeout", raw.request_timeout, five, waits.clone())
@@ -452,6 +455,7 @@ impl LimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", raw.max_connections, 4096, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             max_concurrent_requests: checker
                 .number(&scope, "max_concurrent_requests", concurrent, 1024, 1..=1_000_000)
                 .value,

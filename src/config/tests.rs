@@ -1,6 +1,7 @@
 //! What operators rely on: complaints that name line and remedy, overrides, defaults, and the sample files.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +122,7 @@ fn the_minimal_file_has_the_documented_defaults() {
         (limits.max_connections, limits.max_concurrent_requests, limits.max_body_kib),
         (4096, 1024, 256)
     );
+    assert_eq!(limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
     assert_eq!(
         (limits.clock_skew_max, limits.shutdown_grace),
         (Duration::from_secs(30), Duration::from_secs(10))
@@ -141,15 +143,16 @@ fn a_pool_server_has_the_documented_defaults() {
     assert_eq!(config.ttl_max, Duration::from_hours(1));
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(config.limits.max_connections, 1024);
-    assert_eq!(config.tls.key, Path::new("/etc/dqkd/p.key"));
+    assert_eq!(config.limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
+    assert_eq!(config.tls.files.key, Path::new("/etc/dqkd/p.key"));
 }
 
 #[test]
 fn paths_start_at_the_directory_of_the_file() {
     let config = kme(&with("\"pki/ca.pem\"", "\"./pki/../ca.pem\""), &[]);
-    assert_eq!(config.tls.ca, Path::new("/etc/dqkd/pki/../ca.pem"));
-    assert_eq!(config.tls.cert, Path::new("/etc/dqkd/pki/a.pem"));
-    assert_eq!(config.tls.crl, None);
+    assert_eq!(config.tls.files.ca, Path::new("/etc/dqkd/pki/../ca.pem"));
+    assert_eq!(config.tls.files.cert, Path::new("/etc/dqkd/pki/a.pem"));
+    assert_eq!(config.tls.files.crl, None);
     assert_eq!(config.store.location, StoreLocation::Sqlite("/etc/dqkd/a.db".into()));
     assert_eq!(config.store.location.url(), "sqlite:///etc/dqkd/a.db");
     assert_eq!(config.store.kek, KekSource::File("/etc/dqkd/a.kek".into()));
@@ -310,6 +313,10 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "limits.request_timeout: \"1d\" is out of range; allowed: 1ms to 5m",
         ),
         ("[limits]\nmax_connections = 0", "limits.max_connections: 0 is out of range"),
+        (
+            "[limits]\nmax_handshakes_per_address = 101\nmax_handshakes = 100",
+            "limits.max_handshakes_per_address: 101 is more than limits.max_handshakes = 100",
+        ),
         ("[log]\nlevel = \"verbose\"", "log.level: \"verbose\" is unknown; allowed: \"error\", \"warn\""),
         ("[log]\nformat = \"xml\"", "log.format: \"xml\" is unknown; allowed: \"text\", \"json\""),
         (
@@ -539,7 +546,7 @@ fn the_environment_overrides_values_of_every_type() {
     // Text stays text, even if it looks like a number.
     assert_eq!(config.id.as_str(), "007");
     assert_eq!(config.listen.admin.port(), 0);
-    assert_eq!(config.tls.crl, Some(PathBuf::from("/etc/dqkd/crl.pem")));
+    assert_eq!(config.tls.files.crl, Some(PathBuf::from("/etc/dqkd/crl.pem")));
     assert_eq!(kme(MINIMAL, &[("DQKD__KME__SAE_IDENTITY", "fingerprint,cn")]).sae_identity.len(), 2);
 }
 
@@ -726,7 +733,7 @@ fn the_sample_sites_and_pool_servers_find_each_other() {
 fn the_reference_file_shows_every_option_with_its_default() {
     let text = include_str!("../../config/reference-kme.toml");
     let shown = kme(text, &[]);
-    let optional = ["sae_admission", "sae_identity", "admin", "migrate"];
+    let optional = ["sae_admission", "sae_identity", "admin", "migrate", "crl_exempt"];
     // The same file without anything that has a default.
     let mut bare = String::new();
     let mut table = "";
@@ -743,6 +750,7 @@ fn the_reference_file_shows_every_option_with_its_default() {
                 | "[limits.sae"
                 | "[limits.kme"
                 | "[log"
+                | "[danger"
         );
         if !defaulted && !optional.contains(&key) {
             bare.push_str(line);
@@ -760,6 +768,7 @@ fn the_reference_file_shows_every_option_with_its_default() {
     assert_eq!(shown.pools, bare.pools);
     assert_eq!(shown.limits, bare.limits);
     assert_eq!(shown.log, bare.log);
+    assert_eq!(shown.tls, bare.tls);
     let document: toml::Table = text.parse().unwrap();
     let schema = raw::RawKmeFile::SCHEMA;
     for (table, fields) in schema.tables.iter().chain(schema.arrays) {
@@ -768,7 +777,7 @@ fn the_reference_file_shows_every_option_with_its_default() {
         let value = names.fold(outer, |value, name| &value[name]);
         let table_shown = value.as_array().map_or(value, |entries| &entries[0]).as_table().unwrap();
         for (field, _) in *fields {
-            let only_one = ["kek_env", "kek_credential", "password_file"].contains(field);
+            let only_one = ["kek_env", "kek_credential", "password_file", "sae_ca"].contains(field);
             let commented = text.contains(&format!("# {field} = "));
             assert!(table_shown.contains_key(*field) || only_one && commented, "{table}.{field}");
         }
@@ -809,6 +818,13 @@ fn check_reports_each_file_and_the_files_it_references() {
     assert!(check_with(&[&good], &[])[0].as_ref().unwrap_err().to_string().contains("is a directory"));
     std::fs::remove_dir(&key).unwrap();
     std::fs::write(&key, "").unwrap();
+    let set = |bits: u32| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(bits)).unwrap();
+    for bits in [0o644, 0o604, 0o660] {
+        set(bits);
+        let told = check_with(&[&good], &[])[0].as_ref().unwrap_err().to_string();
+        assert!(told.contains(&format!("chmod 600 {}", key.display())), "{told}");
+    }
+    set(0o600);
     let summary = check_with(&[&good], &[]).remove(0).unwrap().to_string();
     assert_eq!(summary, format!("{}: ok: pool server pool-1 at 0.0.0.0:9643", good.display()));
 }

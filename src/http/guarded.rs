@@ -33,11 +33,6 @@ impl Guarded {
     pub(super) fn new(router: Router, edge: Edge, template: Template) -> Self {
         Self(Arc::new(Parts { router, edge, template }))
     }
-
-    /// Most connections of that identity at once.
-    pub fn connections_max(&self, client: &ClientIdentity) -> usize {
-        self.0.edge.connections_max(client)
-    }
 }
 
 impl ListenerService for Guarded {
@@ -45,6 +40,10 @@ impl ListenerService for Guarded {
 
     fn open(&self, client: ClientIdentity) -> GuardedConnection {
         GuardedConnection { client: self.0.edge.client(client), parts: Arc::clone(&self.0) }
+    }
+
+    fn connections_max(&self, client: &ClientIdentity) -> usize {
+        self.0.edge.connections_max(client)
     }
 }
 

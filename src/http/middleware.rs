@@ -19,11 +19,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::poll;
 use http::{HeaderValue, Method, header};
 use kme::{FairShares, Holder, Taken};
+use mtls::SparingLog;
 use mtls::identity::ClientIdentity;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span, debug, error, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use zeroize::Zeroizing;
 
 use super::error::{ApiError, ErrorCode};
@@ -76,6 +77,7 @@ struct Parts {
     /// Surrounds everything that is logged for a request. Shared by all requests, because it names only the
     /// listener.
     span: Span,
+    log: SparingLog,
 }
 
 /// The client of one connection: its part of what the listener has.
@@ -122,6 +124,7 @@ impl Edge {
             tasks,
             meter: meters.of(listener),
             span: info_span!("http.request", listener),
+            log: SparingLog::new(listener),
             clients,
         }))
     }
@@ -326,12 +329,16 @@ impl Parts {
                 )
             };
         }
+        if status.is_some_and(|status| !status.is_client_error() && !status.is_server_error()) {
+            return line!(debug, "request served");
+        }
+        // A client can repeat these as often as it likes.
+        let is_worth_a_line = self.log.allows(caller.name().unwrap_or_default(), code.unwrap_or("none"));
         match status {
-            None => line!(warn, "the client disconnected before the answer"),
-            Some(status) if status.is_client_error() || status.is_server_error() => {
-                line!(warn, "request failed");
-            }
-            Some(_) => line!(debug, "request served"),
+            _ if !is_worth_a_line => line!(debug, "request failed"),
+            None => line!(info, "the client disconnected before the answer"),
+            Some(status) if status.is_client_error() => line!(info, "request refused"),
+            Some(_) => line!(warn, "request failed"),
         }
     }
 }

@@ -5,6 +5,9 @@ use http::StatusCode;
 use kme::KmeId;
 use mtls::HttpsError;
 
+/// Status of a refusal because as much is stored for the caller as it may have. Nothing was done, and every
+/// replica would say the same.
+pub const QUOTA_FULL: StatusCode = StatusCode::INSUFFICIENT_STORAGE;
 use crate::pool::SetTrouble;
 
 /// Status of a refusal because the pools of a set cannot be had.
@@ -31,6 +34,15 @@ pub enum PeerError {
     /// The peer cannot serve the call now (503); it may later.
     #[error("KME {kme} is busy: {message}")]
     Busy {
+        /// The peer.
+        kme: KmeId,
+        /// Its message.
+        message: String,
+    },
+    /// The peer has as much stored for this site, or for the master, as it allows (507); it may take more
+    /// when some of that was retrieved or has expired.
+    #[error("KME {kme} stores no more: {message}")]
+    Full {
         /// The peer.
         kme: KmeId,
         /// Its message.
@@ -86,8 +98,11 @@ impl PeerError {
     /// comes from their shared store, or the set is given up. Other refusals are one replica's: its files or
     /// its clock may differ.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. })
-            || self.is_mismatch()
+        self.is_mismatch()
+            || matches!(
+                self,
+                Self::Full { .. } | Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. }
+            )
     }
 
     /// How much the failure tells: of several replicas' failures, the heaviest is reported.
@@ -96,13 +111,18 @@ impl PeerError {
             Self::Paused(_) => 0,
             Self::Unreachable { .. } | Self::Slow(_) | Self::Garbled { .. } => 1,
             Self::Busy { .. } => 2,
-            Self::Refused { .. } => 3,
+            Self::Refused { .. } | Self::Full { .. } => 3,
         }
     }
 
     /// Whether the same call may succeed if repeated at once.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether a peer that answered so to a push stores none of it, now or later.
+    pub(super) fn says_nothing_is_stored(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Full { .. })
     }
 
     /// Whether it counts against the peer in its circuit breaker.

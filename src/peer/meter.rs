@@ -85,7 +85,7 @@ fn outcome_of<T>(result: &Result<T, PeerError>) -> &'static str {
         Err(PeerError::Slow(_)) => "slow",
         Err(PeerError::Paused(_)) => "paused",
         Err(PeerError::Busy { .. }) => "busy",
-        Err(PeerError::Refused { .. }) => "refused",
+        Err(PeerError::Refused { .. } | PeerError::Full { .. }) => "refused",
         Err(PeerError::Garbled { .. }) => "garbled",
     }
 }

@@ -1,7 +1,7 @@
 //! One address of a peer: sends calls there, and remembers whether it answers and which pool sets it lacks.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{Breaker, BreakerState, CallPermit};
-use super::error::PeerError;
+use super::error::{PeerError, QUOTA_FULL};
 use super::wire::Refusal;
 
 /// Longest answer that is read.
@@ -36,6 +36,8 @@ pub(super) struct PeerCall<'a, T> {
     /// Whether it may have travelled over a connection without a proven hybrid key exchange. Every address
     /// that was tried counts, not only the one that answered.
     pub(super) unproven: AtomicBool,
+    /// How often it was sent, to any address.
+    pub(super) sent: AtomicUsize,
 }
 
 /// Marks a call as unproven when dropped, unless its connection proved to be hybrid or there was none.
@@ -115,6 +117,7 @@ impl Route {
         call: &PeerCall<'_, T>,
         deadline: Instant,
     ) -> Result<T, PeerError> {
+        call.sent.fetch_add(1, Ordering::AcqRel);
         let request = Request::builder()
             .method(&call.method)
             .uri(format!("{}{}", self.base, call.path))
@@ -145,10 +148,10 @@ impl Route {
         let refusal = refusal_of(&body);
         let trouble = refusal.set_trouble();
         let message = clean(&refusal.message);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            Err(PeerError::Busy { kme, message })
-        } else {
-            Err(PeerError::Refused { kme, status, message, trouble })
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => Err(PeerError::Busy { kme, message }),
+            QUOTA_FULL => Err(PeerError::Full { kme, message }),
+            _ => Err(PeerError::Refused { kme, status, message, trouble }),
         }
     }
 

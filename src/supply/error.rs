@@ -2,6 +2,7 @@
 
 use kme::{KmeId, PoolServerId};
 
+use super::QuotaFull;
 use crate::peer::PeerError;
 use crate::pool::SetTrouble;
 use crate::store::StoreError;
@@ -40,6 +41,17 @@ pub enum SupplyError {
         needed: usize,
         /// The others.
         missing: Vec<PoolServerId>,
+    },
+    /// The master has as much stored here as it may have.
+    #[error(transparent)]
+    Quota(#[from] QuotaFull),
+    /// A recipient's KME stores no more: this site or the master has its share there.
+    #[error("KME {kme} stores no more keys now: {reason}")]
+    PeerFull {
+        /// Who it is.
+        kme: KmeId,
+        /// What it said, for the log.
+        reason: String,
     },
     /// A recipient's KME demands keys from more pools than a set of this site had.
     #[error("KME {kme} accepts only keys from {pools_min} or more random pools")]
@@ -88,6 +100,7 @@ impl SupplyError {
             PeerError::Unreachable { kme, .. } | PeerError::Slow(kme) | PeerError::Paused(kme) => {
                 Self::PeerUnavailable(kme.clone())
             }
+            PeerError::Full { kme, message } => Self::PeerFull { kme: kme.clone(), reason: message.clone() },
             PeerError::Busy { kme, message } => Self::PeerBusy { kme: kme.clone(), reason: message.clone() },
             PeerError::Refused { kme, message, trouble, .. } => match trouble {
                 Some(SetTrouble::ConfirmationMismatch) => Self::PoolsDiffer(kme.clone()),

@@ -23,7 +23,7 @@ pub(super) enum Cause {
 const CAUSES: [(Cause, &str); 3] =
     [(Cause::Order, "order"), (Cause::Waiting, "waiting"), (Cause::Refill, "refill")];
 const PUSHED: [&str; 5] = ["stored", "not_sent", "mismatch", "refused", "failed"];
-const RECEIVED: [&str; 9] = [
+const RECEIVED: [&str; 10] = [
     "stored",
     "not_allowed",
     "refused",
@@ -32,6 +32,7 @@ const RECEIVED: [&str; 9] = [
     "conflict",
     "voided",
     "set_unavailable",
+    "full",
     "unavailable",
 ];
 
@@ -153,12 +154,12 @@ impl SupplyMeter {
         self.handed_out_made.inc_by(keys as u64);
     }
 
-    pub(super) fn pushed<T>(&self, peer: &KmeId, result: &Result<T, PeerError>) {
+    pub(super) fn pushed<T>(&self, peer: &KmeId, result: Result<T, &PeerError>) {
         let outcome = match result {
             Ok(_) => "stored",
             Err(error) if error.was_not_sent() => "not_sent",
             Err(error) if error.is_mismatch() => "mismatch",
-            Err(PeerError::Refused { .. }) => "refused",
+            Err(PeerError::Refused { .. } | PeerError::Full { .. }) => "refused",
             Err(_) => "failed",
         };
         add(self.peers.get(peer).map(|peer| peer.pushed.as_slice()), outcome);
@@ -174,6 +175,7 @@ impl SupplyMeter {
             Err(IntakeError::TooFewPools { .. }) => "too_few_pools",
             Err(IntakeError::Mismatch) => "mismatch",
             Err(IntakeError::SetUnavailable { .. }) => "set_unavailable",
+            Err(IntakeError::Full(_)) => "full",
             // The second is never the answer to a batch.
             Err(IntakeError::Unavailable(_) | IntakeError::NothingToCompare) => "unavailable",
         };

@@ -12,6 +12,7 @@ mod intake;
 mod meter;
 mod order;
 mod peers;
+mod quota;
 mod reserve;
 mod retract;
 
@@ -32,6 +33,7 @@ use kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 pub use meter::SupplyMeter;
 pub use order::KeyOrder;
 pub use peers::Peers;
+pub use quota::{PeerQuota, QuotaFull, QuotaTable, Quotas};
 
 use self::order::KeyMaker;
 pub use self::reserve::ReserveLevels;
@@ -68,6 +70,8 @@ pub struct SupplyParts {
     pub sets: Arc<SourceSets>,
     /// Where this site keeps its copies.
     pub store: Arc<Store>,
+    /// How much it may keep for whom.
+    pub quotas: Arc<Quotas>,
     /// Time of creation and expiry.
     pub clock: Arc<dyn Clock>,
     /// Key IDs and seeds.

@@ -1,9 +1,9 @@
 //! Carries out one order, all or nothing: splits it into batches, makes them, pushes them to every site,
 //! commits here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use blast::{self, BatchSeeds, EngineError};
 use futures_util::future::{BoxFuture, try_join_all};
@@ -14,6 +14,7 @@ use kme::{
     Timestamp,
 };
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
@@ -22,12 +23,16 @@ use super::reserve::{Maker, Purpose};
 use super::retract::{Retractor, Traces};
 use super::{SupplyError, SupplyParts, SupplySettings, batch, compare};
 use crate::peer::wire::BatchMetadata;
-use crate::peer::{Pushed, content_digest};
+use crate::peer::{NotPushed, Pushed, content_digest};
 use crate::pool::{PoolSet, PoolSetError, SetTrouble, SourceSetError};
-use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Role};
+use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Reserved, Role};
 
 /// Batches of one order in work at once.
 const BATCHES_AT_ONCE: usize = 4;
+
+/// Batches of one master in work at once; more wait. Half of the calls to a peer that may be under way, and
+/// little for the engine: so the orders of one SAE delay those of another by these few at most.
+const BATCHES_PER_MASTER: usize = 32;
 
 /// An order for fresh keys.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +54,31 @@ pub(super) struct KeyMaker {
     parts: Arc<SupplyParts>,
     settings: SupplySettings,
     retractor: Retractor,
+    turns: Turns,
+}
+
+/// Turns of masters: each may have a few batches in work.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<SaeId, Weak<Semaphore>>>);
+
+impl Turns {
+    fn of(&self, master: &SaeId) -> Arc<Semaphore> {
+        let mut turns = self.0.lock();
+        if let Some(known) = turns.get(master).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Masters without orders go when a new one comes.
+        turns.retain(|_, of_one| of_one.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(BATCHES_PER_MASTER));
+        turns.insert(master.clone(), Arc::downgrade(&new));
+        new
+    }
 }
 
 impl KeyMaker {
     pub(super) fn new(parts: Arc<SupplyParts>, settings: SupplySettings) -> Self {
-        Self { retractor: Retractor::new(Arc::clone(&parts)), parts, settings }
+        let (retractor, turns) = (Retractor::new(Arc::clone(&parts)), Turns::default());
+        Self { parts, settings, retractor, turns }
     }
 
     /// Makes the keys of `order`, all or none.
@@ -66,9 +91,12 @@ impl KeyMaker {
             return Err(SupplyError::DemandsNotMet);
         }
         let work = Work::new(self, order);
+        let room = work.reserve(Purpose::Leased)?;
         let made = self.in_time(work.make_all(&counts)).await;
         self.parts.meter.made(Cause::Order, counts.len(), order.number, &made);
-        work.settle(made)
+        let made = work.settle(made)?;
+        room.into_iter().for_each(Reserved::stored);
+        Ok(made)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, SupplyError>>) -> Result<T, SupplyError> {
@@ -93,13 +121,16 @@ impl Maker for KeyMaker {
                 demands: &Demands::default(),
             };
             let work = Work::new(&self, order);
+            let room = work.reserve(purpose)?;
             let made = self.in_time(work.make_one(purpose)).await;
             let cause = match purpose {
                 Purpose::Ready => Cause::Refill,
                 Purpose::Leased => Cause::Waiting,
             };
             self.parts.meter.made(cause, 1, number, &made);
-            work.settle(made)
+            let made = work.settle(made)?;
+            room.into_iter().for_each(Reserved::stored);
+            Ok(made)
         })
     }
 
@@ -128,6 +159,7 @@ struct Work<'a> {
     created_at: Timestamp,
     expires_at: Timestamp,
     traces: Mutex<Traces>,
+    turns: Arc<Semaphore>,
 }
 
 impl<'a> Work<'a> {
@@ -137,7 +169,17 @@ impl<'a> Work<'a> {
         // The remote sites among the recipients'.
         let sites = order.recipients.iter().map(|recipient| &recipient.kme);
         let sites = sites.filter(|kme| **kme != maker.parts.local).cloned().collect();
-        Self { maker, order, sites, created_at, expires_at, traces: Mutex::default() }
+        let turns = maker.turns.of(order.master);
+        Self { maker, order, sites, created_at, expires_at, traces: Mutex::default(), turns }
+    }
+
+    /// Room for what the order will leave in this site's store; `None` if that is nothing.
+    fn reserve(&self, purpose: Purpose) -> Result<Option<Reserved>, SupplyError> {
+        let KeyOrder { master, number, key_bytes, .. } = self.order;
+        if purpose == Purpose::Leased && self.entitled_here().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.maker.parts.quotas.own(master, number, key_bytes)?))
     }
 
     /// Ends the work. After a failure, voids everywhere what it left behind.
@@ -209,6 +251,7 @@ impl<'a> Work<'a> {
     /// One batch that every site has. If a site cannot use the pool set (it restarted, or its pools differ),
     /// tries once more with a new set.
     async fn make(&self, count: usize) -> Result<Made, SupplyError> {
+        let _turn = self.turns.acquire().await.map_err(internal)?;
         match self.attempt(count).await {
             Err(Failure::SetGone { error, .. }) => {
                 tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
@@ -299,7 +342,7 @@ impl<'a> Work<'a> {
         self.traces.lock().remote.insert(trace.clone());
         let started = Instant::now();
         let pushed = peer.push(metadata).await;
-        self.maker.parts.meter.pushed(kme, &pushed);
+        self.maker.parts.meter.pushed(kme, pushed.as_ref().map_err(|failed| &failed.error));
         tracing::debug!(
             peer = %kme,
             batch = %metadata.batch_id,
@@ -308,8 +351,8 @@ impl<'a> Work<'a> {
             duration_ms = started.elapsed().as_secs_f64() * 1e3,
             "batch pushed"
         );
-        pushed.map_err(|error| {
-            if error.was_not_sent() {
+        pushed.map_err(|NotPushed { error, may_be_stored }| {
+            if !may_be_stored {
                 self.traces.lock().remote.remove(&trace);
             }
             let supply_error = SupplyError::of_peer(&error);

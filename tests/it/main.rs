@@ -16,6 +16,8 @@ mod conformance;
 mod defects;
 mod demo;
 mod deploy;
+mod identity;
+mod insiders_limits;
 mod metrics;
 mod moving;
 mod network;

@@ -12,7 +12,7 @@ use axum::response::Response;
 use http::Method;
 use http_body_util::BodyExt as _;
 use kme::{OsRandom, SystemClock};
-use mtls::identity::{ClientIdentity, IdentityRules, SaeIdentitySource};
+use mtls::identity::{ClientIdentity, IdentityRules, Kind, SaeIdentitySource};
 use mtls::{
     ConnectionService, ListenerLimits, ListenerService, ListenerTls, TlsFiles, TlsStore, Versions, listener,
 };
@@ -130,7 +130,7 @@ impl LyingServer {
             trust_domain: "dqkd.example".to_owned(),
             sae_sources: vec![SaeIdentitySource::Spiffe],
         };
-        let tls = ListenerTls::Mutual { store, rules, versions: Versions::Latest };
+        let tls = ListenerTls::Mutual { store, rules, accepts: &[Kind::Kme], versions: Versions::Latest };
         let (flag, stopped) = (Arc::clone(&lies), stop.clone());
         let (ready, is_ready) = std::sync::mpsc::channel();
         let serving = std::thread::spawn(move || {

@@ -1,9 +1,12 @@
-//! Callers and requests that must be refused, at the handshake or with 400, 401, 404, 405 or 413. No key is
+//! Callers and requests that must be refused, at the handshake or with 400, 401, 403, 404, 405 or 413. No key is
 //! made or used up.
 
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use testkit::{Curl, Network, eventually, run_to_end};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use testkit::{Curl, Network, PATIENCE, RawClient, eventually, run_to_end};
 
 use crate::stored::stored_keys;
 use testkit::needs;
@@ -71,7 +74,7 @@ fn an_expired_certificate_is_refused_at_the_handshake() {
 }
 
 #[test]
-fn certificates_of_another_kind_get_401_everywhere() {
+fn certificates_of_another_kind_get_no_connection_at_any_listener() {
     needs!(Curl);
     let network = Network::start(2);
     let pki = network.pki();
@@ -85,14 +88,53 @@ fn certificates_of_another_kind_get_401_everywhere() {
     let [sae, peer, pool] = listeners(&network);
     for (url, names) in [(&sae, ["site-b", "olga"]), (&peer, ["alice", "olga"]), (&pool, ["alice", "olga"])] {
         for name in names {
-            let answer = if *url == peer { of(name).get(url) } else { of(name).post(url, "{}") };
-            assert_eq!(answer.status, 401, "{name} at {url}: {answer:?}");
-            assert_eq!(answer.message(), "Unauthorized");
+            let answer = of(name).get(url);
+            assert_eq!((answer.status, answer.exit != 0), (0, true), "{name} at {url}: {answer:?}");
         }
+    }
+    for (log, told) in [
+        (network.daemon(0).log(), "the certificate names KME site-b; this listener takes only the kind SAE"),
+        (network.daemon(0).log(), "the certificate names SAE alice; this listener takes only the kind KME"),
+    ] {
+        assert!(log.contains(told), "{log}");
     }
     let stranger = of("site-x").get(&peer);
     assert_eq!(stranger.status, 403, "{stranger:?}");
     assert!(stranger.message().contains("site-x is not a configured peer"), "{stranger:?}");
+}
+
+/// It keeps a connection busy, and acknowledges nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_sae_loses_its_open_connection_soon_after_the_new_list_is_there() {
+    let network = Network::start(2);
+    let pki = network.pki();
+    let file = |name: &str| pki.join(name);
+    let alice = RawClient::new(&network.ca(), &file("alice.pem"), &file("alice.key"));
+    let at = network.site(0).sae_url.trim_start_matches("https://").parse().unwrap();
+    let mut h2 = alice.h2(at).await.unwrap();
+    let status = h2.get("/api/v1/keys/bob/status").await.unwrap();
+    assert_eq!(h2.answer(status).await.unwrap().status, 200);
+    h2.withholds_acks = true;
+    let open = h2.post_head("/api/v1/keys/bob/enc_keys", 1000).await.unwrap();
+    let dir = pki.display().to_string();
+    run_to_end(&["pki", "revoke", "sae", "alice", "--dir", &dir]);
+    let revoked = Instant::now();
+    let clinging = async {
+        while h2.data(open, b" ", false).await.is_ok() {
+            let pause = tokio::time::sleep(Duration::from_millis(50));
+            tokio::select! {
+                () = pause => {}
+                frame = h2.next() => if frame.is_err() { return },
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, clinging).await.expect("the connection was kept");
+    let secs = revoked.elapsed().as_secs_f64();
+    assert!(secs < 15.0, "{secs} s");
+    let log = || network.daemon(0).log();
+    eventually("the log names it", || {
+        log().lines().any(|line| line.contains("a connection was cut") && line.contains("caller=\"alice\""))
+    });
 }
 
 #[test]

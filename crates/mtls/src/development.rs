@@ -34,3 +34,37 @@ pub fn kek(digits: &str) -> Option<&'static str> {
 pub(super) fn is_public_secret(content: &[u8]) -> bool {
     name_of("file", content).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+
+    #[test]
+    fn everything_in_certs_dev_is_known_whatever_it_is_called() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../certs-dev");
+        let (mut certificates, mut keys, mut keks) = (0, 0, 0);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let content = std::fs::read(&path).unwrap();
+            match path.extension().and_then(|ending| ending.to_str()) {
+                Some("pem") => {
+                    for found in CertificateDer::pem_slice_iter(&content) {
+                        assert!(certificate(&found.unwrap()).is_some(), "{path:?}: run certs-dev/list.sh");
+                        certificates += 1;
+                    }
+                }
+                Some("key" | "kek") => {
+                    assert!(is_public_secret(&content), "{path:?}: run certs-dev/list.sh");
+                    keys += 1;
+                    keks += usize::from(kek(&format!("{}\n", String::from_utf8(content).unwrap())).is_some());
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((certificates, keys, keks), (21, 12, 2));
+        assert_eq!(kek(&"0".repeat(64)), None);
+        assert!(!is_public_secret(b""));
+    }
+}

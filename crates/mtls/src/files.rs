@@ -90,7 +90,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let mut bytes = Zeroizing::new(Vec::new());
     file.read_to_end(&mut bytes).map_err(unreadable(path))?;
     let metadata = file.metadata().map_err(unreadable(path))?;
-    secret_file::check(path, &metadata, &bytes)
+    secret_file::check(path, &metadata, || bytes.to_vec())
         .map_err(|what| TlsError::Content { file: path.to_owned(), what })?;
     Ok(bytes)
 }

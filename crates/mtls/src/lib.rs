@@ -31,7 +31,6 @@
 //! # }
 //! ```
 
-mod body;
 mod bundle;
 mod chain;
 mod client;
@@ -47,8 +46,8 @@ mod revocation;
 pub mod secret_file;
 mod service;
 mod signature_cache;
+mod sparing;
 mod store;
-mod timer;
 mod verifier;
 mod versions;
 
@@ -58,10 +57,11 @@ pub use connector::HybridKeyExchange;
 pub use dialer::{Dialer, Offer, OfferedTls};
 pub use error::TlsError;
 pub use files::{DaemonTls, TlsFiles};
-pub use listener::{ListenerLimits, ListenerTls};
+pub use listener::{Cut, ListenerCounts, ListenerLimits, ListenerTls, Refusal};
 pub use material::TlsParts;
 pub use revocation::Revocations;
 pub use service::{ConnectionService, ListenerService};
+pub use sparing::SparingLog;
 pub use store::TlsStore;
 pub use verifier::ExpectedServer;
 pub use versions::Versions;

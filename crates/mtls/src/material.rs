@@ -31,6 +31,7 @@ pub(super) struct Material {
     /// Changes when any file changes.
     pub(super) fingerprint: [u8; 32],
     chains: Arc<ChainVerifier>,
+    clients: Arc<ClientVerifier>,
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
 }
@@ -188,6 +189,7 @@ impl Material {
             revocations,
             fingerprint,
             chains,
+            clients,
         })
     }
 
@@ -201,6 +203,20 @@ impl Material {
     /// Verifies servers by chain, revocation lists and host name.
     pub(super) fn server_verifier(&self) -> Arc<ChainVerifier> {
         Arc::clone(&self.chains)
+    }
+
+    /// Verifies clients by chain and revocation lists.
+    pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.clients) as _
+    }
+
+    /// For a server that verifies its clients by `verifier`.
+    pub(super) fn server_with(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+        versions: Versions,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        server_config(verifier, &self.identity, versions)
     }
 
     /// Others refuse a daemon whose own chain is not good. While it runs, an expired certificate must not keep it from

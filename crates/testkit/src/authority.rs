@@ -36,7 +36,7 @@ impl TestAuthority {
     /// An authority whose time is that of `clock`.
     fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let dir = TempDir::new().unwrap();
-        let new = NewAuthority { trust_domain: TRUST_DOMAIN.to_owned(), days: 1000, crl_days: 1000 };
+        let new = NewAuthority { days: 1000, crl_days: 1000, ..NewAuthority::new(TRUST_DOMAIN) };
         let authority = Authority::init(dir.path(), &new, clock, Arc::new(OsRandom)).unwrap();
         Self { dir, authority, issued: AtomicU32::new(0) }
     }

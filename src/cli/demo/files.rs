@@ -28,7 +28,7 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     fs::create_dir_all(dir).with_context(context)?;
     let dir = dir.canonicalize().with_context(context)?;
     let pki = dir.join(PKI);
-    let new = NewAuthority { trust_domain: TRUST_DOMAIN.to_owned(), days: DAYS, crl_days: DAYS };
+    let new = NewAuthority { days: DAYS, crl_days: DAYS, ..NewAuthority::new(TRUST_DOMAIN) };
     let authority = Authority::init(&pki, &new, Arc::new(SystemClock), Arc::new(OsRandom))?;
     let issue = |role, id: &str, password: Option<&str>| {
         let is_server = matches!(role, Role::Kme | Role::Pool);

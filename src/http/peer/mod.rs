@@ -19,11 +19,11 @@ use super::limits::Clients;
 use super::meter::RequestMeters;
 use super::middleware::{Client, Edge, EdgeLimits};
 use super::{extract, json};
-use crate::peer::SET_UNAVAILABLE;
 use crate::peer::wire::{
     BATCHES_PATH, BatchMetadata, BatchStored, COMPARISON_PATH, ComparisonAnswer, INFO_PATH, Info,
     POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer,
 };
+use crate::peer::{QUOTA_FULL, SET_UNAVAILABLE};
 use crate::supply::{Intake, IntakeError};
 
 /// `Retry-After` of a 503.
@@ -118,6 +118,7 @@ fn refusal(error: IntakeError) -> ApiError {
         IntakeError::Voided => ApiError::new(StatusCode::GONE, "batch_voided", message),
         IntakeError::SetUnavailable { .. } => ApiError::new(SET_UNAVAILABLE, "pool_set_unavailable", message),
         IntakeError::NothingToCompare => ApiError::new(StatusCode::NOT_FOUND, "nothing_to_compare", message),
+        IntakeError::Full(_) => ApiError::new(QUOTA_FULL, "quota_kme", message),
         IntakeError::Unavailable(_) => ApiError::unavailable("intake_unavailable", message, RETRY_AFTER_SECS),
     };
     // The source acts upon this; the message is for people.

@@ -63,19 +63,16 @@ pub fn api(
     SaeApi(Arc::new(Api { delivery, edge }))
 }
 
-impl SaeApi {
-    /// Most connections of that identity at once.
-    pub fn connections_max(&self, client: &ClientIdentity) -> usize {
-        self.0.edge.connections_max(client)
-    }
-}
-
 impl ListenerService for SaeApi {
     type Connection = SaeConnection;
 
     fn open(&self, client: ClientIdentity) -> SaeConnection {
         let client = self.0.edge.client(client);
         SaeConnection(Arc::new(Connection { api: Arc::clone(&self.0), client }))
+    }
+
+    fn connections_max(&self, client: &ClientIdentity) -> usize {
+        self.0.edge.connections_max(client)
     }
 }
 

@@ -56,6 +56,10 @@ fn supply(failure: &SupplyError) -> ApiError {
         SupplyError::TooFewPoolServers { .. } => {
             ("too_few_pool_servers", failure.to_string(), OUTAGE_RETRY_SECS)
         }
+        SupplyError::Quota(_) => ("quota_sae", failure.to_string(), OPERATOR_RETRY_SECS),
+        SupplyError::PeerFull { kme, .. } => {
+            ("quota_peer", format!("KME {kme} stores no more keys now"), OPERATOR_RETRY_SECS)
+        }
         SupplyError::PeerDemandsPools { .. } => {
             ("peer_demands_pools", failure.to_string(), OPERATOR_RETRY_SECS)
         }
@@ -72,7 +76,10 @@ fn supply(failure: &SupplyError) -> ApiError {
     let error = causes(failure);
     match failure {
         // Logged with its causes where it happened.
-        SupplyError::StoreFull | SupplyError::StoreUnavailable | SupplyError::Internal => {}
+        SupplyError::StoreFull
+        | SupplyError::StoreUnavailable
+        | SupplyError::Internal
+        | SupplyError::Quota(_) => {}
         _ => warn!(error.code = code, error, "no keys could be supplied"),
     }
     ApiError::unavailable(code, message, retry_secs)

@@ -27,5 +27,7 @@ mod replicas;
 mod retrieve;
 
 mod trouble;
+#[path = "usage.rs"]
+mod usage;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

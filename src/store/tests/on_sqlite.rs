@@ -22,5 +22,7 @@ mod insert;
 mod ready;
 #[path = "retrieve.rs"]
 mod retrieve;
+#[path = "usage.rs"]
+mod usage;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

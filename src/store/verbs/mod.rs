@@ -1,6 +1,7 @@
 //! What can be done to the stored keys, inside a writer's transaction. The rules are those of [`kme::life`].
 
 mod batch_cache;
+mod count;
 mod data_keys;
 mod ids;
 mod insert;
@@ -13,6 +14,7 @@ mod verb;
 mod void;
 
 pub(crate) use self::batch_cache::BatchCache;
+pub(crate) use self::count::{count_batches, count_tombstones};
 pub(crate) use self::data_keys::{check_data_keys, unwrap_data_key};
 pub(crate) use self::ids::id_bytes;
 pub(crate) use self::insert::Insert;

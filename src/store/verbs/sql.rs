@@ -182,6 +182,15 @@ pub(crate) const COUNT_READY: Sql = Sql::same(
      WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3",
 );
 
+/// Batches after `$1`, each with the number of its rows in `keys`.
+pub(crate) const COUNT_BATCHES: Sql = Sql::same(
+    "SELECT b.batch_id, b.source_kme, b.master_sae, b.key_bytes, b.state, \
+     (SELECT count(*) FROM keys k WHERE k.batch_id = b.batch_id) \
+     FROM batches b WHERE b.batch_id > $1 ORDER BY b.batch_id LIMIT $2",
+);
+pub(crate) const COUNT_TOMBSTONES: Sql =
+    Sql::same("SELECT source_kme, count(*) FROM tombstones GROUP BY source_kme");
+
 /// (`+ 0`: the Postgres index by end is on this expression, so that no lease uses it.)
 pub(crate) const SWEEP_READY: Sql = sql!(
     "DELETE FROM ready_blocks WHERE batch_id IN \

@@ -10,6 +10,7 @@ mod spiffe;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 
 pub use certificate::identify;
@@ -53,6 +54,57 @@ pub enum Identity {
     Pool(PoolServerId),
     /// A person who operates daemons.
     Operator(String),
+}
+
+/// The kinds of identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An application.
+    Sae,
+    /// Another site.
+    Kme,
+    /// A random pool server.
+    Pool,
+    /// A person who operates daemons.
+    Operator,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Sae, Self::Kme, Self::Pool, Self::Operator];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sae => "SAE",
+            Self::Kme => "KME",
+            Self::Pool => "pool server",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+impl Identity {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Sae(_) => Kind::Sae,
+            Self::Kme(_) => Kind::Kme,
+            Self::Pool(_) => Kind::Pool,
+            Self::Operator(_) => Kind::Operator,
+        }
+    }
+
+    /// The ID, or the operator's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Sae(sae) => sae.0.as_str(),
+            Self::Kme(kme) => kme.0.as_str(),
+            Self::Pool(pool) => pool.as_str(),
+            Self::Operator(name) => name,
+        }
+    }
 }
 
 /// Where the ID of an SAE is read from.
@@ -168,12 +220,6 @@ impl ClientIdentity {
 
     /// The name of the client for log lines.
     pub fn name(&self) -> Option<&str> {
-        match &*self.0 {
-            Ok(Identity::Sae(sae)) => Some(sae.0.as_str()),
-            Ok(Identity::Kme(kme)) => Some(kme.0.as_str()),
-            Ok(Identity::Pool(pool)) => Some(pool.as_str()),
-            Ok(Identity::Operator(name)) => Some(name),
-            Err(_) => None,
-        }
+        self.0.as_ref().as_ref().ok().map(Identity::name)
     }
 }

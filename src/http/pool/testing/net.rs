@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{Method, Uri};
 use http_body_util::BodyExt as _;
-use mtls::identity::ClientIdentity;
+use mtls::identity::{ClientIdentity, Kind};
 use mtls::{
     ConnectionService, ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerService,
     ListenerTls, Versions, listener,
@@ -67,6 +67,7 @@ pub(super) fn serve(
     let tls = ListenerTls::Mutual {
         store: testkit::shared().tls(Role::Pool, name),
         rules: testkit::spiffe_rules(),
+        accepts: &[Kind::Kme],
         versions: Versions::Latest,
     };
     let edge = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(20) };

@@ -94,11 +94,16 @@ async fn the_largest_request_that_the_limits_allow_fits_into_the_largest_body() 
 #[tokio::test]
 async fn when_no_keys_can_be_made_the_answer_is_503_and_says_when_to_come_back() {
     let net = Net::new().await;
-    let failures: [(Failure, &str, &str); 8] = [
+    let failures: [(Failure, &str, &str); 9] = [
         (|| SupplyError::PeerUnavailable(kme("site-b")), "KME site-b does not answer", "5"),
         (
             || SupplyError::PeerRefused { kme: kme("site-b"), reason: "inner affairs".into() },
             "KME site-b refused the keys",
+            "30",
+        ),
+        (
+            || SupplyError::PeerFull { kme: kme("site-b"), reason: "inner affairs".into() },
+            "KME site-b stores no more keys now",
             "30",
         ),
         (

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mtls::identity::Kind;
 use mtls::{ListenerLimits, ListenerTls, Versions, listener};
 use pki::Role;
 use qkd014::{Client, ClientError, KeyRequest};
@@ -41,6 +42,7 @@ impl SiteA {
         let tls = ListenerTls::Mutual {
             store: testkit::shared().tls(Role::Kme, "site-a"),
             rules: testkit::spiffe_rules(),
+            accepts: &[Kind::Sae],
             versions: Versions::Compatible,
         };
         let (stop, limits) = (CancellationToken::new(), ListenerLimits::default());

@@ -129,6 +129,7 @@ fn statements() -> Vec<Statement> {
             "bigint, bigint",
             "1100, 1000".to_owned(),
         ),
+        ("COUNT_BATCHES", "batches_pkey", sql::COUNT_BATCHES.postgres, "bytea, bigint", format!("{id}, 256")),
         (
             "SWEEP_BATCHES",
             "batches_by_expiry",

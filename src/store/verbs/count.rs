@@ -1,0 +1,55 @@
+//! Counting what is stored for whom, a bounded chunk at a time.
+
+use kme::BatchId;
+
+use super::ids::id_bytes;
+use super::sql;
+use crate::store::connection::Link;
+use crate::store::error::StoreError;
+use crate::store::usage::{Count, Owner, Stored};
+
+/// Batches of one chunk.
+pub(crate) const CHUNK: u32 = 256;
+
+/// Adds the batches after `after` to `count`, at most [`CHUNK`] of them. Returns the last one; `None` when
+/// there are no more.
+pub(crate) async fn count_batches(
+    link: &mut Link,
+    count: &mut Count,
+    after: Option<BatchId>,
+) -> Result<Option<BatchId>, StoreError> {
+    let after = after.as_ref().map_or(&[][..], |id| id.as_bytes());
+    let rows: Vec<(Vec<u8>, String, String, i64, String, i64)> =
+        sqlx::query_as(link.text(sql::COUNT_BATCHES))
+            .bind(after)
+            .bind(i64::from(CHUNK))
+            .fetch_all(&mut **link)
+            .await?;
+    let mut last = None;
+    for (id, source, master, key_bytes, state, keys) in rows {
+        let id = BatchId::from_bytes(id_bytes(&id, "batches")?);
+        last = Some(id);
+        let damaged = || StoreError::corrupt("batches", id);
+        let source: kme::KmeId = source.parse().map_err(|_| damaged())?;
+        let master = master.parse().map_err(|_| damaged())?;
+        // The rows of voided keys are empty.
+        let key_bytes = if state == "voided" { 0 } else { key_bytes.unsigned_abs() };
+        let keys = keys.unsigned_abs();
+        let amount = Stored { keys: keys.max(1), bytes: keys.saturating_mul(key_bytes), ..Stored::default() };
+        count.add(Owner::Source(source.clone()), amount);
+        count.add(Owner::Master(source, master), amount);
+    }
+    Ok(last)
+}
+
+/// Adds all tombstones to `count`.
+pub(crate) async fn count_tombstones(link: &mut Link, count: &mut Count) -> Result<(), StoreError> {
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as(link.text(sql::COUNT_TOMBSTONES)).fetch_all(&mut **link).await?;
+    for (source, tombstones) in rows {
+        let source = source.parse().map_err(|_| StoreError::corrupt("tombstones", "of an unknown source"))?;
+        let amount = Stored { tombstones: tombstones.unsigned_abs(), ..Stored::default() };
+        count.add(Owner::Source(source), amount);
+    }
+    Ok(())
+}
