@@ -134,11 +134,10 @@ impl KmeHealth {
             }
         }
         let needed = servers.pools_min();
-        let alone = std::iter::once((BTreeSet::new(), "no new keys".to_owned()));
-        let shared = self
-            .peers
-            .iter()
-            .map(|peer| (BTreeSet::from([peer.kme().clone()]), format!("no new keys with {}", peer.kme())));
+        let alone = std::iter::once((BTreeSet::new(), "no new pool sets".to_owned()));
+        let shared = self.peers.iter().map(|peer| {
+            (BTreeSet::from([peer.kme().clone()]), format!("no new pool sets with {}", peer.kme()))
+        });
         for (group, what) in alone.chain(shared) {
             let usable = servers.usable_for(&group);
             if usable < needed {

@@ -152,9 +152,8 @@ impl RecipientSets {
     pub fn discard(&self, source: &KmeId, set: &Arc<PoolSet>) {
         let now = self.clock.now();
         let key = (source.clone(), set.id());
-        let held = self.sets.lock().remove(&key);
         let mut discarded = self.discarded.lock();
-        if held.is_none() && discarded.contains_key(&key) {
+        if discarded.contains_key(&key) {
             return;
         }
         let mut evicted = Vec::new();
@@ -176,8 +175,10 @@ impl RecipientSets {
         let surplus = (asides.len() + 1).saturating_sub(ASIDES_PER_SOURCE_MAX);
         let dropped: Vec<_> = asides.into_iter().take(surplus).map(Option::take).collect();
         let aside = Some((now.plus(ASIDE), Arc::clone(set)));
-        discarded.insert(key, Discarded { expires_at: set.expires_at(), aside });
+        discarded.insert(key.clone(), Discarded { expires_at: set.expires_at(), aside });
         drop(discarded);
+        // Its name is refused already, so nobody fetches it again.
+        let held = self.sets.lock().remove(&key);
         drop((held, evicted, dropped));
     }
 
@@ -210,9 +211,6 @@ impl RecipientSets {
     ) -> Result<Flight<Fetched>, RecipientSetError> {
         let now = self.clock.now();
         self.check(announced, now)?;
-        if self.discarded.lock().contains_key(&(source.clone(), announced.id)) {
-            return Err(RecipientSetError::Discarded);
-        }
         // Declared before the guard, so that large pools are wiped after the lock is released.
         let mut dead;
         let mut sets = self.sets.lock();
@@ -224,6 +222,9 @@ impl RecipientSets {
             } else {
                 Err(RecipientSetError::Conflict)
             };
+        }
+        if self.discarded.lock().contains_key(&key) {
+            return Err(RecipientSetError::Discarded);
         }
         while sets.keys().filter(|(of, _)| of == source).count() >= self.settings.sets_per_source_max {
             dead.push(evict_of(&mut sets, source).ok_or(RecipientSetError::Busy)?);

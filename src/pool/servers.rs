@@ -243,9 +243,7 @@ impl PoolServers {
 
     /// Notes that every recipient has downloaded `set`.
     pub(super) fn note_accepted(&self, set: &PoolSet) {
-        let mut demands = self.demands.lock();
-        demands.retain(|peer, pools| !set.recipients().contains(peer) || *pools > set.pool_count());
-        drop(demands);
+        self.demands.lock().retain(|peer, _| !set.recipients().contains(peer));
         for server in self.servers.iter().filter(|server| set.uses(server.client.server())) {
             set.recipients().iter().for_each(|peer| server.standing.note_success_at(peer));
         }
@@ -434,7 +432,8 @@ impl PoolServers {
             return Err(PoolSetError::Quarantined(server.client.server().clone()));
         }
         let created_at = self.clock.now();
-        let deadline = Instant::now() + self.settings.set_timeout;
+        // The source waits as long as this site would: it shall learn which server was too slow.
+        let deadline = Instant::now() + self.settings.set_timeout * 3 / 4;
         let mut running = JoinSet::new();
         for (place, (server, pool)) in servers.into_iter().zip(announced.pools.clone()).enumerate() {
             let words = announced.words;

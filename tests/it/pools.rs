@@ -91,7 +91,19 @@ fn a_recipient_that_demands_more_pools_is_named_in_the_503_and_in_readyz() {
     eventually("the demand is met", || network.part(0, "pool servers") == "ok");
 }
 
-/// A pool server that sends one reader other bytes than the others, from a moment on.
+/// Whom bad servers treat badly.
+const VICTIM: &str = "site-b";
+
+/// What a bad server does to the downloads of its victim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trick {
+    /// Sends other bytes than to everybody else.
+    Lies,
+    /// Begins, and never goes on.
+    Stalls,
+}
+
+/// A pool server that is honest to all but one reader, and to that one until a moment.
 struct LyingServer {
     lies: Arc<AtomicBool>,
     stop: CancellationToken,
@@ -107,7 +119,7 @@ impl Drop for LyingServer {
 
 impl LyingServer {
     /// In place of the pool server number `index` of `network`.
-    fn start(network: &Network, index: usize, victim: &'static str) -> Self {
+    fn start(network: &Network, index: usize, trick: Trick) -> Self {
         let (lies, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let server = network.pool(index);
         let address: SocketAddr = server.url.trim_start_matches("https://").parse().unwrap();
@@ -126,7 +138,7 @@ impl LyingServer {
             runtime.block_on(async move {
                 let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
                 ready.send(()).unwrap();
-                let router = Liar { honest: honest(), victim, lies: flag };
+                let router = Liar { honest: honest(), trick, lies: flag };
                 let limits = ListenerLimits { shutdown_grace: Duration::ZERO, ..ListenerLimits::default() };
                 listener::serve("pool", tcp, tls, router, limits, stopped).await;
             });
@@ -161,13 +173,14 @@ fn honest() -> Guarded {
 /// Serves as an honest server would, but for the downloads of one victim.
 struct Liar {
     honest: Guarded,
-    victim: &'static str,
+    trick: Trick,
     lies: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
 struct LyingConnection {
     honest: GuardedConnection,
+    trick: Trick,
     /// Whether the client is lied to; never for anybody but the victim.
     lies: Arc<AtomicBool>,
 }
@@ -176,20 +189,24 @@ impl ListenerService for Liar {
     type Connection = LyingConnection;
 
     fn open(&self, client: ClientIdentity) -> LyingConnection {
-        let is_victim = client.name() == Some(self.victim);
+        let is_victim = client.name() == Some(VICTIM);
         let lies = if is_victim { Arc::clone(&self.lies) } else { Arc::default() };
-        LyingConnection { honest: self.honest.open(client), lies }
+        LyingConnection { honest: self.honest.open(client), trick: self.trick, lies }
     }
 }
 
 impl ConnectionService for LyingConnection {
     fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let is_download = request.method() == Method::GET && !request.uri().path().ends_with("/reads");
-        let (answer, lies) = (self.honest.answer(request), Arc::clone(&self.lies));
+        let (answer, trick, lies) = (self.honest.answer(request), self.trick, Arc::clone(&self.lies));
         async move {
             let (mut parts, body) = answer.await.into_parts();
             if !is_download || !parts.status.is_success() || !lies.load(Ordering::SeqCst) {
                 return Response::from_parts(parts, body);
+            }
+            if trick == Trick::Stalls {
+                let never = futures_util::stream::pending::<Result<Vec<u8>, std::convert::Infallible>>();
+                return Response::from_parts(parts, Body::from_stream(never));
             }
             let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
             for byte in &mut bytes {
@@ -208,7 +225,7 @@ fn a_lying_pool_server_is_named_at_both_sites_and_keys_flow_without_it() {
     // Every set has a pool of every server while that is possible, and sets are short-lived.
     on_demand(&network, "pools_per_set = 4\npools_min = 3\nset_ttl = \"6s\"");
     network.start_pools(3);
-    let liar = LyingServer::start(&network, 3, "site-b");
+    let liar = LyingServer::start(&network, 3, Trick::Lies);
     network.start_sites();
     let mut delivered = BTreeSet::new();
     let mut share = |network: &Network| {
@@ -255,7 +272,7 @@ fn with_a_liar_and_no_server_to_spare_the_503_names_it() {
     let mut network = Network::generate(2);
     on_demand(&network, "");
     network.start_pools(2);
-    let liar = LyingServer::start(&network, 2, "site-b");
+    let liar = LyingServer::start(&network, 2, Trick::Lies);
     liar.starts_to_lie();
     network.start_sites();
     let expected = "too few random pool servers answer: 0 of the 3 that keys need here; missing: pool-3";
@@ -264,6 +281,24 @@ fn with_a_liar_and_no_server_to_spare_the_503_names_it() {
     assert!(told.contains("pool-3 is under quarantine for keys shared with site-b"), "{told}");
     // Keys within the own site do not concern site-b.
     eventually("site-a alone has keys", || network.enc("alice", "dave", "").status == 200);
+}
+
+#[test]
+fn a_pool_server_that_the_recipient_cannot_read_is_left_out_of_the_next_set() {
+    needs!(Curl);
+    let mut network = Network::generate_with(2, 4);
+    on_demand(&network, "pools_per_set = 4\npools_min = 3");
+    network.start_pools(3);
+    let bad = LyingServer::start(&network, 3, Trick::Stalls);
+    bad.starts_to_lie();
+    network.start_sites();
+    eventually("keys flow without it", || network.enc("alice", "bob", "").status == 200);
+    let (id, key) = network.enc("alice", "bob", "").key();
+    assert_eq!(network.dec("bob", "alice", &[&id]).key(), (id, key));
+    let log = network.daemon(0).log();
+    assert!(log.contains("a peer cannot use a pool server"), "site-b names it to site-a: {log}");
+    // Site-b saw it itself.
+    assert!(network.daemon(1).log().contains("pool server pool-4 did not send the pool in time"));
 }
 
 #[test]

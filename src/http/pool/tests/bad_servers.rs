@@ -274,6 +274,30 @@ async fn a_server_that_never_ends_its_download_is_named_and_another_takes_its_pl
     .await;
 }
 
+#[tokio::test]
+async fn a_recipient_names_the_server_whose_download_does_not_end_before_the_source_gives_up() {
+    let clock = manual_clock();
+    let mut servers = three_servers(&clock).await;
+    servers[0] =
+        TestServer::conducted("pool-1", limits(), clock.clone(), Conduct::NeverEndsFor("site-b")).await;
+    let source = strict(clients(&servers), 3, PATIENCE, &clock);
+    let set = source.make_set(&group(&["site-b"]), WORDS, TTL).await.unwrap();
+    let settings = PoolServersSettings {
+        pools_per_set: 3,
+        pools_min: 3,
+        set_timeout: Duration::from_secs(2),
+        reads_expected: BTreeMap::new(),
+    };
+    let clients = servers.iter().map(|server| server.client(B)).collect();
+    let here = PoolServers::new(kme("site-b"), clients, settings, clock.clone(), Arc::new(OsRandom));
+    let fetch = tokio::time::timeout(Duration::from_secs(2), async {
+        here.fetch_set(&kme("site-a"), &set.announcement()).await.unwrap_err()
+    });
+    let failed = fetch.await.expect("it ends within the time that the source waits");
+    assert_eq!(failed.blamed(), Some(&server("pool-1")), "{failed}");
+    assert!(matches!(failed, PoolSetError::Fetch(PoolClientError::Late(_))), "{failed:?}");
+}
+
 /// An announcer that lets every set be downloaded by `site-b`, or refuses the first for a reason.
 #[derive(Default)]
 struct Recorder {
