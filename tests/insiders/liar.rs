@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use kme::Random as _;
+use mtls::identity::Kind;
 use mtls::{ListenerLimits, ListenerTls, TlsFiles, TlsStore, Versions};
 use serde_json::{Value, json};
 use testkit::{Curl, eventually, needs, spiffe_rules};
@@ -46,7 +47,12 @@ impl Liar {
             crl: None,
         };
         let store = TlsStore::open(files).unwrap();
-        let tls = ListenerTls::Mutual { store, rules: spiffe_rules(), versions: Versions::Latest };
+        let tls = ListenerTls::Mutual {
+            store,
+            rules: spiffe_rules(),
+            accepts: &[Kind::Kme],
+            versions: Versions::Latest,
+        };
         let tcp = tokio::net::TcpListener::bind(field.pool_listener(server)).await.unwrap();
         let stop = CancellationToken::new();
         let limits = ListenerLimits::default();

@@ -1,5 +1,6 @@
 //! Refused requests and refused connections in a loop, against the log.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,18 +14,27 @@ use crate::field::{Field, client_of};
 use crate::finding::{Finding, Length};
 use crate::honest::{Honest, Manner};
 
-/// Requests that are refused, on one connection after the other.
-async fn refused_requests(
+/// A request that somebody repeats.
+#[derive(Clone)]
+struct Nuisance {
     client: RawClient,
-    at: std::net::SocketAddr,
+    at: SocketAddr,
     path: String,
-    count: Arc<AtomicUsize>,
-) {
+    /// Of a POST.
+    body: Option<&'static str>,
+}
+
+/// Repeats it, 200 times on each connection.
+async fn repeat(nuisance: Nuisance, count: Arc<AtomicUsize>) {
+    let Nuisance { client, at, path, body } = nuisance;
     loop {
         let round = async {
             let mut h2 = client.h2(at).await?;
             for _ in 0..200 {
-                let stream = h2.get(&path).await?;
+                let stream = match body {
+                    Some(body) => h2.post(&path, body.as_bytes()).await?,
+                    None => h2.get(&path).await?,
+                };
                 h2.answer(stream).await?;
                 count.fetch_add(1, Ordering::Relaxed);
             }
@@ -38,7 +48,7 @@ async fn refused_requests(
 }
 
 /// Connections that are refused: what is no TLS.
-async fn no_tls(client: RawClient, at: std::net::SocketAddr, count: Arc<AtomicUsize>) {
+async fn no_tls(client: RawClient, at: SocketAddr, count: Arc<AtomicUsize>) {
     loop {
         if let Ok(mut stream) = client.tcp(at).await {
             let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
@@ -50,33 +60,58 @@ async fn no_tls(client: RawClient, at: std::net::SocketAddr, count: Arc<AtomicUs
     }
 }
 
-/// Returns the number of refusals and of lines in the log.
+/// A batch that never was.
+const VOID: &str =
+    r#"{"batch_id": "00000000-0000-4000-8000-000000000000", "expires_at": "2020-01-01T00:00:00Z"}"#;
+/// A set whose pools are not there.
+const SET: &str = r#"{"id": "00000001-0000-4000-8000-000000000000", "words": 131072,
+    "expires_at": "2020-01-01T00:00:00Z", "pools": [
+        {"server": "pool-1", "id": "00000002-0000-4000-8000-000000000000"},
+        {"server": "pool-2", "id": "00000003-0000-4000-8000-000000000000"},
+        {"server": "pool-3", "id": "00000004-0000-4000-8000-000000000000"}]}"#;
+
+/// Returns the number of refusals, and of lines in the logs of site-a and pool-1.
 pub(crate) async fn refusals(length: Length) -> (Finding, usize, usize) {
     let field = Field::start();
     let foreign = field.foreign_authority();
     testkit::run_to_end(&["pki", "issue", "sae", "dave", "--dir", &foreign.display().to_string()]);
     let at = field.sae_listener(0);
-    let dave = field.client("dave");
+    let (dave, site_b) = (field.client("dave"), field.client("site-b"));
+    let mallory = field.issue("sae", "mallory");
     let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
-    let lines = || field.network.daemon(0).log().lines().count();
+    let lines = || {
+        let pool_server = field.network.pools[0].as_ref().unwrap();
+        [field.network.daemon(0), pool_server]
+            .map(|daemon| daemon.log().lines().count())
+            .iter()
+            .sum::<usize>()
+    };
     let before = lines();
     let honest = Honest::start(&field, Manner::Steady);
     let count = Arc::new(AtomicUsize::new(0));
     let mut attack = JoinSet::new();
-    let mut requests = |client: &RawClient, path: &str| {
-        attack.spawn(refused_requests(client.clone(), at, path.to_owned(), Arc::clone(&count)));
+    let mut nuisance = |client: &RawClient, at: SocketAddr, path: &str, body: Option<&'static str>| {
+        let nuisance = Nuisance { client: client.clone(), at, path: path.to_owned(), body };
+        attack.spawn(repeat(nuisance, Arc::clone(&count)));
     };
     // An SAE that is served, with requests of the wrong shape, and with keys that are not there.
-    requests(&dave, "/api/v1/keys/bob/enc_keys?size=12");
-    requests(&dave, "/api/v1/keys/bob/dec_keys?key_ID=00000000-0000-4000-8000-000000000000");
-    requests(&dave, "/api/v1/keys/nobody/enc_keys");
+    nuisance(&dave, at, "/api/v1/keys/bob/enc_keys?size=12", None);
+    nuisance(&dave, at, "/api/v1/keys/bob/dec_keys?key_ID=00000000-0000-4000-8000-000000000000", None);
+    nuisance(&dave, at, "/api/v1/keys/nobody/enc_keys", None);
     // An SAE that lives elsewhere, one that nobody listed, a KME, a stranger.
-    requests(&field.client("carol"), "/api/v1/keys/bob/enc_keys");
-    requests(&field.issue("sae", "mallory"), "/api/v1/keys/nobody/enc_keys");
-    requests(&field.client("site-b"), "/api/v1/keys/bob/enc_keys");
-    requests(&client_of(&field.network.ca(), &foreign, "dave"), "/");
+    nuisance(&field.client("carol"), at, "/api/v1/keys/bob/enc_keys", None);
+    nuisance(&mallory, at, "/api/v1/keys/nobody/enc_keys", None);
+    nuisance(&site_b, at, "/api/v1/keys/bob/enc_keys", None);
+    nuisance(&client_of(&field.network.ca(), &foreign, "dave"), at, "/", None);
+    // A KME at its peer and at a pool server.
+    let (peer, pools) = (field.peer_listener(0), field.pool_listener(0));
+    nuisance(&site_b, peer, "/peer/v1/batches", Some("{}"));
+    nuisance(&site_b, peer, "/peer/v1/void", Some(VOID));
+    nuisance(&site_b, peer, "/peer/v1/pool-sets", Some(SET));
+    nuisance(&site_b, pools, "/pool/v1/pools", Some("{}"));
+    nuisance(&site_b, pools, "/pool/v1/pools/00000000-0000-4000-8000-000000000000", None);
     for host in 2..10 {
-        let from = std::net::IpAddr::from([127, 0, 0, host]);
+        let from = IpAddr::from([127, 0, 0, host]);
         attack.spawn(no_tls(dave.clone().from_address(from), at, Arc::clone(&count)));
     }
     sleep(length.attack()).await;
@@ -84,8 +119,8 @@ pub(crate) async fn refusals(length: Length) -> (Finding, usize, usize) {
     let during = honest.stop().await;
     let (refusals, lines) = (count.load(Ordering::Relaxed), lines() - before);
     let finding = Finding {
-        attack: "SAEs and strangers are refused in a loop",
-        outcome: format!("{lines} lines in the log for {refusals} refusals"),
+        attack: "SAEs, a KME and strangers are refused in a loop",
+        outcome: format!("{lines} lines in the logs for {refusals} refusals"),
         quiet: Some(quiet),
         during: Some(during),
         ..Finding::default()

@@ -16,7 +16,8 @@ use crate::field::Field;
 use crate::finding::{Finding, Length};
 use crate::honest::{Honest, Manner};
 
-const CONNECTIONS: usize = 24;
+/// So few that all first requests together find places of work.
+const CONNECTIONS: usize = 30;
 /// What a server must take on a new connection (RFC 9113, section 6.9.2), less a little.
 const BODIES_MAX: usize = 60_000;
 
@@ -33,6 +34,7 @@ enum Neglect {
     OneByteASecond,
 }
 
+/// The last takes a minute to show what it is.
 const ALL: [Neglect; 4] =
     [Neglect::ClosedWindows, Neglect::DeafSocket, Neglect::Http1, Neglect::OneByteASecond];
 
@@ -105,15 +107,17 @@ pub(crate) async fn unread_answers(length: Length) -> (Finding, usize) {
     let (carol, at) = (field.client("carol"), field.sae_listener(1));
     let closed = Arc::new(AtomicUsize::new(0));
     let mut attack = JoinSet::new();
+    let ways = &ALL[..length.pick(3, 4)];
     for number in 0..CONNECTIONS {
         let (carol, body, closed) = (carol.clone(), body.clone(), Arc::clone(&closed));
+        let way = ways[number % ways.len()];
         attack.spawn(async move {
             let path = "/api/v1/keys/alice/dec_keys";
-            let _ = neglect(carol, at, path, &body, ALL[number % ALL.len()]).await;
+            let _ = neglect(carol, at, path, &body, way).await;
             closed.fetch_add(1, Ordering::Relaxed);
         });
     }
-    let patience = length.pick(Duration::from_secs(25), Duration::from_secs(70));
+    let patience = length.pick(Duration::from_secs(25), Duration::from_secs(75));
     let start = Instant::now();
     while closed.load(Ordering::Relaxed) < CONNECTIONS && start.elapsed() < patience {
         sleep(Duration::from_millis(200)).await;
@@ -123,7 +127,7 @@ pub(crate) async fn unread_answers(length: Length) -> (Finding, usize) {
     let during = honest.stop().await;
     attack.shutdown().await;
     let finding = Finding {
-        attack: "An SAE does not read some hundred large answers on 24 connections",
+        attack: "An SAE does not read some hundred large answers on 30 connections",
         outcome: format!("{open} of {CONNECTIONS} connections open after {seconds} s"),
         quiet: Some(quiet),
         during: Some(during),
@@ -138,7 +142,7 @@ async fn answers_that_nobody_reads_take_bounded_memory_and_end_their_connections
     let (finding, open) = unread_answers(Length::Short).await;
     let (before, peak) = finding.memory_mib.unwrap();
     assert_eq!(open, 0, "{finding:?}");
-    // 64 MiB of unsent answers, and what goes with them.
-    assert!(peak < before + 100, "{finding:?}");
+    // 64 MiB of unsent answers, those that are made at once, and what goes with them. Without a bound there are 350.
+    assert!(peak < before + 200, "{finding:?}");
     assert!(finding.during.as_ref().unwrap().is_whole(), "{finding:?}");
 }
