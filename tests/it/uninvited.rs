@@ -137,6 +137,34 @@ async fn a_revoked_sae_loses_its_open_connection_soon_after_the_new_list_is_ther
     });
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_refused_in_a_loop_writes_few_lines_and_all_are_counted() {
+    const TIMES: usize = 200;
+    needs!(Curl);
+    let network = Network::start(2);
+    let pki = network.pki();
+    let dir = pki.display().to_string();
+    run_to_end(&["pki", "issue", "sae", "mallory", "--dir", &dir]);
+    let of = |name: &str| {
+        RawClient::new(&network.ca(), &pki.join(format!("{name}.pem")), &pki.join(format!("{name}.key")))
+    };
+    let site = network.site(0);
+    let at = |url: &str| url.trim_start_matches("https://").parse().unwrap();
+    // At the listener for KMEs, and with requests that name nobody.
+    let mut h2 = of("alice").h2(at(&site.sae_url)).await.unwrap();
+    for _ in 0..TIMES {
+        let _ = of("mallory").tls(at(&site.peer_url), "h2").await;
+        let asked = h2.get("/api/v1/keys/nobody/status").await.unwrap();
+        assert_eq!(h2.answer(asked).await.unwrap().status, 400);
+    }
+    let metrics = || Curl::nobody(&network.ca()).get(&format!("{}/metrics", site.admin_url)).body;
+    let counted = "dqkd_refused_connections_total{listener=\"peer\",reason=\"identity\"} 200";
+    eventually("all are counted", || metrics().contains(counted));
+    let log = network.daemon(0).log();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines("mallory"), lines("request refused")), (5, 5), "{log}");
+}
+
 #[test]
 fn an_sae_of_another_site_is_not_served_here() {
     needs!(Curl);
@@ -388,7 +416,7 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
     refused(422, "a batch has 1 to 64", &|b| b["key_ids"] = json!([]));
     refused(422, "the clocks differ", &|b| b["created_at"] = json!("2020-01-01T00:00:00Z"));
     refused(422, "expired", &|b| b["expires_at"] = b["created_at"].clone());
-    refused(422, "keys live at most", &|b| b["expires_at"] = json!("2099-01-01T00:00:00Z"));
+    refused(422, "they may live 86400 s", &|b| b["expires_at"] = json!("2099-01-01T00:00:00Z"));
     refused(403, "SAE alice lives at KME site-a", &|b| b["master"] = json!("alice"));
     refused(403, "is a KME", &|b| b["master"] = json!("site-b"));
     let recipients = |parties: Value| move |b: &mut Value| b["recipients"] = parties.clone();

@@ -303,6 +303,49 @@ async fn requests_of_a_client_that_does_not_read_wait_and_its_connection_is_cut(
 }
 
 #[tokio::test]
+async fn requests_that_waited_are_served_when_their_client_reads_on() {
+    let server =
+        TestServer::with(ListenerLimits { unsent_max_bytes: 64 * KIB, ..ListenerLimits::default() }).await;
+    let mut h2 = closed_window(&raw(shared(), Role::Sae, "alice"), server.address).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(h2.get(&format!("/zeros/{}", 30 * KIB)).await.unwrap());
+    }
+    eventually("three answers wait", || server.counts.unsent_bytes() == 90 * KIB).await;
+    let window = u32::try_from(30 * KIB).unwrap();
+    for stream in &streams {
+        h2.window_update(*stream, window).await.unwrap();
+    }
+    for stream in streams {
+        let answer = timeout(PATIENCE, h2.answer(stream)).await.unwrap().unwrap();
+        assert_eq!(answer.body.len(), 30 * KIB);
+    }
+    assert_eq!((server.begun(), server.counts.unsent_bytes()), (50, 0));
+}
+
+#[tokio::test]
+async fn many_requests_at_once_over_one_connection_are_all_served() {
+    let server =
+        TestServer::with(ListenerLimits { unsent_max_bytes: 64 * KIB, ..ListenerLimits::default() }).await;
+    let expected = ExpectedServer::Kme("site-a".parse().unwrap());
+    let tls = shared().tls(Role::Sae, "alice");
+    let client = HttpsClient::new(tls, expected, testkit::TRUST_DOMAIN, HttpVersion::Http2).unwrap();
+    let asking = (0..500_usize).map(|number| {
+        let (client, length) = (client.clone(), number % 7 * 9000);
+        let uri = format!("https://{}/zeros/{length}", server.address);
+        tokio::spawn(async move {
+            let request = http::Request::get(uri).body(http_body_util::Full::default()).unwrap();
+            let answer = client.send(request).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), length);
+        })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        timeout(PATIENCE, asked).await.unwrap().unwrap();
+    }
+    assert_eq!(server.counts.unsent_bytes(), 0);
+}
+
+#[tokio::test]
 async fn pipelined_requests_of_http1_whose_answers_are_not_read_are_bounded_too() {
     let limits = ListenerLimits { unread_timeout: Duration::from_secs(1), ..ListenerLimits::default() };
     let server = TestServer::with(limits).await;
