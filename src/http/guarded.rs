@@ -45,6 +45,10 @@ impl ListenerService for Guarded {
     fn connections_max(&self, client: &ClientIdentity) -> usize {
         self.0.edge.connections_max(client)
     }
+
+    fn refused(&self, client: &ClientIdentity) {
+        self.0.edge.note_refused(client);
+    }
 }
 
 /// One connection to a [`Guarded`] router.

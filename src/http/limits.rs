@@ -118,7 +118,7 @@ impl Clients {
         self.table.load().of(name).connections
     }
 
-    /// Notes that the identity `name` was refused a connection.
+    /// Counts that the identity `name` has reached `limit`.
     pub(super) fn note(&self, name: &str, limit: &'static str) {
         self.meter.note(self.listener, name, self.table.load().listed.contains_key(name), limit);
     }

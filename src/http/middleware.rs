@@ -142,6 +142,11 @@ impl Edge {
         self.0.clients.connections_max(identity.name().unwrap_or_default())
     }
 
+    /// Notes that this identity was refused a connection.
+    pub(super) fn note_refused(&self, identity: &ClientIdentity) {
+        self.0.clients.note(identity.name().unwrap_or_default(), "connections");
+    }
+
     /// Takes `number` keys of what `client` may have.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use testkit::postgres::TestPostgres;
-use testkit::{Curl, CurlAnswer, Network, eventually, needs};
+use testkit::{Curl, CurlAnswer, Network, RawClient, RawH2, eventually, needs};
 
 /// Adds a line to the `[[sae]]` or `[[peer]]` entry of `id` in the configuration of a site.
 fn limit(network: &Network, site: usize, id: &str, limits: &str) {
@@ -168,4 +168,32 @@ fn what_one_daemon_of_a_site_stored_counts_at_the_other() {
     assert!(answer.message().contains("may have no more keys stored"), "{answer:?}");
     let answer = network.curl("alice").post(&url, &json!({ "number": 2 }).to_string());
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_sae_with_as_many_connections_as_it_may_have_gets_no_other_and_the_metric_names_it() {
+    needs!(Curl);
+    let mut network = Network::generate(2);
+    limit(&network, 0, "alice", "connections = 2");
+    network.start_pools(3);
+    network.start_sites();
+    let (site, alice) = network.sae("alice");
+    let at = site.sae_url.trim_start_matches("https://").parse().unwrap();
+    let client = RawClient::new(&network.ca(), &alice.cert, &alice.key);
+    let answer = async |h2: &mut RawH2| {
+        let stream = h2.get("/api/v1/keys/bob/status").await?;
+        h2.answer(stream).await.map(|answer| answer.status)
+    };
+    let (mut one, mut two) = (client.h2(at).await.unwrap(), client.h2(at).await.unwrap());
+    assert_eq!((answer(&mut one).await.unwrap(), answer(&mut two).await.unwrap()), (200, 200));
+    // It ends with the handshake, or a moment later.
+    let third = match client.h2(at).await {
+        Ok(mut h2) => answer(&mut h2).await,
+        Err(error) => Err(error),
+    };
+    assert!(third.is_err(), "{third:?}");
+    assert_eq!(network.status_code("dave", "bob"), 200);
+    assert_eq!(limited(&network, 0, "sae", "alice", "connections"), 1);
+    drop(one);
+    eventually("a connection that ended makes room", || network.status_code("alice", "bob") == 200);
 }

@@ -22,6 +22,11 @@ pub trait ListenerService: Send + Sync + 'static {
         let _ = client;
         usize::MAX
     }
+
+    /// Notes that `client` got no connection, because it has as many as it may have.
+    fn refused(&self, client: &ClientIdentity) {
+        let _ = client;
+    }
 }
 
 /// Answers the requests of one connection.

@@ -74,6 +74,10 @@ impl ListenerService for SaeApi {
     fn connections_max(&self, client: &ClientIdentity) -> usize {
         self.0.edge.connections_max(client)
     }
+
+    fn refused(&self, client: &ClientIdentity) {
+        self.0.edge.note_refused(client);
+    }
 }
 
 /// The API for the client of one connection. If that is no SAE, every answer is 401.

@@ -119,14 +119,18 @@ impl Site {
         let store = Store::open(settings, clock.clone(), Arc::new(OsRandom)).await.unwrap();
         let store = Arc::new(store);
         let settings = PoolServersSettings {
+            pools_min: 2,
             pools_per_set: 2,
+            pools_min: 2,
             set_timeout: Duration::from_secs(5),
             reads_expected: BTreeMap::new(),
         };
         let servers =
             PoolServers::new(kme("site-b"), Vec::new(), settings, clock.clone(), Arc::new(OsRandom));
         let settings = RecipientSetsSettings {
+            pools_min: 2,
             sets_per_source_max: 4,
+            pools_min: 2,
             words_max: 1 << 14,
             life_max: HOUR,
             memory_max_bytes: 1 << 20,
@@ -227,7 +231,7 @@ async fn pools_that_cannot_be_had_hold_up_nobody_and_peers_have_places_of_their_
     let site_a = testkit::authenticated_kme("site-a");
     let push = site.intake.accept_batch(&site_a, pushed(NOW, NOW.plus(HOUR)));
     let refused = tokio::time::timeout(Duration::from_secs(30), push).await.unwrap().unwrap_err();
-    assert!(matches!(refused, IntakeError::Refused(_) | IntakeError::SetUnavailable(_)), "{refused}");
+    assert!(matches!(refused, IntakeError::Refused(_) | IntakeError::SetUnavailable { .. }), "{refused}");
     assert_eq!(site.intake.in_work[&kme("site-c")].available_permits(), IN_WORK_MAX);
     drop(all);
 }

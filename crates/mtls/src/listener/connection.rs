@@ -128,6 +128,7 @@ impl<S: ListenerService> Listener<S> {
         let name = identity.name().unwrap_or_default().to_owned();
         let own_max = self.service.connections_max(&identity);
         let Some(_place) = self.places.holder(&name).take_up_to(1, own_max) else {
+            self.service.refused(&identity);
             let reason = "this client has as many connections as it may have now".to_owned();
             return self.refuse(&Refused { kind: Refusal::Share, reason }, address, identity.name());
         };
