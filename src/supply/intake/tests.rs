@@ -121,7 +121,6 @@ impl Site {
         let settings = PoolServersSettings {
             pools_min: 2,
             pools_per_set: 2,
-            pools_min: 2,
             set_timeout: Duration::from_secs(5),
             reads_expected: BTreeMap::new(),
         };
@@ -130,7 +129,6 @@ impl Site {
         let settings = RecipientSetsSettings {
             pools_min: 2,
             sets_per_source_max: 4,
-            pools_min: 2,
             words_max: 1 << 14,
             life_max: HOUR,
             memory_max_bytes: 1 << 20,
