@@ -119,7 +119,6 @@ impl Site {
         let store = Store::open(settings, clock.clone(), Arc::new(OsRandom)).await.unwrap();
         let store = Arc::new(store);
         let settings = PoolServersSettings {
-            pools_min: 2,
             pools_per_set: 2,
             pools_min: 2,
             set_timeout: Duration::from_secs(5),
@@ -128,7 +127,6 @@ impl Site {
         let servers =
             PoolServers::new(kme("site-b"), Vec::new(), settings, clock.clone(), Arc::new(OsRandom));
         let settings = RecipientSetsSettings {
-            pools_min: 2,
             sets_per_source_max: 4,
             pools_min: 2,
             words_max: 1 << 14,
