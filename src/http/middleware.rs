@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use zeroize::Zeroizing;
 
-use super::error::{ApiError, ErrorCode};
+use super::error::{ApiError, Cause, ErrorCode};
 use super::json;
 use super::limits::{Account, Clients};
 use super::meter::{ListenerMeter, RequestMeters};
@@ -315,6 +315,7 @@ impl Parts {
         let About { method, route, .. } = about;
         let code = answer.and_then(|answer| answer.extensions().get::<ErrorCode>()).map(|code| code.0);
         let code = if answer.is_none() { Some(CLIENT_GONE) } else { code };
+        let cause = answer.and_then(|answer| answer.extensions().get::<Cause>());
         let ignored =
             answer.and_then(|answer| answer.extensions().get::<IgnoredParts>()).map(|parts| parts.0);
         let status = answer.map(Response::status);
@@ -327,6 +328,7 @@ impl Parts {
                     http.route = route,
                     http.status = status.map(|status| status.as_u16()),
                     error.code = code,
+                    error = cause.map(|cause| &*cause.0),
                     http.ignored = ignored,
                     caller = caller.name(),
                     duration_ms = duration.as_secs_f64() * 1e3,

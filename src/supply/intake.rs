@@ -18,6 +18,7 @@ use kme::life;
 use kme::{
     BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, PoolServerId, Recipient, SaeId, Timestamp,
 };
+use mtls::SparingLog;
 use mtls::identity::AuthenticatedKme;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -123,6 +124,8 @@ pub struct Intake {
     /// Of each peer.
     in_work: BTreeMap<KmeId, Semaphore>,
     meter: Arc<SupplyMeter>,
+    /// For what a peer can repeat.
+    log: SparingLog,
 }
 
 impl fmt::Debug for Intake {
@@ -144,7 +147,8 @@ impl Intake {
     ) -> Arc<Self> {
         let of_peer = |peer: &KmeId| (peer.clone(), Semaphore::new(IN_WORK_MAX));
         let in_work = directory.load().peers().map(of_peer).collect();
-        Arc::new(Self { directory, rules, sets, store, quotas, clock, in_work, meter })
+        let log = SparingLog::new("peer");
+        Arc::new(Self { directory, rules, sets, store, quotas, clock, in_work, meter, log })
     }
 
     /// Downloads an announced pool set.
@@ -329,11 +333,13 @@ impl Intake {
 
     async fn set(&self, source: &KmeId, announced: &AnnouncedSet) -> Result<Arc<PoolSet>, IntakeError> {
         self.sets.get_or_fetch(source, announced).await.map_err(|error| {
-            tracing::warn!(
-                peer = %source, set = %announced.id,
-                error = &error as &dyn std::error::Error,
-                "a pool set of a peer cannot be used"
-            );
+            if self.log.allows(source.as_str(), "pool_set") {
+                tracing::warn!(
+                    peer = %source, set = %announced.id,
+                    error = &error as &dyn std::error::Error,
+                    "a pool set of a peer cannot be used"
+                );
+            }
             match error {
                 RecipientSetError::Refused(_) => IntakeError::Refused(error.to_string()),
                 RecipientSetError::Conflict => IntakeError::Conflict,

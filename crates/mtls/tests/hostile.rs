@@ -247,8 +247,12 @@ async fn a_client_gets_its_share_of_connections_and_leaves_some_for_others() {
 
 #[tokio::test]
 async fn strangers_who_never_finish_a_handshake_keep_nobody_out() {
-    let limits =
-        ListenerLimits { max_handshakes: 64, max_handshakes_per_address: 8, ..ListenerLimits::default() };
+    let limits = ListenerLimits {
+        max_handshakes: 64,
+        max_handshakes_per_address: 8,
+        handshake_grace: Duration::ZERO,
+        ..ListenerLimits::default()
+    };
     let server = TestServer::with(limits).await;
     let alice = raw(shared(), Role::Sae, "alice").from_address([127, 0, 0, 3].into());
     let stranger = alice.clone().from_address([127, 0, 0, 2].into());
@@ -276,6 +280,29 @@ async fn strangers_who_never_finish_a_handshake_keep_nobody_out() {
     assert_eq!(ended, 392);
     let mut h2 = alice.h2_over(early, &[]).await.unwrap();
     answered(&mut h2, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_of_one_address_that_connect_at_once_are_all_served() {
+    // More than one address may have, less than all, on a machine that may be slow.
+    let limits = ListenerLimits { handshake_grace: PATIENCE, ..ListenerLimits::default() };
+    let server = TestServer::with(limits).await;
+    let alice = raw(shared(), Role::Sae, "alice");
+    let clients: Vec<_> = (0..300)
+        .map(|_| {
+            let (alice, address) = (alice.clone(), server.address);
+            tokio::spawn(async move {
+                let mut h2 = alice.h2(address).await?;
+                let stream = h2.get("/zeros/1").await?;
+                h2.answer(stream).await
+            })
+        })
+        .collect();
+    for client in clients {
+        let answer = timeout(PATIENCE, client).await.unwrap().unwrap();
+        assert_eq!(answer.expect("it was displaced").status, 200);
+    }
+    assert_eq!(server.counts.refused(Refusal::Displaced), 0);
 }
 
 /// A connection whose client lets the server send nothing of a body.

@@ -1,8 +1,7 @@
-//! The status, sentence and code of each failure of delivery. Only this file logs their causes.
+//! The status, sentence, code and cause of each failure of delivery. The cause is for the request's log line.
 
 use kme::causes;
 use serde_json::{Map, Value, json};
-use tracing::{error, warn};
 
 use crate::delivery::{DeliveryError, Refusal};
 use crate::http::error::ApiError;
@@ -73,16 +72,7 @@ fn supply(failure: &SupplyError) -> ApiError {
             ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS)
         }
     };
-    let error = causes(failure);
-    match failure {
-        // Logged with its causes where it happened.
-        SupplyError::StoreFull
-        | SupplyError::StoreUnavailable
-        | SupplyError::Internal
-        | SupplyError::Quota(_) => {}
-        _ => warn!(error.code = code, error, "no keys could be supplied"),
-    }
-    ApiError::unavailable(code, message, retry_secs)
+    ApiError::unavailable(code, message, retry_secs).caused_by(causes(failure))
 }
 
 fn store(failure: &StoreError) -> ApiError {
@@ -93,6 +83,5 @@ fn store(failure: &StoreError) -> ApiError {
         StoreError::ReadOnly(_) | StoreError::Closed => ("store_unavailable", OPERATOR_RETRY_SECS),
         _ => ("store_failed", OPERATOR_RETRY_SECS),
     };
-    error!(error.code = code, error = causes(failure), "the store failed a retrieval");
-    ApiError::unavailable(code, failure.public_message(), retry_secs)
+    ApiError::unavailable(code, failure.public_message(), retry_secs).caused_by(causes(failure))
 }

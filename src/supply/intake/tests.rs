@@ -120,7 +120,6 @@ impl Site {
         let store = Arc::new(store);
         let settings = PoolServersSettings {
             pools_per_set: 2,
-            pools_min: 2,
             set_timeout: Duration::from_secs(5),
             reads_expected: BTreeMap::new(),
         };
@@ -128,7 +127,6 @@ impl Site {
             PoolServers::new(kme("site-b"), Vec::new(), settings, clock.clone(), Arc::new(OsRandom));
         let settings = RecipientSetsSettings {
             sets_per_source_max: 4,
-            pools_min: 2,
             words_max: 1 << 14,
             life_max: HOUR,
             memory_max_bytes: 1 << 20,

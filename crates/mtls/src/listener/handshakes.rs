@@ -1,16 +1,22 @@
 //! Unfinished handshakes: how many there may be, in all and from one address.
 //!
 //! An honest handshake takes milliseconds. So where there are too many, the oldest is the one that nobody
-//! will miss: it gives way to the new one, and a new client never waits.
+//! will miss: it gives way to the new one, and a new client never waits. If there is room, an address may have
+//! more than its share for a moment: a hundred clients behind one address connect at once when a daemon comes
+//! back.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ListenerLimits;
 use super::counts::ListenerCounts;
 
 /// The unfinished handshakes of one listener.
@@ -20,6 +26,7 @@ pub(super) struct Handshakes(Arc<Table>);
 struct Table {
     all_max: usize,
     address_max: usize,
+    grace: Duration,
     unfinished: Mutex<Unfinished>,
     counts: Arc<ListenerCounts>,
 }
@@ -28,13 +35,19 @@ struct Table {
 struct Unfinished {
     next: u64,
     /// By number, so the oldest is the first.
-    all: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    all: BTreeMap<u64, One>,
     of_address: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+struct One {
+    address: IpAddr,
+    began: Instant,
+    displaced: CancellationToken,
 }
 
 impl Unfinished {
     fn remove(&mut self, number: u64) -> Option<CancellationToken> {
-        let (address, displaced) = self.all.remove(&number)?;
+        let One { address, displaced, .. } = self.all.remove(&number)?;
         if let Some(numbers) = self.of_address.get_mut(&address) {
             numbers.remove(&number);
             if numbers.is_empty() {
@@ -46,31 +59,46 @@ impl Unfinished {
 }
 
 impl Handshakes {
-    pub(super) fn new(all_max: usize, address_max: usize, counts: Arc<ListenerCounts>) -> Self {
-        let (all_max, address_max) = (all_max.max(1), address_max.max(1));
-        Self(Arc::new(Table { all_max, address_max, unfinished: Mutex::default(), counts }))
+    pub(super) fn new(limits: &ListenerLimits, counts: Arc<ListenerCounts>) -> Self {
+        let (all_max, address_max) = (limits.max_handshakes.max(1), limits.max_handshakes_per_address.max(1));
+        let (grace, unfinished) = (limits.handshake_grace, Mutex::default());
+        Self(Arc::new(Table { all_max, address_max, grace, unfinished, counts }))
     }
 
-    /// Notes that a handshake begins. If there are too many, displaces the oldest.
+    /// Notes that a handshake begins. If there are too many, displaces the one that nobody will miss.
     pub(super) fn begin(&self, address: IpAddr) -> Handshake {
-        let (table, address) = (Arc::clone(&self.0), block_of(address));
+        let (table, address, now) = (Arc::clone(&self.0), block_of(address), Instant::now());
         let mut unfinished = table.unfinished.lock();
-        let numbers = unfinished.of_address.get(&address).filter(|all| all.len() >= table.address_max);
-        let oldest = match numbers {
-            Some(numbers) => numbers.first().copied(),
-            None if unfinished.all.len() >= table.all_max => unfinished.all.keys().next().copied(),
-            None => None,
+        let oldest = if let Some(number) = table.stale(&unfinished, address, now) {
+            Some(number)
+        } else if unfinished.all.len() >= table.all_max {
+            let of_each = unfinished.of_address.values().map(|numbers| (numbers.len(), numbers.first()));
+            of_each
+                .max_by_key(|(count, first)| (*count, Reverse(*first)))
+                .and_then(|(_, first)| first.copied())
+        } else {
+            None
         };
         if let Some(displaced) = oldest.and_then(|number| unfinished.remove(number)) {
             displaced.cancel();
         }
         let (number, displaced) = (unfinished.next, CancellationToken::new());
         unfinished.next += 1;
-        unfinished.all.insert(number, (address, displaced.clone()));
+        unfinished.all.insert(number, One { address, began: now, displaced: displaced.clone() });
         unfinished.of_address.entry(address).or_default().insert(number);
         table.counts.handshakes.store(unfinished.all.len(), Ordering::Relaxed);
         drop(unfinished);
         Handshake { table, number, displaced }
+    }
+}
+
+impl Table {
+    /// The oldest handshake of an address that has its share, if its time is over.
+    fn stale(&self, unfinished: &Unfinished, address: IpAddr, now: Instant) -> Option<u64> {
+        let numbers = unfinished.of_address.get(&address).filter(|all| all.len() >= self.address_max)?;
+        let oldest = numbers.first()?;
+        let began = unfinished.all.get(oldest)?.began;
+        (now.saturating_duration_since(began) >= self.grace).then_some(*oldest)
     }
 }
 
@@ -112,8 +140,18 @@ mod tests {
     use super::*;
 
     fn handshakes(all_max: usize, address_max: usize) -> (Handshakes, Arc<ListenerCounts>) {
+        with_grace(all_max, address_max, Duration::ZERO)
+    }
+
+    fn with_grace(all_max: usize, address_max: usize, grace: Duration) -> (Handshakes, Arc<ListenerCounts>) {
+        let limits = ListenerLimits {
+            max_handshakes: all_max,
+            max_handshakes_per_address: address_max,
+            handshake_grace: grace,
+            ..ListenerLimits::default()
+        };
         let counts = Arc::new(ListenerCounts::default());
-        (Handshakes::new(all_max, address_max, Arc::clone(&counts)), counts)
+        (Handshakes::new(&limits, Arc::clone(&counts)), counts)
     }
 
     fn displaced(handshakes: &[Handshake]) -> Vec<bool> {
@@ -139,6 +177,24 @@ mod tests {
         let begun: Vec<_> = (1..=5).map(|last| table.begin([10, 0, 0, last].into())).collect();
         assert_eq!(displaced(&begun), [true, true, false, false, false]);
         assert_eq!(counts.handshakes(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_may_have_more_for_a_moment_while_there_is_room() {
+        let (table, _) = with_grace(5, 2, Duration::from_secs(1));
+        let one = || table.begin([10, 0, 0, 1].into());
+        let other = table.begin([10, 0, 0, 2].into());
+        let begun = [one(), one(), one(), one()];
+        assert_eq!(displaced(&begun), [false; 4]);
+        // There is no room any more: the address that has the most loses its oldest.
+        let third = table.begin([10, 0, 0, 3].into());
+        assert_eq!(displaced(&begun), [true, false, false, false]);
+        drop(third);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        // There is room, but the moment is over.
+        let _fifth = one();
+        assert_eq!(displaced(&begun), [true, true, false, false]);
+        assert_eq!(displaced(&[other]), [false]);
     }
 
     #[test]

@@ -44,10 +44,14 @@ pub struct ListenerLimits {
     /// Most connections at once. Each client has a fair share of them, by the name in its certificate: one
     /// alone gets half. A connection beyond that is closed after the handshake.
     pub max_connections: usize,
-    /// Most unfinished handshakes at once. A new one beyond that displaces the oldest.
+    /// Most unfinished handshakes at once. A new one beyond that displaces the oldest of the address that has
+    /// the most.
     pub max_handshakes: usize,
-    /// Most of them from one address; of IPv6 from one /64.
+    /// Most of them from one address; of IPv6 from one /64. A new one beyond that displaces the oldest, if that
+    /// has lasted for `handshake_grace`.
     pub max_handshakes_per_address: usize,
+    /// How long an honest handshake may take, also where many clients of one address connect at once.
+    pub handshake_grace: Duration,
     /// Longest time for a handshake.
     pub handshake_timeout: Duration,
     /// Longest time for a client to send the head of a request, including the first.
@@ -75,6 +79,7 @@ impl Default for ListenerLimits {
             max_connections: 1024,
             max_handshakes: 512,
             max_handshakes_per_address: 64,
+            handshake_grace: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             connection_life: Duration::from_mins(10),
@@ -150,14 +155,13 @@ pub async fn serve_counted(
             Some(Gate::new(store, rules, versions, accepts))
         }
     };
-    let (all_max, address_max) = (limits.max_handshakes, limits.max_handshakes_per_address);
     let listener = Arc::new(Listener {
         name,
         gate,
         service,
         limits,
         shutdown,
-        handshakes: Handshakes::new(all_max, address_max, Arc::clone(&counts)),
+        handshakes: Handshakes::new(&limits, Arc::clone(&counts)),
         places: FairShares::new(limits.max_connections),
         unsent: Unsent::new(limits, Arc::clone(&counts)),
         counts,
