@@ -227,7 +227,7 @@ async fn pools_that_cannot_be_had_hold_up_nobody_and_peers_have_places_of_their_
     let site_a = testkit::authenticated_kme("site-a");
     let push = site.intake.accept_batch(&site_a, pushed(NOW, NOW.plus(HOUR)));
     let refused = tokio::time::timeout(Duration::from_secs(30), push).await.unwrap().unwrap_err();
-    assert!(matches!(refused, IntakeError::Refused(_) | IntakeError::SetUnavailable { .. }), "{refused}");
+    assert!(matches!(refused, IntakeError::TooFewPools { .. }), "{refused}");
     assert_eq!(site.intake.in_work[&kme("site-c")].available_permits(), IN_WORK_MAX);
     drop(all);
 }
