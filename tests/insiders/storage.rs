@@ -14,9 +14,9 @@ use crate::finding::{Finding, Length};
 use crate::honest::{Honest, Manner};
 
 /// Small quotas, where there are any.
-const QUOTAS: [&str; 2] = ["[limits.sae]\nstored_mib = 1", "[limits.kme]\ntombstones = 1000"];
+const QUOTAS: [&str; 2] = ["[keys]\nmax_stored_per_pair = 2048\n\n[limits.sae]\nstored_keys = 2048", "[limits.kme]\ntombstones = 1000"];
 const TOMBSTONES_MAX: u32 = 1_000;
-const STORED_MIB_MAX: u32 = 1;
+const STORED_KEYS_MAX: u32 = 2_048;
 
 /// The tombstones in a database: how many, and how many hours the last of them lives on.
 async fn tombstones(file: &Path) -> (i64, i64) {
@@ -82,10 +82,9 @@ pub(crate) async fn voids(length: Length) -> (Finding, i64, i64) {
     (finding, count, hours)
 }
 
-/// Dave asks for the largest keys that nobody fetches. Returns how many whole MiB he was given.
-pub(crate) async fn largest_keys(length: Length) -> (Finding, u32) {
-    const KEYS: u32 = 2;
-    const PER_MIB: u32 = 1024 / 8 / KEYS;
+/// Dave asks for keys that nobody fetches. Returns how many he was given, and whether he was refused any.
+pub(crate) async fn unfetched_keys(length: Length) -> (Finding, u32, bool) {
+    const KEYS: u32 = 128;
     let mut field = Field::generate(3);
     for site in 0..2 {
         field.configure_site_if_known(site, QUOTAS[0]);
@@ -94,21 +93,20 @@ pub(crate) async fn largest_keys(length: Length) -> (Finding, u32) {
     let mut dave = field.client("dave").h2(field.sae_listener(0)).await.unwrap();
     let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
     let honest = Honest::start(&field, Manner::Steady);
-    let body = |_| json!({ "number": KEYS, "size": 65_536 }).to_string();
+    let body = |_| json!({ "number": KEYS }).to_string();
     let until = Instant::now() + 3 * length.attack();
-    let most = length.pick(3 * STORED_MIB_MAX, 100) * PER_MIB;
+    let most = length.pick(2 * STORED_KEYS_MAX / KEYS, u32::MAX);
     let path = "/api/v1/keys/carol/enc_keys";
     let (asked, given) = accepted(&mut dave, path, body, until, most).await;
     let during = honest.stop().await;
-    let mib = given / PER_MIB;
     let finding = Finding {
-        attack: "An SAE asks for the largest keys, which nobody fetches",
-        outcome: format!("{given} of {asked} requests answered, {mib} MiB stored at each site"),
+        attack: "An SAE asks for keys, 128 at a time, which nobody fetches",
+        outcome: format!("{} keys given and stored, {given} of {asked} requests answered", given * KEYS),
         quiet: Some(quiet),
         during: Some(during),
         ..Finding::default()
     };
-    (finding, mib)
+    (finding, given * KEYS, given < asked)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +121,7 @@ async fn a_peer_leaves_no_more_tombstones_than_its_quota_and_for_no_longer_than_
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sae_stores_no_more_than_its_quota() {
     needs!(Curl);
-    let (finding, mib) = largest_keys(Length::Short).await;
-    assert!(mib <= STORED_MIB_MAX, "{finding:?}");
+    let (finding, keys, is_refused) = unfetched_keys(Length::Short).await;
+    assert!(is_refused && keys <= STORED_KEYS_MAX, "{finding:?}");
     assert!(finding.during.as_ref().unwrap().is_whole(), "{finding:?}");
 }

@@ -41,7 +41,7 @@ async fn table() {
     }
     line(&unread::unread_answers(length).await.0);
     line(&storage::voids(length).await.0);
-    line(&storage::largest_keys(length).await.0);
+    line(&storage::unfetched_keys(length).await.0);
     line(&speakers::unlisted_sae().await.0);
     for admission in ["chain", "listed"] {
         line(&speakers::unlisted_master(admission).await.0);
