@@ -120,12 +120,14 @@ impl Site {
         let store = Arc::new(store);
         let settings = PoolServersSettings {
             pools_per_set: 2,
+            pools_min: 2,
             set_timeout: Duration::from_secs(5),
             reads_expected: BTreeMap::new(),
         };
         let servers =
             PoolServers::new(kme("site-b"), Vec::new(), settings, clock.clone(), Arc::new(OsRandom));
         let settings = RecipientSetsSettings {
+            pools_min: 2,
             sets_per_source_max: 4,
             words_max: 1 << 14,
             life_max: HOUR,
