@@ -40,10 +40,12 @@ const LOW_WATER_PART: u64 = 4;
 /// How long callers are told at once that no set could be made, while it is tried again.
 const FAILURE_SHOWN: Duration = Duration::from_secs(10);
 
-/// Pauses before another set is made when sets are given up before they served a single batch: a recipient
-/// that refuses every set must not use up what the pool servers grant this site. The first costs no pause.
+/// Pauses before another set is made when one after the other is given up: a recipient that refuses every set,
+/// or every second batch, must not use up what the pool servers grant this site. The first cost no pause.
 const GIVEN_UP_PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 const GIVEN_UP_FREE: u32 = 2;
+/// A set that every recipient has confirmed, and that was in use for so long, ends such a row.
+const LASTED: Duration = Duration::from_mins(1);
 
 /// How often the readers of a set are looked at while keys are drawn from it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -131,7 +133,7 @@ struct Group {
     renew_at: Option<Instant>,
     /// The last failure to make a set, when none was made since.
     failed: Option<(Instant, SourceSetError)>,
-    /// Sets in a row that were given up before they served a batch.
+    /// Sets in a row that were given up soon after they were made, or before they served a batch.
     given_up: u32,
     /// No set is made before.
     make_at: Option<Instant>,
@@ -200,11 +202,13 @@ impl SourceSets {
     /// Retires a set before its time: a recipient cannot use it, a pool of it differs between the sites, or
     /// somebody read it who should not have.
     pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
+        let now = self.clock.now();
         let mut state = self.state.lock();
         let Some(group) = state.groups.get_mut(group) else { return };
         for place in [&mut group.current, &mut group.next] {
             if let Some(set) = place.take_if(|set| set.id() == id) {
-                group.given_up = if set.is_proven() { 1 } else { group.given_up.saturating_add(1) };
+                let has_lasted = set.is_proven() && set.created_at().plus(LASTED) <= now;
+                group.given_up = if has_lasted { 1 } else { group.given_up.saturating_add(1) };
                 let pause = GIVEN_UP_PAUSE.after(group.given_up.saturating_sub(GIVEN_UP_FREE));
                 group.make_at = Some(Instant::now() + pause);
                 self.retire(set);
