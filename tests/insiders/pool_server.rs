@@ -43,7 +43,7 @@ async fn call(h2: &mut RawH2, method: &str, path: &str, body: &[u8]) -> Result<V
         Ok(Ok(answer)) if matches!(answer.status, 200..300) => Ok(answer.body),
         Ok(Ok(answer)) => Err(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no answer in 5 s".to_owned()),
+        Err(_) => Err("no answer in 10 s".to_owned()),
     }
 }
 
@@ -163,7 +163,7 @@ pub(crate) async fn one_kme(length: Length, attack: Attack) -> Finding {
 
 async fn assert_harmless(attack: Attack) {
     let finding = one_kme(Length::Short, attack).await;
-    assert!(finding.during.as_ref().unwrap().is_whole(), "{finding:?}");
+    assert!(finding.during.as_ref().unwrap().goes_on(), "{finding:?}");
     // The pools that it may have, and some for connections.
     let (before, peak) = finding.memory_mib.unwrap();
     assert!(peak < before + 200, "{finding:?}");
