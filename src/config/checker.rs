@@ -350,9 +350,10 @@ pub(super) fn unusable_files(file: &Path, references: &[Reference]) -> Vec<Probl
     references
         .iter()
         .filter_map(|reference| {
-            let allowed = match reference.is_secret {
-                true => "a file that this user alone may read",
-                false => "a file that this user may read",
+            let allowed = if reference.is_secret {
+                "a file that this user alone may read"
+            } else {
+                "a file that this user may read"
             };
             let what = match std::fs::File::open(&reference.path).and_then(|open| open.metadata()) {
                 Ok(metadata) if metadata.is_dir() => "is a directory".to_owned(),

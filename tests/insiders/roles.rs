@@ -106,6 +106,6 @@ async fn a_certificate_of_the_wrong_kind_holds_no_connection() {
     let (findings, held) = sae_at_listeners_of_kmes(Length::Short).await;
     assert_eq!(held, 0, "{findings:?}");
     for finding in findings {
-        assert!(finding.during.as_ref().unwrap().is_whole(), "{finding:?}");
+        assert!(finding.during.as_ref().unwrap().goes_on(), "{finding:?}");
     }
 }

@@ -117,5 +117,5 @@ pub(crate) async fn greedy(length: Length, greed: Greed) -> Finding {
 async fn requests_that_are_reset_at_once_take_no_place_from_another_sae() {
     needs!(Curl);
     let finding = greedy(Length::Short, Greed::Resets).await;
-    assert!(finding.during.as_ref().unwrap().is_whole(), "{finding:?}");
+    assert!(finding.during.as_ref().unwrap().goes_on(), "{finding:?}");
 }

@@ -204,11 +204,11 @@ async fn is_served(site: &Arc<TlsStore>, client: Arc<TlsStore>) -> bool {
 
 #[tokio::test]
 async fn a_listener_takes_one_spelling_of_a_name_with_the_right_key_usages() {
+    const GOOD: &str = "spiffe://dqkd.example/kme/site-b";
     let root = Ca::root("root");
     let folder = Folder::new();
     let site = TlsStore::open_daemon(folder.site(&[&root], &root, None)).unwrap();
     let both = &[ServerAuth, ClientAuth][..];
-    const GOOD: &str = "spiffe://dqkd.example/kme/site-b";
     for (uris, usages, is_good) in [
         (&[GOOD][..], both, true),
         (&[GOOD], &[ClientAuth], false),
