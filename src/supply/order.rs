@@ -33,6 +33,11 @@ const BATCHES_AT_ONCE: usize = 4;
 /// Batches of one master in work at once; more wait. Half of the calls to a peer that may be under way, and
 /// little for the engine: so the orders of one SAE delay those of another by these few at most.
 const BATCHES_PER_MASTER: usize = 32;
+/// A batch of so many bits counts as one, a longer one as several: the engine's work grows with the length and
+/// with the sample, which is longer for a longer batch.
+const BITS_OF_ONE: u64 = 1 << 14;
+/// What the largest batch counts as.
+const TURNS_MAX: u32 = 8;
 
 /// An order for fresh keys.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +65,11 @@ pub(super) struct KeyMaker {
 /// Turns of masters: each may have a few batches in work.
 #[derive(Default)]
 struct Turns(Mutex<HashMap<SaeId, Weak<Semaphore>>>);
+
+/// How many turns a batch of `bits` takes.
+fn turns_of(bits: u64) -> u32 {
+    u32::try_from(bits / BITS_OF_ONE).unwrap_or(TURNS_MAX).clamp(1, TURNS_MAX)
+}
 
 impl Turns {
     fn of(&self, master: &SaeId) -> Arc<Semaphore> {
@@ -251,7 +261,8 @@ impl<'a> Work<'a> {
     /// One batch that every site has. If a site cannot use the pool set (it restarted, or its pools differ),
     /// tries once more with a new set.
     async fn make(&self, count: usize) -> Result<Made, SupplyError> {
-        let _turn = self.turns.acquire().await.map_err(internal)?;
+        let bits = blast::output_bits(self.order.key_bytes, count).map_err(internal)?;
+        let _turns = self.turns.acquire_many(turns_of(bits)).await.map_err(internal)?;
         match self.attempt(count).await {
             Err(Failure::SetGone { error, .. }) => {
                 tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
@@ -483,6 +494,14 @@ pub(super) fn no_set(error: SourceSetError) -> SupplyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_largest_batches_a_master_has_few_in_work() {
+        let ordinary = blast::output_bits(32, blast::MAX_KEYS_PER_BATCH).unwrap();
+        let largest = blast::output_bits(16_368, 1).unwrap();
+        assert_eq!(turns_of(ordinary), 1);
+        assert_eq!(turns_of(largest), 8);
+    }
 
     #[test]
     fn each_master_has_turns_of_its_own_and_unused_ones_are_forgotten() {
