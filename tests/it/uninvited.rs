@@ -181,23 +181,6 @@ fn unlisted(network: &Network, name: &str) -> Curl {
 }
 
 #[test]
-fn an_sae_that_nobody_listed_is_not_served_and_gets_no_key_of_its_whole_site() {
-    needs!(Curl);
-    let network = Network::start(2);
-    let mallory = unlisted(&network, "mallory");
-    let api = |site: usize| format!("{}/api/v1/keys", network.site(site).sae_url);
-    for url in [format!("{}/bob/enc_keys", api(0)), format!("{}/bob/status", api(0))] {
-        let answer = mallory.get(&url);
-        assert_eq!((answer.status, answer.message().as_str()), (401, "Unauthorized"), "{url}");
-    }
-    // A key for any admitted SAE of site-b: mallory is none, bob is.
-    let (id, key) = network.enc("alice", "site-b", "").key();
-    let url = format!("{}/alice/dec_keys?key_ID={id}", api(1));
-    assert_eq!(mallory.get(&url).status, 401);
-    assert_eq!(network.dec_get("bob", "alice", &id).key(), (id, key));
-}
-
-#[test]
 fn with_chain_admission_a_peer_still_speaks_only_for_masters_that_are_listed_at_its_site() {
     needs!(Curl);
     let mut network = Network::generate(2);
