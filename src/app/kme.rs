@@ -45,7 +45,7 @@ const STORE_SWEEP_ROWS_MAX: u32 = 4096;
 /// Pause between two counts of what is stored, and at least so many times as long as a count kept the
 /// database busy.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
-const COUNT_PAUSE: u32 = 16;
+const COUNT_PAUSE: u32 = 32;
 /// How often a peer that answers is asked for its state.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// Pauses while a peer answers but no pool set can be made for it.

@@ -64,7 +64,7 @@ use crate::metrics::Registry;
 /// Longest time that a call waits for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A piece of a count is followed by a pause so many times as long.
-const COUNT_PAUSE: u32 = 4;
+const COUNT_PAUSE: u32 = 32;
 /// Longest time that closing waits for the writers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 
