@@ -32,6 +32,8 @@ pub(super) struct Unsent {
     limits: ListenerLimits,
     counts: Arc<ListenerCounts>,
     started: Instant,
+    /// The length of one age, in microseconds.
+    age_us: u64,
     next: AtomicU64,
     accounts: Mutex<HashMap<u64, Arc<Account>>>,
     /// There is too much in all.
@@ -76,7 +78,9 @@ pub(super) struct WasCut;
 impl Unsent {
     pub(super) fn new(limits: ListenerLimits, counts: Arc<ListenerCounts>) -> Arc<Self> {
         let (started, accounts) = (Instant::now(), Mutex::default());
-        Arc::new(Self { limits, counts, started, next: AtomicU64::new(0), accounts, excess: Notify::new() })
+        let age_us = micros(limits.answer_timeout / AGES_MAX).max(1);
+        let (next, excess) = (AtomicU64::new(0), Notify::new());
+        Arc::new(Self { limits, counts, started, age_us, next, accounts, excess })
     }
 
     /// The account of a new connection of the client `name`, until the [`OpenAccount`] is dropped.
@@ -153,8 +157,7 @@ impl Unsent {
 
     /// Where an answer that is made now counts in [`State::by_age`].
     fn age_of(&self, now: Instant) -> u64 {
-        let step = (self.limits.answer_timeout / AGES_MAX).as_nanos().max(1);
-        u64::try_from((now - self.started).as_nanos() / step).unwrap_or(u64::MAX)
+        micros(now - self.started) / self.age_us
     }
 }
 
@@ -313,6 +316,11 @@ impl Account {
             Some((bytes, progress_at))
         }
     }
+}
+
+/// For every answer, so without the division of 128 bits that [`Duration::as_micros`] makes.
+fn micros(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()))
 }
 
 fn place_of(age: u64) -> usize {
