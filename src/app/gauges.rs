@@ -169,8 +169,7 @@ pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
         },
     );
     let read = Arc::clone(&servers);
-    let help =
-        "Servers that are missing for a set of pools_min pools: of the worst peer, or of this site alone";
+    let help = "Pool servers that a set of pools_min pools lacks: for the worst peer, or for this site alone";
     gauge(registry, "dqkd_pools_missing", help, move || {
         let groups = peers.iter().map(|peer| BTreeSet::from([peer.clone()])).chain([BTreeSet::new()]);
         let missing = groups.map(|group| read.pools_min().saturating_sub(read.usable_for(&group)));
@@ -178,7 +177,7 @@ pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
     });
     let read = Arc::clone(&servers);
     let help =
-        "1 for each peer that a pool server is under quarantine for: its pool differed between the sites";
+        "1 while a pool server is under quarantine for a peer: its pool differed between the two sites";
     gauges(registry, "dqkd_pool_server_quarantined", help, move || {
         let of = |(server, standing): (PoolServerId, ServerStanding)| {
             let one = move |peer: KmeId| {
@@ -188,7 +187,7 @@ pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
         };
         read.standings().into_iter().flat_map(of).collect()
     });
-    let help = "Reads of this site's pools that were not expected; each retired a set";
+    let help = "Unexpected reads of this site's pools; each retired a set";
     let read = move || {
         let of =
             |(server, count): (PoolServerId, u64)| (Labels::new([("server", server.to_string())]), count);
@@ -218,7 +217,11 @@ pub(super) fn of_vault(registry: &mut Registry, vault: &Arc<PoolVault>) {
     });
     let read = Arc::clone(vault);
     let cut = move || vec![(Labels::default(), read.cut_downloads())];
-    registry.register("dqkd_vault_downloads_cut", "Downloads that took too long", Reading::counter(cut));
+    registry.register(
+        "dqkd_vault_downloads_cut",
+        "Downloads that were cut because they took too long",
+        Reading::counter(cut),
+    );
     let read = Arc::clone(vault);
     gauge(registry, "dqkd_vault_bytes", "Memory of pools held or being made", move || {
         Some(read.used_bytes())

@@ -49,10 +49,11 @@ impl Common {
         let cas = known.without_list.join("; ");
         match known.due {
             _ if !known.has_lists => noted(NAME, "none configured: a certificate is good until it expires"),
-            Some((due, ca)) if due <= self.clock.now() => {
-                degraded(NAME, format!("overdue since {due}: the list of CA {ca}; it stays in force"))
-            }
-            _ if !cas.is_empty() => noted(NAME, format!("tls.crl_exempt leaves out CA {cas}")),
+            Some((due, ca)) if due <= self.clock.now() => degraded(
+                NAME,
+                format!("overdue since {due}: the list of CA {ca}. It stays in force; replace it"),
+            ),
+            _ if !cas.is_empty() => noted(NAME, format!("no list, as tls.crl_exempt allows: CA {cas}")),
             _ => ok(NAME),
         }
     }
@@ -60,9 +61,10 @@ impl Common {
     /// Files that changed and cannot be used, for example revocation lists that do not cover every trusted CA.
     fn tls_files(&self) -> Part {
         match self.tls.problem() {
-            Some(problem) => {
-                degraded("tls files", format!("changed, but not in force, the old ones are: {problem}"))
-            }
+            Some(problem) => degraded(
+                "tls files",
+                format!("changed files cannot be used, the old ones stay in force: {problem}"),
+            ),
             None => ok("tls files"),
         }
     }
@@ -148,7 +150,9 @@ impl KmeHealth {
             }
         }
         for (peer, pools) in servers.demands() {
-            troubles.push(format!("KME {peer} accepts only sets of {pools} or more pools"));
+            troubles.push(format!(
+                "KME {peer} accepts only sets of {pools} or more pools: raise pools_per_set, or list more pool servers"
+            ));
         }
         if troubles.is_empty() { ok("pool servers") } else { degraded("pool servers", troubles.join("; ")) }
     }

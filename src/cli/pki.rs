@@ -338,7 +338,7 @@ fn revoke(args: &RevokeArgs) -> anyhow::Result<()> {
         _ if args.issuing => vec![authority.revoke_issuing(args.life.crl_days)?],
         (Some(serial), ..) => authority.revoke_serial(serial, args.life.crl_days)?,
         (None, Some(role), Some(id)) => authority.revoke(role, id, args.life.crl_days)?,
-        _ => bail!("give a role and an ID, --serial or --issuing"),
+        _ => bail!("give one of: a role and an ID, --serial, --issuing"),
     };
     for serial in revoked {
         println!("revoked {serial}");

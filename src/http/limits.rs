@@ -195,7 +195,7 @@ impl Clients {
                 listener = self.listener,
                 caller = account.name,
                 limit,
-                "an identity asks for more than its limit allows; what is over it is answered with 503"
+                "a client asks for more than its limit allows; requests over the limit are answered with 503"
             );
         }
         let secs = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);

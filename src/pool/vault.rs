@@ -215,10 +215,10 @@ impl PoolVault {
         // What has expired is given back first.
         self.sweep();
         let place = self.places.holder(owner).take(1);
-        let place = place.ok_or(VaultError::Full("the caller has its share of the pools"))?;
+        let place = place.ok_or(VaultError::Full("the caller already has its share of the pools"))?;
         let bytes = request.words.saturating_mul(8);
         let memory = self.memory.holder(owner).take_up_to(bytes, size(self.limits.owner_memory_max_bytes));
-        let memory = memory.ok_or(VaultError::Full("the caller has its share of the memory"))?;
+        let memory = memory.ok_or(VaultError::Full("the caller already has its share of the memory"))?;
         Ok(ReservedPool {
             vault: Arc::clone(self),
             owner: owner.clone(),
@@ -252,7 +252,7 @@ impl PoolVault {
             entry.readers.iter().find(|(named, _)| named == reader).ok_or(VaultError::NotFound)?;
         let (bytes, count) = (Arc::clone(&entry.bytes), Arc::clone(count));
         let share = self.downloads.holder(reader).take(1);
-        let share = share.ok_or(VaultError::Full("the caller has its share of the downloads"))?;
+        let share = share.ok_or(VaultError::Full("the caller already has its share of the downloads"))?;
         count.started.fetch_add(1, Ordering::Relaxed);
         let len_bytes = bytes.words.len_bytes();
         let source = Source { bytes: Some(bytes), deadline: now.plus(DOWNLOAD_LIFE_MAX), progress_at: now };

@@ -65,7 +65,7 @@ pub(super) async fn find_liar(parts: &Arc<SupplyParts>, peer: &KmeId, set: &Arc<
             Err(error) => {
                 tracing::warn!(
                     %peer, set = %set.id(), error = &error as &dyn std::error::Error,
-                    "the pools of a discarded set could not be compared"
+                    "the pools of a discarded set could not be compared; no pool server is blamed"
                 );
                 return;
             }

@@ -43,7 +43,7 @@ pub struct QuotaTable {
 /// Why nothing may be stored now. The text names who has how much.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{who} may have no more {of_what} stored at KME {site} ({limit}); some have to be retrieved or to expire"
+    "{who} may have no more {of_what} stored at KME {site} ({limit}); there is room again when some are retrieved or expire"
 )]
 pub struct QuotaFull {
     /// `SAE alice`, `KME site-b`.
@@ -167,7 +167,12 @@ impl Quotas {
         };
         self.meter.note(listener, name, is_listed, limit);
         if self.warnings.check().is_ok() {
-            tracing::warn!(listener, who, limit, "somebody has as much stored here as its limit allows");
+            tracing::warn!(
+                listener,
+                who,
+                limit,
+                "an SAE or a KME has reached a quota: this site stores no more for it now"
+            );
         }
         QuotaFull { who, of_what, limit, site: self.local.clone() }
     }

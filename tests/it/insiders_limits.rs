@@ -86,8 +86,8 @@ fn an_sae_with_its_share_stored_gets_no_new_keys_until_some_are_fetched_and_othe
     network.start_pools(3);
     network.start_sites();
     let first = network.enc("alice", "bob", "?number=5").keys();
-    let full = "SAE alice may have no more keys stored at KME site-a (stored_keys); some have to be retrieved \
-                or to expire";
+    let full = "SAE alice may have no more keys stored at KME site-a (stored_keys); there is room again when \
+                some are retrieved or expire";
     assert_refused(&network.enc("alice", "bob", "?number=5"), full);
     assert!(limited(&network, 0, "sae", "alice", "stored_keys") >= 1);
     assert_eq!(network.enc("alice", "bob", "?number=3").keys().len(), 3);

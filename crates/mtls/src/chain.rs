@@ -48,7 +48,7 @@ impl fmt::Debug for ChainVerifier {
 #[derive(thiserror::Error)]
 enum Refusal {
     #[error(
-        "the chain passes through a CA of tls.sae_ca, which vouches for SAEs only, and only at the sae listener"
+        "the chain passes through a CA of tls.sae_ca, which vouches for SAEs only, at the sae listener only"
     )]
     SaesOnly,
     #[error("no revocation list covers CA {0}")]

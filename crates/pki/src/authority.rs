@@ -136,7 +136,9 @@ impl Authority {
             .as_deref()
             .is_some_and(|name| name.trim().is_empty() || !name.chars().all(kme::is_visible))
         {
-            return Err(PkiError::Refused("the name of an authority is visible text".to_owned()));
+            return Err(PkiError::Refused(
+                "the name of an authority must be visible text, not empty".to_owned(),
+            ));
         }
         let constraints = new.permits.constraints()?;
         let root_passphrase = new.root_passphrase.clone();

@@ -167,7 +167,7 @@ fn check_place(role: Role, id: &str, cn_only: bool) -> Result<(), PkiError> {
         });
     }
     if role != Role::Sae {
-        return refused(format!("the common name is an ID for SAEs only; a {role} needs its SPIFFE URI"));
+        return refused(format!("--cn is for SAEs only; a {role} needs its SPIFFE URI"));
     }
     if id.chars().count() > CN_MAX_CHARS {
         return refused(format!(

@@ -129,7 +129,7 @@ impl<S: ListenerService> Listener<S> {
         let own_max = self.service.connections_max(&identity);
         let Some(_place) = self.places.holder(&name).take_up_to(1, own_max) else {
             self.service.refused(&identity);
-            let reason = "this client has as many connections as it may have now".to_owned();
+            let reason = "this client already has its share of the connections".to_owned();
             return self.refuse(&Refused { kind: Refusal::Share, reason }, address, identity.name());
         };
         let account = self.unsent.open(&name);

@@ -85,10 +85,10 @@ impl Cut {
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::Certificate => "its certificate is not accepted any more",
-            Self::Old => "it was asked to end, and did not",
+            Self::Old => "its client was asked to end it, and did not",
             Self::Unread => "its client read nothing while answers waited",
             Self::SlowReader => "its client read an answer too slowly",
-            Self::Memory => "unread answers took too much memory, and those of this client the most",
+            Self::Memory => "unread answers took too much memory, most of it for this client",
             Self::Stop => "a request took longer than the grace period of the stop",
         }
     }
