@@ -47,6 +47,9 @@ const GIVEN_UP_FREE: u32 = 2;
 /// A set that every recipient has confirmed, and that was in use for so long, ends such a row.
 const LASTED: Duration = Duration::from_mins(1);
 
+/// As [`GIVEN_UP_PAUSE`], for sets that a recipient did not take. Short, because it may only be restarting.
+const NOT_TAKEN_PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+
 /// How often the readers of a set are looked at while keys are drawn from it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// An idle set is looked at only every so many times.
@@ -135,6 +138,8 @@ struct Group {
     failed: Option<(Instant, SourceSetError)>,
     /// Sets in a row that were given up soon after they were made, or before they served a batch.
     given_up: u32,
+    /// Sets in a row that a recipient did not take.
+    not_taken: u32,
     /// No set is made before.
     make_at: Option<Instant>,
     last_used: u64,
@@ -491,6 +496,7 @@ impl SourceSets {
             Ok(set) => {
                 group.renew_at = None;
                 group.failed = None;
+                group.not_taken = 0;
                 let place = if group.current.is_none() { &mut group.current } else { &mut group.next };
                 if let Some(old) = place.replace(set) {
                     self.retire(old);
@@ -499,10 +505,17 @@ impl SourceSets {
             }
             Err(error) => {
                 group.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
-                // Only a lack of pool servers lasts; callers wait for anything else.
-                if matches!(&error, SourceSetError::NotMade(_)) {
+                if matches!(&error, SourceSetError::NotAnnounced(_)) {
+                    group.not_taken = group.not_taken.saturating_add(1);
+                }
+                let pause = match &error {
+                    SourceSetError::NotMade(_) => FAILURE_PAUSE,
+                    _ => NOT_TAKEN_PAUSE.after(group.not_taken.saturating_sub(GIVEN_UP_FREE)),
+                };
+                // Without a pause it may pass at once: callers wait for the next set.
+                if !pause.is_zero() {
                     group.failed = Some((Instant::now(), error.clone()));
-                    group.make_at = Some(Instant::now() + FAILURE_PAUSE);
+                    group.make_at = group.make_at.max(Some(Instant::now() + pause));
                 }
                 tracing::warn!(error = &error as &dyn std::error::Error, "no new pool set could be made");
                 Err(error)

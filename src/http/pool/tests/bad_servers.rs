@@ -302,14 +302,16 @@ async fn a_recipient_names_the_server_whose_download_does_not_end_before_the_sou
 #[derive(Default)]
 struct Recorder {
     refuses: Mutex<Option<SetTrouble>>,
+    refuses_all: bool,
 }
 
 impl SetAnnouncer for Recorder {
     fn announce(&self, _: Arc<PoolSet>) -> Announcing<'_> {
         let trouble = self.refuses.lock().unwrap().take().map(|trouble| (kme("site-b"), trouble));
+        let is_taken = !self.refuses_all;
         Box::pin(async move {
             match trouble {
-                None => Ok(()),
+                None if is_taken => Ok(()),
                 trouble => Err(AnnounceError { trouble, cause: "refused".into() }),
             }
         })
@@ -322,7 +324,7 @@ async fn a_server_that_a_recipient_cannot_use_is_left_out_of_the_next_set() {
     let servers = four_servers(&clock, Conduct::Honest).await;
     let here = strict(clients(&servers), 3, PATIENCE, &clock);
     let trouble = SetTrouble::PoolServers { pool_servers: vec![server("pool-4"), server("pool-9")] };
-    let announcer = Arc::new(Recorder { refuses: Mutex::new(Some(trouble)) });
+    let announcer = Arc::new(Recorder { refuses: Mutex::new(Some(trouble)), refuses_all: false });
     let sets = SourceSets::new(Arc::clone(&here), announcer, source_settings(), clock.clone());
     let set = sets.acquire(&group(&["site-b"]), 1_000).await.unwrap();
     assert!(!set.uses(&server("pool-4")));
@@ -352,6 +354,21 @@ async fn sets_that_are_given_up_again_and_again_are_made_ever_more_slowly() {
     };
     assert!(matches!(refused, SourceSetError::Busy(_)), "{refused}");
     assert_eq!(made, 3);
+}
+
+#[tokio::test]
+async fn a_recipient_that_takes_no_set_does_not_use_up_what_the_pool_servers_grant() {
+    let clock = manual_clock();
+    let servers = three_servers(&clock).await;
+    let here = strict(clients(&servers), 3, PATIENCE, &clock);
+    let announcer = Arc::new(Recorder { refuses_all: true, ..Recorder::default() });
+    let sets = SourceSets::new(here, announcer, source_settings(), clock.clone());
+    for _ in 0..50 {
+        let refused = sets.acquire(&group(&["site-b"]), 1_000).await.unwrap_err();
+        assert!(matches!(refused, SourceSetError::NotAnnounced(_)), "{refused}");
+    }
+    let made = servers[0].vault.made_count();
+    assert!((2..10).contains(&made), "{made} sets were made for it");
 }
 
 struct Watched {
