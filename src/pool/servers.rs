@@ -436,12 +436,17 @@ impl PoolServers {
         let deadline = Instant::now() + self.settings.set_timeout * 3 / 4;
         let mut running = JoinSet::new();
         for (place, (server, pool)) in servers.into_iter().zip(announced.pools.clone()).enumerate() {
-            let words = announced.words;
+            let (words, by) = (announced.words, source.clone());
             running.spawn(async move {
                 let result = server.client.download(pool.id, words, deadline).await;
-                // A refusal blames the announcement, not the server.
-                if !matches!(result, Err(PoolClientError::Refused { .. })) {
-                    server.standing.note(&result);
+                match &result {
+                    // A refusal blames the announcement, not the server.
+                    Err(PoolClientError::Refused { .. }) => {}
+                    // The announcement may have named another length, to drive this site's sets to other servers.
+                    Err(error @ PoolClientError::WrongLength { .. }) => {
+                        server.standing.note_failure_at(&by, &causes(error));
+                    }
+                    _ => server.standing.note(&result),
                 }
                 result.map(|words| {
                     (place, HeldPool { server: pool.server, id: pool.id, words, entropy_source: None })

@@ -469,3 +469,18 @@ async fn a_server_that_invents_reads_is_left_out_of_the_next_sets_of_that_peer()
     let (_, standing) = standings.iter().find(|(name, _)| *name == server("pool-4")).unwrap();
     assert_eq!(standing.doubted_for, [kme("site-b")]);
 }
+
+#[tokio::test]
+async fn a_peer_that_announces_a_wrong_length_drives_no_set_of_others_to_other_servers() {
+    let clock = manual_clock();
+    let servers = three_servers(&clock).await;
+    let source = servers_as(&servers, A, &clock);
+    let here = servers_as(&servers, B, &clock);
+    let set = source.make_set(&group(&["site-b"]), WORDS, TTL).await.unwrap();
+    let mut announced = set.announcement();
+    announced.words *= 2;
+    let failed = here.fetch_set(&kme("site-a"), &announced).await.unwrap_err();
+    assert!(matches!(failed, PoolSetError::Fetch(PoolClientError::WrongLength { .. })), "{failed:?}");
+    assert_eq!(here.usable_for(&group(&["site-c"])), 3);
+    assert!(here.usable_for(&group(&["site-a"])) < 3);
+}
