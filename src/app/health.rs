@@ -126,6 +126,13 @@ impl KmeHealth {
             troubles.extend(standing.trouble);
             let failed = standing.failed_at.into_iter();
             troubles.extend(failed.map(|(peer, _)| format!("KME {peer} cannot use pool server {server}")));
+            if !standing.doubted_for.is_empty() {
+                let peers: Vec<&str> = standing.doubted_for.iter().map(KmeId::as_str).collect();
+                troubles.push(format!(
+                    "pool server {server} counted reads of pools shared with {} that the other servers did not",
+                    peers.join(", ")
+                ));
+            }
             if !standing.quarantined_for.is_empty() {
                 let peers: Vec<&str> = standing.quarantined_for.iter().map(KmeId::as_str).collect();
                 troubles.push(format!(

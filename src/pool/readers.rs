@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 use super::wire::ReaderCount;
 
+/// Most alarms about one pool: a server that lies could name thousands of readers.
+const ALARMS_PER_POOL_MAX: usize = 16;
+
 /// How long an alarm is shown to operators.
 const ALARM_SHOWN: Duration = Duration::from_mins(10);
 
@@ -64,7 +67,7 @@ impl ReadWatch {
                 expected,
             })
         });
-        judged.collect()
+        judged.take(ALARMS_PER_POOL_MAX).collect()
     }
 
     /// Counts and logs reads of the pools of one set. `bits_drawn`: what was made of the set until now.
@@ -125,6 +128,8 @@ mod tests {
         let once = ReadWatch::new(BTreeMap::new());
         assert_eq!(of(&once, &counts), [("site-b".to_owned(), 2, 1)]);
         assert_eq!(of(&once, &[count("site-c", 1)]), [("site-c".to_owned(), 1, 0)]);
+        let many: Vec<_> = (0..1000).map(|number| count(&format!("site-{number}"), 9)).collect();
+        assert_eq!(of(&once, &many).len(), ALARMS_PER_POOL_MAX);
         let two_replicas = ReadWatch::new(BTreeMap::from([("site-b".parse().unwrap(), 2)]));
         assert_eq!(of(&two_replicas, &counts), []);
         assert_eq!(

@@ -242,7 +242,7 @@ impl PoolServers {
     }
 
     /// Notes that every recipient has downloaded `set`.
-    pub(super) fn note_accepted(&self, set: &PoolSet) {
+    pub(crate) fn note_accepted(&self, set: &PoolSet) {
         self.demands.lock().retain(|peer, _| !set.recipients().contains(peer));
         for server in self.servers.iter().filter(|server| set.uses(server.client.server())) {
             set.recipients().iter().for_each(|peer| server.standing.note_success_at(peer));
@@ -436,12 +436,17 @@ impl PoolServers {
         let deadline = Instant::now() + self.settings.set_timeout * 3 / 4;
         let mut running = JoinSet::new();
         for (place, (server, pool)) in servers.into_iter().zip(announced.pools.clone()).enumerate() {
-            let words = announced.words;
+            let (words, by) = (announced.words, source.clone());
             running.spawn(async move {
                 let result = server.client.download(pool.id, words, deadline).await;
-                // A refusal blames the announcement, not the server.
-                if !matches!(result, Err(PoolClientError::Refused { .. })) {
-                    server.standing.note(&result);
+                match &result {
+                    // A refusal blames the announcement, not the server.
+                    Err(PoolClientError::Refused { .. }) => {}
+                    // The announcement may have named another length, to drive this site's sets to other servers.
+                    Err(error @ PoolClientError::WrongLength { .. }) => {
+                        server.standing.note_failure_at(&by, &causes(error));
+                    }
+                    _ => server.standing.note(&result),
                 }
                 result.map(|words| {
                     (place, HeldPool { server: pool.server, id: pool.id, words, entropy_source: None })
@@ -488,6 +493,7 @@ impl PoolServers {
         let found = self.extra_reads_of(&retired).await;
         if !found.is_empty() && set.raise_alarm() {
             self.reads.alarm(&retired.set, retired.bits_drawn, &found);
+            self.doubt(&retired, &found);
         }
         !found.is_empty()
     }
@@ -527,9 +533,27 @@ impl PoolServers {
         if !retired.has_alarm {
             let found = self.extra_reads_of(retired).await;
             self.reads.alarm(&retired.set, retired.bits_drawn, &found);
+            self.doubt(retired, &found);
         }
         let pools = retired.pools.iter().filter_map(|pool| Some((self.find(&pool.server)?, pool.id)));
         join_all(pools.map(|(server, id)| erase(server, id))).await;
+    }
+
+    /// Prefers other servers to those that counted reads which the other servers of the set did not: else one
+    /// that invents readers would have every set retired. A daemon that restarted reads all pools again. It
+    /// counts for sets shared with the reader; for those of the whole set if its readers do not include it.
+    fn doubt(&self, retired: &Retired, found: &[ExtraRead]) {
+        for read in found {
+            if found.iter().filter(|other| other.reader == read.reader).count() >= retired.pools.len() {
+                continue;
+            }
+            let Some(server) = self.find(&read.server) else { continue };
+            let is_peer = read.reader != self.local && retired.readers.contains(&read.reader);
+            let peers = retired.readers.iter().filter(|peer| **peer != self.local);
+            peers
+                .filter(|peer| !is_peer || **peer == read.reader)
+                .for_each(|peer| server.standing.note_doubt(peer));
+        }
     }
 
     async fn extra_reads_of(&self, retired: &Retired) -> Vec<ExtraRead> {

@@ -18,6 +18,9 @@ const PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_m
 /// How long a server is not used for a peer after its pool differed between the two sites. It doubles with
 /// each time, and is forgotten at a restart.
 const QUARANTINE: Backoff = Backoff::new(Duration::from_mins(10), Duration::from_hours(24));
+/// How long a server is asked only if there is no other, after it counted reads that the others did not. It
+/// doubles with each time, and is forgotten at a restart.
+const DOUBT: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(1));
 /// Characters that are kept of what was said of a failure.
 const REASON_MAX_CHARS: usize = 200;
 
@@ -35,6 +38,8 @@ struct Notes {
 #[derive(Debug, Default)]
 struct AtPeer {
     failures: Failures,
+    /// Of its counts of reads. No download makes up for them.
+    doubts: Failures,
     quarantines: u32,
     quarantine_until: Option<Instant>,
 }
@@ -50,9 +55,9 @@ struct Failures {
 }
 
 impl Failures {
-    fn add(&mut self, is_silent: bool, reason: &str) {
+    fn add(&mut self, pause: Backoff, is_silent: bool, reason: &str) {
         self.count = self.count.saturating_add(1);
-        self.retry_at = Some(Instant::now() + PAUSE.after(self.count));
+        self.retry_at = Some(Instant::now() + pause.after(self.count));
         self.is_silent = is_silent;
         self.reason = reason.chars().take(REASON_MAX_CHARS).collect();
     }
@@ -77,6 +82,9 @@ pub struct ServerStanding {
     pub trouble: Option<String>,
     /// The peers that could not download from it, with what they said.
     pub failed_at: Vec<(KmeId, String)>,
+    /// The peers for whose sets it is asked only if there is no other: it counted reads of their pools that the
+    /// other servers did not.
+    pub doubted_for: Vec<KmeId>,
     /// The peers for whose sets it is under quarantine.
     pub quarantined_for: Vec<KmeId>,
 }
@@ -87,7 +95,7 @@ impl Standing {
         let own = &mut self.0.lock().own;
         match result {
             Ok(_) => *own = Failures::default(),
-            Err(error) if error.blames_server() => own.add(error.is_silence(), &causes(error)),
+            Err(error) if error.blames_server() => own.add(PAUSE, error.is_silence(), &causes(error)),
             Err(_) => {}
         }
     }
@@ -103,13 +111,24 @@ impl Standing {
 
     /// Notes that `peer` could not download a pool.
     pub(super) fn note_failure_at(&self, peer: &KmeId, reason: &str) {
-        self.0.lock().at_peers.entry(peer.clone()).or_default().failures.add(false, reason);
+        self.0.lock().at_peers.entry(peer.clone()).or_default().failures.add(PAUSE, false, reason);
     }
 
     /// Notes that `peer` downloaded a pool.
     pub(super) fn note_success_at(&self, peer: &KmeId) {
         if let Some(at) = self.0.lock().at_peers.get_mut(peer) {
             at.failures = Failures::default();
+        }
+    }
+
+    /// Notes that the server counted reads of a pool shared with `peer` that no other server counted.
+    pub(super) fn note_doubt(&self, peer: &KmeId) {
+        let reason = "it counted reads of a pool that the other servers did not";
+        let mut notes = self.0.lock();
+        let doubts = &mut notes.at_peers.entry(peer.clone()).or_default().doubts;
+        // What comes meanwhile is of sets that were made before.
+        if doubts.is_due() {
+            doubts.add(DOUBT, false, reason);
         }
     }
 
@@ -138,7 +157,7 @@ impl Standing {
     pub(super) fn is_paused_for(&self, peers: &BTreeSet<KmeId>) -> bool {
         let notes = self.0.lock();
         let mut at_peers = peers.iter().filter_map(|peer| notes.at_peers.get(peer));
-        notes.own.is_paused() || at_peers.any(|at| at.failures.is_paused())
+        notes.own.is_paused() || at_peers.any(|at| at.failures.is_paused() || at.doubts.is_paused())
     }
 
     /// Whether it is time to find out if a silent server is back.
@@ -151,11 +170,13 @@ impl Standing {
         let notes = self.0.lock();
         let now = Instant::now();
         let at = |name: &KmeId, at: &AtPeer| at.failures.trouble().map(|reason| (name.clone(), reason));
+        let doubted = notes.at_peers.iter().filter(|(_, at)| at.doubts.is_paused());
         let is_quarantined = |at: &AtPeer| at.quarantine_until.is_some_and(|until| until > now);
         let quarantined = notes.at_peers.iter().filter(|(_, at)| is_quarantined(at));
         ServerStanding {
             trouble: notes.own.trouble(),
             failed_at: notes.at_peers.iter().filter_map(|(name, notes)| at(name, notes)).collect(),
+            doubted_for: doubted.map(|(name, _)| name.clone()).collect(),
             quarantined_for: quarantined.map(|(name, _)| name.clone()).collect(),
         }
     }

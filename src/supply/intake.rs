@@ -214,7 +214,7 @@ impl Intake {
         let _permit = permit.await.map_err(|_| stopping())?;
         set.spend_once(bits, content).map_err(refused)?;
         let started = Instant::now();
-        let made = match regenerate(Arc::clone(&set), batch).await {
+        let made = match regenerate(Arc::clone(&set), batch, source, &self.log).await {
             Err(IntakeError::Mismatch) => {
                 // No key was stored. Whatever the cause, this set has ended here.
                 self.sets.discard(source, &set);
@@ -397,7 +397,12 @@ struct Regenerated {
 }
 
 /// Runs the engine on a blocking thread, so that other tasks go on.
-async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerated, IntakeError> {
+async fn regenerate(
+    set: Arc<PoolSet>,
+    batch: BatchMetadata,
+    source: &KmeId,
+    log: &SparingLog,
+) -> Result<Regenerated, IntakeError> {
     let work = move || {
         let seeds = BatchSeeds { seed: batch.seed, mask_seed: batch.mask_seed };
         let keys = blast::regenerate(
@@ -421,7 +426,10 @@ async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerat
         Ok(made) => made.map_err(|error: EngineError| match error {
             EngineError::ConfirmMismatch => IntakeError::Mismatch,
             error => {
-                tracing::error!(%error, "a pushed batch cannot be regenerated");
+                // The same push costs its source nothing when it comes again.
+                if log.allows(source.as_str(), "regenerate") {
+                    tracing::error!(peer = %source, %error, "a pushed batch cannot be regenerated");
+                }
                 refused(error)
             }
         }),

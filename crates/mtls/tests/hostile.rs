@@ -162,6 +162,39 @@ async fn a_connection_past_its_life_is_cut_whatever_its_client_withholds() {
     eventually("it was counted", || server.counts.cut(Cut::Old) == 2).await;
 }
 
+/// Sends frames that mean nothing, as fast as the server takes them. Returns when the server has closed.
+fn flood(address: SocketAddr) {
+    use std::io::Write as _;
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // PRIORITY of stream 1.
+    let frames = b"\0\0\x05\x02\0\0\0\0\x01\0\0\0\0\0".repeat(1 << 16);
+    while stream.write_all(&frames).is_ok() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_past_its_life_is_cut_however_busy_its_client_keeps_it() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let limits = ListenerLimits {
+        connection_life: SOON,
+        close_grace: SOON,
+        header_timeout: PATIENCE,
+        ..ListenerLimits::default()
+    };
+    let (stop, counts) = (CancellationToken::new(), Arc::<ListenerCounts>::default());
+    let (router, ended) = (router(Arc::default()), stop.clone());
+    let serving =
+        listener::serve_counted("test", tcp, ListenerTls::Plain, router, limits, ended, Arc::clone(&counts));
+    let serving = tokio::spawn(serving);
+    let flooding = tokio::task::spawn_blocking(move || flood(address));
+    let cut = timeout(PATIENCE / 3, flooding).await;
+    cut.expect("the connection is cut although it is never idle").unwrap();
+    assert_eq!(counts.cut(Cut::Old), 1);
+    stop.cancel();
+    serving.await.unwrap();
+}
+
 /// A server, and a client whose certificate is good for a few seconds.
 fn of_short_life(dir: &std::path::Path) -> (TlsFiles, RawClient) {
     let mut params = CertificateParams::default();

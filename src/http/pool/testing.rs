@@ -36,6 +36,8 @@ pub(crate) enum Conduct {
     LiesTo(&'static str),
     /// Begins to send to this KME, and never goes on.
     NeverEndsFor(&'static str),
+    /// Says that this KME has read each pool many times.
+    InventsReadsOf(&'static str),
 }
 
 pub(crate) fn limits() -> VaultLimits {

@@ -67,3 +67,17 @@ async fn a_count_goes_through_all_pieces() {
     store.count_stored().await.unwrap();
     assert_eq!(store.usage().of(&alice()), stored(1023 + 2, 2 * 32));
 }
+
+#[tokio::test]
+async fn a_name_that_is_none_any_more_does_not_stop_the_count() {
+    let site = site!();
+    let store = site.open().await;
+    Sample::to_bob(2).stored(&store).await;
+    // Nobody sees the last character.
+    let mut link = site.sql().await;
+    let rename = "UPDATE batches SET master_sae = 'alice\u{200b}'";
+    sqlx::raw_sql(sqlx::AssertSqlSafe(rename.to_owned())).execute(&mut *link).await.unwrap();
+    Sample::to_bob(3).stored(&store).await;
+    store.count_stored().await.unwrap();
+    assert_eq!(store.usage().of(&alice()), stored(3, 3 * 32));
+}

@@ -20,6 +20,7 @@ use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -202,7 +203,8 @@ impl<S: ListenerService> Listener<S> {
                     }
                     return None;
                 }
-                Some(event) = events.next() => match event {
+                // Outside the task's budget, which a busy client could use up each time: its connection must end.
+                Some(event) = unconstrained(events.next()) => match event {
                     // The header timeout of hyper starts with the first byte only.
                     Event::FirstRequestDue if !state.has_asked.load(Ordering::Relaxed) => return None,
                     Event::FirstRequestDue => {}

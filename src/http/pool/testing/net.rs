@@ -116,6 +116,7 @@ impl<C: ConnectionService> ConnectionService for ConductedConnection<C> {
             {
                 self.conduct
             }
+            Conduct::InventsReadsOf(_) if request.uri().path().ends_with("/reads") => self.conduct,
             _ => Conduct::Honest,
         };
         let answer = self.inner.answer(request);
@@ -130,6 +131,11 @@ impl<C: ConnectionService> ConnectionService for ConductedConnection<C> {
                         *byte = !*byte;
                     }
                     Response::from_parts(parts, Body::from(bytes))
+                }
+                Conduct::InventsReadsOf(reader) => {
+                    let reads =
+                        format!(r#"{{"readers":[{{"reader":"{reader}","started":9,"completed":9}}]}}"#);
+                    Response::new(Body::from(reads))
                 }
                 Conduct::NeverEndsFor(_) => {
                     let (parts, _) = answer.into_parts();

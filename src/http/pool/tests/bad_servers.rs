@@ -437,3 +437,50 @@ async fn an_extra_reader_retires_a_set_that_is_in_use() {
     let count: u64 = site.here.extra_reads().iter().map(|(_, count)| count).sum();
     assert_eq!(count, 1, "{id}: one alarm for one read, not another when it is released");
 }
+
+#[tokio::test]
+async fn a_server_that_invents_reads_is_left_out_of_the_next_sets_of_that_peer() {
+    let clock = manual_clock();
+    let servers = four_servers(&clock, Conduct::InventsReadsOf("site-b")).await;
+    let here = strict(clients(&servers), 3, PATIENCE, &clock);
+    let announcer = Arc::new(Recorder::default());
+    let sets = SourceSets::new(Arc::clone(&here), announcer, source_settings(), clock.clone());
+    let (b, c) = (group(&["site-b"]), group(&["site-c"]));
+    let lied = async {
+        loop {
+            let set = sets.acquire(&b, 1_000).await.unwrap();
+            if set.uses(&server("pool-4")) {
+                return;
+            }
+            sets.avoid(&server("pool-1"), &kme("site-b"));
+            sets.avoid(&server("pool-2"), &kme("site-b"));
+        }
+    };
+    tokio::time::timeout(PATIENCE, lied).await.unwrap();
+    eventually("it is noticed", || here.usable_for(&b) == 3).await;
+    for _ in 0..8 {
+        let set = here.make_set(&b, WORDS, TTL).await.unwrap();
+        here.note_accepted(&set);
+        assert!(!set.uses(&server("pool-4")));
+        here.release(&set);
+    }
+    assert_eq!(here.usable_for(&c), 4, "what is said of one peer counts for its sets only");
+    let standings = here.standings();
+    let (_, standing) = standings.iter().find(|(name, _)| *name == server("pool-4")).unwrap();
+    assert_eq!(standing.doubted_for, [kme("site-b")]);
+}
+
+#[tokio::test]
+async fn a_peer_that_announces_a_wrong_length_drives_no_set_of_others_to_other_servers() {
+    let clock = manual_clock();
+    let servers = three_servers(&clock).await;
+    let source = servers_as(&servers, A, &clock);
+    let here = servers_as(&servers, B, &clock);
+    let set = source.make_set(&group(&["site-b"]), WORDS, TTL).await.unwrap();
+    let mut announced = set.announcement();
+    announced.words *= 2;
+    let failed = here.fetch_set(&kme("site-a"), &announced).await.unwrap_err();
+    assert!(matches!(failed, PoolSetError::Fetch(PoolClientError::WrongLength { .. })), "{failed:?}");
+    assert_eq!(here.usable_for(&group(&["site-c"])), 3);
+    assert!(here.usable_for(&group(&["site-a"])) < 3);
+}
