@@ -229,13 +229,13 @@ impl RecipientSets {
         while sets.keys().filter(|(of, _)| of == source).count() >= self.settings.sets_per_source_max {
             dead.push(evict_of(&mut sets, source).ok_or(RecipientSetError::Busy)?);
         }
-        let bytes = (announced.words as u64).saturating_mul(8 * announced.pools.len() as u64);
+        let bytes = bytes_of(announced);
         let granted = loop {
             if let Some(granted) = self.memory.reserve(bytes) {
                 break granted;
             }
-            // Evicts only a set of the same source, and wipes it before its memory counts as free.
-            drop(evict_of(&mut sets, source).ok_or(RecipientSetError::Busy)?);
+            // The set is wiped before its memory counts as free.
+            drop(evict_for(&mut sets, source, bytes).ok_or(RecipientSetError::Busy)?);
         };
         let (sets_here, wanted, own_key) = (Arc::clone(self), announced.clone(), key.clone());
         let flight = Flight::start(async move {
@@ -280,6 +280,23 @@ fn sweep(sets: &mut Sets, now: Timestamp) -> Vec<Held> {
         died || held.announced.expires_at <= now
     };
     sets.extract_if(|_, held| gone(held)).map(|(_, held)| held).collect()
+}
+
+fn bytes_of(announced: &AnnouncedSet) -> u64 {
+    (announced.words as u64).saturating_mul(8 * announced.pools.len() as u64)
+}
+
+/// Takes out a set to make room for a new one of `source` with `bytes`: of the source that holds most, if that
+/// is more than `source` would hold then, else one of its own. So nobody fills the memory for good.
+fn evict_for(sets: &mut Sets, source: &KmeId, bytes: u64) -> Option<Held> {
+    let mut held = HashMap::<KmeId, u64>::new();
+    for ((of, _), set) in sets.iter() {
+        *held.entry(of.clone()).or_default() += bytes_of(&set.announced);
+    }
+    let own = held.remove(source).unwrap_or_default();
+    let greediest = held.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let greediest = greediest.filter(|(_, most)| *most > own.saturating_add(bytes));
+    greediest.and_then(|(of, _)| evict_of(sets, &of)).or_else(|| evict_of(sets, source))
 }
 
 /// Takes out the set of `source` that expires first; downloads under way stay.

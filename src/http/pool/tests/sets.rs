@@ -482,6 +482,23 @@ async fn memory_of_other_sources_is_never_taken() {
 }
 
 #[tokio::test]
+async fn a_source_that_fills_the_memory_makes_room_for_others() {
+    let two_sets = RecipientSetsSettings { memory_max_bytes: 6 * POOL_BYTES, ..recipient_settings() };
+    let pair = Pair::with(two_sets).await;
+    for _ in 0..2 {
+        pair.here.get_or_fetch(&kme("site-a"), &pair.announced().await).await.unwrap();
+    }
+    let other = pair.announced().await;
+    pair.here.get_or_fetch(&kme("site-c"), &other).await.unwrap();
+    // It has no more than its share now, so it makes room of its own.
+    pair.here.get_or_fetch(&kme("site-a"), &pair.announced().await).await.unwrap();
+    assert_eq!(pair.here.count(), 2);
+    let downloads = pair.here.used_bytes();
+    pair.here.get_or_fetch(&kme("site-c"), &other).await.unwrap();
+    assert_eq!(pair.here.used_bytes(), downloads, "the set of site-c is still here");
+}
+
+#[tokio::test]
 async fn a_failed_download_is_forgotten_and_frees_its_memory() {
     let pair = Pair::with(recipient_settings()).await;
     let mut announced = pair.announced().await;
