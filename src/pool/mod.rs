@@ -5,6 +5,7 @@
 
 mod client;
 mod entropy;
+mod error;
 mod flight;
 mod locked;
 mod quota;
@@ -19,10 +20,11 @@ pub mod wire;
 
 pub use client::{PoolClient, PoolClientError};
 pub use entropy::EntropySource;
+pub use error::PoolSetError;
 pub use locked::{LockReport, LockedError, LockedWords, lock_report};
 pub use quota::{Quota, Reservation};
 pub use recipient_sets::{RecipientSetError, RecipientSets, RecipientSetsSettings};
-pub use servers::{PoolServers, PoolServersSettings, PoolSetError};
+pub use servers::{PoolServers, PoolServersSettings};
 pub use set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SetTrouble};
 pub use source_sets::{
     AnnounceError, Announcing, SetAnnouncer, SourceSetError, SourceSets, SourceSetsSettings,

@@ -11,9 +11,10 @@ use std::time::Duration;
 use kme::{Clock, KmeId, PoolSetId, Timestamp};
 use parking_lot::Mutex;
 
+use super::error::PoolSetError;
 use super::flight::Flight;
 use super::quota::Quota;
-use super::servers::{PoolServers, PoolSetError};
+use super::servers::PoolServers;
 use super::set::{AnnouncedSet, PoolSet};
 
 /// How long the pools of a discarded set are kept for a comparison.

@@ -17,9 +17,10 @@ use futures_util::{StreamExt as _, stream};
 use kme::{Backoff, Clock, KmeId, PoolServerId, PoolSetId, Timestamp};
 use parking_lot::Mutex;
 
+use super::error::PoolSetError;
 use super::flight::Flight;
 use super::quota::{Quota, Reservation};
-use super::servers::{PoolServers, PoolSetError};
+use super::servers::PoolServers;
 use super::set::{PoolSet, SetTrouble};
 
 /// How many new sets one request waits for before it fails: other requests may use them up first.
