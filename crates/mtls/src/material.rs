@@ -20,7 +20,6 @@ use super::development;
 use super::error::TlsError;
 use super::files::{Contents, DaemonTls, TlsFiles};
 use super::revocation::{Ca, RevocationLists, Revocations};
-use super::signature_cache::ClientVerifier;
 use super::versions::Versions;
 
 /// One identity, ready for handshakes.
@@ -31,7 +30,6 @@ pub(super) struct Material {
     /// Changes when any file changes.
     pub(super) fingerprint: [u8; 32],
     chains: Arc<ChainVerifier>,
-    clients: Arc<ClientVerifier>,
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
 }
@@ -178,9 +176,7 @@ impl Material {
         fingerprint: [u8; 32],
     ) -> Result<Self, TlsError> {
         let Own { identity, not_after } = own;
-        let algorithms = provider().signature_verification_algorithms;
-        let clients = Arc::new(ClientVerifier { chain: Arc::clone(&chains) as _, algorithms });
-        let server = |versions| server_config(Arc::clone(&clients) as _, identity, versions);
+        let server = |versions| server_config(Arc::clone(&chains) as _, identity, versions);
         Ok(Self {
             server_latest: server(Versions::Latest)?,
             server_compatible: server(Versions::Compatible)?,
@@ -189,7 +185,6 @@ impl Material {
             revocations,
             fingerprint,
             chains,
-            clients,
         })
     }
 
@@ -207,7 +202,7 @@ impl Material {
 
     /// Verifies clients by chain and revocation lists.
     pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.clients) as _
+        Arc::clone(&self.chains) as _
     }
 
     /// For a server that verifies its clients by `verifier`.
