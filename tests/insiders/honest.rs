@@ -114,8 +114,8 @@ impl Honest {
         self.task.await.unwrap()
     }
 
-    /// What they get when nobody attacks.
-    pub(crate) async fn undisturbed(field: &Field, manner: Manner, lasts: Duration) -> Service {
+    /// What they get in this time.
+    pub(crate) async fn served_in(field: &Field, manner: Manner, lasts: Duration) -> Service {
         let honest = Self::start(field, manner);
         sleep(lasts).await;
         honest.stop().await

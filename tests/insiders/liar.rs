@@ -137,7 +137,7 @@ pub(crate) async fn lying_server(length: Length) -> (Finding, Lied) {
         refused += 1;
         sleep(Duration::from_millis(100)).await;
     }
-    let during = Honest::undisturbed(&field, Manner::Steady, length.attack()).await;
+    let during = Honest::served_in(&field, Manner::Steady, length.attack()).await;
     lied.said = [readiness(&field, 0), readiness(&field, 1)];
     let outcome = lied.first_key_after.map_or_else(
         || format!("no key in {} s", patience.as_secs()),

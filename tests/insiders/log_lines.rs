@@ -78,7 +78,7 @@ pub(crate) async fn refusals(length: Length) -> (Finding, usize, usize) {
     let at = field.sae_listener(0);
     let (dave, site_b) = (field.client("dave"), field.client("site-b"));
     let mallory = field.issue("sae", "mallory");
-    let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Steady, length.quiet()).await;
     let lines = || {
         let pool_server = field.network.pools[0].as_ref().unwrap();
         [field.network.daemon(0), pool_server]

@@ -64,7 +64,7 @@ pub(crate) async fn unfinished_requests(length: Length, trickles: bool) -> Findi
     let field = Field::start();
     let dave = field.client("dave");
     let at = field.sae_listener(0);
-    let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Steady, length.quiet()).await;
     let before = field.network.daemon(0).memory_kib() / 1024;
     let sent = Arc::new(AtomicUsize::new(0));
     let mut attack = JoinSet::new();
@@ -83,9 +83,7 @@ pub(crate) async fn unfinished_requests(length: Length, trickles: bool) -> Findi
         attack.spawn(heads_of_http1(dave.clone(), at, Arc::clone(&sent)));
     }
     sleep(Duration::from_secs(1)).await;
-    let honest = Honest::start(&field, Manner::Steady);
-    sleep(length.attack()).await;
-    let during = honest.stop().await;
+    let during = Honest::served_in(&field, Manner::Steady, length.attack()).await;
     attack.shutdown().await;
     Finding {
         attack: if trickles {

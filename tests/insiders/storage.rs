@@ -65,7 +65,7 @@ pub(crate) async fn voids(length: Length) -> (Finding, i64, i64) {
     field.start_all();
     let expires = (OffsetDateTime::now_utc() + time::Duration::days(365)).format(&Rfc3339).unwrap();
     let mut site_b = field.client("site-b").h2(field.peer_listener(0)).await.unwrap();
-    let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Steady, length.quiet()).await;
     let honest = Honest::start(&field, Manner::Steady);
     let body = |n: u32| {
         json!({ "batch_id": format!("{n:08x}-0000-4000-8000-000000000000"), "expires_at": expires })
@@ -94,7 +94,7 @@ pub(crate) async fn unfetched_keys(length: Length) -> (Finding, u32, bool) {
     }
     field.start_all();
     let mut dave = field.client("dave").h2(field.sae_listener(0)).await.unwrap();
-    let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Steady, length.quiet()).await;
     let honest = Honest::start(&field, Manner::Steady);
     let body = |_| json!({ "number": KEYS }).to_string();
     let until = Instant::now() + 3 * length.attack();

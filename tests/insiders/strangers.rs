@@ -72,7 +72,7 @@ pub(crate) async fn half_open(length: Length, from: &str, start: Start) -> Findi
     field.start_all();
     let from: IpAddr = from.parse().unwrap();
     let client = field.client("carol").from_address(from);
-    let quiet = Honest::undisturbed(&field, Manner::Fresh, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Fresh, length.quiet()).await;
     let before = field.network.daemon(0).memory_kib() / 1024;
     let (opened, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     // At the victim's own address, those who come compete with it for the same places.
@@ -81,9 +81,7 @@ pub(crate) async fn half_open(length: Length, from: &str, start: Start) -> Findi
     let attack = hold(client, field.sae_listener(0), count, start, Arc::clone(&opened), stop.child_token());
     let attack = tokio::spawn(attack);
     sleep(Duration::from_secs(2)).await;
-    let honest = Honest::start(&field, Manner::Fresh);
-    sleep(length.attack()).await;
-    let during = honest.stop().await;
+    let during = Honest::served_in(&field, Manner::Fresh, length.attack()).await;
     stop.cancel();
     attack.await.unwrap();
     let attack = match (from.to_string().as_str(), start) {

@@ -32,7 +32,7 @@ pub(crate) async fn missing_list(length: Length) -> (Finding, Vec<String>) {
         .map(str::to_owned)
         .collect();
     assert!(lists.len() > 1, "{whole}");
-    let quiet = Honest::undisturbed(&field, Manner::Fresh, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Fresh, length.quiet()).await;
     let mut said = Vec::new();
     let mut during = None;
     for list in &lists {
@@ -40,7 +40,7 @@ pub(crate) async fn missing_list(length: Length) -> (Finding, Vec<String>) {
         sleep(NOTICED).await;
         said.push(readiness(&field));
         let service =
-            Honest::undisturbed(&field, Manner::Fresh, length.pick(1, 5) * Duration::from_secs(1)).await;
+            Honest::served_in(&field, Manner::Fresh, length.pick(1, 5) * Duration::from_secs(1)).await;
         if during.as_ref().is_none_or(|worst: &Service| worst.failed() == 0) {
             during = Some(service);
         }

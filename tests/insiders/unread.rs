@@ -101,7 +101,7 @@ pub(crate) async fn unread_answers(length: Length) -> (Finding, usize) {
     let made = (0..16).flat_map(|_| field.network.enc_post("alice", "carol", &order).keys());
     let ids: Vec<Value> = made.map(|(id, _)| json!({ "key_ID": id })).collect();
     let body = json!({ "key_IDs": ids }).to_string();
-    let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Steady, length.quiet()).await;
     let before = field.network.daemon(1).memory_kib() / 1024;
     let honest = Honest::start(&field, Manner::Steady);
     let (carol, at) = (field.client("carol"), field.sae_listener(1));

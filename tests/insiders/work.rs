@@ -83,7 +83,7 @@ async fn ask(
 pub(crate) async fn greedy(length: Length, greed: Greed) -> Finding {
     let field = Field::start();
     let (dave, at) = (field.client("dave"), field.sae_listener(0));
-    let quiet = Honest::undisturbed(&field, Manner::Steady, length.quiet()).await;
+    let quiet = Honest::served_in(&field, Manner::Steady, length.quiet()).await;
     let before = field.network.daemon(0).memory_kib() / 1024;
     let (asked, given) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut attack = JoinSet::new();
@@ -91,9 +91,7 @@ pub(crate) async fn greedy(length: Length, greed: Greed) -> Finding {
         attack.spawn(ask(dave.clone(), at, greed, Arc::clone(&asked), Arc::clone(&given)));
     }
     sleep(Duration::from_secs(1)).await;
-    let honest = Honest::start(&field, Manner::Steady);
-    sleep(length.attack()).await;
-    let during = honest.stop().await;
+    let during = Honest::served_in(&field, Manner::Steady, length.attack()).await;
     attack.shutdown().await;
     Finding {
         attack: match greed {
