@@ -31,4 +31,5 @@ rm -f "$here"/unsafe-*
 for file in "$work"/out/*; do
     cp -p "$file" "$here/unsafe-$(basename "$file")"
 done
-echo "made anew: $here/unsafe-*"
+DQKD="${DQKD:-}" bash "$here/list.sh"
+echo "made anew: $here/unsafe-*, crates/mtls/src/development_keys.txt"

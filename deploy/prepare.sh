@@ -22,6 +22,8 @@ if [ -e secrets/probe.pem ] && [ -e secrets/probe.key ]; then
     cat secrets/probe.pem secrets/probe.key > secrets/probe-with-key.pem
     echo "made secrets/probe-with-key.pem"
 fi
+# Daemons refuse private keys that others can read.
+for key in secrets/*.key; do chmod 600 "$key"; done
 # Daemons run as the owner of the files. If that is root, the files go to an unprivileged user ID.
 uid=$(id -u) gid=$(id -g)
 if [ "$uid" = 0 ]; then

@@ -1,20 +1,25 @@
 //! The gauges of `/metrics`, read from the other rooms at each request.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kme::{KmeId, Timestamp};
+use kme::{KmeId, PoolServerId, Timestamp};
+use mtls::{Cut, ListenerCounts, Refusal};
 
 use super::health::Common;
+use super::supervise::{Counted, Listeners};
 use crate::metrics::{Labels, Reading, Registry};
 use crate::peer::BreakerState;
-use crate::pool::{PoolServers, PoolVault, RecipientSets, SourceSets, lock_report};
-use crate::supply::{Peers, Supply};
+use crate::pool::{PoolServers, PoolVault, RecipientSets, ServerStanding, SourceSets, lock_report};
+use crate::store::Stored;
+use crate::supply::{Peers, Quotas, Supply};
 
 /// Where the pool gauges of a KME get their values.
 pub(super) struct KmePools {
     pub(super) servers: Arc<PoolServers>,
     pub(super) own: Arc<SourceSets>,
     pub(super) of_peers: Arc<RecipientSets>,
+    pub(super) peers: Vec<KmeId>,
 }
 
 /// The gauges of every daemon. `kind` is `kme` or `pool`.
@@ -43,10 +48,49 @@ pub(super) fn of_daemon(registry: &mut Registry, kind: &'static str, id: String,
     gauge(registry, "dqkd_crl_next_update_timestamp_seconds", help, move || {
         tls.crl_next_update().map(seconds)
     });
+    of_listeners(registry, &common.listeners);
     gauges(registry, "dqkd_pool_memory_bytes", "Memory of pools, by whether it could be locked", || {
         let report = lock_report();
         vec![one("locked", "yes", report.locked_bytes), one("locked", "no", report.unlocked_bytes)]
     });
+}
+
+/// What the listeners count.
+fn of_listeners(registry: &mut Registry, listeners: &Listeners) {
+    let now = |read: fn(&ListenerCounts) -> usize| {
+        let listeners = listeners.clone();
+        move || {
+            let all = listeners.all().into_iter();
+            all.map(|(name, counts)| one("listener", name, read(&counts) as u64)).collect()
+        }
+    };
+    gauges(registry, "dqkd_connections", "Open connections", now(ListenerCounts::open));
+    let help = "Connections whose handshake is not finished";
+    gauges(registry, "dqkd_unfinished_handshakes", help, now(ListenerCounts::handshakes));
+    let help = "Bytes of answers that clients have not read";
+    gauges(registry, "dqkd_unsent_bytes", help, now(ListenerCounts::unsent_bytes));
+    let read = listeners.clone();
+    let refused = move || {
+        let of_one = |(name, counts): Counted| {
+            Refusal::ALL.map(|reason| {
+                (Labels::new([("listener", name), ("reason", reason.name())]), counts.refused(reason))
+            })
+        };
+        read.all().into_iter().flat_map(of_one).collect()
+    };
+    let help = "Clients that got no connection";
+    registry.register("dqkd_refused_connections", help, Reading::counter(refused));
+    let read = listeners.clone();
+    let cut = move || {
+        let of_one = |(name, counts): Counted| {
+            Cut::ALL.map(|reason| {
+                (Labels::new([("listener", name), ("reason", reason.name())]), counts.cut(reason))
+            })
+        };
+        read.all().into_iter().flat_map(of_one).collect()
+    };
+    let help = "Connections that were closed without waiting for the client";
+    registry.register("dqkd_cut_connections", help, Reading::counter(cut));
 }
 
 /// The reserves of keys.
@@ -71,6 +115,27 @@ pub(super) fn of_reserve(registry: &mut Registry, supply: &Arc<Supply>) {
     });
 }
 
+/// What is stored for each source.
+pub(super) fn of_quotas(registry: &mut Registry, quotas: &Arc<Quotas>) {
+    let one = |part: fn(&Stored) -> u64| {
+        let quotas = Arc::clone(quotas);
+        move || {
+            let of =
+                |(kme, stored): (KmeId, Stored)| (Labels::new([("source", kme.to_string())]), part(&stored));
+            quotas.sources().into_iter().map(of).collect()
+        }
+    };
+    gauges(
+        registry,
+        "dqkd_stored_keys",
+        "Keys stored here, by the KME that made them",
+        one(|stored| stored.keys),
+    );
+    gauges(registry, "dqkd_stored_key_bytes", "Bytes of these keys", one(|stored| stored.bytes));
+    let help = "Batches that were voided before they arrived";
+    gauges(registry, "dqkd_tombstones", help, one(|stored| stored.tombstones));
+}
+
 /// The circuit breakers.
 pub(super) fn of_peers(registry: &mut Registry, peers: &Arc<Peers>) {
     let peers = Arc::clone(peers);
@@ -92,13 +157,43 @@ pub(super) fn of_peers(registry: &mut Registry, peers: &Arc<Peers>) {
 
 /// Pool sets and the servers they come from.
 pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
-    let KmePools { servers, own, of_peers } = pools;
+    let KmePools { servers, own, of_peers, peers } = pools;
+    let answering = Arc::clone(&servers);
     gauge(
         registry,
         "dqkd_pool_servers_available",
         "Pool servers that are not paused after a failure",
-        move || Some(servers.available().len() as u64),
+        move || {
+            let standings = answering.standings();
+            Some(standings.iter().filter(|(_, standing)| standing.trouble.is_none()).count() as u64)
+        },
     );
+    let read = Arc::clone(&servers);
+    let help = "Pool servers that a set of pools_min pools lacks: for the worst peer, or for this site alone";
+    gauge(registry, "dqkd_pools_missing", help, move || {
+        let groups = peers.iter().map(|peer| BTreeSet::from([peer.clone()])).chain([BTreeSet::new()]);
+        let missing = groups.map(|group| read.pools_min().saturating_sub(read.usable_for(&group)));
+        missing.max().map(|missing| missing as u64)
+    });
+    let read = Arc::clone(&servers);
+    let help =
+        "1 while a pool server is under quarantine for a peer: its pool differed between the two sites";
+    gauges(registry, "dqkd_pool_server_quarantined", help, move || {
+        let of = |(server, standing): (PoolServerId, ServerStanding)| {
+            let one = move |peer: KmeId| {
+                (Labels::new([("server", server.to_string()), ("peer", peer.to_string())]), 1)
+            };
+            standing.quarantined_for.into_iter().map(one)
+        };
+        read.standings().into_iter().flat_map(of).collect()
+    });
+    let help = "Unexpected reads of this site's pools; each retired a set";
+    let read = move || {
+        let of =
+            |(server, count): (PoolServerId, u64)| (Labels::new([("server", server.to_string())]), count);
+        servers.extra_reads().into_iter().map(of).collect()
+    };
+    registry.register("dqkd_pool_extra_reads", help, Reading::counter(read));
     let (own_sets, peers_sets) = (Arc::clone(&own), Arc::clone(&of_peers));
     gauges(registry, "dqkd_pool_sets", "Pool sets held, by who made them", move || {
         let (own, peers) = (own_sets.count() as u64, peers_sets.count() as u64);
@@ -113,6 +208,20 @@ pub(super) fn of_pools(registry: &mut Registry, pools: KmePools) {
 pub(super) fn of_vault(registry: &mut Registry, vault: &Arc<PoolVault>) {
     let read = Arc::clone(vault);
     gauge(registry, "dqkd_vault_pools", "Pools held", move || Some(read.pool_count() as u64));
+    let read = Arc::clone(vault);
+    let made = move || vec![(Labels::default(), read.made_count())];
+    registry.register("dqkd_vault_pools_made", "Pools made", Reading::counter(made));
+    let read = Arc::clone(vault);
+    gauge(registry, "dqkd_vault_downloads", "Downloads that have not ended", move || {
+        Some(read.open_downloads() as u64)
+    });
+    let read = Arc::clone(vault);
+    let cut = move || vec![(Labels::default(), read.cut_downloads())];
+    registry.register(
+        "dqkd_vault_downloads_cut",
+        "Downloads that were cut because they took too long",
+        Reading::counter(cut),
+    );
     let read = Arc::clone(vault);
     gauge(registry, "dqkd_vault_bytes", "Memory of pools held or being made", move || {
         Some(read.used_bytes())

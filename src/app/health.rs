@@ -1,14 +1,15 @@
 //! The health of a daemon, for `/readyz`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use kme::Clock;
+use kme::{Clock, KmeId};
 use mtls::TlsStore;
 use tokio_util::sync::CancellationToken;
 
-use super::supervise::Restarts;
+use super::supervise::{Listeners, Restarts};
 use crate::http::admin::{Condition, Health, Part, Readiness};
 use crate::peer::{BreakerState, PeerClient};
 use crate::pool::{PoolServers, PoolVault, lock_report};
@@ -26,6 +27,7 @@ pub(super) struct Common {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) stopping: CancellationToken,
     pub(super) restarts: Restarts,
+    pub(super) listeners: Listeners,
 }
 
 impl Common {
@@ -37,16 +39,33 @@ impl Common {
             0 => ok("tasks"),
             _ => degraded("tasks", format!("{restarts} restarts of background tasks; see the log")),
         };
-        vec![daemon, tasks, self.certificate(), self.revocations(), memory()]
+        vec![daemon, tasks, self.certificate(), self.tls_files(), self.revocations(), memory()]
     }
 
+    /// Lists that are due stay in force. Being without any is a choice, so no reason for an alarm.
     fn revocations(&self) -> Part {
-        match self.tls.crl_next_update() {
-            Some(due) if due <= self.clock.now() => degraded(
-                "revocation lists",
-                format!("should have been replaced at {due}; they stay in force"),
+        const NAME: &str = "revocation lists";
+        let known = self.tls.revocations();
+        let cas = known.without_list.join("; ");
+        match known.due {
+            _ if !known.has_lists => noted(NAME, "none configured: a certificate is good until it expires"),
+            Some((due, ca)) if due <= self.clock.now() => degraded(
+                NAME,
+                format!("overdue since {due}: the list of CA {ca}. It stays in force; replace it"),
             ),
-            _ => ok("revocation lists"),
+            _ if !cas.is_empty() => noted(NAME, format!("no list, as tls.crl_exempt allows: CA {cas}")),
+            _ => ok(NAME),
+        }
+    }
+
+    /// Files that changed and cannot be used, for example revocation lists that do not cover every trusted CA.
+    fn tls_files(&self) -> Part {
+        match self.tls.problem() {
+            Some(problem) => degraded(
+                "tls files",
+                format!("changed files cannot be used, the old ones stay in force: {problem}"),
+            ),
+            None => ok("tls files"),
         }
     }
 
@@ -88,14 +107,61 @@ impl Health for KmeHealth {
                 Err(_) => failed("store", "does not answer"),
             });
             parts.extend(self.peers.iter().map(|peer| peer_part(peer)));
-            let available = self.pool_servers.available().len();
-            parts.push(if available >= blast::MIN_POOLS {
-                ok("pool servers")
-            } else {
-                degraded("pool servers", format!("{available} answer, {} are needed", blast::MIN_POOLS))
+            parts.push(self.pool_servers_part());
+            parts.push(match self.pool_servers.recent_extra_read() {
+                None => ok("pool readers"),
+                Some(alarm) => degraded("pool readers", alarm),
             });
             Readiness::of(parts)
         })
+    }
+}
+
+impl KmeHealth {
+    /// Degraded if one server cannot be used, even if there are enough others: an operator should know.
+    fn pool_servers_part(&self) -> Part {
+        let servers = &self.pool_servers;
+        let mut troubles: Vec<String> = Vec::new();
+        for (server, standing) in servers.standings() {
+            troubles.extend(standing.trouble);
+            let failed = standing.failed_at.into_iter();
+            troubles.extend(failed.map(|(peer, _)| format!("KME {peer} cannot use pool server {server}")));
+            if !standing.doubted_for.is_empty() {
+                let peers: Vec<&str> = standing.doubted_for.iter().map(KmeId::as_str).collect();
+                troubles.push(format!(
+                    "pool server {server} counted reads of pools shared with {} that the other servers did not",
+                    peers.join(", ")
+                ));
+            }
+            if !standing.quarantined_for.is_empty() {
+                let peers: Vec<&str> = standing.quarantined_for.iter().map(KmeId::as_str).collect();
+                troubles.push(format!(
+                    "pool server {server} is under quarantine for keys shared with {}: its pool differed \
+                     between the sites",
+                    peers.join(", ")
+                ));
+            }
+        }
+        let needed = servers.pools_min();
+        let alone = std::iter::once((BTreeSet::new(), "no new pool sets".to_owned()));
+        let shared = self.peers.iter().map(|peer| {
+            (BTreeSet::from([peer.kme().clone()]), format!("no new pool sets with {}", peer.kme()))
+        });
+        for (group, what) in alone.chain(shared) {
+            let usable = servers.usable_for(&group);
+            if usable < needed {
+                troubles.push(format!("{what}: {usable} pool servers can be used, pools_min = {needed}"));
+                if group.is_empty() {
+                    break;
+                }
+            }
+        }
+        for (peer, pools) in servers.demands() {
+            troubles.push(format!(
+                "KME {peer} accepts only sets of {pools} or more pools: raise pools_per_set, or list more pool servers"
+            ));
+        }
+        if troubles.is_empty() { ok("pool servers") } else { degraded("pool servers", troubles.join("; ")) }
     }
 }
 
@@ -134,6 +200,10 @@ impl Health for PoolHealth {
 
 fn ok(name: impl Into<String>) -> Part {
     Part { name: name.into(), condition: Condition::Ok, message: None }
+}
+
+fn noted(name: impl Into<String>, message: impl Into<String>) -> Part {
+    Part { message: Some(message.into()), ..ok(name) }
 }
 
 fn degraded(name: impl Into<String>, message: impl Into<String>) -> Part {

@@ -3,29 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use kme::{Backoff, Clock, Directory, OsRandom, Random, SystemClock};
-use mtls::identity::{Identity, IdentityError};
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerTls, TlsStore, Versions};
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval, sleep};
 
 use super::gauges::{self, KmePools};
 use super::health::{Common, KmeHealth};
+use super::identity;
 use super::reload::{self, DirectoryReload, Origin, Reload};
-use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::supervise::{Daemon, Supervisor, bind};
 use super::wiring;
-use crate::config::{BaseUrl, KmeConfig};
+use crate::config::{BaseUrl, KmeConfig, LimitsConfig};
 use crate::delivery::{Delivery, KeySource};
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::metrics::{self, Registry};
+use crate::http::limits::Clients;
+use crate::metrics::{self, LimitMeter, Registry};
 use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
 use crate::self_test;
 use crate::store::{Store, StoreSettings};
-use crate::supply::{Intake, PeerAnnouncer, Peers, Supply, SupplyMeter, SupplyParts};
+use crate::supply::{Intake, PeerAnnouncer, Peers, Quotas, Supply, SupplyMeter, SupplyParts};
 
 /// Most calls to one peer at once.
 const PEER_CALLS_MAX: usize = 64;
@@ -39,6 +42,10 @@ const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);
 /// sweep, up to [`STORE_SWEEP_ROWS_MAX`].
 const STORE_SWEEP_ROWS: u32 = 32;
 const STORE_SWEEP_ROWS_MAX: u32 = 1024;
+/// Pause between two counts of what is stored, and at least so many times as long as a count kept the
+/// database busy.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+const COUNT_PAUSE: u32 = 32;
 /// How often a peer that answers is asked for its state.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// Pauses while a peer answers but no pool set can be made for it.
@@ -55,11 +62,14 @@ pub async fn start_kme(config: &KmeConfig, origin: Option<Origin>) -> anyhow::Re
     let mut supervisor = Supervisor::new(&config.id);
     let mut registry = metrics::registry();
     let rooms = Rooms::open(config, &supervisor, &mut registry).await?;
-    if let Err(error) = rooms.listen(config, &mut supervisor, registry).await {
-        rooms.store.close().await;
-        return Err(error);
-    }
-    rooms.start_background(config, origin, &supervisor);
+    let saes = match rooms.listen(config, &mut supervisor, registry).await {
+        Ok(saes) => saes,
+        Err(error) => {
+            rooms.store.close().await;
+            return Err(error);
+        }
+    };
+    rooms.start_background(config, origin, saes, &supervisor);
     tracing::info!(kme = %config.id, version = env!("CARGO_PKG_VERSION"), "the KME serves");
     let (store, sets, supply) = (rooms.store, rooms.source_sets, rooms.supply);
     let grace = config.limits.shutdown_grace;
@@ -76,6 +86,8 @@ struct Rooms {
     clock: Arc<dyn Clock>,
     tls: Arc<TlsStore>,
     store: Arc<Store>,
+    quotas: Arc<Quotas>,
+    limited: LimitMeter,
     directory: Arc<ArcSwap<Directory>>,
     peers: Arc<Peers>,
     pool_servers: Arc<PoolServers>,
@@ -93,14 +105,8 @@ impl Rooms {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
-        let tls = TlsStore::open(config.tls.clone())?;
-        let rules = wiring::strict_identity_rules(&config.trust_domain);
-        is_own(config, tls.own_identity(&rules))?;
-        let keks = wiring::key_encryption_keys(&config.store.kek)?;
-        let url = wiring::store_url(&config.store)?;
-        let settings = StoreSettings { url, kme: config.id.clone(), keks, migrate: config.store.migrate };
-        let store = Store::open(settings, Arc::clone(&clock), Arc::clone(&random));
-        let store = Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?);
+        let tls = identity::tls_of_kme(config)?;
+        let store = store(config, &clock, &random).await?;
         let directory = Arc::new(ArcSwap::from_pointee(config.directory().clone()));
         let peers = peers(config, &tls, &random, &PeerMeters::register(registry))?;
         let pool_servers = pool_servers(config, &tls, &clock, &random)?;
@@ -117,14 +123,20 @@ impl Rooms {
             servers: Arc::clone(&pool_servers),
             own: Arc::clone(&source_sets),
             of_peers: Arc::clone(&recipient_sets),
+            peers: peers.iter().map(|peer| peer.kme().clone()).collect(),
         };
         gauges::of_pools(registry, pools);
         let meter = Arc::new(SupplyMeter::register(registry, peers.iter().map(|peer| peer.kme())));
+        let limited = LimitMeter::register(registry);
+        let usage = Arc::clone(store.usage());
+        let quotas = Quotas::new(config.id.clone(), wiring::quotas(config), usage, limited.clone());
+        gauges::of_quotas(registry, &quotas);
         let parts = SupplyParts {
             local: config.id.clone(),
             peers: Arc::clone(&peers),
             sets: Arc::clone(&source_sets),
             store: Arc::clone(&store),
+            quotas: Arc::clone(&quotas),
             clock: Arc::clone(&clock),
             random,
             meter: Arc::clone(&meter),
@@ -137,23 +149,36 @@ impl Rooms {
             wiring::intake(config),
             recipient_sets,
             Arc::clone(&store),
+            Arc::clone(&quotas),
             Arc::clone(&clock),
             meter,
         );
         let source: Arc<dyn KeySource> = Arc::clone(&supply) as _;
-        let delivery =
-            Delivery::new(Arc::clone(&directory), wiring::delivery(config), Arc::clone(&store), source);
-        let delivery = Arc::new(delivery);
-        Ok(Self { clock, tls, store, directory, peers, pool_servers, source_sets, intake, supply, delivery })
+        let rules = wiring::delivery(config);
+        let delivery = Arc::new(Delivery::new(Arc::clone(&directory), rules, Arc::clone(&store), source));
+        Ok(Self {
+            clock,
+            tls,
+            store,
+            quotas,
+            limited,
+            directory,
+            peers,
+            pool_servers,
+            source_sets,
+            intake,
+            supply,
+            delivery,
+        })
     }
 
-    /// Binds all listeners, then serves them.
+    /// Binds all listeners, then serves them. Returns the SAEs as the `sae` listener sees them.
     async fn listen(
         &self,
         config: &KmeConfig,
         supervisor: &mut Supervisor,
         mut registry: Registry,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Arc<Clients>> {
         let bind = |name, address| bind(&config.id, name, address);
         let (sae, peer, admin) = (
             bind("sae", config.listen.sae).await?,
@@ -162,18 +187,36 @@ impl Rooms {
         );
         let requests = RequestMeters::register(&mut registry);
         let edge = wiring::edge_limits(config);
-        let limits = wiring::listener_limits(config.limits.max_connections, config.limits.shutdown_grace);
-        let mutual = |rules, versions| ListenerTls::Mutual { store: Arc::clone(&self.tls), rules, versions };
+        let LimitsConfig { max_connections, handshakes, shutdown_grace, .. } = config.limits;
+        let limits = wiring::listener_limits(max_connections, handshakes, shutdown_grace);
+        let mutual = |rules, accepts, versions| {
+            let store = Arc::clone(&self.tls);
+            ListenerTls::Mutual { store, rules, accepts, versions }
+        };
         let strict = || wiring::strict_identity_rules(&config.trust_domain);
 
-        let api = http::sae::api(Arc::clone(&self.delivery), edge, supervisor.work.clone(), &requests);
-        let tls = mutual(wiring::sae_identity_rules(config), Versions::Compatible);
+        let limited = &self.limited;
+        let largest = config.keys.limits.max_per_request;
+        let saes = Clients::new("sae", wiring::sae_limits(config), largest, limited.clone());
+        let clients = Arc::clone(&saes);
+        let (delivery, work) = (Arc::clone(&self.delivery), supervisor.work.clone());
+        let api = http::sae::api(delivery, clients, edge, work, &requests);
+        let tls = ListenerTls::Mutual {
+            store: self.tls.for_saes(),
+            rules: wiring::sae_identity_rules(config),
+            accepts: &[Kind::Sae],
+            versions: Versions::Compatible,
+        };
         supervisor.listener("sae", sae, tls, api, limits);
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
-        let router = http::peer::router(intake, edge, body_max, supervisor.work.clone(), &requests);
-        supervisor.listener("peer", peer, mutual(strict(), Versions::Latest), router, limits);
+        let largest = u32::try_from(blast::MAX_KEYS_PER_BATCH).unwrap_or(u32::MAX);
+        let clients = Clients::new("peer", wiring::peer_limits(config), largest, limited.clone());
+        let work = supervisor.work.clone();
+        let router = http::peer::router(intake, clients, edge, body_max, work, &requests);
+        let tls = mutual(strict(), &[Kind::Kme], Versions::Latest);
+        supervisor.listener("peer", peer, tls, router, limits);
 
         let is_plain = config.listen.admin_is_loopback();
         let common = self.common(supervisor);
@@ -195,9 +238,13 @@ impl Rooms {
             operators_only: !is_plain,
         };
         let router = http::admin::router(parts, supervisor.work.clone(), &requests);
-        let tls = if is_plain { ListenerTls::Plain } else { mutual(strict(), Versions::Compatible) };
+        let tls = if is_plain {
+            ListenerTls::Plain
+        } else {
+            mutual(strict(), &[Kind::Operator], Versions::Compatible)
+        };
         supervisor.admin(admin, tls, router, limits);
-        Ok(())
+        Ok(saes)
     }
 
     fn common(&self, supervisor: &Supervisor) -> Common {
@@ -206,21 +253,37 @@ impl Rooms {
             clock: Arc::clone(&self.clock),
             stopping: supervisor.stopping.clone(),
             restarts: supervisor.restarts.clone(),
+            listeners: supervisor.listeners.clone(),
         }
     }
 
-    fn start_background(&self, config: &KmeConfig, origin: Option<Origin>, supervisor: &Supervisor) {
+    fn start_background(
+        &self,
+        config: &KmeConfig,
+        origin: Option<Origin>,
+        saes: Arc<Clients>,
+        supervisor: &Supervisor,
+    ) {
         let (sets, intake) = (Arc::clone(&self.source_sets), Arc::clone(&self.intake));
         supervisor
             .background("sweep of pool sets", move || sweep_sets(Arc::clone(&sets), Arc::clone(&intake)));
+        let sets = Arc::clone(&self.source_sets);
+        supervisor.background("watch over readers of pools", move || Arc::clone(&sets).watch_readers());
+        let servers = Arc::clone(&self.pool_servers);
+        supervisor.background("watch over pool servers", move || watch_servers(Arc::clone(&servers)));
         let supply = Arc::clone(&self.supply);
         supervisor.background("keeping keys ready", move || Arc::clone(&supply).keep_filled());
         let store = Arc::clone(&self.store);
         supervisor.background("sweep of keys", move || sweep_store(Arc::clone(&store)));
+        let store = Arc::clone(&self.store);
+        supervisor.background("count of stored keys", move || count_stored(Arc::clone(&store)));
         let directory = origin.map(|origin| DirectoryReload {
             origin,
             current: config.clone(),
             directory: Arc::clone(&self.directory),
+            saes,
+            quotas: Arc::clone(&self.quotas),
+            limits: Mutex::new(DirectoryReload::limits_of(config)),
         });
         let files = Arc::new(Reload { tls: Arc::clone(&self.tls), directory });
         supervisor.background("reload of files", move || reload::watch(Arc::clone(&files)));
@@ -237,18 +300,16 @@ impl Rooms {
     }
 }
 
-/// Refuses a certificate that does not name the KME of `config`.
-fn is_own(config: &KmeConfig, named: Result<Identity, IdentityError>) -> anyhow::Result<()> {
-    match named {
-        Ok(Identity::Kme(own)) if *own.id() == config.id => Ok(()),
-        other => bail!(
-            "{} is not a certificate of KME {} in trust domain {}: it names {}",
-            config.tls.cert.display(),
-            config.id,
-            config.trust_domain,
-            name_of(other)
-        ),
-    }
+async fn store(
+    config: &KmeConfig,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> anyhow::Result<Arc<Store>> {
+    let keks = identity::keks_of(config)?;
+    let url = wiring::store_url(&config.store)?;
+    let settings = StoreSettings { url, kme: config.id.clone(), keks, migrate: config.store.migrate };
+    let store = Store::open(settings, Arc::clone(clock), Arc::clone(random));
+    Ok(Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?))
 }
 
 fn peers(
@@ -295,6 +356,14 @@ async fn sweep_sets(sets: Arc<SourceSets>, intake: Arc<Intake>) {
     }
 }
 
+async fn watch_servers(servers: Arc<PoolServers>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        servers.probe().await;
+    }
+}
+
 async fn sweep_store(store: Arc<Store>) {
     loop {
         sleep(STORE_SWEEP_EVERY).await;
@@ -321,6 +390,23 @@ async fn sweep_store(store: Arc<Store>) {
             // Leaves half of the writer's time for other jobs.
             sleep(started.elapsed()).await;
         }
+    }
+}
+
+/// Counts what is stored for whom, again and again, with a small part of the database's time.
+async fn count_stored(store: Arc<Store>) {
+    loop {
+        let pause = match store.count_stored().await {
+            Ok(busy) => (busy * COUNT_PAUSE).max(COUNT_EVERY),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "stored keys could not be counted; quotas go by the last count"
+                );
+                STORE_SWEEP_AGAIN
+            }
+        };
+        sleep(pause).await;
     }
 }
 

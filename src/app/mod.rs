@@ -5,12 +5,14 @@
 
 mod gauges;
 mod health;
+mod identity;
 mod kme;
 mod pool_server;
 mod reload;
 mod supervise;
 mod wiring;
 
+pub use identity::check_identity;
 pub use kme::start_kme;
 pub use pool_server::start_pool_server;
 pub use reload::Origin;

@@ -3,22 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use kme::{Clock, OsRandom, SystemClock};
-use mtls::identity::Identity;
-use mtls::{ListenerTls, TlsStore, Versions};
+use mtls::identity::Kind;
+use mtls::{ListenerTls, Versions};
 use tokio::time::interval;
 
 use super::gauges;
 use super::health::{Common, PoolHealth};
+use super::identity;
 use super::reload::{self, Reload};
-use super::supervise::{Daemon, Supervisor, bind, name_of};
+use super::supervise::{Daemon, Supervisor, bind};
 use super::wiring;
 use crate::config::PoolServerConfig;
 use crate::http;
 use crate::http::RequestMeters;
 use crate::http::admin::{AdminParts, ReadinessMeter};
-use crate::metrics;
+use crate::http::limits::Clients;
+use crate::metrics::{self, LimitMeter};
 use crate::pool::PoolVault;
 use crate::self_test;
 
@@ -32,33 +34,34 @@ const TICK: Duration = Duration::from_secs(1);
 pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daemon> {
     self_test::run_quick().context("the self-test failed: do not use this program")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let tls = TlsStore::open(config.tls.clone())?;
-    match tls.own_identity(&wiring::strict_identity_rules(&config.trust_domain)) {
-        Ok(Identity::Pool(own)) if own == config.id => {}
-        other => bail!(
-            "{} is not a certificate of pool server {} in trust domain {}: it names {}",
-            config.tls.cert.display(),
-            config.id,
-            config.trust_domain,
-            name_of(other)
-        ),
-    }
+    let tls = identity::tls_of_pool_server(config)?;
     let vault = Arc::new(PoolVault::new(wiring::vault(config), Arc::clone(&clock), Arc::new(OsRandom)));
     let mut supervisor = Supervisor::new(&config.id);
     let pool = bind(&config.id, "pool", config.listen.pool).await?;
     let admin = bind(&config.id, "admin", config.listen.admin).await?;
     let grace = config.limits.shutdown_grace;
-    let limits = wiring::listener_limits(config.limits.max_connections, grace);
-    let mutual = |versions| ListenerTls::Mutual {
+    let limits = wiring::listener_limits(config.limits.max_connections, config.limits.handshakes, grace);
+    let mutual = |accepts, versions| ListenerTls::Mutual {
         store: Arc::clone(&tls),
         rules: wiring::strict_identity_rules(&config.trust_domain),
+        accepts,
         versions,
     };
     let mut registry = metrics::registry();
     let requests = RequestMeters::register(&mut registry);
     let edge = wiring::pool_edge_limits(config);
-    let router = http::pool::router(Arc::clone(&vault), edge, supervisor.work.clone(), &requests);
-    supervisor.listener("pool", pool, mutual(Versions::Latest), router, limits);
+    let limited = LimitMeter::register(&mut registry);
+    let clients = Clients::new("pool", wiring::pool_limits(config), 1, limited);
+    let work = supervisor.work.clone();
+    if config.kmes.is_none() {
+        tracing::warn!(
+            pool_server = %config.id,
+            "every KME of the trust chain may make and read pools here; list yours in [pool] kmes"
+        );
+    }
+    let creations = config.creations_per_minute;
+    let router = http::pool::router(Arc::clone(&vault), clients, edge, creations, work, &requests);
+    supervisor.listener("pool", pool, mutual(&[Kind::Kme], Versions::Latest), router, limits);
 
     let is_plain = config.listen.admin_is_loopback();
     let common = Common {
@@ -66,6 +69,7 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         clock,
         stopping: supervisor.stopping.clone(),
         restarts: supervisor.restarts.clone(),
+        listeners: supervisor.listeners.clone(),
     };
     gauges::of_daemon(&mut registry, "pool", config.id.to_string(), &common);
     gauges::of_vault(&mut registry, &vault);
@@ -77,7 +81,8 @@ pub async fn start_pool_server(config: &PoolServerConfig) -> anyhow::Result<Daem
         operators_only: !is_plain,
     };
     let router = http::admin::router(parts, supervisor.work.clone(), &requests);
-    let admin_tls = if is_plain { ListenerTls::Plain } else { mutual(Versions::Compatible) };
+    let admin_tls =
+        if is_plain { ListenerTls::Plain } else { mutual(&[Kind::Operator], Versions::Compatible) };
     supervisor.admin(admin, admin_tls, router, limits);
 
     supervisor.background("sweep of pools", move || sweep(Arc::clone(&vault)));

@@ -1,18 +1,23 @@
-//! Reads certificates, CRL and SAE directory again when they change and on SIGHUP.
+//! Reads certificates, CRL, SAE directory and limits of SAEs again when they change and on SIGHUP.
 //!
 //! If they cannot be read or are not valid, the problem is logged and the old ones stay in force.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use kme::{Directory, causes};
+use kme::{Directory, SaeId, causes};
 use mtls::TlsStore;
+use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
 
-use crate::config::{self, ConfigFile, KmeConfig};
+use super::wiring;
+use crate::config::{self, ConfigFile, IdentityLimits, KmeConfig};
+use crate::http::limits::Clients;
+use crate::supply::{QuotaTable, Quotas};
 
 /// How often files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -36,7 +41,15 @@ pub(super) struct DirectoryReload {
     pub(super) origin: Origin,
     pub(super) current: KmeConfig,
     pub(super) directory: Arc<ArcSwap<Directory>>,
+    /// The SAEs that use the `sae` listener.
+    pub(super) saes: Arc<Clients>,
+    pub(super) quotas: Arc<Quotas>,
+    /// The limits of SAEs that are in force.
+    pub(super) limits: Mutex<SaeLimits>,
 }
+
+/// Limits of all SAEs, and of those that have some of their own.
+type SaeLimits = (IdentityLimits, HashMap<SaeId, IdentityLimits>);
 
 /// Checks the files until it is dropped.
 pub(super) async fn watch(reload: Arc<Reload>) {
@@ -98,7 +111,9 @@ impl DirectoryReload {
             Err(error) => return Err(error.to_string()),
         };
         let old = self.directory.load();
-        if *new.directory() == **old {
+        let new_limits = Self::limits_of(&new);
+        let limits_differ = *self.limits.lock() != new_limits;
+        if *new.directory() == **old && !limits_differ {
             return Ok(());
         }
         let peers_differ = !new.directory().peers().eq(old.peers());
@@ -109,8 +124,17 @@ impl DirectoryReload {
             ));
         }
         self.directory.store(Arc::new(new.directory().clone()));
+        self.saes.set_limits(wiring::sae_limits(&new));
+        // Those of peers take effect after a restart.
+        let peers = wiring::quotas(&self.current).peers;
+        self.quotas.set(QuotaTable { peers, ..wiring::quotas(&new) });
+        *self.limits.lock() = new_limits;
         tracing::info!(saes = new.saes.len(), "a new SAE directory is in force");
         Ok(())
+    }
+
+    pub(super) fn limits_of(config: &KmeConfig) -> SaeLimits {
+        (config.limits.sae, config.sae_limits.clone())
     }
 
     fn file(&self) -> &Path {

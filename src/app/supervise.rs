@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use axum::Router;
 use kme::Backoff;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use mtls::identity::{Identity, IdentityError};
-use mtls::{ListenerLimits, ListenerService, ListenerTls, listener};
+use mtls::{ListenerCounts, ListenerLimits, ListenerService, ListenerTls, listener};
 
 /// Pauses before an ended task is started again.
 const RESTART_PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -69,6 +69,25 @@ impl Restarts {
     }
 }
 
+/// What the listeners of one daemon have counted, by their names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listeners(Arc<Mutex<Vec<Counted>>>);
+
+/// A listener's name and counts.
+pub(super) type Counted = (&'static str, Arc<ListenerCounts>);
+
+impl Listeners {
+    fn add(&self, name: &'static str) -> Arc<ListenerCounts> {
+        let counts = Arc::new(ListenerCounts::default());
+        self.0.lock().push((name, Arc::clone(&counts)));
+        counts
+    }
+
+    pub(super) fn all(&self) -> Vec<Counted> {
+        self.0.lock().clone()
+    }
+}
+
 /// A bound socket that is not served yet.
 pub(super) struct Bound {
     tcp: TcpListener,
@@ -108,6 +127,7 @@ pub(super) struct Supervisor {
     /// Cancelled when the other listeners have ended: then the admin listener ends too.
     served: CancellationToken,
     pub(super) restarts: Restarts,
+    pub(super) listeners: Listeners,
     /// Work that a graceful stop waits for.
     pub(super) work: TaskTracker,
     vital: JoinSet<(&'static str, Stopped)>,
@@ -125,6 +145,7 @@ impl Supervisor {
             shutdown: CancellationToken::new(),
             served: CancellationToken::new(),
             restarts: Restarts::default(),
+            listeners: Listeners::default(),
             work: TaskTracker::new(),
             vital: JoinSet::new(),
             last: JoinSet::new(),
@@ -142,16 +163,23 @@ impl Supervisor {
         service: impl ListenerService,
         limits: ListenerLimits,
     ) {
-        let shutdown = self.shutdown.clone();
-        self.vital(name, bound.address, listener::serve(name, bound.tcp, tls, service, limits, shutdown));
+        let (shutdown, counts) = (self.shutdown.clone(), self.listeners.add(name));
+        let task = listener::serve_counted(name, bound.tcp, tls, service, limits, shutdown, counts);
+        self.vital(name, bound.address, task);
     }
 
-    /// Serves the admin `router` on a bound listener, until the others have ended.
-    pub(super) fn admin(&mut self, bound: Bound, tls: ListenerTls, router: Router, limits: ListenerLimits) {
+    /// Serves the admin `service` on a bound listener, until the others have ended.
+    pub(super) fn admin(
+        &mut self,
+        bound: Bound,
+        tls: ListenerTls,
+        service: impl ListenerService,
+        limits: ListenerLimits,
+    ) {
         self.addresses.push(("admin", bound.address));
-        let served = self.served.clone();
+        let (served, counts) = (self.served.clone(), self.listeners.add("admin"));
         self.last.spawn(async move {
-            listener::serve("admin", bound.tcp, tls, router, limits, served).await;
+            listener::serve_counted("admin", bound.tcp, tls, service, limits, served, counts).await;
             ("admin", Ok(()))
         });
     }
@@ -318,7 +346,7 @@ mod tests {
         let mut supervisor = Supervisor::new("site-x");
         let shutdown = supervisor.shutdown.clone();
         supervisor.vital("sae", address(), async move { shutdown.cancelled().await });
-        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let order = Arc::new(Mutex::new(Vec::new()));
         let (release, released) = tokio::sync::oneshot::channel::<()>();
         let noted = Arc::clone(&order);
         supervisor.work.spawn(async move {

@@ -1,18 +1,22 @@
 //! Turns the configuration into the settings of each room.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kme::KEY_TTL_MAX;
 use mtls::ListenerLimits;
 use mtls::identity::{IdentityRules, SaeIdentitySource};
 
-use crate::config::{KekSource, KmeConfig, PoolServerConfig, SET_TTL_MAX, StoreConfig, StoreLocation};
+use crate::config::{
+    HandshakesConfig, KekSource, KmeConfig, PeerConfig, PoolServerConfig, RateLimits, SET_TTL_MAX,
+    StoreConfig, StoreLocation, StoredLimits,
+};
 use crate::delivery::{DeliveryRules, RetrievalPolicy};
+use crate::http::limits::{ClientLimits, LimitTable};
 use crate::http::middleware::EdgeLimits;
 use crate::pool::{PoolServersSettings, RecipientSetsSettings, SourceSetsSettings, VaultLimits};
-use crate::store::{KekError, KeyEncryptionKeys};
-use crate::supply::{IntakeRules, SupplySettings};
+use crate::store::{KekError, KeyEncryptionKeys, Stored};
+use crate::supply::{IntakeRules, PeerQuota, QuotaTable, SupplySettings};
 
 const MIB: u64 = 1024 * 1024;
 /// Longest time for a TLS handshake.
@@ -36,9 +40,15 @@ pub(super) fn strict_identity_rules(trust_domain: &str) -> IdentityRules {
     IdentityRules { trust_domain: trust_domain.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
 
-pub(super) fn listener_limits(max_connections: usize, shutdown_grace: Duration) -> ListenerLimits {
+pub(super) fn listener_limits(
+    max_connections: usize,
+    handshakes: HandshakesConfig,
+    shutdown_grace: Duration,
+) -> ListenerLimits {
     ListenerLimits {
         max_connections,
+        max_handshakes: handshakes.max,
+        max_handshakes_per_address: handshakes.max_per_address,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         shutdown_grace,
         ..ListenerLimits::default()
@@ -54,6 +64,56 @@ pub(super) fn edge_limits(config: &KmeConfig) -> EdgeLimits {
 
 pub(super) fn pool_edge_limits(config: &PoolServerConfig) -> EdgeLimits {
     EdgeLimits { max_concurrent: config.limits.max_connections, timeout: POOL_REQUEST_TIMEOUT }
+}
+
+fn client_limits(rates: RateLimits) -> ClientLimits {
+    ClientLimits {
+        requests_per_second: NonZeroU32::new(rates.requests_per_second),
+        keys_per_second: NonZeroU32::new(rates.keys_per_second),
+        connections: rates.connections,
+    }
+}
+
+fn stored(limits: StoredLimits) -> Stored {
+    let bytes = limits.mib.saturating_mul(MIB);
+    Stored { keys: limits.keys, bytes, tombstones: limits.tombstones }
+}
+
+/// What may be stored for each SAE and each peer.
+pub(super) fn quotas(config: &KmeConfig) -> QuotaTable {
+    let of_sae = |sae| stored(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).stored);
+    let of_peer = |peer: &PeerConfig| {
+        let limits = peer.limits.stored;
+        (peer.id.clone(), PeerQuota { most: stored(limits), key_ttl_max: limits.key_ttl_max })
+    };
+    QuotaTable {
+        saes: config.saes.iter().map(|(sae, _)| (sae.clone(), of_sae(sae))).collect(),
+        other_saes: stored(config.limits.sae.stored),
+        peers: config.peers.iter().map(of_peer).collect(),
+    }
+}
+
+/// What each SAE may ask of the `sae` listener.
+pub(super) fn sae_limits(config: &KmeConfig) -> LimitTable {
+    let of = |sae| client_limits(config.sae_limits.get(sae).unwrap_or(&config.limits.sae).rates);
+    LimitTable {
+        listed: config.saes.iter().map(|(sae, _)| (sae.to_string(), of(sae))).collect(),
+        others: client_limits(config.limits.sae.rates),
+    }
+}
+
+/// What each peer may ask of the `peer` listener.
+pub(super) fn peer_limits(config: &KmeConfig) -> LimitTable {
+    let of = |peer: &PeerConfig| (peer.id.to_string(), client_limits(peer.limits.rates));
+    LimitTable {
+        listed: config.peers.iter().map(of).collect(),
+        others: client_limits(config.limits.kme.rates),
+    }
+}
+
+/// What each KME may ask of a pool server.
+pub(super) fn pool_limits(config: &PoolServerConfig) -> LimitTable {
+    LimitTable { others: client_limits(config.limits.kme), ..LimitTable::default() }
 }
 
 /// The key-encryption keys that `source` names.
@@ -84,6 +144,7 @@ pub fn store_url(store: &StoreConfig) -> anyhow::Result<String> {
 pub(super) fn pool_servers(config: &KmeConfig) -> PoolServersSettings {
     PoolServersSettings {
         pools_per_set: config.pools.pools_per_set,
+        pools_min: config.pools.pools_min,
         set_timeout: config.limits.peer_timeout,
         reads_expected: config.peers.iter().map(|peer| (peer.id.clone(), peer.replicas)).collect(),
     }
@@ -109,6 +170,7 @@ pub(super) fn recipient_sets(config: &KmeConfig) -> RecipientSetsSettings {
     let replicas = config.peers.iter().filter_map(|peer| usize::try_from(peer.replicas).ok()).max();
     RecipientSetsSettings {
         sets_per_source_max: SETS_PER_REPLICA_MAX.saturating_mul(replicas.unwrap_or(1)),
+        pools_min: config.pools.pools_min,
         words_max: words(config.pools.pool_words_max),
         life_max: SET_TTL_MAX + config.limits.clock_skew_max,
         memory_max_bytes: set_memory_bytes(config),
@@ -138,11 +200,7 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
-    IntakeRules {
-        limits: config.keys.limits.clone(),
-        key_ttl_max: KEY_TTL_MAX,
-        clock_skew_max: config.limits.clock_skew_max,
-    }
+    IntakeRules { limits: config.keys.limits.clone(), clock_skew_max: config.limits.clock_skew_max }
 }
 
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {
@@ -167,5 +225,6 @@ pub(super) fn vault(config: &PoolServerConfig) -> VaultLimits {
         words_max: words(config.words_max),
         ttl_max: config.ttl_max,
         readers_max: config.readers_max,
+        kmes: config.kmes.clone(),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Outcome};
+use crate::app;
 use crate::config::{self, ConfigFile};
 use crate::store::Store;
 
@@ -11,8 +12,13 @@ pub(super) fn run(files: &[PathBuf]) -> Outcome {
     let mut complaints = Vec::new();
     for result in config::check(files) {
         match result {
-            Ok(summary) => match check_store(&summary.file) {
-                Ok(()) => println!("{summary}"),
+            Ok(summary) => match check_one(&summary.file) {
+                Ok(notes) => {
+                    println!("{summary}");
+                    for note in notes {
+                        println!("{}: note: {note}", summary.file.display());
+                    }
+                }
                 Err(error) => complaints.push(format!("{}: {error}", summary.file.display())),
             },
             Err(error) => complaints.push(error.to_string()),
@@ -21,13 +27,12 @@ pub(super) fn run(files: &[PathBuf]) -> Outcome {
     if complaints.is_empty() { Ok(()) } else { Err(Failure::Usage(complaints.join("\n"))) }
 }
 
-/// Checks the URL of the store, without connecting. Only the store understands it.
-fn check_store(file: &Path) -> Result<(), String> {
-    match config::load(file, config::process_environment()) {
-        Ok(ConfigFile::Kme(kme)) => {
-            Store::check_url(&kme.store.location.url()).map_err(|error| error.to_string())
-        }
-        Ok(ConfigFile::Pool(_)) => Ok(()),
-        Err(error) => Err(error.to_string()),
+/// Checks what only other rooms understand: certificates, revocation lists and keys, and the URL of the store. Connects
+/// to nothing. Returns what an operator should know.
+fn check_one(file: &Path) -> Result<Vec<String>, String> {
+    let config = config::load(file, config::process_environment()).map_err(|error| error.to_string())?;
+    if let ConfigFile::Kme(kme) = &config {
+        Store::check_url(&kme.store.location.url()).map_err(|error| error.to_string())?;
     }
+    app::check_identity(&config).map_err(|error| format!("{error:#}"))
 }

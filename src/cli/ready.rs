@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use mtls::{ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
+use mtls::{DaemonTls, ExpectedServer, HttpVersion, HttpsClient, TlsFiles, TlsStore};
 use serde::Deserialize;
 
 use super::{Failure, Outcome, block_on};
@@ -57,7 +57,7 @@ struct Admin {
     is_plain: bool,
     expected: ExpectedServer,
     trust_domain: String,
-    tls: TlsFiles,
+    tls: DaemonTls,
 }
 
 /// Prints one line for each part; fails if the daemon is not ready or does not answer.
@@ -129,8 +129,8 @@ impl Admin {
     }
 
     fn client(&self, cert: &Path, key: &Path) -> anyhow::Result<HttpsClient> {
-        let files = TlsFiles { cert: cert.to_owned(), key: key.to_owned(), ..self.tls.clone() };
-        let tls = TlsStore::open(files)?;
+        let files = TlsFiles { cert: cert.to_owned(), key: key.to_owned(), ..self.tls.files.clone() };
+        let tls = TlsStore::open_daemon(DaemonTls { files, ..self.tls.clone() })?;
         let expected = self.expected.clone();
         Ok(HttpsClient::new(tls, expected, &self.trust_domain, HttpVersion::Http1Or2)?)
     }
@@ -154,6 +154,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use mtls::identity::Kind;
     use mtls::{ListenerLimits, ListenerTls, Versions, listener};
 
     /// An admin listener of KME `site-a` over mutual TLS, which answers everybody with a certificate of the
@@ -164,6 +165,7 @@ mod tests {
         let tls = ListenerTls::Mutual {
             store: testkit::shared().tls(Role::Kme, "site-a"),
             rules: testkit::spiffe_rules(),
+            accepts: &[Kind::Operator],
             versions: Versions::Compatible,
         };
         let answer = r#"{"ready": false, "parts": [{"name": "store", "condition": "failed"}]}"#;
@@ -186,7 +188,7 @@ mod tests {
             is_plain: false,
             expected: ExpectedServer::Kme(id.parse().unwrap()),
             trust_domain: testkit::TRUST_DOMAIN.to_owned(),
-            tls: TlsFiles { ca: files.ca.clone(), cert: "-".into(), key: "-".into(), crl: files.crl.clone() },
+            tls: TlsFiles { cert: "-".into(), key: "-".into(), ..files.clone() }.into(),
         };
         let operator = args(Some(files.cert.clone()), Some(files.key.clone()));
         let answer = admin("site-a").ask(&operator).await.unwrap();

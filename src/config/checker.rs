@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use kme::{IdError, is_trust_domain};
+use kme::{IdError, is_spiffe_segment, is_trust_domain};
+use mtls::secret_file;
 use toml::Spanned;
 
 use super::duration;
@@ -62,6 +63,8 @@ impl Scope {
 pub(super) struct Reference {
     key: String,
     path: PathBuf,
+    /// Whether only its owner may read it.
+    is_secret: bool,
     place: Option<Place>,
 }
 
@@ -180,7 +183,7 @@ impl<'s> Checker<'s> {
         key: &str,
         raw: Option<Spanned<String>>,
     ) -> Option<Field<T>> {
-        let form = "text of 1 to 512 bytes without control characters";
+        let form = "text of 1 to 512 bytes without control, format or other invisible characters";
         let field = self.required(scope, key, raw, form)?;
         match field.value.parse() {
             Ok(value) => Some(Field { value, at: field.at }),
@@ -189,6 +192,21 @@ impl<'s> Checker<'s> {
                 None
             }
         }
+    }
+
+    /// The ID of a daemon, which must fit the SPIFFE URI of its certificate.
+    pub(super) fn daemon_id<T: FromStr<Err = IdError>>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: Option<Spanned<String>>,
+    ) -> Option<Field<T>> {
+        let unfit = raw.as_ref().map(Spanned::get_ref).filter(|id| !is_spiffe_segment(id)).cloned();
+        let field = self.id(scope, key, raw)?;
+        let Some(id) = unfit else { return Some(field) };
+        let form = "letters, digits, dots, hyphens and underscores: no certificate can name any other ID";
+        self.problem(&field.at, &format!("{id:?} does not fit a SPIFFE URI"), form);
+        None
     }
 
     /// A SPIFFE trust domain.
@@ -277,9 +295,18 @@ impl<'s> Checker<'s> {
 
     /// A file that must exist when the daemon starts.
     pub(super) fn file(&mut self, field: Field<String>) -> Option<PathBuf> {
+        self.reference(field, false)
+    }
+
+    /// Likewise, and only its owner may read it.
+    pub(super) fn secret_file(&mut self, field: Field<String>) -> Option<PathBuf> {
+        self.reference(field, true)
+    }
+
+    fn reference(&mut self, field: Field<String>, is_secret: bool) -> Option<PathBuf> {
         let path = self.absolute(&field.at, &field.value)?;
         let place = field.at.span.as_ref().map(|span| self.source.place(span));
-        self.references.push(Reference { key: field.at.key, path: path.clone(), place });
+        self.references.push(Reference { key: field.at.key, path: path.clone(), is_secret, place });
         Some(path)
     }
 
@@ -317,13 +344,23 @@ pub(super) fn quoted<T>(choices: &[(&str, T)]) -> String {
     choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// Complaints about referenced files that are missing, unreadable or directories.
-pub(super) fn missing_files(file: &Path, references: &[Reference]) -> Vec<Problem> {
+/// Complaints about referenced files that are missing, unreadable or directories, and about secrets that others can
+/// read.
+pub(super) fn unusable_files(file: &Path, references: &[Reference]) -> Vec<Problem> {
     references
         .iter()
         .filter_map(|reference| {
+            let allowed = if reference.is_secret {
+                "a file that this user alone may read"
+            } else {
+                "a file that this user may read"
+            };
             let what = match std::fs::File::open(&reference.path).and_then(|open| open.metadata()) {
                 Ok(metadata) if metadata.is_dir() => "is a directory".to_owned(),
+                Ok(metadata) if reference.is_secret => {
+                    let content = || std::fs::read(&reference.path).unwrap_or_default();
+                    secret_file::check(&reference.path, &metadata, content).err()?
+                }
                 Ok(_) => return None,
                 Err(error) => format!("cannot be read: {error}"),
             };
@@ -332,7 +369,7 @@ pub(super) fn missing_files(file: &Path, references: &[Reference]) -> Vec<Proble
                 place: reference.place.clone(),
                 key: reference.key.clone(),
                 what: format!("{} {what}", reference.path.display()),
-                allowed: "a file that this user may read".to_owned(),
+                allowed: allowed.to_owned(),
             })
         })
         .collect()

@@ -45,16 +45,36 @@ pub(super) fn merge<'s>(
             checker.problem(&at, "has the wrong type", allowed);
             continue;
         };
-        let table = document
-            .entry(Spanned::new(name_span.clone(), Cow::Borrowed(section)))
-            .or_insert_with(|| Spanned::new(name_span.clone(), DeValue::Table(DeTable::new())));
-        if let DeValue::Table(table) = table.get_mut() {
-            table.remove(key);
-            table.insert(Spanned::new(name_span, Cow::Borrowed(key)), Spanned::new(value_span, value));
-        } else {
-            checker.problem(&At::new(section.to_owned(), Some(table.span())), "is not a table", "a table");
+        match table_at(document, section, &name_span) {
+            Ok(table) => {
+                table.remove(key);
+                table.insert(Spanned::new(name_span, Cow::Borrowed(key)), Spanned::new(value_span, value));
+            }
+            Err(at) => {
+                checker.problem(&At::new(section.to_owned(), Some(at)), "is not a table", "a table");
+            }
         }
     }
+}
+
+/// The table `section`, made if it is missing. `Err` is the place of what is there instead.
+fn table_at<'d, 's>(
+    document: &'d mut DeTable<'s>,
+    section: &'static str,
+    span: &Range<usize>,
+) -> Result<&'d mut DeTable<'s>, Range<usize>> {
+    let mut table = document;
+    for name in section.split('.') {
+        let value = table
+            .entry(Spanned::new(span.clone(), Cow::Borrowed(name)))
+            .or_insert_with(|| Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
+        let at = value.span();
+        match value.get_mut() {
+            DeValue::Table(inner) => table = inner,
+            _ => return Err(at),
+        }
+    }
+    Ok(table)
 }
 
 /// The section and key that `name` overrides.
@@ -66,8 +86,7 @@ fn target(
 ) -> Option<(&'static str, &'static str, Kind)> {
     let at = At::new(String::new(), Some(span.clone()));
     let rest = name.strip_prefix(ENV_PREFIX)?;
-    let wanted = rest.split_once("__");
-    let wanted_section = wanted.map_or(rest, |(section, _)| section);
+    let wanted_section = rest.split_once("__").map_or(rest, |(section, _)| section);
     if let Some((array, _)) = schema.arrays.iter().find(|(array, _)| same(array, wanted_section)) {
         checker.problem(
             &at,
@@ -76,18 +95,21 @@ fn target(
         );
         return None;
     }
-    let Some((section, fields)) = schema.tables.iter().find(|(table, _)| same(table, wanted_section)) else {
-        let allowed: Vec<_> = schema
-            .tables
-            .iter()
-            .map(|(table, _)| format!("{ENV_PREFIX}{}__KEY", table.to_uppercase()))
-            .collect();
+    // The longest name that fits: LIMITS__SAE is a section too.
+    let named = |table: &str| {
+        let after = rest.strip_prefix(&variable(table))?;
+        if after.is_empty() { Some("") } else { after.strip_prefix("__") }
+    };
+    let fitting = schema.tables.iter().filter(|(table, _)| named(table).is_some());
+    let Some((section, fields)) = fitting.max_by_key(|(table, _)| table.len()) else {
+        let allowed: Vec<_> =
+            schema.tables.iter().map(|(table, _)| format!("{ENV_PREFIX}{}__KEY", variable(table))).collect();
         checker.problem(&at, "names no section", &allowed.join(", "));
         return None;
     };
-    let found = wanted.and_then(|(_, key)| fields.iter().find(|(field, _)| same(field, key)));
+    let found = named(section).and_then(|key| fields.iter().find(|(field, _)| same(field, key)));
     let Some((key, kind)) = found else {
-        let prefix = section.to_uppercase();
+        let prefix = variable(section);
         let allowed: Vec<_> = fields
             .iter()
             .map(|(field, _)| format!("{ENV_PREFIX}{prefix}__{}", field.to_uppercase()))
@@ -96,6 +118,11 @@ fn target(
         return None;
     };
     Some((section, key, *kind))
+}
+
+/// A section as variables name it.
+fn variable(section: &str) -> String {
+    section.to_uppercase().replace('.', "__")
 }
 
 /// Whether the upper-case `written` is the variable form of `name`.

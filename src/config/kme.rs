@@ -3,19 +3,20 @@
 //! Owns the rules that join tables: SAEs and KMEs, listeners, enough pool servers. Opens no sockets and reads none of
 //! the files that it names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kme::{Admission, Directory, DirectoryError, KmeId, PoolServerId, SaeId};
-use mtls::TlsFiles;
+use mtls::DaemonTls;
 use mtls::identity::SaeIdentitySource;
 use toml::Spanned;
 
 use super::checker::{At, Checker, Field, Reference, Scope, quoted};
 use super::error::Problem;
+use super::identity_limits::IdentityLimits;
 use super::raw::{RawKme, RawKmeFile, RawListen, RawPeer, RawPoolServer, RawSae};
 use super::sections::{Etsi014Config, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, StoreConfig};
-use super::settings::{LogConfig, is_loopback, tls_files};
+use super::settings::{DangerConfig, LogConfig, is_loopback, tls};
 use super::url::BaseUrl;
 
 /// `[listen]` of a KME.
@@ -33,6 +34,11 @@ impl ListenConfig {
     /// Whether the admin listener speaks plain HTTP. Otherwise it demands an operator certificate.
     pub fn admin_is_loopback(&self) -> bool {
         is_loopback(self.admin)
+    }
+
+    /// Whether nobody outside this machine can connect.
+    fn is_local(&self) -> bool {
+        [self.sae, self.peer, self.admin].into_iter().all(is_loopback)
     }
 
     fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawListen>>) -> Option<Self> {
@@ -58,6 +64,8 @@ pub struct PeerConfig {
     pub urls: Vec<BaseUrl>,
     /// How many replicas it has. More downloads of a pool than that raise an alarm.
     pub replicas: u64,
+    /// What it may ask and leave here.
+    pub limits: IdentityLimits,
 }
 
 /// One `[[pool_server]]`.
@@ -81,7 +89,7 @@ pub struct KmeConfig {
     /// Where the ID of an SAE is read from, in this order. At least one, each once.
     pub sae_identity: Vec<SaeIdentitySource>,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: ListenConfig,
     /// Where keys are stored.
@@ -104,6 +112,8 @@ pub struct KmeConfig {
     pub pool_servers: Vec<PoolServerEntry>,
     /// Listed SAEs, each with its KME.
     pub saes: Vec<(SaeId, KmeId)>,
+    /// What those of them may ask and leave that have limits of their own.
+    pub sae_limits: HashMap<SaeId, IdentityLimits>,
     pub(super) directory: Directory,
     pub(super) references: Vec<Reference>,
 }
@@ -126,22 +136,24 @@ impl KmeConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawKmeFile) -> Option<Self> {
         let (scope, kme) = Scope::open("kme", raw.kme);
-        let id = checker.id::<KmeId>(&scope, "id", kme.id.clone());
+        let id = checker.daemon_id::<KmeId>(&scope, "id", kme.id.clone());
         let trust_domain = checker.trust_domain(&scope, kme.trust_domain.clone());
         let (sae_admission, sae_identity) = admission(checker, &scope, &kme);
-        let tls = tls_files(checker, raw.tls);
         let listen = ListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| listen.is_local());
+        let tls = tls(checker, raw.tls, danger, is_local);
         let store = StoreConfig::check(checker, raw.store);
         let (keys, ttl) = KeysConfig::check(checker, raw.keys);
         let etsi014 = Etsi014Config::check(raw.etsi014);
         let retrieval = RetrievalConfig::check(checker, raw.retrieval, &ttl, etsi014);
         let pools = PoolsConfig::check(checker, raw.pools, raw.pool_server.len());
-        let limits = LimitsConfig::check(checker, raw.limits);
+        let limits = LimitsConfig::check(checker, raw.limits, &keys);
         let log = LogConfig::check(checker, raw.log);
         let pool_servers = check_pool_servers(checker, raw.pool_server);
         let id = id?.value;
-        let peers = check_peers(checker, raw.peer, &id);
-        let (saes, directory) = check_saes(checker, raw.sae, &id, &peers);
+        let peers = check_peers(checker, raw.peer, &id, limits.kme);
+        let saes = check_saes(checker, raw.sae, &id, &peers, limits.sae);
         Some(Self {
             id,
             trust_domain: trust_domain?,
@@ -158,8 +170,9 @@ impl KmeConfig {
             log,
             peers,
             pool_servers,
-            saes,
-            directory: directory?,
+            saes: saes.listed,
+            sae_limits: saes.limits,
+            directory: saes.directory?,
             references: Vec::new(),
         })
     }
@@ -193,21 +206,27 @@ fn admission(checker: &mut Checker<'_>, scope: &Scope, raw: &RawKme) -> (Admissi
     (admission, identity)
 }
 
-fn check_peers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPeer>>, own: &KmeId) -> Vec<PeerConfig> {
+fn check_peers(
+    checker: &mut Checker<'_>,
+    raw: Vec<Spanned<RawPeer>>,
+    own: &KmeId,
+    all: IdentityLimits,
+) -> Vec<PeerConfig> {
     let (mut ids, mut urls): (Vec<Field<KmeId>>, Vec<Field<BaseUrl>>) = (Vec::new(), Vec::new());
     let mut peers = Vec::new();
     for entry in raw {
         let (scope, raw) = Scope::open("peer", Some(entry));
-        let id = checker.id::<KmeId>(&scope, "id", raw.id);
+        let id = checker.daemon_id::<KmeId>(&scope, "id", raw.id);
         let own_urls = checker.base_urls(&scope, raw.url);
         let listed = own_urls.as_ref().map_or(1, |urls| i64::try_from(urls.len()).unwrap_or(REPLICAS_MAX));
         let replicas = check_replicas(checker, &scope, raw.replicas, listed);
+        let limits = IdentityLimits::of_peer(checker, raw.limits, all);
         if let Some(id) = id.as_ref().filter(|id| id.value == *own) {
             checker.problem(&id.at, &format!("{own} is this KME itself"), "the IDs of other KMEs");
         }
         if let (Some(id), Some(own_urls)) = (&id, &own_urls) {
             let urls = own_urls.iter().map(|url| url.value.clone()).collect();
-            peers.push(PeerConfig { id: id.value.clone(), urls, replicas });
+            peers.push(PeerConfig { id: id.value.clone(), urls, replicas, limits });
         }
         ids.extend(id);
         urls.extend(own_urls.into_iter().flatten());
@@ -237,7 +256,7 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
     let mut servers = Vec::new();
     for entry in raw {
         let (scope, raw) = Scope::open("pool_server", Some(entry));
-        let id = checker.id::<PoolServerId>(&scope, "id", raw.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", raw.id);
         let url = checker.base_url(&scope, raw.url);
         if let (Some(id), Some(url)) = (&id, &url) {
             servers.push(PoolServerEntry { id: id.value.clone(), url: url.value.clone() });
@@ -251,17 +270,30 @@ fn check_pool_servers(checker: &mut Checker<'_>, raw: Vec<Spanned<RawPoolServer>
     servers
 }
 
+/// What the `[[sae]]` entries say.
+struct Saes {
+    listed: Vec<(SaeId, KmeId)>,
+    limits: HashMap<SaeId, IdentityLimits>,
+    directory: Option<Directory>,
+}
+
 fn check_saes(
     checker: &mut Checker<'_>,
     raw: Vec<Spanned<RawSae>>,
     own: &KmeId,
     peers: &[PeerConfig],
-) -> (Vec<(SaeId, KmeId)>, Option<Directory>) {
+    all: IdentityLimits,
+) -> Saes {
     let mut entries: Vec<(Field<SaeId>, Field<KmeId>)> = Vec::new();
+    let mut limits = HashMap::new();
     for entry in raw {
         let (scope, raw) = Scope::open("sae", Some(entry));
         let id = checker.id::<SaeId>(&scope, "id", raw.id);
-        let kme = checker.id::<KmeId>(&scope, "kme", raw.kme);
+        let kme = checker.daemon_id::<KmeId>(&scope, "kme", raw.kme);
+        if let (Some(id), Some(own)) = (&id, raw.limits) {
+            let own = IdentityLimits::of_one_sae(checker, Some(own), all);
+            limits.insert(id.value.clone(), own);
+        }
         if let (Some(id), Some(kme)) = (id, kme) {
             entries.push((id, kme));
         }
@@ -270,12 +302,12 @@ fn check_saes(
     // There is a complaint already about peers that repeat an ID.
     let peers: HashSet<_> = peers.iter().map(|peer| &peer.id).filter(|id| *id != own).cloned().collect();
     match Directory::new(own.clone(), peers, saes.clone()) {
-        Ok(directory) => (saes, Some(directory)),
+        Ok(directory) => Saes { listed: saes, limits, directory: Some(directory) },
         Err(error) => {
             let at = refused_entry(&error, &entries).unwrap_or_else(|| At::new("sae".into(), None));
             let allowed = "SAE IDs that occur once, differ from KME IDs, and live at this KME or a [[peer]]";
             checker.problem(&at, &error.to_string(), allowed);
-            (saes, None)
+            Saes { listed: saes, limits, directory: None }
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::checker::{At, Checker, missing_files};
+use super::checker::{At, Checker, unusable_files};
 use super::env;
 use super::error::{ConfigError, Problem};
 use super::kme::KmeConfig;
@@ -32,7 +32,8 @@ pub enum ConfigFile {
 }
 
 impl ConfigFile {
-    /// Complains about referenced files (certificates, keys, CRL, KEK) that cannot be read.
+    /// Complains about referenced files (certificates, keys, CRL, KEK) that cannot be read, and
+    /// about secrets that others can read.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] with one problem for each such file.
@@ -41,7 +42,7 @@ impl ConfigFile {
             Self::Kme(config) => &config.references,
             Self::Pool(config) => &config.references,
         };
-        let problems = missing_files(file, references);
+        let problems = unusable_files(file, references);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 }

@@ -8,6 +8,7 @@ mod checker;
 mod duration;
 mod env;
 mod error;
+mod identity_limits;
 mod kme;
 mod load;
 mod pool_server;
@@ -23,6 +24,7 @@ mod tests;
 pub use check::{Summary, check};
 pub use env::process_environment;
 pub use error::{ConfigError, Problem};
+pub use identity_limits::{IdentityLimits, RateLimits, StoredLimits};
 pub use kme::{KmeConfig, ListenConfig, PeerConfig, PoolServerEntry};
 pub use load::{ConfigFile, load};
 pub use pool_server::{PoolLimitsConfig, PoolListenConfig, PoolServerConfig};
@@ -30,6 +32,6 @@ pub use sections::{
     Etsi014Config, KekSource, KeysConfig, LimitsConfig, PoolsConfig, RetrievalConfig, SET_TTL_MAX,
     StoreConfig, StoreLocation,
 };
-pub use settings::{LogConfig, LogFormat, LogLevel};
+pub use settings::{DangerConfig, HandshakesConfig, LogConfig, LogFormat, LogLevel};
 pub use source::Place;
 pub use url::{BaseUrl, PostgresUrl};

@@ -2,18 +2,21 @@
 //!
 //! Owns its defaults and bounds. Opens no sockets and reads none of the files that it names.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use kme::PoolServerId;
-use mtls::TlsFiles;
+use kme::{KmeId, PoolServerId};
+use mtls::DaemonTls;
 use toml::Spanned;
 
-use super::checker::{Checker, Reference, Scope};
+use super::checker::{Checker, Field, Reference, Scope};
 use super::error::Problem;
+use super::identity_limits::RateLimits;
 use super::raw::{RawPoolListen, RawPoolServerFile};
 use super::sections::{MIB, PoolsConfig, SET_TTL_MAX, TICK, WORD_BYTES, power_of_two};
-use super::settings::{LogConfig, is_loopback, shutdown_grace, tls_files};
+use super::settings::{DangerConfig, HandshakesConfig, LogConfig, is_loopback, shutdown_grace, tls};
 
 /// `[listen]` of a pool server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,12 @@ impl PoolListenConfig {
 pub struct PoolLimitsConfig {
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// How long running requests may take after a stop was requested.
     pub shutdown_grace: Duration,
+    /// What each KME may ask.
+    pub kme: RateLimits,
 }
 
 /// The whole configuration of a pool server. Paths are absolute and values checked.
@@ -68,8 +75,12 @@ pub struct PoolServerConfig {
     pub ttl_max: Duration,
     /// Most readers of one pool.
     pub readers_max: usize,
+    /// Most pools that one KME may make in a minute.
+    pub creations_per_minute: NonZeroU32,
+    /// The KMEs that may make and read pools; `None` for every KME of the chain.
+    pub kmes: Option<BTreeSet<KmeId>>,
     /// Certificates.
-    pub tls: TlsFiles,
+    pub tls: DaemonTls,
     /// Listeners.
     pub listen: PoolListenConfig,
     /// Bounds.
@@ -92,7 +103,7 @@ impl PoolServerConfig {
 
     fn build(checker: &mut Checker<'_>, raw: RawPoolServerFile) -> Option<Self> {
         let (scope, pool) = Scope::open("pool", raw.pool);
-        let id = checker.id::<PoolServerId>(&scope, "id", pool.id);
+        let id = checker.daemon_id::<PoolServerId>(&scope, "id", pool.id);
         let trust_domain = checker.trust_domain(&scope, pool.trust_domain);
         let memory = checker.number(&scope, "memory_max_mib", pool.memory_max_mib, 256_u64, 1..=1 << 20);
         let owner =
@@ -108,19 +119,37 @@ impl PoolServerConfig {
             let what = format!("{} words take {pool_mib} MiB, more than an owner may have", words.value);
             checker.problem(&words.at, &what, "words_max * 8 bytes <= owner_memory_max_mib");
         }
+        // Memory is shared by KMEs: one alone gets at most half.
+        if 2 * pool_mib > memory.value {
+            let what = format!(
+                "{} words take {pool_mib} MiB, more than half of pool.memory_max_mib = {}, which is the share \
+                 of one KME",
+                words.value, memory.value
+            );
+            checker.problem(&words.at, &what, "words_max * 8 bytes <= memory_max_mib / 2");
+        }
         let hour = Duration::from_hours(1);
         let ttl_max = checker.duration(&scope, "ttl_max", pool.ttl_max, hour, TICK..=SET_TTL_MAX).value;
         let pools_max = checker.number(&scope, "pools_max", pool.pools_max, 1024, 1..=65_536).value;
         let readers_max = checker.number(&scope, "readers_max", pool.readers_max, 16, 1..=64).value;
-        let tls = tls_files(checker, raw.tls);
+        let creations =
+            checker.number(&scope, "creations_per_minute", pool.creations_per_minute, 600_u32, 1..=1_000_000);
+        let creations_per_minute = NonZeroU32::new(creations.value).unwrap_or(NonZeroU32::MIN);
+        let kmes = check_kmes(checker, &scope, pool.kmes);
         let listen = PoolListenConfig::check(checker, raw.listen);
+        let danger = DangerConfig::check(raw.danger);
+        let is_local = listen.is_some_and(|listen| is_loopback(listen.pool) && is_loopback(listen.admin));
+        let tls = tls(checker, raw.tls, danger, is_local);
         let (scope, limits) = Scope::open("limits", raw.limits);
         let connections = limits.max_connections;
+        let (all, of_one) = (limits.max_handshakes, limits.max_handshakes_per_address);
         let limits = PoolLimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", connections, 1024, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             shutdown_grace: shutdown_grace(checker, &scope, limits.shutdown_grace),
+            kme: RateLimits::at_a_pool_server(checker, limits.kme),
         };
         let log = LogConfig::check(checker, raw.log);
         Some(Self {
@@ -132,6 +161,8 @@ impl PoolServerConfig {
             words_max: words.value,
             ttl_max,
             readers_max,
+            creations_per_minute,
+            kmes,
             tls: tls?,
             listen: listen?,
             limits,
@@ -139,4 +170,21 @@ impl PoolServerConfig {
             references: Vec::new(),
         })
     }
+}
+
+/// `[pool] kmes`: each once, and at least one if the list is there.
+fn check_kmes(
+    checker: &mut Checker<'_>,
+    scope: &Scope,
+    raw: Option<Spanned<Vec<Spanned<String>>>>,
+) -> Option<BTreeSet<KmeId>> {
+    let listed = raw?;
+    if listed.get_ref().is_empty() {
+        let allowed = "the IDs of the KMEs that may use this server; without the line, any KME of the chain";
+        checker.problem(&scope.at("kmes", Some(&listed)), "is empty", allowed);
+    }
+    let ids: Vec<Field<KmeId>> =
+        listed.into_inner().into_iter().filter_map(|id| checker.id(scope, "kmes", Some(id))).collect();
+    checker.distinct(&ids, "each KME once");
+    Some(ids.into_iter().map(|id| id.value).collect())
 }

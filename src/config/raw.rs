@@ -70,23 +70,24 @@ impl<'de> Deserialize<'de> for OneOrMore {
     }
 }
 
-/// The keys of a table with their types.
+/// The keys of a table with their types, without the tables within it.
 type Fields = &'static [(&'static str, Kind)];
 
 /// What one kind of file may contain.
 pub(super) struct Schema {
-    /// Tables, which the environment can override.
+    /// Tables, which the environment can override. A table within a table has a name with a dot.
     pub(super) tables: &'static [(&'static str, Fields)],
     /// Lists of tables, which it cannot.
     pub(super) arrays: &'static [(&'static str, Fields)],
 }
 
 macro_rules! raw_tables {
-    ($($name:ident { $($field:ident: $kind:ty,)* })*) => {$(
+    ($($name:ident { $($field:ident: $kind:ty,)* $(+ $table:ident: $inner:ty,)* })*) => {$(
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct $name {
             $(pub(super) $field: Option<Spanned<$kind>>,)*
+            $(pub(super) $table: Option<Spanned<$inner>>,)*
         }
 
         impl $name {
@@ -96,7 +97,11 @@ macro_rules! raw_tables {
 }
 
 macro_rules! raw_files {
-    ($($name:ident { tables { $($table:ident: $kind:ty,)* } arrays { $($array:ident: $entry:ty,)* } })*) => {$(
+    ($($name:ident {
+        tables { $($table:ident: $kind:ty,)* }
+        inner { $($path:literal: $inner:ty,)* }
+        arrays { $($array:ident: $entry:ty,)* }
+    })*) => {$(
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct $name {
@@ -106,7 +111,7 @@ macro_rules! raw_files {
 
         impl $name {
             pub(super) const SCHEMA: Schema = Schema {
-                tables: &[$((stringify!($table), <$kind>::FIELDS)),*],
+                tables: &[$((stringify!($table), <$kind>::FIELDS),)* $(($path, <$inner>::FIELDS),)*],
                 arrays: &[$((stringify!($array), <$entry>::FIELDS)),*],
             };
         }
@@ -125,6 +130,11 @@ raw_tables! {
         cert: String,
         key: String,
         crl: String,
+        sae_ca: String,
+        crl_exempt: Vec<Spanned<String>>,
+    }
+    RawDanger {
+        public_development_keys: bool,
     }
     RawListen {
         sae: String,
@@ -159,6 +169,7 @@ raw_tables! {
     }
     RawPools {
         pools_per_set: i64,
+        pools_min: i64,
         pool_words: i64,
         pool_words_max: i64,
         set_ttl: String,
@@ -167,12 +178,32 @@ raw_tables! {
     RawLimits {
         request_timeout: String,
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         max_concurrent_requests: i64,
         max_body_kib: i64,
         peer_timeout: String,
         clock_skew_max: String,
         drain_delay: String,
         shutdown_grace: String,
+        + sae: RawSaeLimits,
+        + kme: RawKmeLimits,
+    }
+    RawSaeLimits {
+        requests_per_second: i64,
+        keys_per_second: i64,
+        connections: i64,
+        stored_keys: i64,
+        stored_mib: i64,
+    }
+    RawKmeLimits {
+        requests_per_second: i64,
+        keys_per_second: i64,
+        connections: i64,
+        stored_keys: i64,
+        stored_mib: i64,
+        tombstones: i64,
+        key_ttl_max: String,
     }
     RawLog {
         level: String,
@@ -182,6 +213,7 @@ raw_tables! {
         id: String,
         url: OneOrMore,
         replicas: i64,
+        + limits: RawKmeLimits,
     }
     RawPoolServer {
         id: String,
@@ -190,6 +222,7 @@ raw_tables! {
     RawSae {
         id: String,
         kme: String,
+        + limits: RawSaeLimits,
     }
     RawPool {
         id: String,
@@ -200,6 +233,8 @@ raw_tables! {
         words_max: i64,
         ttl_max: String,
         readers_max: i64,
+        creations_per_minute: i64,
+        kmes: Vec<Spanned<String>>,
     }
     RawPoolListen {
         pool: String,
@@ -207,7 +242,14 @@ raw_tables! {
     }
     RawPoolLimits {
         max_connections: i64,
+        max_handshakes: i64,
+        max_handshakes_per_address: i64,
         shutdown_grace: String,
+        + kme: RawPoolKmeLimits,
+    }
+    RawPoolKmeLimits {
+        requests_per_second: i64,
+        connections: i64,
     }
 }
 
@@ -224,6 +266,11 @@ raw_files! {
             pools: RawPools,
             limits: RawLimits,
             log: RawLog,
+            danger: RawDanger,
+        }
+        inner {
+            "limits.sae": RawSaeLimits,
+            "limits.kme": RawKmeLimits,
         }
         arrays {
             peer: RawPeer,
@@ -238,6 +285,10 @@ raw_files! {
             listen: RawPoolListen,
             limits: RawPoolLimits,
             log: RawLog,
+            danger: RawDanger,
+        }
+        inner {
+            "limits.kme": RawPoolKmeLimits,
         }
         arrays {}
     }

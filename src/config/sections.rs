@@ -13,8 +13,9 @@ use toml::Spanned;
 
 use super::checker::{Checker, Field, Scope};
 use super::duration;
+use super::identity_limits::IdentityLimits;
 use super::raw::{RawEtsi014, RawKeys, RawLimits, RawPools, RawRetrieval, RawStore};
-use super::settings::shutdown_grace;
+use super::settings::{HandshakesConfig, shutdown_grace};
 use super::source::ENV_PREFIX;
 use super::url::{PostgresUrl, STORE_URL_FORM, StoreUrl, sqlite_url};
 
@@ -114,7 +115,7 @@ fn postgres(
             "store.url = \"postgres://USER@HOST/DATABASE\"",
         );
     }
-    checker.file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
+    checker.secret_file(field).map(|file| StoreLocation::Postgres(url, Some(file)))
 }
 
 /// Where the key-encryption key comes from. Never the key itself.
@@ -150,7 +151,7 @@ impl KekSource {
         let field = Field { at: scope.at(key, Some(value)), value: value.get_ref().clone() };
         // The complaint does not quote the value: it may be the key instead of its place.
         match *key {
-            "kek_file" => checker.file(field).map(Self::File),
+            "kek_file" => checker.secret_file(field).map(Self::File),
             "kek_env" => {
                 let right = is_variable_name(&field.value) && !field.value.starts_with(ENV_PREFIX);
                 if !right {
@@ -322,6 +323,8 @@ impl RetrievalConfig {
 pub struct PoolsConfig {
     /// Pools of a set, each on its own server.
     pub pools_per_set: usize,
+    /// Fewest pools of a set, of this site's own sets and of those that peers announce.
+    pub pools_min: usize,
     /// 64-bit words of a pool of a new set; a power of two.
     pub pool_words: u32,
     /// Largest pool of a set, and the largest that this site downloads for a peer; a power of two.
@@ -351,6 +354,11 @@ impl PoolsConfig {
                 "2 up to the number of pool servers: each pool of a set has its own",
             );
         }
+        let least = checker.number(&scope, "pools_min", raw.pools_min, per_set.value, Self::POOLS);
+        if least.value > per_set.value {
+            let what = format!("{} is more than pools.pools_per_set = {}", least.value, per_set.value);
+            checker.problem(&least.at, &what, "pools_min <= pools_per_set");
+        }
         let words = checker.number(&scope, "pool_words", raw.pool_words, 1_u32 << 17, Self::WORDS);
         let words_max =
             checker.number(&scope, "pool_words_max", raw.pool_words_max, 1_u32 << 20, Self::WORDS);
@@ -374,6 +382,7 @@ impl PoolsConfig {
         }
         Self {
             pools_per_set: per_set.value,
+            pools_min: least.value,
             pool_words: words.value,
             pool_words_max: words_max.value,
             set_ttl: ttl.value,
@@ -403,6 +412,8 @@ pub struct LimitsConfig {
     pub request_timeout: Duration,
     /// Most connections of each listener.
     pub max_connections: usize,
+    /// Most unfinished handshakes of each listener.
+    pub handshakes: HandshakesConfig,
     /// Most running requests of each listener.
     pub max_concurrent_requests: usize,
     /// Largest request body in KiB.
@@ -415,17 +426,28 @@ pub struct LimitsConfig {
     pub shutdown_grace: Duration,
     /// How long the daemon still serves after a stop was requested, while it reports that it is not ready.
     pub drain_delay: Duration,
+    /// Of each SAE that has none of its own.
+    pub sae: IdentityLimits,
+    /// Of each peer that has none of its own.
+    pub kme: IdentityLimits,
 }
 
 impl LimitsConfig {
-    pub(super) fn check(checker: &mut Checker<'_>, raw: Option<Spanned<RawLimits>>) -> Self {
+    pub(super) fn check(
+        checker: &mut Checker<'_>,
+        raw: Option<Spanned<RawLimits>>,
+        keys: &KeysConfig,
+    ) -> Self {
         let (scope, raw) = Scope::open("limits", raw);
+        let sae = IdentityLimits::of_saes(checker, raw.sae, keys.limits.max_stored_per_pair);
+        let kme = IdentityLimits::of_kmes(checker, raw.kme, keys.ttl);
         let five = Duration::from_secs(5);
         let waits = TICK..=Duration::from_mins(5);
         let skews = Duration::ZERO..=Duration::from_hours(1);
         let delays = Duration::ZERO..=Duration::from_mins(10);
         let skew = Duration::from_secs(30);
         let concurrent = raw.max_concurrent_requests;
+        let (all, of_one) = (raw.max_handshakes, raw.max_handshakes_per_address);
         Self {
             request_timeout: checker
                 .duration(&scope, "request_timeout", raw.request_timeout, five, waits.clone())
@@ -433,6 +455,7 @@ impl LimitsConfig {
             max_connections: checker
                 .number(&scope, "max_connections", raw.max_connections, 4096, 1..=1_000_000)
                 .value,
+            handshakes: HandshakesConfig::check(checker, &scope, all, of_one),
             max_concurrent_requests: checker
                 .number(&scope, "max_concurrent_requests", concurrent, 1024, 1..=1_000_000)
                 .value,
@@ -443,6 +466,8 @@ impl LimitsConfig {
             drain_delay: checker
                 .duration(&scope, "drain_delay", raw.drain_delay, Duration::ZERO, delays)
                 .value,
+            sae,
+            kme,
         }
     }
 }

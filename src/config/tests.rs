@@ -1,6 +1,7 @@
 //! What operators rely on: complaints that name line and remedy, overrides, defaults, and the sample files.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -110,6 +111,7 @@ fn the_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.retrieval.replay_window, Duration::ZERO);
     let pools = config.pools;
     assert_eq!((pools.pools_per_set, pools.pool_words, pools.pool_words_max), (3, 131_072, 1_048_576));
+    assert_eq!(pools.pools_min, 3);
     assert_eq!((pools.set_ttl, pools.memory_max_mib), (Duration::from_mins(10), 256));
     let limits = config.limits;
     assert_eq!(
@@ -120,6 +122,7 @@ fn the_minimal_file_has_the_documented_defaults() {
         (limits.max_connections, limits.max_concurrent_requests, limits.max_body_kib),
         (4096, 1024, 256)
     );
+    assert_eq!(limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
     assert_eq!(
         (limits.clock_skew_max, limits.shutdown_grace),
         (Duration::from_secs(30), Duration::from_secs(10))
@@ -134,18 +137,22 @@ fn a_pool_server_has_the_documented_defaults() {
     let config = pool(MINIMAL_POOL);
     assert_eq!((config.memory_max_mib, config.owner_memory_max_mib, config.pools_max), (256, 128, 1024));
     assert_eq!((config.words_max, config.readers_max), (1 << 20, 16));
+    assert_eq!((config.creations_per_minute.get(), &config.kmes), (600, &None));
+    let listed = pool(&MINIMAL_POOL.replacen("[tls]", "kmes = [\"site-b\", \"site-a\"]\n[tls]", 1));
+    assert_eq!(listed.kmes, Some(["site-a", "site-b"].map(|id| id.parse().unwrap()).into()));
     assert_eq!(config.ttl_max, Duration::from_hours(1));
     assert_eq!(config.listen.admin, SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(config.limits.max_connections, 1024);
-    assert_eq!(config.tls.key, Path::new("/etc/dqkd/p.key"));
+    assert_eq!(config.limits.handshakes, HandshakesConfig { max: 512, max_per_address: 64 });
+    assert_eq!(config.tls.files.key, Path::new("/etc/dqkd/p.key"));
 }
 
 #[test]
 fn paths_start_at_the_directory_of_the_file() {
     let config = kme(&with("\"pki/ca.pem\"", "\"./pki/../ca.pem\""), &[]);
-    assert_eq!(config.tls.ca, Path::new("/etc/dqkd/pki/../ca.pem"));
-    assert_eq!(config.tls.cert, Path::new("/etc/dqkd/pki/a.pem"));
-    assert_eq!(config.tls.crl, None);
+    assert_eq!(config.tls.files.ca, Path::new("/etc/dqkd/pki/../ca.pem"));
+    assert_eq!(config.tls.files.cert, Path::new("/etc/dqkd/pki/a.pem"));
+    assert_eq!(config.tls.files.crl, None);
     assert_eq!(config.store.location, StoreLocation::Sqlite("/etc/dqkd/a.db".into()));
     assert_eq!(config.store.location.url(), "sqlite:///etc/dqkd/a.db");
     assert_eq!(config.store.kek, KekSource::File("/etc/dqkd/a.kek".into()));
@@ -176,7 +183,10 @@ fn an_unknown_table_or_list_entry_key_names_its_line() {
     );
     assert!(told.contains("keys") && told.contains("pool_server"), "{told}");
     let told = complaint(&with("kme = \"site-b\"", "home = \"site-b\""), &[]);
-    assert!(told.starts_with("site.toml:28:1: sae.home: unknown key \"home\"; allowed: id or kme"), "{told}");
+    assert!(
+        told.starts_with("site.toml:28:1: sae.home: unknown key \"home\"; allowed: id, kme, limits"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -280,6 +290,11 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "pools.pools_per_set: 9 is out of range; allowed: a whole number from 2 to 8",
         ),
         ("[pools]\npools_per_set = 4", "pools.pools_per_set: 4 is more than the 3 [[pool_server]] entries"),
+        ("[pools]\npools_min = 1", "pools.pools_min: 1 is out of range; allowed: a whole number from 2 to 8"),
+        (
+            "[pools]\npools_min = 4",
+            "pools.pools_min: 4 is more than pools.pools_per_set = 3; allowed: pools_min <= pools_per_set",
+        ),
         ("[pools]\npool_words = 100000", "pools.pool_words: 100000 is not a power of two"),
         (
             "[pools]\npool_words = 8192",
@@ -298,8 +313,25 @@ fn each_rule_on_pools_limits_and_names_names_line_and_remedy() {
             "limits.request_timeout: \"1d\" is out of range; allowed: 1ms to 5m",
         ),
         ("[limits]\nmax_connections = 0", "limits.max_connections: 0 is out of range"),
+        (
+            "[limits]\nmax_handshakes_per_address = 101\nmax_handshakes = 100",
+            "limits.max_handshakes_per_address: 101 is more than limits.max_handshakes = 100",
+        ),
         ("[log]\nlevel = \"verbose\"", "log.level: \"verbose\" is unknown; allowed: \"error\", \"warn\""),
         ("[log]\nformat = \"xml\"", "log.format: \"xml\" is unknown; allowed: \"text\", \"json\""),
+        (
+            "[limits.sae]\nstored_keys = 4095",
+            "limits.sae.stored_keys: 4095 is less than keys.max_stored_per_pair = 4096",
+        ),
+        ("[limits.kme]\nkey_ttl_max = \"367d\"", "limits.kme.key_ttl_max: \"367d\" is out of range"),
+        (
+            "[limits.kme]\nconnections = 0",
+            "limits.kme.connections: 0 is out of range; allowed: a whole number",
+        ),
+        (
+            "[[sae]]\nlimits = { requests_per_second = -1 }\nid = \"carol\"\nkme = \"site-a\"",
+            "sae.limits.requests_per_second: -1 is out of range",
+        ),
         ("[[sae]]\nid = \"bob\"\nkme = \"site-a\"", "sae.id: SAE bob is listed twice"),
         ("[[sae]]\nid = \"site-b\"\nkme = \"site-a\"", "sae.id: ID site-b names both an SAE and a KME"),
         ("[[peer]]\nid = \"site-a\"\nurl = \"https://x\"", "peer.id: site-a is this KME itself"),
@@ -415,6 +447,17 @@ fn each_rule_of_a_pool_server_names_line_and_remedy() {
         ),
         ("words_max = 1000000", "site.toml:4:13: pool.words_max: 1000000 is not a power of two"),
         ("words_max = 33554432", "pool.words_max: 33554432 words take 256 MiB, more than an owner may have"),
+        (
+            "memory_max_mib = 15\nowner_memory_max_mib = 15",
+            "pool.words_max: 1048576 words take 8 MiB, more than half of pool.memory_max_mib = 15",
+        ),
+        ("creations_per_minute = 0", "pool.creations_per_minute: 0 is out of range"),
+        ("kmes = []", "site.toml:4:8: pool.kmes: is empty"),
+        (
+            "kmes = [\"site-a\", \"site-a\"]",
+            "site.toml:4:19: pool.kmes: site-a occurs twice; allowed: each KME once",
+        ),
+        ("kmes = [\"\"]", "pool.kmes: is not an ID"),
         ("ttl_max = \"0h\"", "pool.ttl_max: \"0h\" is out of range"),
         ("readers_max = 0", "pool.readers_max: 0 is out of range"),
         ("pools_max = 0", "pool.pools_max: 0 is out of range"),
@@ -472,7 +515,8 @@ fn all_complaints_come_at_once() {
 #[test]
 fn two_pool_servers_make_sets_of_two_and_one_is_too_few() {
     let two = with("[[pool_server]]\nid = \"pool-3\"\nurl = \"https://pool-3.example:9643\"\n", "");
-    assert_eq!(kme(&two, &[]).pools.pools_per_set, 2);
+    let pools = kme(&two, &[]).pools;
+    assert_eq!((pools.pools_per_set, pools.pools_min), (2, 2));
     let one =
         two.replacen("[[pool_server]]\nid = \"pool-2\"\nurl = \"https://pool-2.example:9643\"\n", "", 1);
     let told = complaint(&one, &[]);
@@ -502,8 +546,47 @@ fn the_environment_overrides_values_of_every_type() {
     // Text stays text, even if it looks like a number.
     assert_eq!(config.id.as_str(), "007");
     assert_eq!(config.listen.admin.port(), 0);
-    assert_eq!(config.tls.crl, Some(PathBuf::from("/etc/dqkd/crl.pem")));
+    assert_eq!(config.tls.files.crl, Some(PathBuf::from("/etc/dqkd/crl.pem")));
     assert_eq!(kme(MINIMAL, &[("DQKD__KME__SAE_IDENTITY", "fingerprint,cn")]).sae_identity.len(), 2);
+}
+
+#[test]
+fn an_entry_has_the_limits_of_its_table_except_those_that_it_says() {
+    let text = with(
+        "id = \"site-b\"\nurl",
+        "id = \"site-b\"\nlimits = { tombstones = 7, key_ttl_max = \"2h\" }\nurl",
+    );
+    let text = format!(
+        "{text}limits = {{ requests_per_second = 10 }}\n[[sae]]\nid = \"carol\"\nkme = \"site-a\"\n\
+         [limits.sae]\nkeys_per_second = 5\nrequests_per_second = 3\n[limits.kme]\nstored_mib = 9\n"
+    );
+    let config = kme(&text, &[]);
+    let bob = config.sae_limits["bob"];
+    assert_eq!((bob.rates.requests_per_second, bob.rates.keys_per_second), (10, 5));
+    assert_eq!(bob.stored, config.limits.sae.stored);
+    assert!(!config.sae_limits.contains_key("carol"));
+    assert_eq!(config.limits.sae.rates.requests_per_second, 3);
+    let peer = config.peers[0].limits;
+    assert_eq!((peer.stored.tombstones, peer.stored.mib), (7, 9));
+    assert_eq!(peer.stored.key_ttl_max, Duration::from_hours(2));
+    assert_eq!(config.limits.kme.stored.key_ttl_max, Duration::from_hours(24));
+    let longer = kme(MINIMAL, &[("DQKD__KEYS__TTL", "48h")]);
+    assert_eq!(longer.limits.kme.stored.key_ttl_max, Duration::from_hours(48));
+}
+
+#[test]
+fn tables_within_tables_can_be_overridden_too() {
+    let config =
+        kme(MINIMAL, &[("DQKD__LIMITS__SAE__CONNECTIONS", "7"), ("DQKD__LIMITS__MAX_BODY_KIB", "9")]);
+    assert_eq!((config.limits.sae.rates.connections, config.limits.max_body_kib), (7, 9));
+    let told = complaint(MINIMAL, &[("DQKD__LIMITS__KME__MOD", "1")]);
+    assert!(told.contains("names no key of [limits.kme]; allowed: DQKD__LIMITS__KME__REQUESTS"), "{told}");
+    let (text, _) = plus("[limits]\nsae = 1");
+    let told = complaint(&text, &[("DQKD__LIMITS__SAE__CONNECTIONS", "7")]);
+    assert!(told.contains("limits.sae: is not a table"), "{told}");
+    let (text, line) = plus("[limits.sae]\nconnection = 1");
+    let told = complaint(&text, &[]);
+    assert!(told.starts_with(&format!("site.toml:{line}:1: limits.sae.connection: unknown key")), "{told}");
 }
 
 #[test]
@@ -650,14 +733,25 @@ fn the_sample_sites_and_pool_servers_find_each_other() {
 fn the_reference_file_shows_every_option_with_its_default() {
     let text = include_str!("../../config/reference-kme.toml");
     let shown = kme(text, &[]);
-    let optional = ["sae_admission", "sae_identity", "admin", "migrate"];
+    let optional = ["sae_admission", "sae_identity", "admin", "migrate", "crl_exempt"];
     // The same file without anything that has a default.
     let mut bare = String::new();
     let mut table = "";
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         table = if line.starts_with('[') { line.split(']').next().unwrap_or_default() } else { table };
         let key = line.split(" =").next().unwrap_or_default();
-        let defaulted = matches!(table, "[keys" | "[etsi014" | "[retrieval" | "[pools" | "[limits" | "[log");
+        let defaulted = matches!(
+            table,
+            "[keys"
+                | "[etsi014"
+                | "[retrieval"
+                | "[pools"
+                | "[limits"
+                | "[limits.sae"
+                | "[limits.kme"
+                | "[log"
+                | "[danger"
+        );
         if !defaulted && !optional.contains(&key) {
             bare.push_str(line);
             bare.push('\n');
@@ -674,13 +768,16 @@ fn the_reference_file_shows_every_option_with_its_default() {
     assert_eq!(shown.pools, bare.pools);
     assert_eq!(shown.limits, bare.limits);
     assert_eq!(shown.log, bare.log);
+    assert_eq!(shown.tls, bare.tls);
     let document: toml::Table = text.parse().unwrap();
     let schema = raw::RawKmeFile::SCHEMA;
     for (table, fields) in schema.tables.iter().chain(schema.arrays) {
-        let value = &document[*table];
+        let mut names = table.split('.');
+        let outer = &document[names.next().unwrap()];
+        let value = names.fold(outer, |value, name| &value[name]);
         let table_shown = value.as_array().map_or(value, |entries| &entries[0]).as_table().unwrap();
         for (field, _) in *fields {
-            let only_one = ["kek_env", "kek_credential", "password_file"].contains(field);
+            let only_one = ["kek_env", "kek_credential", "password_file", "sae_ca"].contains(field);
             let commented = text.contains(&format!("# {field} = "));
             assert!(table_shown.contains_key(*field) || only_one && commented, "{table}.{field}");
         }
@@ -721,6 +818,13 @@ fn check_reports_each_file_and_the_files_it_references() {
     assert!(check_with(&[&good], &[])[0].as_ref().unwrap_err().to_string().contains("is a directory"));
     std::fs::remove_dir(&key).unwrap();
     std::fs::write(&key, "").unwrap();
+    let set = |bits: u32| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(bits)).unwrap();
+    for bits in [0o644, 0o604, 0o660] {
+        set(bits);
+        let told = check_with(&[&good], &[])[0].as_ref().unwrap_err().to_string();
+        assert!(told.contains(&format!("chmod 600 {}", key.display())), "{told}");
+    }
+    set(0o600);
     let summary = check_with(&[&good], &[]).remove(0).unwrap().to_string();
     assert_eq!(summary, format!("{}: ok: pool server pool-1 at 0.0.0.0:9643", good.display()));
 }

@@ -93,7 +93,7 @@ async fn a_path_names_a_listed_sae_or_a_kme_and_nobody_else() {
         ("alice", Refusal::PeerIsCaller),
         ("", Refusal::InvalidPeer(IdError::Blank)),
         (" ", Refusal::InvalidPeer(IdError::Blank)),
-        ("bob\n", Refusal::InvalidPeer(IdError::Control)),
+        ("bob\n", Refusal::InvalidPeer(IdError::Invisible)),
         (&"b".repeat(513), Refusal::InvalidPeer(IdError::TooLong)),
     ] {
         let refused = get(&sites.a, "alice", path).await.unwrap_err();

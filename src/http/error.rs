@@ -27,11 +27,17 @@ pub struct ApiError {
     pub details: Vec<serde_json::Value>,
     /// Seconds to put into `Retry-After`.
     pub retry_after_secs: Option<u32>,
+    /// What is behind it, for the request's log line; not sent. Never contains a secret.
+    pub cause: Option<String>,
 }
 
 /// [`ApiError::code`], left in the extensions of the response for its log line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorCode(pub(super) &'static str);
+
+/// [`ApiError::cause`], left there too.
+#[derive(Clone, Debug)]
+pub(super) struct Cause(pub(super) String);
 
 /// Table 13.
 #[derive(Serialize, ToSchema)]
@@ -49,7 +55,14 @@ pub(super) struct Body<'a> {
 impl ApiError {
     /// An error with `status`, without details.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), details: Vec::new(), retry_after_secs: None }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            details: Vec::new(),
+            retry_after_secs: None,
+            cause: None,
+        }
     }
 
     /// 400: the same request will fail again.
@@ -72,6 +85,11 @@ impl ApiError {
             retry_after_secs: Some(retry_after_secs),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
+    }
+
+    /// The same, with what is behind it.
+    pub fn caused_by(self, cause: String) -> Self {
+        Self { cause: Some(cause), ..self }
     }
 
     /// 503 for a body that did not arrive in time. Not 400: a client would take that to mean that its key is
@@ -99,6 +117,9 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response.extensions_mut().insert(ErrorCode(self.code));
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(Cause(cause));
+        }
         response
     }
 }

@@ -6,11 +6,14 @@
 pub mod admin;
 mod error;
 mod extract;
+mod guarded;
 mod json;
+pub mod limits;
 mod meter;
 pub mod middleware;
 pub mod peer;
 pub mod pool;
 pub mod sae;
 
+pub use self::guarded::{Guarded, GuardedConnection};
 pub use self::meter::RequestMeters;

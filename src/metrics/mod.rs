@@ -2,9 +2,10 @@
 //!
 //! Each daemon has its own registry, so several in one process do not mix. Rooms register their families here and keep
 //! the handles that requests need, so counting is an atomic addition. The values of labels are bounded by the
-//! configuration or the program: never an ID of a key or an SAE, never a path.
+//! configuration or the program: never an ID of a key, never a name that only a client chose, never a path.
 
 mod histogram;
+mod limited;
 mod reading;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ pub use prometheus_client::registry::Registry;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
 pub use self::histogram::{Counts, Histogram, Seconds};
+pub use self::limited::LimitMeter;
 pub use self::reading::Reading;
 
 /// Content type of what [`encode`] returns.

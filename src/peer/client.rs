@@ -24,8 +24,8 @@ use super::failover::{Pass, in_order};
 use super::meter::{PeerMeter, PeerMeters};
 use super::route::{PeerCall, Route};
 use super::wire::{
-    BATCHES_PATH, BatchMetadata, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH,
-    VoidAnswer, VoidRequest, encode,
+    BATCHES_PATH, BatchMetadata, BatchStored, COMPARISON_PATH, ComparisonAnswer, ComparisonRequest,
+    INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer, VoidRequest, encode,
 };
 use crate::pool::AnnouncedSet;
 
@@ -52,6 +52,16 @@ pub struct PeerClientSettings {
 pub struct Pushed {
     /// Whether every connection that may have carried the metadata had a hybrid post-quantum key exchange.
     pub hybrid_tls: bool,
+}
+
+/// A push that was not acknowledged.
+#[derive(Debug)]
+pub struct NotPushed {
+    /// Why.
+    pub error: PeerError,
+    /// Whether the peer may have stored the keys nevertheless, or may still do so: then
+    /// [`PeerClient::void`] them. Not if the push never left this site, or its only copy was refused.
+    pub may_be_stored: bool,
 }
 
 /// Calls one configured peer.
@@ -129,6 +139,7 @@ impl PeerClient {
                     set: Some(id),
                     flaw: &|_| None,
                     unproven: AtomicBool::new(false),
+                    sent: AtomicUsize::new(0),
                 };
                 client.call(Some(place), &call).await.map(drop)
             });
@@ -152,9 +163,8 @@ impl PeerClient {
     /// Pushes a batch. Returns when the peer has stored its keys durably.
     ///
     /// # Errors
-    /// [`PeerError`]; after any but `Paused` the peer may have stored the keys nevertheless: [`Self::void`]
-    /// them.
-    pub async fn push(&self, batch: &BatchMetadata) -> Result<Pushed, PeerError> {
+    /// [`NotPushed`] says whether the peer may have stored the keys nevertheless.
+    pub async fn push(&self, batch: &BatchMetadata) -> Result<Pushed, NotPushed> {
         let flaw = |stored: &BatchStored| {
             let is_right = stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len();
             (!is_right).then_some("an acknowledgement of something else")
@@ -163,12 +173,23 @@ impl PeerClient {
         Ok(Pushed { hybrid_tls })
     }
 
+    /// Compares the pools of a set that the peer discarded after a mismatch. Only the replica that discarded
+    /// it can answer; the others are asked in vain.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn compare(&self, request: &ComparisonRequest) -> Result<ComparisonAnswer, PeerError> {
+        let answer = self.post(COMPARISON_PATH, request, None, &|_| None).await;
+        answer.map(|(answer, _)| answer).map_err(|failed| failed.error)
+    }
+
     /// Voids keys that nobody retrieved, and the batch itself if it arrives later.
     ///
     /// # Errors
     /// [`PeerError`].
     pub async fn void(&self, request: &VoidRequest) -> Result<VoidAnswer, PeerError> {
-        self.post(VOID_PATH, request, None, &|_| None).await.map(|(answer, _)| answer)
+        let answer = self.post(VOID_PATH, request, None, &|_| None).await;
+        answer.map(|(answer, _)| answer).map_err(|failed| failed.error)
     }
 
     /// Who answers at the address number `place` of the configuration; it must be the peer.
@@ -178,8 +199,8 @@ impl PeerClient {
     pub async fn info_at(&self, place: usize) -> Result<Info, PeerError> {
         let flaw = |info: &Info| (info.kme_id != self.kme).then_some("the name of another KME");
         let unproven = AtomicBool::new(false);
-        let (method, path, body) = (Method::GET, INFO_PATH, Bytes::new());
-        self.call(Some(place), &PeerCall { method, path, body, set: None, flaw: &flaw, unproven }).await
+        let (method, path, body, sent) = (Method::GET, INFO_PATH, Bytes::new(), AtomicUsize::new(0));
+        self.call(Some(place), &PeerCall { method, path, body, set: None, flaw: &flaw, unproven, sent }).await
     }
 
     /// The answer, and whether every connection that may have carried the call was hybrid.
@@ -189,11 +210,19 @@ impl PeerClient {
         body: &impl Serialize,
         set: Option<PoolSetId>,
         flaw: &(dyn Fn(&T) -> Option<&'static str> + Sync),
-    ) -> Result<(T, bool), PeerError> {
-        let body = encode(body).map_err(|_| self.unwritable())?;
-        let call = PeerCall { method: Method::POST, path, body, set, flaw, unproven: AtomicBool::new(false) };
-        let answer = self.call(None, &call).await?;
-        Ok((answer, !call.unproven.load(Ordering::Acquire)))
+    ) -> Result<(T, bool), NotPushed> {
+        let body = encode(body).map_err(|_| NotPushed { error: self.unwritable(), may_be_stored: false })?;
+        let (method, unproven, sent) = (Method::POST, AtomicBool::new(false), AtomicUsize::new(0));
+        let call = PeerCall { method, path, body, set, flaw, unproven, sent };
+        match self.call(None, &call).await {
+            Ok(answer) => Ok((answer, !call.unproven.load(Ordering::Acquire))),
+            Err(error) => {
+                let only_copy_refused =
+                    error.says_nothing_is_stored() && call.sent.load(Ordering::Acquire) == 1;
+                let may_be_stored = !error.was_not_sent() && !only_copy_refused;
+                Err(NotPushed { error, may_be_stored })
+            }
+        }
     }
 
     /// Sends a call to the address in one place, or to any that serves it.

@@ -5,6 +5,11 @@ use http::StatusCode;
 use kme::KmeId;
 use mtls::HttpsError;
 
+/// Status of a refusal because as much is stored for the caller as it may have. Nothing was done, and every
+/// replica would say the same.
+pub const QUOTA_FULL: StatusCode = StatusCode::INSUFFICIENT_STORAGE;
+use crate::pool::SetTrouble;
+
 /// Status of a refusal because the pools of a set cannot be had.
 pub const SET_UNAVAILABLE: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
@@ -34,6 +39,15 @@ pub enum PeerError {
         /// Its message.
         message: String,
     },
+    /// The peer has as much stored for this site, or for the master, as it allows (507); it may take more
+    /// when some of that was retrieved or has expired.
+    #[error("KME {kme} stores no more: {message}")]
+    Full {
+        /// The peer.
+        kme: KmeId,
+        /// Its message.
+        message: String,
+    },
     /// The peer refused the call; asking again changes nothing.
     #[error("KME {kme} refused with status {status}: {message}")]
     Refused {
@@ -43,6 +57,8 @@ pub enum PeerError {
         status: StatusCode,
         /// Its message.
         message: String,
+        /// What is wrong with the pool set, if that is why.
+        trouble: Option<SetTrouble>,
     },
     /// The peer does not speak the protocol.
     #[error("KME {kme} answered with {what}")]
@@ -60,15 +76,33 @@ impl PeerError {
         matches!(self, Self::Refused { status: SET_UNAVAILABLE, .. })
     }
 
+    /// What is wrong with the pool set, if the peer refused because of that.
+    pub fn set_trouble(&self) -> Option<&SetTrouble> {
+        match self {
+            Self::Refused { trouble, .. } => trouble.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the pools of the two sites differ: the set must not be used any more, by whichever replica.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self.set_trouble(), Some(SetTrouble::ConfirmationMismatch))
+    }
+
     /// Whether the call never left this site.
     pub fn was_not_sent(&self) -> bool {
         matches!(self, Self::Paused(_))
     }
 
-    /// Whether every replica of the peer would answer the same, because the answer comes from their shared
-    /// store. Other refusals are one replica's: its files or its clock may differ.
+    /// Whether no other replica of the peer should be asked: it would answer the same, because the answer
+    /// comes from their shared store, or the set is given up. Other refusals are one replica's: its files or
+    /// its clock may differ.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. })
+        self.is_mismatch()
+            || matches!(
+                self,
+                Self::Full { .. } | Self::Refused { status: StatusCode::CONFLICT | StatusCode::GONE, .. }
+            )
     }
 
     /// How much the failure tells: of several replicas' failures, the heaviest is reported.
@@ -77,13 +111,18 @@ impl PeerError {
             Self::Paused(_) => 0,
             Self::Unreachable { .. } | Self::Slow(_) | Self::Garbled { .. } => 1,
             Self::Busy { .. } => 2,
-            Self::Refused { .. } => 3,
+            Self::Refused { .. } | Self::Full { .. } => 3,
         }
     }
 
     /// Whether the same call may succeed if repeated at once.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether a peer that answered so to a push stores none of it, now or later.
+    pub(super) fn says_nothing_is_stored(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Full { .. })
     }
 
     /// Whether it counts against the peer in its circuit breaker.

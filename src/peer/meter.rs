@@ -5,10 +5,10 @@ use std::time::Duration;
 use kme::KmeId;
 
 use super::error::PeerError;
-use super::wire::{BATCHES_PATH, INFO_PATH, POOL_SETS_PATH, VOID_PATH};
+use super::wire::{BATCHES_PATH, COMPARISON_PATH, INFO_PATH, POOL_SETS_PATH, VOID_PATH};
 use crate::metrics::{Counter, Counters, Histogram, Labels, Registry, Seconds, Timings, counter, timing};
 
-const CALLS: [&str; 4] = [POOL_SETS_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
+const CALLS: [&str; 5] = [POOL_SETS_PATH, COMPARISON_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
 const ANSWERED: &str = "answered";
 const OUTCOMES: [&str; 7] = [ANSWERED, "unreachable", "slow", "paused", "busy", "refused", "garbled"];
 
@@ -85,7 +85,7 @@ fn outcome_of<T>(result: &Result<T, PeerError>) -> &'static str {
         Err(PeerError::Slow(_)) => "slow",
         Err(PeerError::Paused(_)) => "paused",
         Err(PeerError::Busy { .. }) => "busy",
-        Err(PeerError::Refused { .. }) => "refused",
+        Err(PeerError::Refused { .. } | PeerError::Full { .. }) => "refused",
         Err(PeerError::Garbled { .. }) => "garbled",
     }
 }
@@ -104,7 +104,12 @@ mod tests {
             PeerError::Slow(peer.clone()),
             PeerError::Paused(peer.clone()),
             PeerError::Busy { kme: peer.clone(), message: String::new() },
-            PeerError::Refused { kme: peer.clone(), status: http::StatusCode::GONE, message: String::new() },
+            PeerError::Refused {
+                kme: peer.clone(),
+                status: http::StatusCode::GONE,
+                message: String::new(),
+                trouble: None,
+            },
             PeerError::Garbled { kme: peer, what: "x" },
         ];
         let before = encode(&registry).unwrap();

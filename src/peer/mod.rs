@@ -16,7 +16,7 @@ pub mod wire;
 mod tests;
 
 pub use breaker::BreakerState;
-pub use client::{PeerClient, PeerClientSettings, Pushed};
+pub use client::{NotPushed, PeerClient, PeerClientSettings, Pushed};
 pub use digest::content_digest;
-pub use error::{PeerError, SET_UNAVAILABLE};
+pub use error::{PeerError, QUOTA_FULL, SET_UNAVAILABLE};
 pub use meter::{PeerMeter, PeerMeters};

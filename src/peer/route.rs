@@ -1,7 +1,7 @@
 //! One address of a peer: sends calls there, and remembers whether it answers and which pool sets it lacks.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{Breaker, BreakerState, CallPermit};
-use super::error::PeerError;
+use super::error::{PeerError, QUOTA_FULL};
 use super::wire::Refusal;
 
 /// Longest answer that is read.
@@ -36,6 +36,8 @@ pub(super) struct PeerCall<'a, T> {
     /// Whether it may have travelled over a connection without a proven hybrid key exchange. Every address
     /// that was tried counts, not only the one that answered.
     pub(super) unproven: AtomicBool,
+    /// How often it was sent, to any address.
+    pub(super) sent: AtomicUsize,
 }
 
 /// Marks a call as unproven when dropped, unless its connection proved to be hybrid or there was none.
@@ -115,6 +117,7 @@ impl Route {
         call: &PeerCall<'_, T>,
         deadline: Instant,
     ) -> Result<T, PeerError> {
+        call.sent.fetch_add(1, Ordering::AcqRel);
         let request = Request::builder()
             .method(&call.method)
             .uri(format!("{}{}", self.base, call.path))
@@ -142,11 +145,13 @@ impl Route {
             };
         }
         let kme = self.kme.clone();
-        let message = message_of(&body);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            Err(PeerError::Busy { kme, message })
-        } else {
-            Err(PeerError::Refused { kme, status, message })
+        let refusal = refusal_of(&body);
+        let trouble = refusal.set_trouble();
+        let message = clean(&refusal.message);
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => Err(PeerError::Busy { kme, message }),
+            QUOTA_FULL => Err(PeerError::Full { kme, message }),
+            _ => Err(PeerError::Refused { kme, status, message, trouble }),
         }
     }
 
@@ -168,9 +173,11 @@ impl Route {
     }
 }
 
+fn refusal_of(body: &[u8]) -> Refusal {
+    serde_json::from_slice(body).unwrap_or_default()
+}
+
 /// The message of a refusal, bounded and without control characters.
-fn message_of(body: &[u8]) -> String {
-    serde_json::from_slice::<Refusal>(body)
-        .map(|refusal| refusal.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect())
-        .unwrap_or_default()
+fn clean(message: &str) -> String {
+    message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }

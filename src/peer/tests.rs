@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use blast::{self, Confirm};
 use futures_util::future::join_all;
 use kme::{BatchId, KeyId, OsRandom, Party, PoolId, PoolSetId, Recipient, Seed, Timestamp};
+use mtls::identity::Kind;
 use mtls::{ExpectedServer, HttpVersion, HttpsClient, ListenerLimits, ListenerTls, Versions, listener};
 use pki::Role;
 use testkit::TRUST_DOMAIN;
@@ -157,6 +158,7 @@ impl Peer {
         let tls = ListenerTls::Mutual {
             store: testkit::shared().tls(Role::Kme, "site-b"),
             rules: testkit::spiffe_rules(),
+            accepts: &[Kind::Kme],
             versions: Versions::Latest,
         };
         let stop = CancellationToken::new();
@@ -178,7 +180,7 @@ async fn an_acknowledgement_must_be_of_the_batch_that_was_pushed() {
         "not JSON",
     ] {
         let peer = Peer::answering(200, wrong, SETTINGS).await;
-        let refused = peer.client.push(&metadata()).await.unwrap_err();
+        let refused = peer.client.push(&metadata()).await.unwrap_err().error;
         assert!(matches!(refused, PeerError::Garbled { .. }), "{wrong}: {refused}");
     }
 }
@@ -190,7 +192,7 @@ async fn refusals_are_final_and_sorted_by_who_can_change_them() {
         [(422, false, false), (409, false, false), (424, true, false), (503, false, true)]
     {
         let peer = Peer::answering(status, body, SETTINGS).await;
-        let refused = peer.client.push(&metadata()).await.unwrap_err();
+        let refused = peer.client.push(&metadata()).await.unwrap_err().error;
         assert_eq!(refused.refuses_set(), set_gone, "{refused}");
         assert_eq!(matches!(refused, PeerError::Busy { .. }), busy, "{refused}");
         assert!(refused.to_string().ends_with("because"), "{refused}");

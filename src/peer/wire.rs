@@ -7,15 +7,17 @@ use std::fmt;
 
 use blast::Confirm;
 use bytes::Bytes;
-use kme::{BatchId, KeyId, KmeId, Recipient, SaeId, Seed, Timestamp};
+use kme::{BatchId, KeyId, KmeId, PoolSetId, Recipient, SaeId, Seed, Timestamp};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::pool::AnnouncedSet;
+use crate::pool::{AnnouncedPool, AnnouncedSet, SetTrouble};
 
 /// Path of `POST`: announce a pool set, so that the recipient downloads it ahead of need.
 pub const POOL_SETS_PATH: &str = "/peer/v1/pool-sets";
+/// Path of `POST`: compare the pools of a set that the recipient discarded after a confirmation mismatch.
+pub const COMPARISON_PATH: &str = "/peer/v1/pool-sets/comparison";
 /// Path of `POST`: push one batch.
 pub const BATCHES_PATH: &str = "/peer/v1/batches";
 /// Path of `POST`: void keys that nobody retrieved.
@@ -31,6 +33,40 @@ pub const PROTOCOL_VERSION: &str = "1";
 pub struct SetReady {
     /// Bits that this site will let be drawn from the set.
     pub left_bits: u64,
+}
+
+/// Body of `POST /peer/v1/pool-sets/comparison`.
+///
+/// The source sends it after the recipient answered a batch with [`SetTrouble::ConfirmationMismatch`]. The
+/// recipient answers once, within a minute, and only for a set that it has discarded: see
+/// [`crate::pool::PoolSet::digests`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ComparisonRequest {
+    /// The set.
+    pub pool_set: PoolSetId,
+    /// Fresh random bytes, so that digests are of this call only; 64 hexadecimal digits.
+    #[serde(with = "plain_hex")]
+    pub salt: [u8; 32],
+    /// The source's pools.
+    pub pools: Vec<PoolDigest>,
+}
+
+/// Answer to `POST /peer/v1/pool-sets/comparison`: the recipient's pools under the same salt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ComparisonAnswer {
+    /// One entry for each pool of the set.
+    pub pools: Vec<PoolDigest>,
+}
+
+/// The salted digest of one pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDigest {
+    /// The pool and its server.
+    #[serde(flatten)]
+    pub pool: AnnouncedPool,
+    /// 64 hexadecimal digits.
+    #[serde(with = "plain_hex")]
+    pub digest: [u8; 32],
 }
 
 /// What a recipient needs to make the keys of one batch. Unknown members are ignored.
@@ -134,10 +170,20 @@ pub struct InfoLimits {
 }
 
 /// Any error answer of the protocol.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Refusal {
     /// What was wrong.
     pub message: String,
+    /// For programs: at most one [`SetTrouble`]. Entries of another shape are ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<serde_json::Value>,
+}
+
+impl Refusal {
+    /// What is wrong with the pool set, if that is why.
+    pub fn set_trouble(&self) -> Option<SetTrouble> {
+        self.details.iter().find_map(|detail| SetTrouble::deserialize(detail).ok())
+    }
 }
 
 /// JSON in a buffer that is wiped with its last handle.
@@ -197,6 +243,19 @@ impl<'de, const N: usize> Deserialize<'de> for HexBytes<N> {
             }
         }
         deserializer.deserialize_str(Hex)
+    }
+}
+
+/// Bytes that are not secret.
+mod plain_hex {
+    use super::{Deserialize, Deserializer, HexBytes, Serialize, Serializer, Zeroizing};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        HexBytes(Zeroizing::new(*bytes)).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        HexBytes::deserialize(deserializer).map(|hex| *hex.0)
     }
 }
 

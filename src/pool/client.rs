@@ -47,6 +47,9 @@ pub enum PoolClientError {
     /// No answer, or no complete one, in time.
     #[error("pool server {0} did not answer in time")]
     Slow(PoolServerId),
+    /// The pool did not arrive in time, although the server answered.
+    #[error("pool server {0} did not send the pool in time")]
+    Late(PoolServerId),
     /// The server has no room now (503).
     #[error("pool server {server} is busy: {message}")]
     Busy {
@@ -96,6 +99,26 @@ impl PoolClientError {
     /// Whether the server (or the way to it) is to blame, and should not be asked for a while.
     pub fn blames_server(&self) -> bool {
         !matches!(self, Self::NoMemory { .. })
+    }
+
+    /// Whether the server did not answer at all.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Slow(_))
+    }
+
+    /// The server that was asked.
+    pub fn server(&self) -> &PoolServerId {
+        match self {
+            Self::Slow(server)
+            | Self::Late(server)
+            | Self::Unreachable { server, .. }
+            | Self::Interrupted { server, .. }
+            | Self::Busy { server, .. }
+            | Self::Refused { server, .. }
+            | Self::WrongLength { server, .. }
+            | Self::Garbled { server, .. }
+            | Self::NoMemory { server, .. } => server,
+        }
     }
 }
 
@@ -166,7 +189,7 @@ impl PoolClient {
             .map_err(|source| PoolClientError::NoMemory { server, source })?;
         timeout_at(deadline, self.receive(response.into_body(), memory))
             .await
-            .map_err(|_| PoolClientError::Slow(self.server.clone()))?
+            .map_err(|_| PoolClientError::Late(self.server.clone()))?
     }
 
     async fn receive(
@@ -214,6 +237,21 @@ impl PoolClient {
         let response = self.send(Method::GET, &path, Bytes::new(), deadline).await?;
         let reads: ReadsResponse = self.json(response, StatusCode::OK, deadline).await?;
         Ok(reads.readers)
+    }
+
+    /// Asks the server for anything, to see whether it answers and lets this site in.
+    ///
+    /// # Errors
+    /// Any [`PoolClientError`] but `WrongLength` and `NoMemory`.
+    pub async fn ping(&self) -> Result<(), PoolClientError> {
+        let deadline = self.call_deadline();
+        // No pool has this ID.
+        let path = format!("{}/reads", path_of(PoolId::from_bytes([0; 16])));
+        let response = self.send(Method::GET, &path, Bytes::new(), deadline).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(self.refusal(response, deadline).await),
+        }
     }
 
     fn call_deadline(&self) -> Instant {

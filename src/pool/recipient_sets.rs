@@ -1,6 +1,8 @@
 //! The pool sets that other sites made for this one: downloaded once, kept until they expire.
 //!
-//! Bounded in number for each source and in memory for all, so that no peer can fill this site.
+//! Bounded in number for each source and in memory for all, so that no peer can fill this site. A set whose
+//! pools proved to differ from the source's is refused from then on; it is kept aside for a moment, to find out
+//! whose pool differs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,16 +11,28 @@ use std::time::Duration;
 use kme::{Clock, KmeId, PoolSetId, Timestamp};
 use parking_lot::Mutex;
 
+use super::error::PoolSetError;
 use super::flight::Flight;
 use super::quota::Quota;
-use super::servers::{PoolServers, PoolSetError};
+use super::servers::PoolServers;
 use super::set::{AnnouncedSet, PoolSet};
+
+/// How long the pools of a discarded set are kept for a comparison.
+const ASIDE: Duration = Duration::from_mins(1);
+
+/// Most sets of one source whose pools are kept so.
+const ASIDES_PER_SOURCE_MAX: usize = 4;
+
+/// Most discarded sets that are remembered of one source; more than it can have at once.
+const DISCARDED_PER_SOURCE_MAX: usize = 64;
 
 /// Bounds on the sets that other sites announce.
 #[derive(Clone, Debug)]
 pub struct RecipientSetsSettings {
     /// Most sets of one source site.
     pub sets_per_source_max: usize,
+    /// Fewest pools of a set.
+    pub pools_min: usize,
     /// Most words of a pool.
     pub words_max: usize,
     /// Longest remaining life of an announced set.
@@ -33,6 +47,17 @@ pub enum RecipientSetError {
     /// The source must announce something else.
     #[error("the pool set is refused: {0}")]
     Refused(&'static str),
+    /// The set has fewer pools than this site demands.
+    #[error("the pool set is refused: it has {pools} pools, this site demands {pools_min}")]
+    TooFewPools {
+        /// How many it has.
+        pools: usize,
+        /// How many it must have.
+        pools_min: usize,
+    },
+    /// The set was discarded: its pools here differ from those at the source.
+    #[error("the pool set was discarded here: its pools differ from those at the source")]
+    Discarded,
     /// Another set of that name, with other content, was announced before.
     #[error("the pool set was announced before with other content")]
     Conflict,
@@ -51,8 +76,17 @@ struct Held {
     flight: Flight<Fetched>,
 }
 
-/// Sets by their source and name.
-type Sets = HashMap<(KmeId, PoolSetId), Held>;
+/// A set's source and name.
+type SetKey = (KmeId, PoolSetId);
+type Sets = HashMap<SetKey, Held>;
+
+/// A set that was discarded because its pools differ from the source's.
+struct Discarded {
+    /// The name is refused until then.
+    expires_at: Timestamp,
+    /// The pools, for one comparison. No key is made of them any more.
+    aside: Option<(Timestamp, Arc<PoolSet>)>,
+}
 
 /// All pool sets of other sites.
 pub struct RecipientSets {
@@ -61,6 +95,7 @@ pub struct RecipientSets {
     clock: Arc<dyn Clock>,
     memory: Arc<Quota>,
     sets: Mutex<Sets>,
+    discarded: Mutex<HashMap<SetKey, Discarded>>,
 }
 
 impl RecipientSets {
@@ -71,7 +106,14 @@ impl RecipientSets {
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         let memory = Quota::new(settings.memory_max_bytes);
-        Arc::new(Self { servers, settings, clock, memory, sets: Mutex::default() })
+        Arc::new(Self {
+            servers,
+            settings,
+            clock,
+            memory,
+            sets: Mutex::default(),
+            discarded: Mutex::default(),
+        })
     }
 
     /// The set that `source` announced, downloaded now if it is not here. Concurrent callers share one
@@ -96,8 +138,61 @@ impl RecipientSets {
     /// Erases expired sets; call it each second. Sets still in use are erased when their last user drops
     /// them.
     pub fn sweep(&self) {
-        let dead = sweep(&mut self.sets.lock(), self.clock.now());
-        drop(dead);
+        let now = self.clock.now();
+        let dead = sweep(&mut self.sets.lock(), now);
+        let mut discarded = self.discarded.lock();
+        discarded.retain(|_, set| set.expires_at > now);
+        let over = |aside: &mut (Timestamp, Arc<PoolSet>)| aside.0 <= now;
+        let asides: Vec<_> = discarded.values_mut().map(|set| set.aside.take_if(over)).collect();
+        drop(discarded);
+        drop((dead, asides));
+    }
+
+    /// Discards a set because a batch proved that its pools differ from those at `source`: no key is made of
+    /// it any more, and its name is refused. Its pools are kept for [`Self::take_aside`].
+    pub fn discard(&self, source: &KmeId, set: &Arc<PoolSet>) {
+        let now = self.clock.now();
+        let key = (source.clone(), set.id());
+        let mut discarded = self.discarded.lock();
+        if discarded.contains_key(&key) {
+            return;
+        }
+        let mut evicted = Vec::new();
+        // A source that lies can only push out what was noted of its own sets.
+        while discarded.keys().filter(|(of, _)| of == source).count() >= DISCARDED_PER_SOURCE_MAX {
+            let of_source = discarded.iter().filter(|((of, _), _)| of == source);
+            let Some(first) = of_source.min_by_key(|(_, set)| set.expires_at).map(|(key, _)| key.clone())
+            else {
+                break;
+            };
+            evicted.extend(discarded.remove(&first));
+        }
+        let mut asides: Vec<_> = discarded
+            .iter_mut()
+            .filter(|((of, _), noted)| of == source && noted.aside.is_some())
+            .map(|(_, noted)| &mut noted.aside)
+            .collect();
+        asides.sort_by_key(|aside| aside.as_ref().map(|(until, _)| *until));
+        let surplus = (asides.len() + 1).saturating_sub(ASIDES_PER_SOURCE_MAX);
+        let dropped: Vec<_> = asides.into_iter().take(surplus).map(Option::take).collect();
+        let aside = Some((now.plus(ASIDE), Arc::clone(set)));
+        discarded.insert(key.clone(), Discarded { expires_at: set.expires_at(), aside });
+        drop(discarded);
+        // Its name is refused already, so nobody fetches it again.
+        let held = self.sets.lock().remove(&key);
+        drop((held, evicted, dropped));
+    }
+
+    /// The pools of a set that this site discarded within the last minute. Only once for each set.
+    pub fn take_aside(&self, source: &KmeId, id: PoolSetId) -> Option<Arc<PoolSet>> {
+        let now = self.clock.now();
+        let (until, set) = self.discarded.lock().get_mut(&(source.clone(), id))?.aside.take()?;
+        (now < until).then_some(set)
+    }
+
+    /// The pool servers that sets are fetched from.
+    pub fn servers(&self) -> &Arc<PoolServers> {
+        &self.servers
     }
 
     /// Sets held or being fetched.
@@ -129,20 +224,23 @@ impl RecipientSets {
                 Err(RecipientSetError::Conflict)
             };
         }
+        if self.discarded.lock().contains_key(&key) {
+            return Err(RecipientSetError::Discarded);
+        }
         while sets.keys().filter(|(of, _)| of == source).count() >= self.settings.sets_per_source_max {
             dead.push(evict_of(&mut sets, source).ok_or(RecipientSetError::Busy)?);
         }
-        let bytes = (announced.words as u64).saturating_mul(8 * announced.pools.len() as u64);
+        let bytes = bytes_of(announced);
         let granted = loop {
             if let Some(granted) = self.memory.reserve(bytes) {
                 break granted;
             }
-            // Evicts only a set of the same source, and wipes it before its memory counts as free.
-            drop(evict_of(&mut sets, source).ok_or(RecipientSetError::Busy)?);
+            // The set is wiped before its memory counts as free.
+            drop(evict_for(&mut sets, source, bytes).ok_or(RecipientSetError::Busy)?);
         };
         let (sets_here, wanted, own_key) = (Arc::clone(self), announced.clone(), key.clone());
         let flight = Flight::start(async move {
-            match sets_here.servers.fetch_set(&wanted).await {
+            match sets_here.servers.fetch_set(&own_key.0, &wanted).await {
                 Ok(set) => Ok(Arc::new(set.with_grant(granted))),
                 Err(error) => {
                     sets_here.sets.lock().remove(&own_key);
@@ -160,6 +258,10 @@ impl RecipientSets {
         }
         if announced.expires_at.since(now) > self.settings.life_max {
             return Err(RecipientSetError::Refused("it would live longer than this site allows"));
+        }
+        let (pools, pools_min) = (announced.pools.len(), self.settings.pools_min);
+        if pools < pools_min {
+            return Err(RecipientSetError::TooFewPools { pools, pools_min });
         }
         if announced.words > self.settings.words_max {
             return Err(RecipientSetError::Refused("its pools are larger than this site allows"));
@@ -179,6 +281,23 @@ fn sweep(sets: &mut Sets, now: Timestamp) -> Vec<Held> {
         died || held.announced.expires_at <= now
     };
     sets.extract_if(|_, held| gone(held)).map(|(_, held)| held).collect()
+}
+
+fn bytes_of(announced: &AnnouncedSet) -> u64 {
+    (announced.words as u64).saturating_mul(8 * announced.pools.len() as u64)
+}
+
+/// Takes out a set to make room for a new one of `source` with `bytes`: of the source that holds most, if that
+/// is more than `source` would hold then, else one of its own. So nobody fills the memory for good.
+fn evict_for(sets: &mut Sets, source: &KmeId, bytes: u64) -> Option<Held> {
+    let mut held = HashMap::<KmeId, u64>::new();
+    for ((of, _), set) in sets.iter() {
+        *held.entry(of.clone()).or_default() += bytes_of(&set.announced);
+    }
+    let own = held.remove(source).unwrap_or_default();
+    let greediest = held.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let greediest = greediest.filter(|(_, most)| *most > own.saturating_add(bytes));
+    greediest.and_then(|(of, _)| evict_of(sets, &of)).or_else(|| evict_of(sets, source))
 }
 
 /// Takes out the set of `source` that expires first; downloads under way stay.

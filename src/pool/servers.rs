@@ -1,26 +1,30 @@
 //! The configured pool servers: makes pool sets on them, fetches announced sets, releases old ones.
 //!
-//! Servers are chosen at random among those that answer; one that failed is not asked for a while. A peer may
-//! name a server; its address comes only from the configuration.
+//! Servers are chosen at random among those that answer; one that failed is not asked for a while, and one
+//! whose pool differed between two sites is not used for sets of these sites. A peer may name a server; its
+//! address comes only from the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use blast::{MAX_POOL_WORDS, MAX_POOLS, MIN_POOL_WORDS, MIN_POOLS};
-use kme::{Backoff, Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, RandomError, Timestamp, causes};
+use kme::{Clock, KmeId, PoolId, PoolServerId, PoolSetId, Random, Timestamp, causes};
 use parking_lot::Mutex;
 
 use super::client::{PoolClient, PoolClientError};
-use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet};
-use super::wire::ReaderCount;
+use super::error::{PoolSetError, listed};
+use super::readers::{ExtraRead, ReadWatch};
+use super::set::{AnnouncedPool, AnnouncedSet, HeldPool, PoolSet, SetTrouble};
+use super::standing::{ServerStanding, Standing};
 
-/// How long a server is not asked after it failed.
-const PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
+/// After a server was silent for this part of the time for a set, another is asked as well.
+const PATIENCE_PART: u32 = 4;
 
 /// Most releases under way or waiting; further pools are left to expire.
 const RELEASES_MAX: usize = 256;
@@ -30,6 +34,8 @@ const RELEASES_MAX: usize = 256;
 pub struct PoolServersSettings {
     /// Pools of a set when enough servers answer; 2 to 8.
     pub pools_per_set: usize,
+    /// Fewest pools of a set; 2 to `pools_per_set`.
+    pub pools_min: usize,
     /// Longest time for making or fetching a whole set.
     pub set_timeout: Duration,
     /// How often each reader may download one pool before a warning: once for each replica of its site. Once
@@ -38,77 +44,35 @@ pub struct PoolServersSettings {
     pub reads_expected: BTreeMap<KmeId, u64>,
 }
 
-/// Why a set could not be made or fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum PoolSetError {
-    /// Too few servers answered; try later. Pools already made are being released.
-    #[error("{answered} pool servers answered, {needed} are needed{}", listed(.reasons))]
-    TooFewServers {
-        /// Servers that gave a pool.
-        answered: usize,
-        /// Fewest servers of a set.
-        needed: usize,
-        /// What the others said.
-        reasons: Vec<PoolClientError>,
-    },
-    /// The announcement breaks a rule: the source must change it.
-    #[error("the announced pool set is refused: {0}")]
-    Refused(String),
-    /// A pool of the announced set could not be downloaded.
-    #[error("a pool of the set could not be fetched")]
-    Fetch(#[source] PoolClientError),
-    /// The random source failed.
-    #[error("the random source failed to give an ID for the pool set")]
-    Random(#[from] RandomError),
-    /// A task of this daemon ended without a result.
-    #[error("the task that made the pool set ended without a result")]
-    CutShort,
-}
-
-/// What every server said, with its causes: an operator sees only this text.
-fn listed(reasons: &[PoolClientError]) -> String {
-    let mut text = String::new();
-    for reason in reasons {
-        text.push_str("; ");
-        text.push_str(&causes(reason));
-    }
-    text
-}
-
-#[derive(Default)]
-struct Health {
-    failures: u32,
-    retry_at: Option<Instant>,
-}
-
 struct PoolServer {
     client: PoolClient,
-    health: Mutex<Health>,
+    standing: Standing,
 }
 
-impl PoolServer {
-    fn is_paused(&self) -> bool {
-        let health = self.health.lock();
-        health.retry_at.is_some_and(|at| Instant::now() < at)
-    }
-
-    fn note<T>(&self, result: &Result<T, PoolClientError>) {
-        let mut health = self.health.lock();
-        match result {
-            Ok(_) => *health = Health::default(),
-            Err(error) if error.blames_server() => {
-                health.failures = health.failures.saturating_add(1);
-                health.retry_at = Some(Instant::now() + PAUSE.after(health.failures));
-            }
-            Err(_) => {}
-        }
-    }
+/// What an attempt at a set gave.
+#[derive(Default)]
+struct Gathered {
+    made: Vec<MadePool>,
+    missing: BTreeMap<PoolServerId, String>,
 }
 
 /// A pool that was made and downloaded, but is not in a set yet.
 struct MadePool {
     held: HeldPool,
     expires_at: Timestamp,
+}
+
+/// What one server gave.
+type Attempt = (PoolServerId, Result<MadePool, PoolClientError>);
+
+/// What is left to do for a set that is not used any more, without its bytes.
+struct Retired {
+    set: String,
+    pools: Vec<AnnouncedPool>,
+    readers: BTreeSet<KmeId>,
+    bits_drawn: u64,
+    /// Its extra reads were reported already.
+    has_alarm: bool,
 }
 
 /// What every attempt at one server needs.
@@ -128,7 +92,9 @@ pub struct PoolServers {
     settings: PoolServersSettings,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    reads_expected: Arc<BTreeMap<KmeId, u64>>,
+    reads: Arc<ReadWatch>,
+    /// The peers that refused a set because it had too few pools, and how many they demand.
+    demands: Mutex<BTreeMap<KmeId, usize>>,
     releases: Arc<Semaphore>,
 }
 
@@ -141,12 +107,13 @@ impl PoolServers {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Arc<Self> {
-        let server = |client| Arc::new(PoolServer { client, health: Mutex::default() });
-        let reads_expected = Arc::new(settings.reads_expected.clone());
+        let server = |client| Arc::new(PoolServer { client, standing: Standing::default() });
+        let reads = Arc::new(ReadWatch::new(settings.reads_expected.clone()));
         Arc::new(Self {
             local,
             servers: clients.into_iter().map(server).collect(),
-            reads_expected,
+            reads,
+            demands: Mutex::default(),
             settings,
             clock,
             random,
@@ -159,13 +126,95 @@ impl PoolServers {
         self.settings.pools_per_set.clamp(MIN_POOLS, MAX_POOLS)
     }
 
-    /// The configured servers that are not paused after a failure.
-    pub fn available(&self) -> Vec<PoolServerId> {
-        self.servers
-            .iter()
-            .filter(|server| !server.is_paused())
-            .map(|server| server.client.server().clone())
-            .collect()
+    /// Fewest pools of a set.
+    pub fn pools_min(&self) -> usize {
+        self.settings.pools_min.clamp(MIN_POOLS, self.pools_per_set())
+    }
+
+    /// How each configured server stands, in the order of the configuration.
+    pub fn standings(&self) -> Vec<(PoolServerId, ServerStanding)> {
+        self.servers.iter().map(|server| (server.client.server().clone(), server.standing.look())).collect()
+    }
+
+    /// How many servers may be asked now for a set that is shared with `peers`.
+    pub fn usable_for(&self, peers: &BTreeSet<KmeId>) -> usize {
+        let is_usable = |server: &&Arc<PoolServer>| {
+            server.standing.is_trusted_for(peers) && !server.standing.is_paused_for(peers)
+        };
+        self.servers.iter().filter(is_usable).count()
+    }
+
+    /// The peers that demand more pools than a set of this site had, with their numbers.
+    pub fn demands(&self) -> BTreeMap<KmeId, usize> {
+        self.demands.lock().clone()
+    }
+
+    /// Reads of pools that were not expected, since the start, at each server.
+    pub fn extra_reads(&self) -> Vec<(PoolServerId, u64)> {
+        let of = |server: &Arc<PoolServer>| {
+            let name = server.client.server();
+            (name.clone(), self.reads.count(name))
+        };
+        self.servers.iter().map(of).collect()
+    }
+
+    /// The last read that was not expected, for some minutes.
+    pub fn recent_extra_read(&self) -> Option<String> {
+        self.reads.recent()
+    }
+
+    /// Does not use `server` for sets that are shared with `peer`, for 10 minutes at first: its pool differed
+    /// between the two sites. Returns how long; nothing for a server that is not configured.
+    pub fn quarantine(&self, server: &PoolServerId, peer: &KmeId) -> Option<Duration> {
+        let found = self.find(server)?;
+        let pause = found.standing.quarantine(peer);
+        tracing::error!(
+            %server, %peer, minutes = pause.as_secs() / 60,
+            "a pool server gave two sites different pools, and is under quarantine for sets of these sites"
+        );
+        Some(pause)
+    }
+
+    /// Notes why `peer` could not use a set. It counts for sets that are shared with that peer.
+    pub fn heed(&self, peer: &KmeId, trouble: &SetTrouble) {
+        match trouble {
+            SetTrouble::PoolServers { pool_servers } => {
+                for name in pool_servers.iter().take(MAX_POOLS) {
+                    let Some(server) = self.find(name) else { continue };
+                    server.standing.note_failure_at(peer, &format!("KME {peer} cannot use it"));
+                    tracing::info!(server = %name, %peer, "a peer cannot use a pool server; trying others");
+                }
+            }
+            SetTrouble::TooFewPools { pools_min } => {
+                self.demands.lock().insert(peer.clone(), (*pools_min).min(MAX_POOLS));
+            }
+            SetTrouble::ConfirmationMismatch => {}
+        }
+    }
+
+    /// Notes that every recipient has downloaded `set`.
+    pub(crate) fn note_accepted(&self, set: &PoolSet) {
+        self.demands.lock().retain(|peer, _| !set.recipients().contains(peer));
+        for server in self.servers.iter().filter(|server| set.uses(server.client.server())) {
+            set.recipients().iter().for_each(|peer| server.standing.note_success_at(peer));
+        }
+    }
+
+    /// Asks servers that were silent whether they are back. Call it each second.
+    pub async fn probe(&self) {
+        let mut running = JoinSet::new();
+        for server in self.servers.iter().filter(|server| server.standing.is_due()).cloned() {
+            running.spawn(async move {
+                match server.client.ping().await {
+                    Ok(()) => {
+                        server.standing.note_answer();
+                        tracing::info!(server = %server.client.server(), "a pool server answers again");
+                    }
+                    refused => server.standing.note(&refused),
+                }
+            });
+        }
+        running.join_all().await;
     }
 
     /// Makes pools of `words` words on several servers for this site and `recipients`, and downloads them.
@@ -184,17 +233,17 @@ impl PoolServers {
         let deadline = Instant::now() + self.settings.set_timeout;
         let wanted = Wanted { readers: readers.into_iter().collect(), words, ttl, created_at, deadline };
         let id = PoolSetId::draw(&*self.random)?;
-        let (made, reasons) = self.gather(&wanted).await?;
-        if made.len() < MIN_POOLS {
-            let answered = made.len();
+        let Gathered { made, missing } = self.gather(&wanted, recipients).await?;
+        let (answered, needed) = (made.len(), self.pools_min());
+        if answered < needed {
             self.release_spawned(made.into_iter().map(|pool| (pool.held.server, pool.held.id)));
-            return Err(PoolSetError::TooFewServers { answered, needed: MIN_POOLS, reasons });
+            return Err(PoolSetError::TooFewServers { answered, needed, missing });
         }
-        if made.len() < self.pools_per_set() {
+        if answered < self.pools_per_set() {
             tracing::warn!(
-                pools = made.len(),
+                pools = answered,
                 wanted = self.pools_per_set(),
-                reasons = listed(&reasons),
+                reasons = listed(&missing),
                 "a pool set has fewer pools than configured"
             );
         }
@@ -204,44 +253,83 @@ impl PoolServers {
         Ok(PoolSet::new(&announced, recipients.clone(), pools, created_at))
     }
 
-    /// Asks servers until enough have given a pool or none is left. Paused servers are asked only if a set
-    /// would fail without them.
+    /// Asks servers until enough have given a pool or none is left. Paused servers are asked only if the set
+    /// would fail without them. While servers are silent, others are asked as well.
     async fn gather(
         self: &Arc<Self>,
         wanted: &Wanted,
-    ) -> Result<(Vec<MadePool>, Vec<PoolClientError>), PoolSetError> {
+        recipients: &BTreeSet<KmeId>,
+    ) -> Result<Gathered, PoolSetError> {
+        let (trusted, quarantined): (Vec<_>, Vec<_>) = self
+            .in_random_order()?
+            .into_iter()
+            .partition(|server| server.standing.is_trusted_for(recipients));
         let (paused, ready): (Vec<_>, Vec<_>) =
-            self.in_random_order()?.into_iter().partition(|server| server.is_paused());
+            trusted.into_iter().partition(|server| server.standing.is_paused_for(recipients));
+        let mut gathered = Gathered::default();
+        for server in quarantined {
+            let name = server.client.server().clone();
+            let reason =
+                format!("pool server {name} is under quarantine: its pool differed between the sites");
+            gathered.missing.insert(name, reason);
+        }
+        if paused.len() + ready.len() < self.pools_min() {
+            return Ok(gathered);
+        }
         let mut queue = ready.into_iter();
         let mut reserve = Some(paused);
-        let (mut made, mut reasons) = (Vec::new(), Vec::new());
         let mut running = JoinSet::new();
+        let patience = self.settings.set_timeout / PATIENCE_PART;
+        // Servers that are silent do not count as asked.
+        let mut silent = 0;
         loop {
-            while made.len() + running.len() < self.pools_per_set()
+            while gathered.made.len() + running.len() < self.pools_per_set() + silent
                 && let Some(server) = queue.next()
             {
                 running.spawn(Arc::clone(self).attempt(server, wanted.clone()));
             }
-            match running.join_next().await {
-                Some(Ok(Ok(pool))) => made.push(pool),
-                Some(Ok(Err(reason))) => reasons.push(reason),
-                Some(Err(error)) => {
+            silent = silent.min(running.len());
+            let more = queue.len() > 0;
+            let waiting = running.join_next();
+            let joined = if more { timeout(patience, waiting).await.ok() } else { Some(waiting.await) };
+            match joined {
+                None => silent = running.len(),
+                Some(Some(Ok((_, Ok(pool))))) => gathered.made.push(pool),
+                Some(Some(Ok((server, Err(reason))))) => {
+                    gathered.missing.insert(server, causes(&reason));
+                }
+                Some(Some(Err(error))) => {
                     tracing::error!(%error, "a task that asked a pool server ended without a result");
                 }
-                None => match reserve.take() {
-                    Some(paused) if made.len() < MIN_POOLS => queue = paused.into_iter(),
-                    _ => return Ok((made, reasons)),
+                Some(None) => match reserve.take() {
+                    Some(paused) if gathered.made.len() < self.pools_min() => queue = paused.into_iter(),
+                    _ => return Ok(gathered),
                 },
+            }
+            if gathered.made.len() >= self.pools_per_set() {
+                self.release_late(running);
+                return Ok(gathered);
             }
         }
     }
 
+    /// Releases the pools of servers that were too slow for a set.
+    fn release_late(self: &Arc<Self>, mut running: JoinSet<Attempt>) {
+        if running.is_empty() {
+            return;
+        }
+        let servers = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(joined) = running.join_next().await {
+                if let Ok((server, Ok(pool))) = joined {
+                    servers.release_spawned([(server, pool.held.id)]);
+                }
+            }
+        });
+    }
+
     /// One pool from one server: made and downloaded, or released again.
-    async fn attempt(
-        self: Arc<Self>,
-        server: Arc<PoolServer>,
-        wanted: Wanted,
-    ) -> Result<MadePool, PoolClientError> {
+    async fn attempt(self: Arc<Self>, server: Arc<PoolServer>, wanted: Wanted) -> Attempt {
         let client = &server.client;
         let result = match client.create(wanted.words, wanted.readers, wanted.ttl).await {
             Err(error) => Err(error),
@@ -274,27 +362,42 @@ impl PoolServers {
                 }
             },
         };
-        server.note(&result);
-        result
+        server.standing.note(&result);
+        (server.client.server().clone(), result)
     }
 
-    /// Downloads the pools of a set that another site announced.
+    /// Downloads the pools of a set that `source` announced.
     ///
     /// # Errors
-    /// [`PoolSetError::Refused`] when the announcement breaks a rule, [`PoolSetError::Fetch`] when any pool
-    /// cannot be downloaded: an incomplete set is useless.
-    pub async fn fetch_set(self: &Arc<Self>, announced: &AnnouncedSet) -> Result<PoolSet, PoolSetError> {
+    /// [`PoolSetError::Refused`] when the announcement breaks a rule, [`PoolSetError::Quarantined`] when it
+    /// names a server that is not to be used, [`PoolSetError::Fetch`] when any pool cannot be downloaded: an
+    /// incomplete set is useless.
+    pub async fn fetch_set(
+        self: &Arc<Self>,
+        source: &KmeId,
+        announced: &AnnouncedSet,
+    ) -> Result<PoolSet, PoolSetError> {
         let servers = self.servers_of(announced)?;
+        let sites = BTreeSet::from([source.clone()]);
+        if let Some(server) = servers.iter().find(|server| !server.standing.is_trusted_for(&sites)) {
+            return Err(PoolSetError::Quarantined(server.client.server().clone()));
+        }
         let created_at = self.clock.now();
-        let deadline = Instant::now() + self.settings.set_timeout;
+        // The source waits as long as this site would: it shall learn which server was too slow.
+        let deadline = Instant::now() + self.settings.set_timeout * 3 / 4;
         let mut running = JoinSet::new();
         for (place, (server, pool)) in servers.into_iter().zip(announced.pools.clone()).enumerate() {
-            let words = announced.words;
+            let (words, by) = (announced.words, source.clone());
             running.spawn(async move {
                 let result = server.client.download(pool.id, words, deadline).await;
-                // A refusal blames the announcement, not the server.
-                if !matches!(result, Err(PoolClientError::Refused { .. })) {
-                    server.note(&result);
+                match &result {
+                    // A refusal blames the announcement, not the server.
+                    Err(PoolClientError::Refused { .. }) => {}
+                    // The announcement may have named another length, to drive this site's sets to other servers.
+                    Err(error @ PoolClientError::WrongLength { .. }) => {
+                        server.standing.note_failure_at(&by, &causes(error));
+                    }
+                    _ => server.standing.note(&result),
                 }
                 result.map(|words| {
                     (place, HeldPool { server: pool.server, id: pool.id, words, entropy_source: None })
@@ -335,22 +438,91 @@ impl PoolServers {
         announced.pools.iter().map(find).collect()
     }
 
+    /// Looks at who read the pools of `set`, which this site made. `true`: somebody did who should not have.
+    pub(super) async fn was_read_by_others(&self, set: &PoolSet) -> bool {
+        let retired = self.retired(set);
+        let found = self.extra_reads_of(&retired).await;
+        if !found.is_empty() && set.raise_alarm() {
+            self.reads.alarm(&retired.set, retired.bits_drawn, &found);
+            self.doubt(&retired, &found);
+        }
+        !found.is_empty()
+    }
+
     /// Checks who read the pools of `set` and erases them at their servers; best effort, in the background.
     pub fn release(self: &Arc<Self>, set: &PoolSet) {
-        self.release_spawned(set.announcement().pools.into_iter().map(|pool| (pool.server, pool.id)));
+        // Without the set itself: its memory is free at once.
+        let (servers, retired) = (Arc::clone(self), self.retired(set));
+        let Ok(permit) = Arc::clone(&self.releases).try_acquire_owned() else {
+            tracing::debug!(set = retired.set, "too many releases under way; the pools expire");
+            return;
+        };
+        tokio::spawn(async move {
+            servers.retire(&retired).await;
+            drop(permit);
+        });
     }
 
     /// As [`Self::release`], but waits until it is done: for a graceful stop.
     pub async fn release_now(&self, set: &PoolSet) {
-        let mut running = JoinSet::new();
-        for pool in set.announcement().pools {
-            if let Some(server) = self.find(&pool.server) {
-                running.spawn(retire(server, pool.id, Arc::clone(&self.reads_expected)));
-            }
-        }
-        running.join_all().await;
+        self.retire(&self.retired(set)).await;
     }
 
+    fn retired(&self, set: &PoolSet) -> Retired {
+        let mut readers = set.recipients().clone();
+        readers.insert(self.local.clone());
+        Retired {
+            set: set.id().to_string(),
+            pools: set.announcement().pools,
+            readers,
+            bits_drawn: set.total_bits() - set.left_bits(),
+            has_alarm: set.has_alarm(),
+        }
+    }
+
+    async fn retire(&self, retired: &Retired) {
+        if !retired.has_alarm {
+            let found = self.extra_reads_of(retired).await;
+            self.reads.alarm(&retired.set, retired.bits_drawn, &found);
+            self.doubt(retired, &found);
+        }
+        let pools = retired.pools.iter().filter_map(|pool| Some((self.find(&pool.server)?, pool.id)));
+        join_all(pools.map(|(server, id)| erase(server, id))).await;
+    }
+
+    /// Prefers other servers to those that counted reads which the other servers of the set did not: else one
+    /// that invents readers would have every set retired. A daemon that restarted reads all pools again. It
+    /// counts for sets shared with the reader; for those of the whole set if its readers do not include it.
+    fn doubt(&self, retired: &Retired, found: &[ExtraRead]) {
+        for read in found {
+            if found.iter().filter(|other| other.reader == read.reader).count() >= retired.pools.len() {
+                continue;
+            }
+            let Some(server) = self.find(&read.server) else { continue };
+            let is_peer = read.reader != self.local && retired.readers.contains(&read.reader);
+            let peers = retired.readers.iter().filter(|peer| **peer != self.local);
+            peers
+                .filter(|peer| !is_peer || **peer == read.reader)
+                .for_each(|peer| server.standing.note_doubt(peer));
+        }
+    }
+
+    async fn extra_reads_of(&self, retired: &Retired) -> Vec<ExtraRead> {
+        let of = async |pool: &AnnouncedPool| {
+            let Some(server) = self.find(&pool.server) else { return Vec::new() };
+            match server.client.reads(pool.id).await {
+                Ok(counts) => self.reads.unexpected((&pool.server, pool.id), &retired.readers, counts),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(server = %pool.server, error, "a pool server gave no read counts");
+                    Vec::new()
+                }
+            }
+        };
+        join_all(retired.pools.iter().map(of)).await.into_iter().flatten().collect()
+    }
+
+    /// Erases pools that are in no set.
     fn release_spawned(&self, pools: impl IntoIterator<Item = (PoolServerId, PoolId)>) {
         for (name, id) in pools {
             let Some(server) = self.find(&name) else { continue };
@@ -358,9 +530,8 @@ impl PoolServers {
                 tracing::debug!(server = %name, pool = %id, "too many releases under way; the pool expires");
                 continue;
             };
-            let reads_expected = Arc::clone(&self.reads_expected);
             tokio::spawn(async move {
-                retire(server, id, reads_expected).await;
+                erase(server, id).await;
                 drop(permit);
             });
         }
@@ -382,62 +553,9 @@ impl PoolServers {
     }
 }
 
-/// The readers that began more downloads than expected, each with their number.
-fn unexpected(
-    counts: Vec<ReaderCount>,
-    reads_expected: &BTreeMap<KmeId, u64>,
-) -> impl Iterator<Item = (ReaderCount, u64)> {
-    counts.into_iter().filter_map(|count| {
-        let expected = reads_expected.get(&count.reader).copied().unwrap_or(1);
-        (count.started > expected).then_some((count, expected))
-    })
-}
-
-/// Checks the read counts of a pool, logs a warning if somebody read it more often than expected, and erases
-/// it.
-async fn retire(server: Arc<PoolServer>, id: PoolId, reads_expected: Arc<BTreeMap<KmeId, u64>>) {
-    let name = server.client.server();
-    match server.client.reads(id).await {
-        Ok(counts) => {
-            for (count, expected) in unexpected(counts, &reads_expected) {
-                tracing::warn!(
-                    server = %name,
-                    pool = %id,
-                    reader = %count.reader,
-                    started = count.started,
-                    completed = count.completed,
-                    expected,
-                    "unexpected extra read of a pool"
-                );
-            }
-        }
-        Err(error) => {
-            tracing::debug!(
-                server = %name, error = &error as &dyn std::error::Error,
-                "a pool server gave no read counts"
-            );
-        }
-    }
+async fn erase(server: Arc<PoolServer>, id: PoolId) {
     if let Err(error) = server.client.release(id).await {
-        let error = &error as &dyn std::error::Error;
+        let (name, error) = (server.client.server(), &error as &dyn std::error::Error);
         tracing::debug!(server = %name, pool = %id, error, "a pool was not released; it expires");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reader_with_more_downloads_than_expected_is_an_alarm() {
-        let count =
-            |reader: &str, started| ReaderCount { reader: reader.parse().unwrap(), started, completed: 0 };
-        let counts = vec![count("site-a", 1), count("site-b", 2), count("site-c", 0)];
-        let alarms: Vec<_> = unexpected(counts.clone(), &BTreeMap::new()).collect();
-        assert_eq!(alarms, [(count("site-b", 2), 1)]);
-        let two_replicas = BTreeMap::from([("site-b".parse().unwrap(), 2)]);
-        assert_eq!(unexpected(counts, &two_replicas).count(), 0);
-        let third = unexpected(vec![count("site-b", 3), count("site-a", 2)], &two_replicas);
-        assert_eq!(third.collect::<Vec<_>>(), [(count("site-b", 3), 2), (count("site-a", 2), 1)]);
     }
 }

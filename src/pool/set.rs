@@ -1,12 +1,15 @@
 //! A pool set as a site holds it: the downloaded pools and what may still be drawn from them.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use blast::{Budget, EngineError, SourcePool};
 use kme::{KmeId, PoolId, PoolServerId, PoolSetId, Timestamp};
+
+use sha3::{Digest as _, Sha3_256};
 
 use super::locked::LockedWords;
 use super::quota::Reservation;
@@ -46,6 +49,27 @@ pub struct AnnouncedSet {
     pub expires_at: Timestamp,
 }
 
+/// Why a recipient cannot use a set, where the source can do something about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum SetTrouble {
+    /// The confirmation value of a batch did not match. The recipient has discarded the set.
+    ConfirmationMismatch,
+    /// The recipient could not download from these servers, or has them under quarantine.
+    PoolServers {
+        /// Their names; at least one.
+        pool_servers: Vec<PoolServerId>,
+    },
+    /// The recipient demands more pools.
+    TooFewPools {
+        /// How many at least.
+        pools_min: usize,
+    },
+}
+
+/// Separates the digest of a pool from every other use of the hash.
+const COMPARISON_DOMAIN: &[u8] = b"dqkd pool comparison 1\0";
+
 /// How much may still be drawn from a set, and which batches a recipient has already charged.
 #[derive(Debug)]
 struct Account {
@@ -66,6 +90,10 @@ pub struct PoolSet {
     account: Mutex<Account>,
     total_bits: u64,
     granted: Option<Reservation>,
+    /// The recipients that its pools were compared with after a mismatch.
+    compared: tokio::sync::Mutex<BTreeSet<KmeId>>,
+    is_proven: AtomicBool,
+    has_alarm: AtomicBool,
 }
 
 impl PoolSet {
@@ -87,6 +115,9 @@ impl PoolSet {
             total_bits: budget.left_bits(),
             account: Mutex::new(Account { budget, batches: HashSet::new() }),
             granted: None,
+            compared: tokio::sync::Mutex::default(),
+            is_proven: AtomicBool::new(false),
+            has_alarm: AtomicBool::new(false),
         }
     }
 
@@ -145,6 +176,60 @@ impl PoolSet {
     /// The pools as the engine takes them, in the order of the announcement.
     pub fn sources(&self) -> Vec<SourcePool<'_>> {
         self.pools.iter().map(|pool| SourcePool { id: pool.id, words: pool.words.as_words() }).collect()
+    }
+
+    /// Whether one of the pools is of `server`.
+    pub fn uses(&self, server: &PoolServerId) -> bool {
+        self.pools.iter().any(|pool| pool.server == *server)
+    }
+
+    /// For each pool, SHA3-256 of `salt`, its names, its length and its bytes: two sites find out with it
+    /// whose pool differs.
+    ///
+    /// Send it only for a set that is discarded. While keys may still be made of a pool, its digest would let
+    /// whoever knows most of the pool test guesses of the rest, chosen by what they saw of a batch. Once no
+    /// key can follow, 256 bits of hash are far less than the quarter of a pool that may leak of it
+    /// (`docs/blast-engine.md`, section 3), and they travel between two sites that have the pool anyway.
+    pub fn digests(&self, salt: &[u8; 32]) -> Vec<(AnnouncedPool, [u8; 32])> {
+        let digest = |pool: &HeldPool| {
+            let mut hash = Sha3_256::new_with_prefix(COMPARISON_DOMAIN);
+            hash.update(salt);
+            let name = pool.server.as_str().as_bytes();
+            hash.update((name.len() as u64).to_le_bytes());
+            hash.update(name);
+            hash.update(pool.id.as_bytes());
+            hash.update((pool.words.len_bytes() as u64).to_le_bytes());
+            for word in pool.words.as_words() {
+                hash.update(word.to_le_bytes());
+            }
+            (AnnouncedPool { server: pool.server.clone(), id: pool.id }, hash.finalize().into())
+        };
+        self.pools.iter().map(digest).collect()
+    }
+
+    /// The recipients that the pools were compared with. Held while a comparison is under way.
+    pub fn compared(&self) -> &tokio::sync::Mutex<BTreeSet<KmeId>> {
+        &self.compared
+    }
+
+    /// Notes that every recipient confirmed a batch of the set.
+    pub fn note_proof(&self) {
+        self.is_proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every recipient confirmed a batch of it.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody read a pool of the set who should not have; `true` the first time.
+    pub(super) fn raise_alarm(&self) -> bool {
+        !self.has_alarm.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether such an alarm was raised.
+    pub(super) fn has_alarm(&self) -> bool {
+        self.has_alarm.load(Ordering::Relaxed)
     }
 
     /// Takes `bits` out of the budget, all or nothing. Every site keeps its own account.

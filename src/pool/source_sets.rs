@@ -10,16 +10,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 
 use blast::{Budget, MIN_POOL_WORDS};
-use kme::{Clock, KmeId, PoolSetId, Timestamp};
+use futures_util::{StreamExt as _, stream};
+use kme::{Backoff, Clock, KmeId, PoolServerId, PoolSetId, Timestamp};
 use parking_lot::Mutex;
 
+use super::error::PoolSetError;
 use super::flight::Flight;
 use super::quota::{Quota, Reservation};
-use super::servers::{PoolServers, PoolSetError};
-use super::set::PoolSet;
+use super::servers::PoolServers;
+use super::set::{PoolSet, SetTrouble};
 
 /// How many new sets one request waits for before it fails: other requests may use them up first.
 const WAITS_MAX: usize = 4;
@@ -27,14 +29,52 @@ const WAITS_MAX: usize = 4;
 /// Pause after a failed renewal in the background.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 
+/// Pause before a set is tried again that pool servers did not provide.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often to check whether batches still use a retired set.
 const RETIRE_POLL: Duration = Duration::from_millis(200);
 
 /// A set is renewed when less than this part of its budget or life is left.
 const LOW_WATER_PART: u64 = 4;
 
+/// How long callers are told at once that no set could be made, while it is tried again.
+const FAILURE_SHOWN: Duration = Duration::from_secs(10);
+
+/// Pauses before another set is made when one after the other is given up: a recipient that refuses every set,
+/// or every second batch, must not use up what the pool servers grant this site. The first cost no pause.
+const GIVEN_UP_PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
+const GIVEN_UP_FREE: u32 = 2;
+/// A set that every recipient has confirmed, and that was in use for so long, ends such a row.
+const LASTED: Duration = Duration::from_mins(1);
+
+/// As [`GIVEN_UP_PAUSE`], for sets that a recipient did not take. Short, because it may only be restarting.
+const NOT_TAKEN_PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+
+/// How often the readers of a set are looked at while keys are drawn from it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// An idle set is looked at only every so many times.
+const IDLE_LOOKS: u32 = 6;
+/// Sets looked at at once.
+const LOOKS_AT_ONCE: usize = 8;
+
 /// Why an announcement failed. It is logged, so it must not hold secrets.
-pub type AnnounceError = Box<dyn std::error::Error + Send + Sync>;
+#[derive(Debug, thiserror::Error)]
+#[error("a recipient did not take it")]
+pub struct AnnounceError {
+    /// What the recipient said that helps to make a better set, and who that was.
+    pub trouble: Option<(KmeId, SetTrouble)>,
+    /// The failure.
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl AnnounceError {
+    /// Whether a set of other servers may be accepted.
+    fn blames_servers(&self) -> bool {
+        matches!(self.trouble, Some((_, SetTrouble::PoolServers { .. })))
+    }
+}
 
 /// The future of [`SetAnnouncer::announce`].
 pub type Announcing<'a> = Pin<Box<dyn Future<Output = Result<(), AnnounceError>> + Send + 'a>>;
@@ -77,7 +117,7 @@ pub enum SourceSetError {
     NotMade(#[source] Arc<PoolSetError>),
     /// A recipient did not accept the set; try later.
     #[error("a new pool set could not be announced")]
-    NotAnnounced(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    NotAnnounced(#[source] Arc<AnnounceError>),
     /// Memory, groups or demand have reached their bounds; try later.
     #[error("no pool set now: {0}")]
     Busy(&'static str),
@@ -95,6 +135,14 @@ struct Group {
     flight: Option<Flight<Made>>,
     words: usize,
     renew_at: Option<Instant>,
+    /// The last failure to make a set, when none was made since.
+    failed: Option<(Instant, SourceSetError)>,
+    /// Sets in a row that were given up soon after they were made, or before they served a batch.
+    given_up: u32,
+    /// Sets in a row that a recipient did not take.
+    not_taken: u32,
+    /// No set is made before.
+    make_at: Option<Instant>,
     last_used: u64,
 }
 
@@ -157,16 +205,78 @@ impl SourceSets {
         Err(SourceSetError::Busy("keys are used faster than the pool servers make pools"))
     }
 
-    /// Retires a set that a recipient cannot use: it restarted and cannot download the pools any more.
+    /// Retires a set before its time: a recipient cannot use it, a pool of it differs between the sites, or
+    /// somebody read it who should not have.
     pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
+        let now = self.clock.now();
         let mut state = self.state.lock();
-        if let Some(group) = state.groups.get_mut(group) {
+        let Some(group) = state.groups.get_mut(group) else { return };
+        for place in [&mut group.current, &mut group.next] {
+            if let Some(set) = place.take_if(|set| set.id() == id) {
+                let has_lasted = set.is_proven() && set.created_at().plus(LASTED) <= now;
+                group.given_up = if has_lasted { 1 } else { group.given_up.saturating_add(1) };
+                let pause = GIVEN_UP_PAUSE.after(group.given_up.saturating_sub(GIVEN_UP_FREE));
+                group.make_at = Some(Instant::now() + pause);
+                self.retire(set);
+            }
+        }
+    }
+
+    /// Retires every set that is shared with `peer` and has a pool of `server`: the two sites do not trust
+    /// that server any more.
+    pub fn avoid(self: &Arc<Self>, server: &PoolServerId, peer: &KmeId) {
+        let mut state = self.state.lock();
+        for (_, group) in state.groups.iter_mut().filter(|(key, _)| key.contains(peer)) {
             for place in [&mut group.current, &mut group.next] {
-                if let Some(set) = place.take_if(|set| set.id() == id) {
+                if let Some(set) = place.take_if(|set| set.uses(server)) {
                     self.retire(set);
                 }
             }
         }
+    }
+
+    /// The pool servers that sets are made on.
+    pub fn servers(&self) -> &Arc<PoolServers> {
+        &self.servers
+    }
+
+    /// Looks again and again at who read the pools of the sets in use; never ends. A set that somebody read
+    /// who should not have is retired at once.
+    pub async fn watch_readers(self: Arc<Self>) {
+        let mut ticks = interval(LOOK_EVERY);
+        let (mut round, mut drawn) = (0_u32, HashMap::<PoolSetId, u64>::new());
+        loop {
+            ticks.tick().await;
+            round = round.wrapping_add(1);
+            let mut seen = HashMap::new();
+            let mut due = Vec::new();
+            for (key, set) in self.all() {
+                let left_bits = set.left_bits();
+                let is_used = drawn.get(&set.id()) != Some(&left_bits);
+                seen.insert(set.id(), left_bits);
+                if is_used || round.is_multiple_of(IDLE_LOOKS) {
+                    due.push((key, set));
+                }
+            }
+            drawn = seen;
+            let looks = due.into_iter().map(|(key, set)| self.look(key, set));
+            stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).collect::<()>().await;
+        }
+    }
+
+    async fn look(self: &Arc<Self>, key: GroupKey, set: Arc<PoolSet>) {
+        if self.servers.was_read_by_others(&set).await {
+            self.discard(&key, set.id());
+        }
+    }
+
+    fn all(&self) -> Vec<(GroupKey, Arc<PoolSet>)> {
+        let state = self.state.lock();
+        let of = |(key, group): (&GroupKey, &Group)| {
+            let sets = group.current.iter().chain(&group.next);
+            sets.map(|set| (key.clone(), Arc::clone(set))).collect::<Vec<_>>()
+        };
+        state.groups.iter().flat_map(of).collect()
     }
 
     /// Retires sets near their expiry; call it each second, inside the runtime.
@@ -297,8 +407,14 @@ impl SourceSets {
         bits: u64,
         now: Timestamp,
     ) -> Result<Flight<Made>, SourceSetError> {
+        // While no set can be made, callers learn why at once, and one task at a time tries again.
+        let failed = group.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_SHOWN);
+        let failed = failed.map(|(_, error)| error.clone());
         if let Some(flight) = group.flight.as_ref().filter(|flight| !flight.is_over()) {
-            return Ok(flight.clone());
+            return failed.map_or_else(|| Ok(flight.clone()), Err);
+        }
+        if group.make_at.is_some_and(|at| Instant::now() < at) {
+            return Err(failed.unwrap_or(SourceSetError::Busy("several pool sets in a row were rejected")));
         }
         if let Some(set) = &group.current {
             group.words = grown(set, now, &self.settings);
@@ -307,11 +423,24 @@ impl SourceSets {
         let (words, granted) = self.grant(group.words.max(self.settings.words_initial), least)?;
         let (sets, key) = (Arc::clone(self), key.clone());
         let flight = Flight::start(async move {
-            let made = sets.make(&key, words, granted).await;
-            sets.land(&key, made)
+            let mut made = sets.make(&key, words, granted).await;
+            // A recipient could not use a server: without it, it may work.
+            if let Err(SourceSetError::NotAnnounced(error)) = &made
+                && error.blames_servers()
+                && let Ok((words, granted)) = sets.grant(words, words)
+            {
+                made = sets.make(&key, words, granted).await;
+            }
+            let landed = made.as_ref().ok().cloned();
+            let result = sets.land(&key, made);
+            if let Some(set) = landed {
+                let (sets, key) = (Arc::clone(&sets), key.clone());
+                tokio::spawn(async move { sets.look(key, set).await });
+            }
+            result
         });
         group.flight = Some(flight.clone());
-        Ok(flight)
+        failed.map_or_else(|| Ok(flight), Err)
     }
 
     /// Memory for a set of `wanted` words, or of fewer down to `least` when it is short.
@@ -338,11 +467,15 @@ impl SourceSets {
         let made = self.servers.make_set(key, words, self.settings.ttl).await;
         let set = made.map_err(|error| SourceSetError::NotMade(Arc::new(error)))?;
         let set = Arc::new(set.with_grant(granted));
-        if !key.is_empty()
-            && let Err(error) = self.announcer.announce(Arc::clone(&set)).await
-        {
-            self.servers.release(&set);
-            return Err(SourceSetError::NotAnnounced(error.into()));
+        if !key.is_empty() {
+            if let Err(error) = self.announcer.announce(Arc::clone(&set)).await {
+                self.servers.release(&set);
+                if let Some((peer, trouble)) = &error.trouble {
+                    self.servers.heed(peer, trouble);
+                }
+                return Err(SourceSetError::NotAnnounced(Arc::new(error)));
+            }
+            self.servers.note_accepted(&set);
         }
         tracing::info!(set = %set.id(), words, expires_at = %set.expires_at(), "pool set ready");
         Ok(set)
@@ -363,6 +496,8 @@ impl SourceSets {
         match made {
             Ok(set) => {
                 group.renew_at = None;
+                group.failed = None;
+                group.not_taken = 0;
                 let place = if group.current.is_none() { &mut group.current } else { &mut group.next };
                 if let Some(old) = place.replace(set) {
                     self.retire(old);
@@ -371,6 +506,18 @@ impl SourceSets {
             }
             Err(error) => {
                 group.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
+                if matches!(&error, SourceSetError::NotAnnounced(_)) {
+                    group.not_taken = group.not_taken.saturating_add(1);
+                }
+                let pause = match &error {
+                    SourceSetError::NotMade(_) => FAILURE_PAUSE,
+                    _ => NOT_TAKEN_PAUSE.after(group.not_taken.saturating_sub(GIVEN_UP_FREE)),
+                };
+                // Without a pause it may pass at once: callers wait for the next set.
+                if !pause.is_zero() {
+                    group.failed = Some((Instant::now(), error.clone()));
+                    group.make_at = group.make_at.max(Some(Instant::now() + pause));
+                }
                 tracing::warn!(error = &error as &dyn std::error::Error, "no new pool set could be made");
                 Err(error)
             }

@@ -1,4 +1,8 @@
-//! The pool server's state: its pools, who may read each and until when, within a memory quota.
+//! The pool server's state: its pools, who may read each and until when, within fair shares for each KME.
+//!
+//! Number of pools, their memory and open downloads are shared by the KMEs that use the server: one alone gets
+//! at most half of each, and a newcomer always finds some. What counts is what is held, not what is listed: a
+//! deleted pool counts until its last download has ended.
 //!
 //! Pools live in memory only; a restart loses them all, by design. Unknown, foreign and expired pools cannot
 //! be told apart from outside. The vault does not know what a pool is used for.
@@ -9,27 +13,30 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use blast::{MAX_POOL_WORDS, MIN_POOL_WORDS};
-use kme::{Clock, KmeId, PoolId, Random, RandomError, Timestamp};
+use kme::{Clock, FairShares, KmeId, PoolId, Random, RandomError, Taken, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::entropy::EntropySource;
 use super::locked::{LockedError, LockedWords};
-use super::quota::{Quota, Reservation};
 
-/// Longest that a download may keep a pool in memory after it was deleted or expired.
-const STREAM_LIFE_MAX: Duration = Duration::from_mins(2);
+/// Longest time for a download, and so the longest that one keeps a pool in memory after it was deleted or
+/// expired. The default pool of 1 MiB takes four seconds at 2 Mbit/s, the default largest one of 8 MiB 34.
+const DOWNLOAD_LIFE_MAX: Duration = Duration::from_mins(2);
 
-/// Most downloads that may be open at once.
-const STREAMS_MAX: usize = 4096;
+/// A download that takes no chunk for so long has ended. At 2 Mbit/s a chunk takes a quarter of a second.
+const DOWNLOAD_STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Most downloads that may be open at once. Each has one chunk of 64 KiB outside the pools' memory.
+const DOWNLOADS_MAX: usize = 512;
 
 /// What a pool server allows.
 #[derive(Clone, Debug)]
 pub struct VaultLimits {
-    /// Most bytes of all pools together.
+    /// Most bytes of all pools together. One owner alone gets at most half.
     pub memory_max_bytes: u64,
     /// Most bytes of the pools of one owner.
     pub owner_memory_max_bytes: u64,
-    /// Most pools at once.
+    /// Most pools at once. One owner alone gets at most half.
     pub pools_max: usize,
     /// Fewest words of a pool; at least [`MIN_POOL_WORDS`] is enforced.
     pub words_min: usize,
@@ -39,11 +46,16 @@ pub struct VaultLimits {
     pub ttl_max: Duration,
     /// Most readers of a pool.
     pub readers_max: usize,
+    /// The KMEs that may make and read pools; `None` for every KME of the chain.
+    pub kmes: Option<BTreeSet<KmeId>>,
 }
 
 /// Why the vault refused.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
+    /// The server's operator has not listed the caller.
+    #[error("KME {0} is not listed in [pool] kmes of this pool server's configuration")]
+    NotListed(KmeId),
     /// The caller must change the request; the text says what is allowed.
     #[error("{0}")]
     Refused(String),
@@ -105,7 +117,8 @@ pub struct ReaderReads {
 #[derive(Debug)]
 struct Bytes {
     words: LockedWords,
-    _granted: [Reservation; 2],
+    _place: Taken,
+    _memory: Taken,
 }
 
 #[derive(Debug, Default)]
@@ -121,16 +134,29 @@ struct Entry {
     bytes: Arc<Bytes>,
 }
 
-/// One download's reference to the bytes; the vault takes it away at the deadline.
-type Slot = Mutex<Option<Arc<Bytes>>>;
+/// One download's reference to the bytes; the vault takes it away when the download takes too long.
+type Slot = Mutex<Source>;
+
+#[derive(Debug)]
+struct Source {
+    bytes: Option<Arc<Bytes>>,
+    deadline: Timestamp,
+    /// When the last chunk was taken.
+    progress_at: Timestamp,
+}
+
+impl Source {
+    /// Takes the bytes away if the download takes too long.
+    fn end_if_late(&mut self, now: Timestamp) -> Option<Arc<Bytes>> {
+        let stalled_at = self.progress_at.plus(DOWNLOAD_STALL_MAX);
+        self.bytes.take_if(|_| self.deadline.min(stalled_at) <= now)
+    }
+}
 
 #[derive(Default)]
 struct State {
     pools: HashMap<PoolId, Entry>,
-    /// Pools being filled, so that `pools_max` holds while the lock is free.
-    filling: usize,
-    owners: HashMap<KmeId, Arc<Quota>>,
-    streams: Vec<(Timestamp, Weak<Slot>)>,
+    downloads: Vec<Weak<Slot>>,
 }
 
 /// All pools of one server.
@@ -139,7 +165,11 @@ pub struct PoolVault {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     entropy: EntropySource,
-    memory: Arc<Quota>,
+    places: FairShares<KmeId>,
+    memory: FairShares<KmeId>,
+    downloads: FairShares<KmeId>,
+    made: AtomicU64,
+    cut: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -147,12 +177,27 @@ impl PoolVault {
     /// An empty vault whose pools are filled from the operating system's generator.
     pub fn new(limits: VaultLimits, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
         Self {
-            memory: Quota::new(limits.memory_max_bytes),
+            places: FairShares::new(limits.pools_max),
+            memory: FairShares::new(size(limits.memory_max_bytes)),
+            downloads: FairShares::new(DOWNLOADS_MAX),
             limits,
             clock,
             entropy: EntropySource::Os(Arc::clone(&random)),
             random,
+            made: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
             state: Mutex::default(),
+        }
+    }
+
+    /// Lets `caller` in if it is listed, or if nobody is.
+    ///
+    /// # Errors
+    /// [`VaultError::NotListed`].
+    pub fn admit(&self, caller: &KmeId) -> Result<(), VaultError> {
+        match &self.limits.kmes {
+            Some(listed) if !listed.contains(caller) => Err(VaultError::NotListed(caller.clone())),
+            _ => Ok(()),
         }
     }
 
@@ -167,28 +212,21 @@ impl PoolVault {
     ) -> Result<ReservedPool, VaultError> {
         let readers = self.check(&request)?;
         let now = self.clock.now();
-        let mut dead = Dead::default();
-        let mut state = self.lock_swept(now, &mut dead);
-        if state.pools.len() + state.filling >= self.limits.pools_max {
-            return Err(VaultError::Full("it holds as many pools as it may"));
-        }
-        let bytes = (request.words as u64).saturating_mul(8);
-        let in_all = self.memory.reserve(bytes).ok_or(VaultError::Full("its memory quota is used up"))?;
-        let owner_quota = state
-            .owners
-            .entry(owner.clone())
-            .or_insert_with(|| Quota::new(self.limits.owner_memory_max_bytes));
-        let of_owner =
-            owner_quota.reserve(bytes).ok_or(VaultError::Full("the caller's memory quota is used up"))?;
-        state.filling += 1;
-        drop(state);
+        // What has expired is given back first.
+        self.sweep();
+        let place = self.places.holder(owner).take(1);
+        let place = place.ok_or(VaultError::Full("the caller already has its share of the pools"))?;
+        let bytes = request.words.saturating_mul(8);
+        let memory = self.memory.holder(owner).take_up_to(bytes, size(self.limits.owner_memory_max_bytes));
+        let memory = memory.ok_or(VaultError::Full("the caller already has its share of the memory"))?;
         Ok(ReservedPool {
             vault: Arc::clone(self),
             owner: owner.clone(),
             readers,
             words: request.words,
             expires_at: now.plus(request.ttl),
-            granted: Some([in_all, of_owner]),
+            place,
+            memory,
         })
     }
 
@@ -203,8 +241,8 @@ impl PoolVault {
     /// Opens a pool for one download by a named reader and counts it as started.
     ///
     /// # Errors
-    /// [`VaultError::NotFound`] for unknown, foreign and expired pools; [`VaultError::Full`] when too many
-    /// downloads are open.
+    /// [`VaultError::NotFound`] for unknown, foreign and expired pools; [`VaultError::Full`] when the reader
+    /// has too many downloads open.
     pub fn open(self: &Arc<Self>, id: PoolId, reader: &KmeId) -> Result<OpenPool, VaultError> {
         let now = self.clock.now();
         let mut dead = Dead::default();
@@ -213,15 +251,14 @@ impl PoolVault {
         let (_, count) =
             entry.readers.iter().find(|(named, _)| named == reader).ok_or(VaultError::NotFound)?;
         let (bytes, count) = (Arc::clone(&entry.bytes), Arc::clone(count));
-        if state.streams.len() >= STREAMS_MAX {
-            return Err(VaultError::Full("too many downloads are open"));
-        }
+        let share = self.downloads.holder(reader).take(1);
+        let share = share.ok_or(VaultError::Full("the caller already has its share of the downloads"))?;
         count.started.fetch_add(1, Ordering::Relaxed);
         let len_bytes = bytes.words.len_bytes();
-        let slot = Arc::new(Mutex::new(Some(bytes)));
-        let deadline = now.plus(STREAM_LIFE_MAX);
-        state.streams.push((deadline, Arc::downgrade(&slot)));
-        Ok(OpenPool { vault: Arc::clone(self), slot, count, deadline, len_bytes, next: 0 })
+        let source = Source { bytes: Some(bytes), deadline: now.plus(DOWNLOAD_LIFE_MAX), progress_at: now };
+        let slot = Arc::new(Mutex::new(source));
+        state.downloads.push(Arc::downgrade(&slot));
+        Ok(OpenPool { vault: Arc::clone(self), slot, count, len_bytes, next: 0, _share: share })
     }
 
     /// Erases a pool of `owner` now; downloads under way may finish within their deadline.
@@ -262,9 +299,24 @@ impl PoolVault {
         drop(self.lock_swept(self.clock.now(), &mut dead));
     }
 
+    /// Downloads that have not ended.
+    pub fn open_downloads(&self) -> usize {
+        self.downloads.taken()
+    }
+
+    /// Downloads that took too long, since the start.
+    pub fn cut_downloads(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Bytes of all pools, including those that a download keeps alive.
     pub fn used_bytes(&self) -> u64 {
-        self.memory.used_bytes()
+        self.memory.taken() as u64
+    }
+
+    /// Pools made since the start.
+    pub fn made_count(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Pools that can be read now.
@@ -286,6 +338,11 @@ impl PoolVault {
         if readers.is_empty() || readers.len() > self.limits.readers_max {
             return refused(format!("readers must name 1 to {} KMEs", self.limits.readers_max));
         }
+        if let Some(unlisted) = readers.iter().find(|reader| self.admit(reader).is_err()) {
+            return refused(format!(
+                "reader {unlisted} is not listed in [pool] kmes of this pool server's configuration"
+            ));
+        }
         Ok(readers.into_iter().collect())
     }
 
@@ -294,6 +351,7 @@ impl PoolVault {
     fn lock_swept(&self, now: Timestamp, dead: &mut Dead) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         state.sweep(now, dead);
+        self.cut.fetch_add(dead.bytes.len() as u64, Ordering::Relaxed);
         state
     }
 }
@@ -308,14 +366,15 @@ struct Dead {
 impl State {
     fn sweep(&mut self, now: Timestamp, dead: &mut Dead) {
         dead.pools.extend(self.pools.extract_if(|_, entry| entry.expires_at <= now).map(|(_, entry)| entry));
-        self.streams.retain(|(deadline, slot)| match slot.upgrade() {
-            Some(slot) if *deadline <= now => {
-                dead.bytes.extend(slot.lock().take());
-                false
+        self.downloads.retain(|slot| match slot.upgrade() {
+            Some(slot) => {
+                let ended = slot.lock().end_if_late(now);
+                let is_over = ended.is_some();
+                dead.bytes.extend(ended);
+                !is_over
             }
-            slot => slot.is_some(),
+            None => false,
         });
-        self.owners.retain(|_, quota| quota.used_bytes() > 0);
     }
 
     fn owned(&self, id: PoolId, owner: &KmeId) -> Result<&Entry, VaultError> {
@@ -330,7 +389,8 @@ pub struct ReservedPool {
     readers: Vec<KmeId>,
     words: usize,
     expires_at: Timestamp,
-    granted: Option<[Reservation; 2]>,
+    place: Taken,
+    memory: Taken,
 }
 
 impl ReservedPool {
@@ -338,26 +398,20 @@ impl ReservedPool {
     ///
     /// # Errors
     /// [`VaultError::Random`] or [`VaultError::Memory`]; the memory is released.
-    pub fn fill(mut self) -> Result<CreatedPool, VaultError> {
-        let mut words = LockedWords::zeroed(self.words)?;
-        self.vault.entropy.fill(words.as_bytes_mut())?;
-        let pool_id = PoolId::draw(&*self.vault.random)?;
-        let granted = self.granted.take().ok_or(VaultError::NotFound)?;
+    pub fn fill(self) -> Result<CreatedPool, VaultError> {
+        let Self { vault, owner, readers, words, expires_at, place, memory } = self;
+        let mut words = LockedWords::zeroed(words)?;
+        vault.entropy.fill(words.as_bytes_mut())?;
+        let pool_id = PoolId::draw(&*vault.random)?;
         let entry = Entry {
-            owner: self.owner.clone(),
-            expires_at: self.expires_at,
-            readers: self.readers.drain(..).map(|reader| (reader, Arc::default())).collect(),
-            bytes: Arc::new(Bytes { words, _granted: granted }),
+            owner,
+            expires_at,
+            readers: readers.into_iter().map(|reader| (reader, Arc::default())).collect(),
+            bytes: Arc::new(Bytes { words, _place: place, _memory: memory }),
         };
-        self.vault.state.lock().pools.insert(pool_id, entry);
-        Ok(CreatedPool { pool_id, expires_at: self.expires_at, entropy_source: self.vault.entropy.name() })
-    }
-}
-
-impl Drop for ReservedPool {
-    fn drop(&mut self) {
-        let mut state = self.vault.state.lock();
-        state.filling = state.filling.saturating_sub(1);
+        vault.state.lock().pools.insert(pool_id, entry);
+        vault.made.fetch_add(1, Ordering::Relaxed);
+        Ok(CreatedPool { pool_id, expires_at, entropy_source: vault.entropy.name() })
     }
 }
 
@@ -366,12 +420,13 @@ pub struct OpenPool {
     vault: Arc<PoolVault>,
     slot: Arc<Slot>,
     count: Arc<ReadCount>,
-    deadline: Timestamp,
     len_bytes: usize,
     next: usize,
+    /// Given back when the client has read everything, or its stream has ended.
+    _share: Taken,
 }
 
-/// The download ran past its deadline.
+/// The download took too long, as a whole or for one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the download took longer than the pool server allows")]
 pub struct DownloadOverdue;
@@ -390,13 +445,19 @@ impl OpenPool {
     /// Copies the next bytes to the front of `out`; returns how many, 0 at the end.
     ///
     /// # Errors
-    /// [`DownloadOverdue`] when the deadline has passed; this download can get no more bytes.
+    /// [`DownloadOverdue`] when it took too long; this download can get no more bytes.
     pub fn copy_next(&mut self, out: &mut [u8]) -> Result<usize, DownloadOverdue> {
-        let mut slot = self.slot.lock();
-        if self.deadline <= self.vault.clock.now() {
-            slot.take();
-        }
-        let bytes = slot.as_ref().ok_or(DownloadOverdue)?;
+        let now = self.vault.clock.now();
+        let mut source = self.slot.lock();
+        // Wiped after the lock is released, if this was the last reference.
+        let ended = source.end_if_late(now);
+        source.progress_at = now;
+        let Some(bytes) = source.bytes.clone() else {
+            drop(source);
+            self.vault.cut.fetch_add(ended.map_or(0, |_| 1), Ordering::Relaxed);
+            return Err(DownloadOverdue);
+        };
+        drop(source);
         let rest = bytes.words.as_bytes().get(self.next..).unwrap_or_default();
         let copied = out.len().min(rest.len());
         if let (Some(to), Some(from)) = (out.get_mut(..copied), rest.get(..copied)) {
@@ -404,10 +465,17 @@ impl OpenPool {
         }
         self.next += copied;
         if copied > 0 && self.next == self.len_bytes {
+            // The last chunk may be on its way for long.
+            self.slot.lock().bytes = None;
             self.count.completed.fetch_add(1, Ordering::Relaxed);
         }
         Ok(copied)
     }
+}
+
+/// As many as this machine can count.
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod meter;
 mod record;
 mod sealing;
 mod types;
+mod usage;
 mod verbs;
 mod writer;
 
@@ -53,11 +54,13 @@ use self::record::Ready;
 pub use self::sealing::{DataKey, DataKeyId, KekError, KeyEncryptionKeys, RecordSeal, SealError, Sealer};
 pub use self::types::{
     ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, ReadyVoid, Retrieval,
-    RetrievalMode, ReturnedBlock, Role, Swept, VoidOutcome,
+    RetrievalMode, ReturnedBlock, Role, Swept, Tombstone, VoidOutcome,
 };
+pub use self::usage::{Excess, Owner, Reserved, Stored, Usage};
 pub use self::verbs::MAX_KEYS_PER_RETRIEVAL;
 use self::verbs::{
     GiveBack, Insert, Lease, PairText, Retrieve, Sweep, Verb, Void, VoidUnlessLeased, check_data_keys,
+    count_batches, count_tombstones,
 };
 use self::writer::{
     Answer, CommitRace, GiveUpOnDrop, Job, Message, POSTGRES_WRITERS, Queue, Writer, WriterParts,
@@ -66,6 +69,8 @@ use crate::metrics::Registry;
 
 /// Longest time that a call waits for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A piece of a count is followed by a pause so many times as long.
+const COUNT_PAUSE: u32 = 32;
 /// Longest time that closing waits for the writers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -98,6 +103,7 @@ pub struct Store {
     sealer: Arc<Sealer>,
     clock: Arc<dyn Clock>,
     meter: Arc<Meter>,
+    usage: Arc<Usage>,
 }
 
 impl fmt::Debug for Store {
@@ -142,7 +148,8 @@ impl Store {
                 tokio::spawn(writer.run(Arc::clone(&jobs)));
             }
             let is_shared = address.dialect() == Dialect::Postgres;
-            Ok(Self { queue, reader: Reader::new(address), is_shared, sealer, clock, meter })
+            let (reader, usage) = (Reader::new(address), Arc::default());
+            Ok(Self { queue, reader, is_shared, sealer, clock, meter, usage })
         }
         .instrument(span)
         .await
@@ -288,6 +295,21 @@ impl Store {
         self.call(Void::new(source, batch_id, key_ids, expires_at)?).instrument(span).await
     }
 
+    /// As [`Self::void`], but leaves no tombstone: if the batch is not here, nothing is done.
+    ///
+    /// # Errors
+    /// As for [`Self::void`].
+    pub async fn void_stored(
+        &self,
+        source: &KmeId,
+        batch_id: BatchId,
+        key_ids: &[KeyId],
+    ) -> Result<VoidOutcome, StoreError> {
+        let span = info_span!("db.void_stored", batch.id = %batch_id, keys = key_ids.len());
+        let void = Void::new(source, batch_id, key_ids, Timestamp::from_ms(0))?.without_tombstone();
+        self.call(void).instrument(span).await
+    }
+
     /// Voids a batch of ready keys, unless some of them were leased. For a batch of this site whose
     /// [`Self::insert_ready`] failed or was not answered: the batch may be committed and leased nevertheless.
     ///
@@ -311,6 +333,40 @@ impl Store {
     /// [`StoreError`]; nothing was erased.
     pub async fn sweep(&self, limit: u32) -> Result<Swept, StoreError> {
         self.call(Sweep { limit }).instrument(info_span!("db.sweep")).await
+    }
+
+    /// How much is stored for whom. [`Self::count_stored`] keeps it right.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    /// Counts what is stored, in small pieces and with pauses, so that it takes little of the database's
+    /// time. Returns how long the pieces took.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the last count stays.
+    pub async fn count_stored(&self) -> Result<Duration, StoreError> {
+        let (mut count, mut after, mut busy) = (self.usage.begin(), None, Duration::ZERO);
+        loop {
+            let started = Instant::now();
+            let read = async {
+                let mut reading = self.reader.take().await?;
+                let last = count_batches(&mut reading.link, &mut count, after).await?;
+                if last.is_none() {
+                    count_tombstones(&mut reading.link, &mut count).await?;
+                }
+                reading.keep();
+                Ok::<_, StoreError>(last)
+            };
+            after = bounded(read).instrument(info_span!("db.count_stored")).await?;
+            let took = started.elapsed();
+            busy += took;
+            if after.is_none() {
+                self.usage.end(count);
+                return Ok(busy);
+            }
+            tokio::time::sleep(took * COUNT_PAUSE).await;
+        }
     }
 
     /// Checks that the store is open and can be read, for readiness.

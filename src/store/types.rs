@@ -124,6 +124,20 @@ pub struct VoidOutcome {
     pub voided: Vec<KeyId>,
     /// Somebody has retrieved these here. They stay as they are.
     pub kept: Vec<KeyId>,
+    /// What keeps the batch out, if it was not here.
+    pub tombstone: Tombstone,
+}
+
+/// Whether a void left a tombstone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tombstone {
+    /// The batch is here, so none is needed.
+    #[default]
+    NotNeeded,
+    /// The batch is not here, and will be refused.
+    Left,
+    /// The batch is not here, and no tombstone was allowed: nothing was done.
+    NotAllowed,
 }
 
 /// Result of voiding ready keys unless some were leased.

@@ -7,7 +7,7 @@ use kme::KmeId;
 
 use super::{Peers, SupplyError};
 use crate::peer::PeerError;
-use crate::pool::{Announcing, PoolSet, SetAnnouncer};
+use crate::pool::{AnnounceError, Announcing, PoolSet, SetAnnouncer};
 
 /// Tells every recipient of a new set. The set is used only when all have it.
 pub struct PeerAnnouncer {
@@ -26,6 +26,16 @@ pub(super) enum AnnounceFailure {
 }
 
 impl AnnounceFailure {
+    fn into_error(self) -> AnnounceError {
+        let trouble = match &self {
+            Self::Call(PeerError::Refused { kme, trouble, .. }) => {
+                trouble.clone().map(|trouble| (kme.clone(), trouble))
+            }
+            _ => None,
+        };
+        AnnounceError { trouble, cause: Box::new(self) }
+    }
+
     pub(super) fn as_supply_error(&self) -> SupplyError {
         match self {
             Self::NoPeer(kme) => SupplyError::PeerUnavailable(kme.clone()),
@@ -52,8 +62,7 @@ impl SetAnnouncer for PeerAnnouncer {
                     peer.announce(announcement).await.map_err(AnnounceFailure::Call)
                 }
             });
-            try_join_all(calls).await?;
-            Ok(())
+            try_join_all(calls).await.map(drop).map_err(AnnounceFailure::into_error)
         })
     }
 }

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +15,39 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use blast::{self, BatchSeeds, EngineError};
 use kme::life;
-use kme::{BatchId, Clock, Directory, Key, KeyId, KeyLimits, KmeId, Party, Recipient, SaeId, Timestamp};
+use kme::{
+    BatchId, Clock, Directory, Key, KeyId, KeyLimits, KmeId, Party, PoolServerId, Recipient, SaeId, Timestamp,
+};
+use mtls::SparingLog;
 use mtls::identity::AuthenticatedKme;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::compare;
 use super::meter::SupplyMeter;
+use super::{QuotaFull, Quotas};
 use crate::peer::content_digest;
 use crate::peer::wire::{
-    BatchMetadata, BatchStored, Info, InfoLimits, PROTOCOL_VERSION, SetReady, VoidAnswer, VoidRequest,
+    BatchMetadata, BatchStored, ComparisonAnswer, ComparisonRequest, Info, InfoLimits, PROTOCOL_VERSION,
+    SetReady, VoidAnswer, VoidRequest,
 };
-use crate::pool::{AnnouncedSet, PoolSet, PoolSetError, RecipientSetError, RecipientSets};
-use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, Store, StoreError};
+use crate::pool::{AnnouncedSet, PoolSet, PoolSetError, RecipientSetError, RecipientSets, SetTrouble};
+use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, Store, StoreError, Tombstone};
 
-/// Batches being regenerated or stored at once.
-const IN_WORK_MAX: usize = 64;
+/// Batches of one peer being regenerated or stored at once; more wait. So the work of one peer delays that of
+/// another by these few at most.
+const IN_WORK_MAX: usize = 16;
+/// Longest time from the arrival of a push until its keys are about to be stored.
+const WORK_MAX: Duration = Duration::from_mins(4);
+/// How much longer than a push can still arrive it may take to be stored; longer than [`WORK_MAX`] and the
+/// store's own limits.
+const STORING_MAX: Duration = Duration::from_mins(5);
 
 /// What this site accepts from its peers.
 #[derive(Clone, Debug)]
 pub struct IntakeRules {
     /// Sizes of keys and number of SAEs.
     pub limits: KeyLimits,
-    /// Longest life of a key.
-    pub key_ttl_max: Duration,
     /// Largest difference of clocks.
     pub clock_skew_max: Duration,
 }
@@ -56,12 +67,50 @@ pub enum IntakeError {
     /// The source voided the batch before it arrived.
     #[error("the batch was voided")]
     Voided,
-    /// The pools of the set cannot be downloaded; another set is needed.
-    #[error("the pools of the set cannot be downloaded: {0}")]
-    SetUnavailable(String),
+    /// The pools of the set cannot be downloaded, or must not be used; another set is needed.
+    #[error("the pools of the set cannot be downloaded: {message}")]
+    SetUnavailable {
+        /// Why.
+        message: String,
+        /// The server that is to blame, if one is.
+        server: Option<PoolServerId>,
+    },
+    /// The source, or the master, has as much stored here as it may have. Nothing was stored or voided.
+    #[error(transparent)]
+    Full(#[from] QuotaFull),
+    /// The set has fewer pools than this site demands.
+    #[error(
+        "the pool set has {pools} pools, this site accepts keys of {pools_min} or more ([pools] pools_min)"
+    )]
+    TooFewPools {
+        /// How many it has.
+        pools: usize,
+        /// How many it must have.
+        pools_min: usize,
+    },
+    /// The pools or the metadata of the two sites differ. The set is discarded here.
+    #[error("the confirmation value does not match: the pools of the two sites differ; the set is discarded")]
+    Mismatch,
+    /// No set of that name waits for a comparison.
+    #[error("no pool set of that ID waits for a comparison here")]
+    NothingToCompare,
     /// No room, or the store is not available. Pushing again later may succeed.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl IntakeError {
+    /// What is wrong with the pool set, in a form that the source acts upon.
+    pub fn set_trouble(&self) -> Option<SetTrouble> {
+        match self {
+            Self::SetUnavailable { server: Some(server), .. } => {
+                Some(SetTrouble::PoolServers { pool_servers: vec![server.clone()] })
+            }
+            Self::TooFewPools { pools_min, .. } => Some(SetTrouble::TooFewPools { pools_min: *pools_min }),
+            Self::Mismatch => Some(SetTrouble::ConfirmationMismatch),
+            _ => None,
+        }
+    }
 }
 
 /// Receives batches from peers. Share it in an `Arc`.
@@ -70,9 +119,13 @@ pub struct Intake {
     rules: IntakeRules,
     sets: Arc<RecipientSets>,
     store: Arc<Store>,
+    quotas: Arc<Quotas>,
     clock: Arc<dyn Clock>,
-    in_work: Semaphore,
+    /// Of each peer.
+    in_work: BTreeMap<KmeId, Semaphore>,
     meter: Arc<SupplyMeter>,
+    /// For what a peer can repeat.
+    log: SparingLog,
 }
 
 impl fmt::Debug for Intake {
@@ -88,11 +141,14 @@ impl Intake {
         rules: IntakeRules,
         sets: Arc<RecipientSets>,
         store: Arc<Store>,
+        quotas: Arc<Quotas>,
         clock: Arc<dyn Clock>,
         meter: Arc<SupplyMeter>,
     ) -> Arc<Self> {
-        let in_work = Semaphore::new(IN_WORK_MAX);
-        Arc::new(Self { directory, rules, sets, store, clock, in_work, meter })
+        let of_peer = |peer: &KmeId| (peer.clone(), Semaphore::new(IN_WORK_MAX));
+        let in_work = directory.load().peers().map(of_peer).collect();
+        let log = SparingLog::new("peer");
+        Arc::new(Self { directory, rules, sets, store, quotas, clock, in_work, meter, log })
     }
 
     /// Downloads an announced pool set.
@@ -126,14 +182,20 @@ impl Intake {
     }
 
     async fn take(&self, source: &KmeId, batch: BatchMetadata) -> Result<BatchStored, IntakeError> {
+        let arrived = Instant::now();
         let directory = self.directory.load_full();
-        let checked = Checked { rules: &self.rules, directory: &directory, source, batch: &batch };
+        let key_ttl_max = self.quotas.key_ttl_max(source);
+        let checked =
+            Checked { rules: &self.rules, key_ttl_max, directory: &directory, source, batch: &batch };
         let entitled = checked.entitled_here(self.clock.now())?;
         let content = content_digest(&batch);
         let stored = BatchStored { batch_id: batch.batch_id, keys: batch.key_ids.len() };
+        let room = self.quotas.of_peer(source, &batch.master, stored.keys, batch.key_bytes)?;
         // Only the store knows whether the batch is stored or voided already: another replica may have done
         // that.
-        self.regenerate_and_store(source, batch, &entitled, content).await?;
+        if self.regenerate_and_store(source, batch, &entitled, content, arrived).await? == Inserted::Stored {
+            room.stored();
+        }
         Ok(stored)
     }
 
@@ -143,23 +205,59 @@ impl Intake {
         batch: BatchMetadata,
         entitled: &[Entitlement],
         content: [u8; 32],
-    ) -> Result<(), IntakeError> {
-        let _permit = self.in_work.acquire().await.map_err(|_| stopping())?;
+        arrived: Instant,
+    ) -> Result<Inserted, IntakeError> {
+        // Before the wait for a place: whoever announces pools that cannot be had delays itself only.
         let set = self.set(source, &batch.pool_set).await?;
         let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
+        let permit = self.in_work.get(source).ok_or_else(stopping)?.acquire();
+        let _permit = permit.await.map_err(|_| stopping())?;
         set.spend_once(bits, content).map_err(refused)?;
         let started = Instant::now();
-        let made = regenerate(set, batch).await?;
+        let made = match regenerate(Arc::clone(&set), batch, source, &self.log).await {
+            Err(IntakeError::Mismatch) => {
+                // No key was stored. Whatever the cause, this set has ended here.
+                self.sets.discard(source, &set);
+                tracing::error!(
+                    peer = %source, set = %set.id(),
+                    "a pushed batch does not match its confirmation value; its pool set is discarded"
+                );
+                return Err(IntakeError::Mismatch);
+            }
+            made => made?,
+        };
         self.meter.regenerate(started.elapsed());
+        // A tombstone of this batch may have expired since.
+        if arrived.elapsed() > WORK_MAX {
+            return Err(IntakeError::Unavailable("this KME was too slow to store the batch".to_owned()));
+        }
         match self.insert(source, &made, entitled, content).await? {
             Inserted::Stored => {
                 self.meter.regenerated(source, made.keys.len());
-                Ok(())
+                Ok(Inserted::Stored)
             }
-            Inserted::AlreadyStored => Ok(()),
+            Inserted::AlreadyStored => Ok(Inserted::AlreadyStored),
             Inserted::Conflict => Err(IntakeError::Conflict),
             Inserted::Voided => Err(IntakeError::Voided),
         }
+    }
+
+    /// Compares the pools of a set that was discarded here after a mismatch, and no longer uses the servers
+    /// whose pools differ for sets that are shared with the caller. Answers once for each set.
+    ///
+    /// # Errors
+    /// [`IntakeError::NothingToCompare`] for any other set.
+    pub async fn compare(
+        &self,
+        caller: &AuthenticatedKme,
+        request: ComparisonRequest,
+    ) -> Result<ComparisonAnswer, IntakeError> {
+        let source = self.peer(caller)?;
+        let set = self.sets.take_aside(&source, request.pool_set).ok_or(IntakeError::NothingToCompare)?;
+        let here = compare::digests(set, request.salt).await.map_err(|_| stopping())?;
+        let differing = compare::differing(&here, &request.pools);
+        compare::judge(self.sets.servers(), &source, request.pool_set, &differing);
+        Ok(ComparisonAnswer { pools: here })
     }
 
     /// Voids keys of the caller that nobody retrieved, and refuses the batch if it arrives later.
@@ -178,17 +276,23 @@ impl Intake {
                 blast::MAX_KEYS_PER_BATCH
             )));
         }
-        // A tombstone outlives every push of its batch, but never lives longer than a key, whatever the
-        // caller says.
-        let now = self.clock.now();
-        let longest = now.plus(self.rules.key_ttl_max);
-        let shortest = now.plus(2 * self.rules.clock_skew_max + Duration::from_mins(5));
-        let until = request.expires_at.min(longest).max(shortest);
-        let outcome = self
-            .store
-            .void(&source, request.batch_id, &request.key_ids, until)
-            .await
-            .map_err(|error| unavailable(&error))?;
+        // A tombstone outlives every push of its batch, and no longer than that. The batch was made before
+        // this void: if the clocks differ by the allowed skew, it seems to be made one skew later. Its push
+        // is accepted for another skew, and stored a while after that.
+        let until = self.clock.now().plus(2 * self.rules.clock_skew_max + STORING_MAX);
+        let (batch_id, key_ids) = (request.batch_id, &request.key_ids);
+        let room = self.quotas.tombstone(&source);
+        let outcome = if room.is_ok() {
+            self.store.void(&source, batch_id, key_ids, until).await
+        } else {
+            self.store.void_stored(&source, batch_id, key_ids).await
+        };
+        let outcome = outcome.map_err(|error| unavailable(&error))?;
+        match outcome.tombstone {
+            Tombstone::NotNeeded => {}
+            Tombstone::Left => room?.stored(),
+            Tombstone::NotAllowed => drop(room?),
+        }
         self.meter.voided(outcome.voided.len(), outcome.kept.len());
         Ok(VoidAnswer { voided: outcome.voided, kept: outcome.kept })
     }
@@ -229,19 +333,32 @@ impl Intake {
 
     async fn set(&self, source: &KmeId, announced: &AnnouncedSet) -> Result<Arc<PoolSet>, IntakeError> {
         self.sets.get_or_fetch(source, announced).await.map_err(|error| {
-            tracing::warn!(
-                peer = %source, set = %announced.id,
-                error = &error as &dyn std::error::Error,
-                "a pool set of a peer cannot be used"
-            );
+            if self.log.allows(source.as_str(), "pool_set") {
+                tracing::warn!(
+                    peer = %source, set = %announced.id,
+                    error = &error as &dyn std::error::Error,
+                    "a pool set of a peer cannot be used"
+                );
+            }
             match error {
                 RecipientSetError::Refused(_) => IntakeError::Refused(error.to_string()),
                 RecipientSetError::Conflict => IntakeError::Conflict,
+                RecipientSetError::TooFewPools { pools, pools_min } => {
+                    IntakeError::TooFewPools { pools, pools_min }
+                }
+                RecipientSetError::Discarded => {
+                    IntakeError::SetUnavailable { message: error.to_string(), server: None }
+                }
                 RecipientSetError::Busy => IntakeError::Unavailable(error.to_string()),
                 RecipientSetError::Fetch(cause) => match &*cause {
                     PoolSetError::Refused(_) => IntakeError::Refused(cause.to_string()),
-                    PoolSetError::Fetch(pool) => IntakeError::SetUnavailable(pool.to_string()),
-                    _ => IntakeError::SetUnavailable(cause.to_string()),
+                    other => {
+                        let message = match other {
+                            PoolSetError::Fetch(pool) => pool.to_string(),
+                            other => other.to_string(),
+                        };
+                        IntakeError::SetUnavailable { message, server: other.blamed().cloned() }
+                    }
                 },
             }
         })
@@ -280,7 +397,12 @@ struct Regenerated {
 }
 
 /// Runs the engine on a blocking thread, so that other tasks go on.
-async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerated, IntakeError> {
+async fn regenerate(
+    set: Arc<PoolSet>,
+    batch: BatchMetadata,
+    source: &KmeId,
+    log: &SparingLog,
+) -> Result<Regenerated, IntakeError> {
     let work = move || {
         let seeds = BatchSeeds { seed: batch.seed, mask_seed: batch.mask_seed };
         let keys = blast::regenerate(
@@ -301,9 +423,15 @@ async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerat
         })
     };
     match tokio::task::spawn_blocking(work).await {
-        Ok(made) => made.map_err(|error: EngineError| {
-            tracing::error!(%error, "a pushed batch cannot be regenerated");
-            refused(error)
+        Ok(made) => made.map_err(|error: EngineError| match error {
+            EngineError::ConfirmMismatch => IntakeError::Mismatch,
+            error => {
+                // The same push costs its source nothing when it comes again.
+                if log.allows(source.as_str(), "regenerate") {
+                    tracing::error!(peer = %source, %error, "a pushed batch cannot be regenerated");
+                }
+                refused(error)
+            }
         }),
         Err(_) => Err(stopping()),
     }
@@ -312,6 +440,7 @@ async fn regenerate(set: Arc<PoolSet>, batch: BatchMetadata) -> Result<Regenerat
 /// One push, checked against this site's rules.
 struct Checked<'a> {
     rules: &'a IntakeRules,
+    key_ttl_max: Duration,
     directory: &'a Directory,
     source: &'a KmeId,
     batch: &'a BatchMetadata,
@@ -358,8 +487,16 @@ impl Checked<'_> {
         if !life::is_live(expires_at, now) || expires_at <= created_at {
             return refuse(format!("the batch expired at {expires_at}, the time here is {now}"));
         }
-        if expires_at.since(created_at) > self.rules.key_ttl_max {
-            return refuse(format!("keys live at most {} s here", self.rules.key_ttl_max.as_secs()));
+        let life = expires_at.since(created_at);
+        if life > self.key_ttl_max {
+            return refuse(format!(
+                "these keys would live {} s (keys.ttl at KME {}); at KME {} they may live {} s \
+                 (limits.kme.key_ttl_max)",
+                life.as_secs(),
+                self.source,
+                self.directory.local(),
+                self.key_ttl_max.as_secs()
+            ));
         }
         Ok(())
     }

@@ -22,9 +22,19 @@ pub(super) enum Cause {
 
 const CAUSES: [(Cause, &str); 3] =
     [(Cause::Order, "order"), (Cause::Waiting, "waiting"), (Cause::Refill, "refill")];
-const PUSHED: [&str; 4] = ["stored", "not_sent", "refused", "failed"];
-const RECEIVED: [&str; 7] =
-    ["stored", "not_allowed", "refused", "conflict", "voided", "set_unavailable", "unavailable"];
+const PUSHED: [&str; 5] = ["stored", "not_sent", "mismatch", "refused", "failed"];
+const RECEIVED: [&str; 10] = [
+    "stored",
+    "not_allowed",
+    "refused",
+    "too_few_pools",
+    "mismatch",
+    "conflict",
+    "voided",
+    "set_unavailable",
+    "full",
+    "unavailable",
+];
 
 /// The counters of one daemon, resolved for its configured peers.
 #[derive(Debug)]
@@ -144,11 +154,12 @@ impl SupplyMeter {
         self.handed_out_made.inc_by(keys as u64);
     }
 
-    pub(super) fn pushed<T>(&self, peer: &KmeId, result: &Result<T, PeerError>) {
+    pub(super) fn pushed<T>(&self, peer: &KmeId, result: Result<T, &PeerError>) {
         let outcome = match result {
             Ok(_) => "stored",
             Err(error) if error.was_not_sent() => "not_sent",
-            Err(PeerError::Refused { .. }) => "refused",
+            Err(error) if error.is_mismatch() => "mismatch",
+            Err(PeerError::Refused { .. } | PeerError::Full { .. }) => "refused",
             Err(_) => "failed",
         };
         add(self.peers.get(peer).map(|peer| peer.pushed.as_slice()), outcome);
@@ -161,8 +172,12 @@ impl SupplyMeter {
             Err(IntakeError::Refused(_)) => "refused",
             Err(IntakeError::Conflict) => "conflict",
             Err(IntakeError::Voided) => "voided",
-            Err(IntakeError::SetUnavailable(_)) => "set_unavailable",
-            Err(IntakeError::Unavailable(_)) => "unavailable",
+            Err(IntakeError::TooFewPools { .. }) => "too_few_pools",
+            Err(IntakeError::Mismatch) => "mismatch",
+            Err(IntakeError::SetUnavailable { .. }) => "set_unavailable",
+            Err(IntakeError::Full(_)) => "full",
+            // The second is never the answer to a batch.
+            Err(IntakeError::Unavailable(_) | IntakeError::NothingToCompare) => "unavailable",
         };
         add(self.peers.get(peer).map(|peer| peer.received.as_slice()), outcome);
     }

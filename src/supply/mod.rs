@@ -6,11 +6,13 @@
 
 mod announce;
 mod batch;
+mod compare;
 mod error;
 mod intake;
 mod meter;
 mod order;
 mod peers;
+mod quota;
 mod reserve;
 mod retract;
 
@@ -31,6 +33,7 @@ use kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 pub use meter::SupplyMeter;
 pub use order::KeyOrder;
 pub use peers::Peers;
+pub use quota::{PeerQuota, QuotaFull, QuotaTable, Quotas};
 
 use self::order::KeyMaker;
 pub use self::reserve::ReserveLevels;
@@ -67,6 +70,8 @@ pub struct SupplyParts {
     pub sets: Arc<SourceSets>,
     /// Where this site keeps its copies.
     pub store: Arc<Store>,
+    /// How much it may keep for whom.
+    pub quotas: Arc<Quotas>,
     /// Time of creation and expiry.
     pub clock: Arc<dyn Clock>,
     /// Key IDs and seeds.

@@ -1,9 +1,9 @@
 //! Carries out one order, all or nothing: splits it into batches, makes them, pushes them to every site,
 //! commits here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use blast::{self, BatchSeeds, EngineError};
 use futures_util::future::{BoxFuture, try_join_all};
@@ -14,20 +14,30 @@ use kme::{
     Timestamp,
 };
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::announce::AnnounceFailure;
 use super::meter::Cause;
 use super::reserve::{Maker, Purpose};
 use super::retract::{Retractor, Traces};
-use super::{SupplyError, SupplyParts, SupplySettings, batch};
+use super::{SupplyError, SupplyParts, SupplySettings, batch, compare};
 use crate::peer::wire::BatchMetadata;
-use crate::peer::{Pushed, content_digest};
-use crate::pool::{PoolSet, PoolSetError, SourceSetError};
-use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Role};
+use crate::peer::{NotPushed, Pushed, content_digest};
+use crate::pool::{PoolSet, PoolSetError, SetTrouble, SourceSetError};
+use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Reserved, Role};
 
 /// Batches of one order in work at once.
 const BATCHES_AT_ONCE: usize = 4;
+
+/// Batches of one master in work at once; more wait. Half of the calls to a peer that may be under way, and
+/// little for the engine: so the orders of one SAE delay those of another by these few at most.
+const BATCHES_PER_MASTER: usize = 32;
+/// A batch of so many bits counts as one, a longer one as several: the engine's work grows with the length and
+/// with the sample, which is longer for a longer batch.
+const BITS_OF_ONE: u64 = 1 << 14;
+/// What the largest batch counts as.
+const TURNS_MAX: u32 = 8;
 
 /// An order for fresh keys.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +59,36 @@ pub(super) struct KeyMaker {
     parts: Arc<SupplyParts>,
     settings: SupplySettings,
     retractor: Retractor,
+    turns: Turns,
+}
+
+/// Turns of masters: each may have a few batches in work.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<SaeId, Weak<Semaphore>>>);
+
+/// How many turns a batch of `bits` takes.
+fn turns_of(bits: u64) -> u32 {
+    u32::try_from(bits / BITS_OF_ONE).unwrap_or(TURNS_MAX).clamp(1, TURNS_MAX)
+}
+
+impl Turns {
+    fn of(&self, master: &SaeId) -> Arc<Semaphore> {
+        let mut turns = self.0.lock();
+        if let Some(known) = turns.get(master).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Masters without orders go when a new one comes.
+        turns.retain(|_, of_one| of_one.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(BATCHES_PER_MASTER));
+        turns.insert(master.clone(), Arc::downgrade(&new));
+        new
+    }
 }
 
 impl KeyMaker {
     pub(super) fn new(parts: Arc<SupplyParts>, settings: SupplySettings) -> Self {
-        Self { retractor: Retractor::new(Arc::clone(&parts)), parts, settings }
+        let (retractor, turns) = (Retractor::new(Arc::clone(&parts)), Turns::default());
+        Self { parts, settings, retractor, turns }
     }
 
     /// Makes the keys of `order`, all or none.
@@ -66,9 +101,12 @@ impl KeyMaker {
             return Err(SupplyError::DemandsNotMet);
         }
         let work = Work::new(self, order);
+        let room = work.reserve(Purpose::Leased)?;
         let made = self.in_time(work.make_all(&counts)).await;
         self.parts.meter.made(Cause::Order, counts.len(), order.number, &made);
-        work.settle(made)
+        let made = work.settle(made)?;
+        room.into_iter().for_each(Reserved::stored);
+        Ok(made)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, SupplyError>>) -> Result<T, SupplyError> {
@@ -93,13 +131,16 @@ impl Maker for KeyMaker {
                 demands: &Demands::default(),
             };
             let work = Work::new(&self, order);
+            let room = work.reserve(purpose)?;
             let made = self.in_time(work.make_one(purpose)).await;
             let cause = match purpose {
                 Purpose::Ready => Cause::Refill,
                 Purpose::Leased => Cause::Waiting,
             };
             self.parts.meter.made(cause, 1, number, &made);
-            work.settle(made)
+            let made = work.settle(made)?;
+            room.into_iter().for_each(Reserved::stored);
+            Ok(made)
         })
     }
 
@@ -128,6 +169,7 @@ struct Work<'a> {
     created_at: Timestamp,
     expires_at: Timestamp,
     traces: Mutex<Traces>,
+    turns: Arc<Semaphore>,
 }
 
 impl<'a> Work<'a> {
@@ -137,7 +179,17 @@ impl<'a> Work<'a> {
         // The remote sites among the recipients'.
         let sites = order.recipients.iter().map(|recipient| &recipient.kme);
         let sites = sites.filter(|kme| **kme != maker.parts.local).cloned().collect();
-        Self { maker, order, sites, created_at, expires_at, traces: Mutex::default() }
+        let turns = maker.turns.of(order.master);
+        Self { maker, order, sites, created_at, expires_at, traces: Mutex::default(), turns }
+    }
+
+    /// Room for what the order will leave in this site's store; `None` if that is nothing.
+    fn reserve(&self, purpose: Purpose) -> Result<Option<Reserved>, SupplyError> {
+        let KeyOrder { master, number, key_bytes, .. } = self.order;
+        if purpose == Purpose::Leased && self.entitled_here().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.maker.parts.quotas.own(master, number, key_bytes)?))
     }
 
     /// Ends the work. After a failure, voids everywhere what it left behind.
@@ -205,11 +257,13 @@ impl<'a> Work<'a> {
         self.maker.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
-    /// One batch that every site has. If a site lost the pool set (it restarted), tries once more with a new
-    /// set.
+    /// One batch that every site has. If a site cannot use the pool set (it restarted, or its pools differ),
+    /// tries once more with a new set.
     async fn make(&self, count: usize) -> Result<Made, SupplyError> {
+        let bits = blast::output_bits(self.order.key_bytes, count).map_err(internal)?;
+        let _turns = self.turns.acquire_many(turns_of(bits)).await.map_err(internal)?;
         match self.attempt(count).await {
-            Err(Failure::SetGone(error)) => {
+            Err(Failure::SetGone { error, .. }) => {
                 tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
                 self.attempt(count).await.map_err(Failure::into_error)
             }
@@ -249,13 +303,14 @@ impl<'a> Work<'a> {
             expires_at: self.expires_at,
             confirm: made.batch.confirm,
         };
-        let pushed = try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await.inspect_err(
-            |failure| {
-                if matches!(failure, Failure::SetGone(_)) {
-                    parts.sets.discard(&self.sites, set.id());
-                }
-            },
-        )?;
+        let pushed = match try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await {
+            Ok(pushed) => pushed,
+            Err(failure) => {
+                self.heed(&failure, &set).await;
+                return Err(failure);
+            }
+        };
+        set.note_proof();
         let hybrid_tls = pushed.iter().all(|pushed| pushed.hybrid_tls);
         let grade = SourceGrade { entropy_sources, pools, hybrid_tls };
         let provenance = Provenance { grade, expires_at: self.expires_at };
@@ -266,6 +321,29 @@ impl<'a> Work<'a> {
         Ok(Made { batch_id, content, keys: made.batch.keys, provenance: Arc::new(provenance) })
     }
 
+    /// Draws the consequences of a failure that is about the pool set, so that the next set may do.
+    ///
+    /// Batches of a discarded set that were confirmed before stay good. Their confirmation values show that
+    /// both sites had the same sample of every pool, and what the dishonest server knows of its own pool
+    /// counts for nothing while another pool is honest.
+    async fn heed(&self, failure: &Failure, set: &Arc<PoolSet>) {
+        let parts = &self.maker.parts;
+        let Failure::SetGone { kme, trouble, .. } = failure else { return };
+        // First, so that no key is made of the set when its digests leave this site.
+        parts.sets.discard(&self.sites, set.id());
+        match trouble {
+            Some(SetTrouble::ConfirmationMismatch) => {
+                tracing::error!(
+                    peer = %kme, set = %set.id(),
+                    "the pools of two sites differ; their set is discarded and its pools are compared"
+                );
+                compare::find_liar(parts, kme, set).await;
+            }
+            Some(trouble) => parts.sets.servers().heed(kme, trouble),
+            None => {}
+        }
+    }
+
     async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<Pushed, Failure> {
         let peer = self.maker.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
@@ -274,7 +352,7 @@ impl<'a> Work<'a> {
         self.traces.lock().remote.insert(trace.clone());
         let started = Instant::now();
         let pushed = peer.push(metadata).await;
-        self.maker.parts.meter.pushed(kme, &pushed);
+        self.maker.parts.meter.pushed(kme, pushed.as_ref().map_err(|failed| &failed.error));
         tracing::debug!(
             peer = %kme,
             batch = %metadata.batch_id,
@@ -283,12 +361,19 @@ impl<'a> Work<'a> {
             duration_ms = started.elapsed().as_secs_f64() * 1e3,
             "batch pushed"
         );
-        pushed.map_err(|error| {
-            if error.was_not_sent() {
+        pushed.map_err(|NotPushed { error, may_be_stored }| {
+            if !may_be_stored {
                 self.traces.lock().remote.remove(&trace);
             }
             let supply_error = SupplyError::of_peer(&error);
-            if error.refuses_set() { Failure::SetGone(supply_error) } else { Failure::Order(supply_error) }
+            if error.refuses_set() || error.is_mismatch() {
+                let trouble = error.set_trouble().cloned();
+                return Failure::SetGone { kme: kme.clone(), trouble, error: supply_error };
+            }
+            if let Some(trouble) = error.set_trouble() {
+                self.maker.parts.sets.servers().heed(kme, trouble);
+            }
+            Failure::Order(supply_error)
         })
     }
 
@@ -331,8 +416,15 @@ impl<'a> Work<'a> {
 
 /// Why a batch was not made.
 enum Failure {
-    /// A site cannot get the pools of the set; another set may work.
-    SetGone(SupplyError),
+    /// A site cannot use the set; another set may work.
+    SetGone {
+        /// The site.
+        kme: KmeId,
+        /// What it said of the set.
+        trouble: Option<SetTrouble>,
+        /// The error if there is no other set.
+        error: SupplyError,
+    },
     /// The order has failed.
     Order(SupplyError),
 }
@@ -340,7 +432,7 @@ enum Failure {
 impl Failure {
     fn into_error(self) -> SupplyError {
         match self {
-            Self::SetGone(error) | Self::Order(error) => error,
+            Self::SetGone { error, .. } | Self::Order(error) => error,
         }
     }
 }
@@ -383,15 +475,45 @@ fn internal(error: impl std::error::Error + 'static) -> SupplyError {
 pub(super) fn no_set(error: SourceSetError) -> SupplyError {
     match &error {
         SourceSetError::NotMade(cause) => match &**cause {
-            PoolSetError::TooFewServers { answered, .. } => {
-                SupplyError::TooFewPoolServers { answered: *answered }
-            }
+            PoolSetError::TooFewServers { answered, needed, missing } => SupplyError::TooFewPoolServers {
+                answered: *answered,
+                needed: *needed,
+                missing: missing.keys().cloned().collect(),
+            },
             _ => SupplyError::Internal,
         },
-        SourceSetError::NotAnnounced(cause) => match cause.downcast_ref::<AnnounceFailure>() {
+        SourceSetError::NotAnnounced(error) => match error.cause.downcast_ref::<AnnounceFailure>() {
             Some(failure) => failure.as_supply_error(),
             None => SupplyError::Internal,
         },
         SourceSetError::TooLarge { .. } | SourceSetError::Busy(_) => SupplyError::Busy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_largest_batches_a_master_has_few_in_work() {
+        let ordinary = blast::output_bits(32, blast::MAX_KEYS_PER_BATCH).unwrap();
+        let largest = blast::output_bits(16_368, 1).unwrap();
+        assert_eq!(turns_of(ordinary), 1);
+        assert_eq!(turns_of(largest), 8);
+    }
+
+    #[test]
+    fn each_master_has_turns_of_its_own_and_unused_ones_are_forgotten() {
+        let turns = Turns::default();
+        let (alice, dave): (SaeId, SaeId) = ("alice".parse().unwrap(), "dave".parse().unwrap());
+        let of_alice = turns.of(&alice);
+        let all: Vec<_> = std::iter::from_fn(|| turns.of(&alice).try_acquire_owned().ok()).collect();
+        assert_eq!(all.len(), BATCHES_PER_MASTER);
+        assert_eq!(turns.of(&dave).available_permits(), BATCHES_PER_MASTER);
+        drop(all);
+        assert_eq!(of_alice.available_permits(), BATCHES_PER_MASTER);
+        drop(of_alice);
+        turns.of(&dave);
+        assert!(!turns.0.lock().contains_key(&alice));
     }
 }

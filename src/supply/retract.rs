@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use kme::{Backoff, BatchId, KmeId, Timestamp};
+use mtls::SparingLog;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
@@ -41,11 +42,13 @@ pub(super) struct Traces {
 pub(super) struct Retractor {
     parts: Arc<SupplyParts>,
     permits: Arc<Semaphore>,
+    log: SparingLog,
 }
 
 impl Retractor {
     pub(super) fn new(parts: Arc<SupplyParts>) -> Self {
-        Self { parts, permits: Arc::new(Semaphore::new(RETRACTED_AT_ONCE)) }
+        let permits = Arc::new(Semaphore::new(RETRACTED_AT_ONCE));
+        Self { parts, permits, log: SparingLog::new("sae") }
     }
 
     /// Starts to void what `traces` name.
@@ -54,7 +57,9 @@ impl Retractor {
             return;
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            tracing::warn!("too many orders failed at once; what sites stored of this one will expire");
+            if self.log.allows("", "too_many_failed") {
+                tracing::warn!("too many orders failed at once; what sites stored of these will expire");
+            }
             return;
         };
         let parts = Arc::clone(&self.parts);

@@ -167,7 +167,7 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
     run_to_end(&["pki", "init", "--trust-domain", "example.org", "--dir", &path]);
     assert_eq!(run(&["pki", "init", "--trust-domain", "example.org", "--dir", &path]).status.code(), Some(1));
     let issue =
-        ["pki", "issue", "sae", "router 7", "--name", "router-7", "--dir", &path, "--p12-password", "p"];
+        ["pki", "issue", "sae", "router.7", "--name", "router-7", "--dir", &path, "--p12-password", "p"];
     run_to_end(&issue);
     let again = run(&issue);
     assert_eq!(again.status.code(), Some(1));
@@ -180,17 +180,19 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
         (r"\b[0-9a-f]{16,}\b", "HEX"),
     ];
     insta::with_settings!({ filters => filters }, { insta::assert_snapshot!(shown, @"
-        subject    CN=router 7
+        subject    CN=router.7
         issuer     CN=dqkd issuing CA of example.org
         serial     HEX
+        key        sha256:HEX
         from       TIME
         until      TIME
-        uri        spiffe://example.org/sae/router%207
+        uri        spiffe://example.org/sae/router.7
         usage      client
 
         subject    CN=dqkd issuing CA of example.org
         issuer     CN=dqkd root CA of example.org
         serial     HEX
+        key        sha256:HEX
         from       TIME
         until      TIME
         usage      certificate authority
@@ -199,12 +201,58 @@ fn the_authority_issues_shows_and_refuses_to_overwrite() {
         let mode = std::fs::metadata(pki.join(private)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{private}");
     }
-    let slash = run(&["pki", "issue", "sae", "a/b", "--dir", &path]);
-    assert_eq!(slash.status.code(), Some(1));
-    assert!(stderr(&slash).contains("--name"), "{}", stderr(&slash));
+    for (args, says) in [
+        (&["kme", "site a"][..], "letters, digits, dots, hyphens and underscores only"),
+        (&["sae", "CN=rack 7"], "--cn"),
+        (&["sae", "a/b", "--cn"], "--name"),
+    ] {
+        let refused = run(&[&["pki", "issue", "--dir", &path][..], args].concat());
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&refused).contains(says), "{}", stderr(&refused));
+    }
+    run_to_end(&["pki", "issue", "sae", "CN=rack 7", "--cn", "--name", "rack-7", "--dir", &path]);
     assert_eq!(run(&["pki", "revoke", "sae", "nobody", "--dir", &path]).status.code(), Some(1));
-    run_to_end(&["pki", "revoke", "sae", "router 7", "--dir", &path]);
+    run_to_end(&["pki", "revoke", "sae", "router.7", "--dir", &path]);
     run_to_end(&["pki", "crl", "--dir", &path]);
+}
+
+#[test]
+fn an_authority_lists_renews_shows_its_lists_and_replaces_its_issuing_ca() {
+    let dir = TempDir::new().unwrap();
+    let pki = dir.path().join("pki");
+    let path = pki.display().to_string();
+    let passphrase = dir.path().join("passphrase");
+    std::fs::write(&passphrase, "correct horse\n").unwrap();
+    let with_root = ["--root-passphrase-file", passphrase.to_str().unwrap(), "--dir", &path];
+    let init = ["pki", "init", "--trust-domain", "example.org", "--permit-dns", "example.org"];
+    run_to_end(&[&init[..], &with_root].concat());
+    run_to_end(&["pki", "issue", "kme", "site-a", "--dns", "a.example.org", "--dir", &path]);
+    let elsewhere = run(&["pki", "issue", "kme", "site-b", "--dns", "b.example.com", "--dir", &path]);
+    assert!(stderr(&elsewhere).contains("b.example.com is not permitted"), "{}", stderr(&elsewhere));
+
+    let list = || -> serde_json::Value {
+        serde_json::from_str(&run_to_end(&["pki", "list", "--json", "--dir", &path])).unwrap()
+    };
+    let first = list()[1]["serial"].as_str().unwrap().to_owned();
+    let renewed = run_to_end(&["pki", "renew", "kme", "site-a", "--revoke-old", "--dir", &path]);
+    assert!(renewed.contains(&format!("revoked {first}")), "{renewed}");
+    let states: Vec<_> =
+        list().as_array().unwrap().iter().map(|one| one["state"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(states, ["valid", "revoked", "valid"]);
+    let shown = run_to_end(&["pki", "list", "--dir", &path]);
+    assert!(shown.lines().any(|line| line.starts_with("revoked") && line.contains(&first)), "{shown}");
+    let shown = run_to_end(&["pki", "show", pki.join("crl.pem").to_str().unwrap()]);
+    assert!(shown.contains(&format!("revoked    {first} at ")), "{shown}");
+    assert!(shown.starts_with("list of    CN=dqkd root CA of example.org\n"), "{shown}");
+
+    let refused = run(&["pki", "revoke", "--issuing", "--dir", &path]);
+    assert!(stderr(&refused).contains("--root-passphrase-file"), "{}", stderr(&refused));
+    run_to_end(&[&["pki", "revoke", "--issuing"][..], &with_root].concat());
+    let all = list();
+    let kmes = all.as_array().unwrap().iter().filter(|one| one["role"] == "kme");
+    assert!(kmes.map(|one| &one["state"]).all(|state| state == "revoked"), "{all}");
+    run_to_end(&["pki", "issue", "kme", "site-a", "--dns", "a.example.org", "--force", "--dir", &path]);
+    assert_eq!(run(&["pki", "revoke", "--issuing", "--serial", "00"]).status.code(), Some(2));
 }
 
 #[test]

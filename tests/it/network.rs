@@ -134,7 +134,7 @@ fn extensions_tell_the_source_and_the_expiry_of_keys_from_real_pool_servers() {
 fn two_saes_of_one_site_share_a_key_without_any_peer() {
     needs!(Curl);
     let mut network = Network::generate(2);
-    network.start_pools(2);
+    network.start_pools(3);
     network.start_site(0);
     let (id, key) = network.enc("alice", "dave", "").key();
     assert_eq!(network.dec("dave", "alice", &[&id]).key(), (id, key));

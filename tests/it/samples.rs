@@ -77,6 +77,8 @@ fn the_script_regenerates_what_the_samples_name() {
     let dir = TempDir::new().unwrap();
     copy(&root().join("certs-dev"), &dir.path().join("certs-dev"));
     copy(&root().join("config"), &dir.path().join("config"));
+    let list = dir.path().join("crates/mtls/src/development_keys.txt");
+    std::fs::create_dir_all(list.parent().unwrap()).unwrap();
     let before = std::fs::read(dir.path().join("certs-dev/unsafe-ca.pem")).unwrap();
     let output = Command::new("bash")
         .arg(dir.path().join("certs-dev/regenerate.sh"))
@@ -90,6 +92,10 @@ fn the_script_regenerates_what_the_samples_name() {
         run_to_end(&["check-config", &config.display().to_string()]);
     }
     assert!(!dir.path().join("certs-dev/authority").exists(), "no CA key is left behind");
+    let listed = std::fs::read_to_string(list).unwrap();
+    let committed = std::fs::read_to_string(root().join("crates/mtls/src/development_keys.txt")).unwrap();
+    assert_eq!(listed.lines().count(), committed.lines().count());
+    assert!(committed.lines().all(|line| !listed.contains(line)), "all keys are new");
 }
 
 #[test]

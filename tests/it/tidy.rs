@@ -203,7 +203,7 @@ fn tests_that_a_document_names_exist() {
         files(&root().join(dir), ".rs", &mut paths);
     }
     let code: String = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    let documents = ["docs/etsi-014.md", "docs/defects-of-others.md"];
+    let documents = ["docs/etsi-014.md", "docs/defects-of-others.md", "docs/threat-model.md"];
     let text = documents.map(|path| std::fs::read_to_string(root().join(path)).unwrap()).join("\n");
     let is_name = |word: &&str| {
         word.matches('_').count() >= 3
@@ -214,6 +214,22 @@ fn tests_that_a_document_names_exist() {
     for name in names {
         assert!(code.contains(&format!("fn {name}(")), "a document names {name}");
     }
+}
+
+/// In the tables of what an actor cannot do, the last column is the test.
+#[test]
+fn every_statement_of_the_threat_model_names_its_test() {
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let mut statements = 0;
+    for table in text.split("| cannot | because | test |\n|---|---|---|\n").skip(1) {
+        for row in table.lines().take_while(|line| line.starts_with('|')) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+            assert_eq!(cells.len(), 3, "{row}");
+            assert!(cells[2].matches('`').count() >= 2, "no test holds: {row}");
+            statements += 1;
+        }
+    }
+    assert!(statements > 40, "{statements}");
 }
 
 /// Settings of Postgres that only documents name.

@@ -59,22 +59,6 @@ fn one_dead_site_of_three_refuses_the_multicast_and_leaves_no_twin_usable() {
 }
 
 #[test]
-fn fewer_than_two_pool_servers_are_a_503_that_says_so() {
-    needs!(Curl);
-    let mut network = Network::generate(2);
-    network.start_pools(1);
-    network.start_sites();
-    let refused = network.enc("alice", "bob", "");
-    assert_eq!(refused.status, 503, "{refused:?}");
-    assert_eq!(refused.message(), "too few random pool servers answer");
-    eventually("readyz notices", || network.part(0, "pool servers") == "degraded");
-    network.start_pool(1);
-    eventually("two are enough", || network.enc("alice", "bob", "").status == 200);
-    let key = network.enc("alice", "bob", "").key();
-    assert_eq!(network.dec("bob", "alice", &[&key.0]).key(), key);
-}
-
-#[test]
 fn a_site_goes_on_with_the_pool_set_it_has_when_all_pool_servers_die() {
     needs!(Curl);
     let mut network = Network::start(2);

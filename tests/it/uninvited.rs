@@ -1,9 +1,12 @@
-//! Callers and requests that must be refused, at the handshake or with 400, 401, 404, 405 or 413. No key is
+//! Callers and requests that must be refused, at the handshake or with 400, 401, 403, 404, 405 or 413. No key is
 //! made or used up.
 
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use testkit::{Curl, Network, eventually, run_to_end};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use testkit::{Curl, Network, PATIENCE, RawClient, eventually, run_to_end};
 
 use crate::stored::stored_keys;
 use testkit::needs;
@@ -71,7 +74,7 @@ fn an_expired_certificate_is_refused_at_the_handshake() {
 }
 
 #[test]
-fn certificates_of_another_kind_get_401_everywhere() {
+fn certificates_of_another_kind_get_no_connection_at_any_listener() {
     needs!(Curl);
     let network = Network::start(2);
     let pki = network.pki();
@@ -85,14 +88,81 @@ fn certificates_of_another_kind_get_401_everywhere() {
     let [sae, peer, pool] = listeners(&network);
     for (url, names) in [(&sae, ["site-b", "olga"]), (&peer, ["alice", "olga"]), (&pool, ["alice", "olga"])] {
         for name in names {
-            let answer = if *url == peer { of(name).get(url) } else { of(name).post(url, "{}") };
-            assert_eq!(answer.status, 401, "{name} at {url}: {answer:?}");
-            assert_eq!(answer.message(), "Unauthorized");
+            let answer = of(name).get(url);
+            assert_eq!((answer.status, answer.exit != 0), (0, true), "{name} at {url}: {answer:?}");
         }
+    }
+    for (log, told) in [
+        (network.daemon(0).log(), "the certificate names KME site-b; this listener takes only the kind SAE"),
+        (network.daemon(0).log(), "the certificate names SAE alice; this listener takes only the kind KME"),
+    ] {
+        assert!(log.contains(told), "{log}");
     }
     let stranger = of("site-x").get(&peer);
     assert_eq!(stranger.status, 403, "{stranger:?}");
     assert!(stranger.message().contains("site-x is not a configured peer"), "{stranger:?}");
+}
+
+/// It keeps a connection busy, and acknowledges nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_sae_loses_its_open_connection_soon_after_the_new_list_is_there() {
+    let network = Network::start(2);
+    let pki = network.pki();
+    let file = |name: &str| pki.join(name);
+    let alice = RawClient::new(&network.ca(), &file("alice.pem"), &file("alice.key"));
+    let at = network.site(0).sae_url.trim_start_matches("https://").parse().unwrap();
+    let mut h2 = alice.h2(at).await.unwrap();
+    let status = h2.get("/api/v1/keys/bob/status").await.unwrap();
+    assert_eq!(h2.answer(status).await.unwrap().status, 200);
+    h2.withholds_acks = true;
+    let open = h2.post_head("/api/v1/keys/bob/enc_keys", 1000).await.unwrap();
+    let dir = pki.display().to_string();
+    run_to_end(&["pki", "revoke", "sae", "alice", "--dir", &dir]);
+    let revoked = Instant::now();
+    let clinging = async {
+        while h2.data(open, b" ", false).await.is_ok() {
+            let pause = tokio::time::sleep(Duration::from_millis(50));
+            tokio::select! {
+                () = pause => {}
+                frame = h2.next() => if frame.is_err() { return },
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, clinging).await.expect("the connection was kept");
+    let secs = revoked.elapsed().as_secs_f64();
+    assert!(secs < 15.0, "{secs} s");
+    let log = || network.daemon(0).log();
+    eventually("the log names it", || {
+        log().lines().any(|line| line.contains("a connection was cut") && line.contains("caller=\"alice\""))
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_refused_in_a_loop_writes_few_lines_and_all_are_counted() {
+    const TIMES: usize = 200;
+    needs!(Curl);
+    let network = Network::start(2);
+    let pki = network.pki();
+    let dir = pki.display().to_string();
+    run_to_end(&["pki", "issue", "sae", "mallory", "--dir", &dir]);
+    let of = |name: &str| {
+        RawClient::new(&network.ca(), &pki.join(format!("{name}.pem")), &pki.join(format!("{name}.key")))
+    };
+    let site = network.site(0);
+    let at = |url: &str| url.trim_start_matches("https://").parse().unwrap();
+    // At the listener for KMEs, and with requests that name nobody.
+    let mut h2 = of("alice").h2(at(&site.sae_url)).await.unwrap();
+    for _ in 0..TIMES {
+        let _ = of("mallory").tls(at(&site.peer_url), "h2").await;
+        let asked = h2.get("/api/v1/keys/nobody/status").await.unwrap();
+        assert_eq!(h2.answer(asked).await.unwrap().status, 400);
+    }
+    let metrics = || Curl::nobody(&network.ca()).get(&format!("{}/metrics", site.admin_url)).body;
+    let counted = "dqkd_refused_connections_total{listener=\"peer\",reason=\"identity\"} 200";
+    eventually("all are counted", || metrics().contains(counted));
+    let log = network.daemon(0).log();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines("mallory"), lines("request refused")), (5, 5), "{log}");
 }
 
 #[test]
@@ -108,23 +178,6 @@ fn unlisted(network: &Network, name: &str) -> Curl {
     let pki = network.pki();
     run_to_end(&["pki", "issue", "sae", name, "--dir", &pki.display().to_string()]);
     Curl::pem(&network.ca(), &pki.join(format!("{name}.pem")), &pki.join(format!("{name}.key")))
-}
-
-#[test]
-fn an_sae_that_nobody_listed_is_not_served_and_gets_no_key_of_its_whole_site() {
-    needs!(Curl);
-    let network = Network::start(2);
-    let mallory = unlisted(&network, "mallory");
-    let api = |site: usize| format!("{}/api/v1/keys", network.site(site).sae_url);
-    for url in [format!("{}/bob/enc_keys", api(0)), format!("{}/bob/status", api(0))] {
-        let answer = mallory.get(&url);
-        assert_eq!((answer.status, answer.message().as_str()), (401, "Unauthorized"), "{url}");
-    }
-    // A key for any admitted SAE of site-b: mallory is none, bob is.
-    let (id, key) = network.enc("alice", "site-b", "").key();
-    let url = format!("{}/alice/dec_keys?key_ID={id}", api(1));
-    assert_eq!(mallory.get(&url).status, 401);
-    assert_eq!(network.dec_get("bob", "alice", &id).key(), (id, key));
 }
 
 #[test]
@@ -307,7 +360,11 @@ fn forged(network: &Network) -> Value {
         "batch_id": id(1), "suite": "dqkd-blast-1",
         "pool_set": {
             "id": id(2), "words": 131_072, "expires_at": text(now + time::Duration::minutes(5)),
-            "pools": [{"server": network.pool(0).id, "id": id(3)}, {"server": network.pool(1).id, "id": id(4)}],
+            "pools": [
+                {"server": network.pool(0).id, "id": id(3)},
+                {"server": network.pool(1).id, "id": id(4)},
+                {"server": network.pool(2).id, "id": id(6)},
+            ],
         },
         "seed": "00".repeat(32), "mask_seed": "11".repeat(32), "words_per_pool": 180, "key_bytes": 32,
         "key_ids": [id(5)], "master": "bob", "recipients": [
@@ -342,7 +399,7 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
     refused(422, "a batch has 1 to 64", &|b| b["key_ids"] = json!([]));
     refused(422, "the clocks differ", &|b| b["created_at"] = json!("2020-01-01T00:00:00Z"));
     refused(422, "expired", &|b| b["expires_at"] = b["created_at"].clone());
-    refused(422, "keys live at most", &|b| b["expires_at"] = json!("2099-01-01T00:00:00Z"));
+    refused(422, "they may live 86400 s", &|b| b["expires_at"] = json!("2099-01-01T00:00:00Z"));
     refused(403, "SAE alice lives at KME site-a", &|b| b["master"] = json!("alice"));
     refused(403, "is a KME", &|b| b["master"] = json!("site-b"));
     let recipients = |parties: Value| move |b: &mut Value| b["recipients"] = parties.clone();
@@ -354,6 +411,9 @@ fn forged_metadata_is_refused_with_the_rule_it_breaks() {
     refused(422, "named twice", &recipients(json!([sae("alice", "site-a"), sae("alice", "site-a")])));
     refused(422, "the master is among", &recipients(json!([sae("bob", "site-b")])));
     refused(422, "not configured here", &|b| b["pool_set"]["pools"][0]["server"] = json!("evil"));
+    refused(422, "this site accepts keys of 3 or more", &|b| {
+        b["pool_set"]["pools"].as_array_mut().unwrap().truncate(2);
+    });
     refused(422, "distinct", &|b| b["pool_set"]["pools"][1] = b["pool_set"]["pools"][0].clone());
     refused(422, "larger", &|b| b["pool_set"]["words"] = json!(1 << 27));
     refused(422, "longer than this site allows", &|b| {

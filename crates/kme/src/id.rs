@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use uuid::Uuid;
 
 use super::{Random, RandomError};
@@ -18,9 +19,9 @@ pub enum IdError {
     /// Longer than [`MAX_NAME_BYTES`].
     #[error("an ID has at most {MAX_NAME_BYTES} bytes")]
     TooLong,
-    /// Contains a control character.
-    #[error("an ID must not contain control characters")]
-    Control,
+    /// Contains a character that nobody sees: see [`is_visible`].
+    #[error("an ID must not contain control, format or other invisible characters")]
+    Invisible,
     /// Not a UUID in its 36-character text form.
     #[error("not a UUID")]
     NotUuid,
@@ -43,10 +44,42 @@ fn check_name(text: &str) -> Result<(), IdError> {
     if text.len() > MAX_NAME_BYTES {
         return Err(IdError::TooLong);
     }
-    if text.chars().any(char::is_control) {
-        return Err(IdError::Control);
+    if !text.chars().all(is_visible) {
+        return Err(IdError::Invisible);
     }
     Ok(())
+}
+
+/// Whether people see `c` as itself. Two IDs that look the same must be the same, and a log line must not change its
+/// direction or end: so control and format characters are out (among them the bidirectional ones and those of no
+/// width), and every white space but the plain space.
+pub fn is_visible(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, SpaceSeparator};
+    match c.general_category() {
+        Control | Format | LineSeparator | ParagraphSeparator | PrivateUse => false,
+        SpaceSeparator => c == ' ',
+        // Letters and marks that Unicode lets a display leave out (Default_Ignorable_Code_Point).
+        _ => !matches!(
+            c,
+            '\u{34f}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{2065}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fff8}'
+                | '\u{e0000}'..='\u{e0fff}'
+        ),
+    }
+}
+
+/// Whether `text` can be a segment of the path of a SPIFFE ID: letters, digits, dots, hyphens and underscores, but not
+/// `.` or `..` (SPIFFE-ID, section 2.2).
+pub fn is_spiffe_segment(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    !text.is_empty() && !matches!(text, "." | "..") && text.bytes().all(allowed)
 }
 
 macro_rules! name_id {
@@ -250,13 +283,19 @@ mod tests {
     use crate::OsRandom;
 
     #[test]
-    fn names_are_opaque_text_that_is_not_blank_and_has_no_control_characters() {
+    fn names_are_opaque_text_that_is_not_blank_and_that_people_see() {
         for good in ["alice", "CN=sae 1/é", "0", &"x".repeat(MAX_NAME_BYTES)] {
             assert_eq!(good.parse::<SaeId>().unwrap().as_str(), good);
         }
         assert_eq!(" ".parse::<SaeId>(), Err(IdError::Blank));
         assert_eq!("".parse::<KmeId>(), Err(IdError::Blank));
-        assert_eq!("a\nb".parse::<SaeId>(), Err(IdError::Control));
+        for hidden in [
+            "\n", "\u{202e}", "\u{2066}", "\u{200f}", "\u{200b}", "\u{feff}", "\u{a0}", "\u{2028}", "\u{ad}",
+            "\u{3164}",
+        ] {
+            assert_eq!(format!("a{hidden}b").parse::<SaeId>(), Err(IdError::Invisible), "{hidden:?}");
+        }
+        assert_eq!("مرحبا שלום 東京 न".parse::<SaeId>().unwrap().as_str(), "مرحبا שלום 東京 न");
         assert_eq!("x".repeat(MAX_NAME_BYTES + 1).parse::<SaeId>(), Err(IdError::TooLong));
     }
 

@@ -44,7 +44,8 @@ pub use causes::causes;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use directory::{Directory, DirectoryError, Party, Recipient};
 pub use id::{
-    BatchId, IdError, KeyId, KmeId, MAX_NAME_BYTES, PoolId, PoolServerId, PoolSetId, SaeId, is_trust_domain,
+    BatchId, IdError, KeyId, KmeId, MAX_NAME_BYTES, PoolId, PoolServerId, PoolSetId, SaeId,
+    is_spiffe_segment, is_trust_domain, is_visible,
 };
 pub use key::{Key, KeyLimits, KeyMaterial};
 pub use policy::{Admission, KEY_TTL_MAX, RetrievalMode};

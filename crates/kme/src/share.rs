@@ -27,12 +27,19 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub struct FairShares<K> {
     total: Arc<Total>,
-    holders: Mutex<HashMap<K, Weak<AtomicUsize>>>,
+    holders: Mutex<HashMap<K, Weak<Own>>>,
 }
 
 #[derive(Debug)]
 struct Total {
     units: usize,
+    taken: AtomicUsize,
+}
+
+/// What one name has.
+#[derive(Debug)]
+struct Own {
+    total: Arc<Total>,
     taken: AtomicUsize,
 }
 
@@ -50,11 +57,11 @@ impl<K: Clone + Eq + Hash> FairShares<K> {
         let own = known.unwrap_or_else(|| {
             // Names that nobody uses any more go when a new one comes.
             holders.retain(|_, own| own.strong_count() > 0);
-            let own = Arc::default();
+            let own = Arc::new(Own { total: Arc::clone(&self.total), taken: AtomicUsize::new(0) });
             holders.insert(name.clone(), Arc::downgrade(&own));
             own
         });
-        Holder { total: Arc::clone(&self.total), own }
+        Holder(own)
     }
 
     /// Units that are taken.
@@ -65,10 +72,7 @@ impl<K: Clone + Eq + Hash> FairShares<K> {
 
 /// Takes units for one name. Clones count together.
 #[derive(Clone, Debug)]
-pub struct Holder {
-    total: Arc<Total>,
-    own: Arc<AtomicUsize>,
-}
+pub struct Holder(Arc<Own>);
 
 impl Holder {
     /// Takes `units`, which come back when [`Taken`] is dropped. `None` if that is more than a fair share now.
@@ -80,31 +84,32 @@ impl Holder {
     pub fn take_up_to(&self, units: usize, own_max: usize) -> Option<Taken> {
         // Counted first, and given back if it was too much. So two that compete for the last unit may both
         // go without, but never both get it.
-        let taken = self.total.taken.fetch_add(units, Ordering::Relaxed).saturating_add(units);
-        let own = self.own.fetch_add(units, Ordering::Relaxed).saturating_add(units);
-        let counted = Taken { holder: self.clone(), units };
-        let is_left = taken <= self.total.units;
-        let is_fair = own <= self.total.units.saturating_sub(taken).saturating_add(1);
+        let Own { total, taken: own } = &*self.0;
+        let taken = total.taken.fetch_add(units, Ordering::Relaxed).saturating_add(units);
+        let own = own.fetch_add(units, Ordering::Relaxed).saturating_add(units);
+        let counted = Taken { own: Arc::clone(&self.0), units };
+        let is_left = taken <= total.units;
+        let is_fair = own <= total.units.saturating_sub(taken).saturating_add(1);
         (is_left && is_fair && own <= own_max).then_some(counted)
     }
 
     /// Units that the name has.
     pub fn has(&self) -> usize {
-        self.own.load(Ordering::Relaxed)
+        self.0.taken.load(Ordering::Relaxed)
     }
 }
 
 /// Units of one name, given back when dropped.
 #[derive(Debug)]
 pub struct Taken {
-    holder: Holder,
+    own: Arc<Own>,
     units: usize,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.holder.own.fetch_sub(self.units, Ordering::Relaxed);
-        self.holder.total.taken.fetch_sub(self.units, Ordering::Relaxed);
+        self.own.taken.fetch_sub(self.units, Ordering::Relaxed);
+        self.own.total.taken.fetch_sub(self.units, Ordering::Relaxed);
     }
 }
 

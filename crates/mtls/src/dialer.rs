@@ -78,7 +78,7 @@ impl Dialer {
             .with_protocol_versions(versions)
             .map_err(unfit)?
             .dangerous()
-            .with_custom_certificate_verifier(material.server_verifier()?);
+            .with_custom_certificate_verifier(material.server_verifier());
         let mut config = if offer.certificate {
             let resolver = rustls::sign::SingleCertAndKey::from(Arc::clone(&material.identity));
             builder.with_client_cert_resolver(Arc::new(resolver))

@@ -31,19 +31,23 @@
 //! # }
 //! ```
 
-mod body;
 mod bundle;
+mod chain;
 mod client;
 mod connector;
+pub mod development;
 mod dialer;
 mod error;
+mod files;
 pub mod identity;
 pub mod listener;
 mod material;
+mod revocation;
+pub mod secret_file;
 mod service;
 mod signature_cache;
+mod sparing;
 mod store;
-mod timer;
 mod verifier;
 mod versions;
 
@@ -52,9 +56,12 @@ pub use client::{HttpVersion, HttpsClient, HttpsError};
 pub use connector::HybridKeyExchange;
 pub use dialer::{Dialer, Offer, OfferedTls};
 pub use error::TlsError;
-pub use listener::{ListenerLimits, ListenerTls};
-pub use material::{TlsFiles, TlsParts};
+pub use files::{DaemonTls, TlsFiles};
+pub use listener::{Cut, ListenerCounts, ListenerLimits, ListenerTls, Refusal};
+pub use material::TlsParts;
+pub use revocation::Revocations;
 pub use service::{ConnectionService, ListenerService};
+pub use sparing::SparingLog;
 pub use store::TlsStore;
 pub use verifier::ExpectedServer;
 pub use versions::Versions;

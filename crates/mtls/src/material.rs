@@ -1,85 +1,44 @@
-//! Certificates, key and CRLs, read from PEM files and checked.
+//! Certificates, key and revocation lists, checked and made ready for handshakes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use kme::Timestamp;
 use rustls::RootCertStore;
-use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::CertifiedKey;
+use webpki::spki_for_anchor;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use super::chain::ChainVerifier;
+use super::development;
 use super::error::TlsError;
-use super::signature_cache::{ClientVerifier, caching};
+use super::files::{Contents, DaemonTls, TlsFiles};
+use super::revocation::{Ca, RevocationLists, Revocations};
 use super::versions::Versions;
-
-/// The files of one identity, all PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Trust anchors.
-    pub ca: PathBuf,
-    /// The certificate, then its intermediates.
-    pub cert: PathBuf,
-    /// The private key of the certificate.
-    pub key: PathBuf,
-    /// Revocation lists, one of each CA of the chain. They stay in force after their `nextUpdate`.
-    pub crl: Option<PathBuf>,
-}
 
 /// One identity, ready for handshakes.
 pub(super) struct Material {
-    pub(super) roots: Arc<RootCertStore>,
-    pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
     pub(super) identity: Arc<CertifiedKey>,
     pub(super) not_after: Timestamp,
-    pub(super) crl_next_update: Option<Timestamp>,
+    pub(super) revocations: Revocations,
     /// Changes when any file changes.
     pub(super) fingerprint: [u8; 32],
+    chains: Arc<ChainVerifier>,
     server_latest: Arc<ServerConfig>,
     server_compatible: Arc<ServerConfig>,
 }
 
-impl TlsFiles {
-    /// The bytes of all files, each read once.
-    fn read(&self) -> Result<Contents, TlsError> {
-        let read = |file: &Path| {
-            std::fs::read(file)
-                .map(Zeroizing::new)
-                .map_err(|source| TlsError::Read { file: file.to_owned(), source: Arc::new(source) })
-        };
-        Ok(Contents {
-            ca: read(&self.ca)?,
-            cert: read(&self.cert)?,
-            key: read(&self.key)?,
-            crl: self.crl.as_deref().map(read).transpose()?,
-        })
-    }
-}
-
-struct Contents {
-    ca: Zeroizing<Vec<u8>>,
-    cert: Zeroizing<Vec<u8>>,
-    key: Zeroizing<Vec<u8>>,
-    crl: Option<Zeroizing<Vec<u8>>>,
-}
-
-impl Contents {
-    fn fingerprint(&self) -> [u8; 32] {
-        let mut all = Vec::with_capacity(4 * 32);
-        let parts = [Some(&self.ca), Some(&self.cert), Some(&self.key), self.crl.as_ref()];
-        for part in parts.into_iter().flatten() {
-            all.extend_from_slice(digest(&SHA256, part).as_ref());
-        }
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest(&SHA256, &all).as_ref());
-        fingerprint
-    }
+/// What the listeners and clients of a daemon use.
+pub(super) struct Materials {
+    pub(super) main: Material,
+    /// For the listener of SAEs, if they have CAs of their own.
+    pub(super) saes: Option<Material>,
 }
 
 /// An identity that is not in files, for example from a `.p12` bundle.
@@ -92,38 +51,37 @@ pub struct TlsParts {
     pub key_der: Zeroizing<Vec<u8>>,
 }
 
-impl Material {
-    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let contents = files.read()?;
-        let content = |file: &Path, what: String| TlsError::Content { file: file.to_owned(), what };
-        let roots = certificates(&contents.ca, &files.ca)?;
-        let chain = certificates(&contents.cert, &files.cert)?;
-        let key = PrivateKeyDer::from_pem_slice(&contents.key)
-            .map_err(|error| content(&files.key, format!("has no private key in PEM form: {error}")))?;
-        let crls = match (&files.crl, &contents.crl) {
-            (Some(file), Some(pem)) => revocation_lists(pem, file)?,
-            _ => Vec::new(),
-        };
-        Self::build(roots, chain, key, crls, contents.fingerprint(), files)
-    }
+/// A CA and its place in the files.
+struct Anchors {
+    certificates: Vec<CertificateDer<'static>>,
+    roots: RootCertStore,
+}
 
-    /// From parts; errors use `names` for them.
-    pub(super) fn from_parts(parts: TlsParts, names: &TlsFiles) -> Result<Self, TlsError> {
-        let roots = certificates(&parts.ca_pem, &names.ca)?;
-        let chain = parts.chain_der.into_iter().map(CertificateDer::from).collect();
-        let key = PrivateKeyDer::Pkcs8(parts.key_der.as_slice().into()).clone_key();
-        Self::build(roots, chain, key, Vec::new(), [0; 32], names)
+impl Anchors {
+    fn parse(pem: &[u8], file: &Path) -> Result<Self, TlsError> {
+        let certificates = certificates(pem, file)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &certificates {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| content(file, format!("has no usable CA: {error}")))?;
+        }
+        Ok(Self { certificates, roots })
     }
+}
 
+/// A certificate with its key, and when it ends.
+struct Own {
+    identity: Arc<CertifiedKey>,
+    not_after: Timestamp,
+}
+
+impl Own {
     fn build(
-        anchors: Vec<CertificateDer<'static>>,
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
-        crls: Vec<CertificateRevocationListDer<'static>>,
-        fingerprint: [u8; 32],
         names: &TlsFiles,
     ) -> Result<Self, TlsError> {
-        let content = |file: &Path, what: String| TlsError::Content { file: file.to_owned(), what };
         let not_after = chain
             .first()
             .and_then(end_of)
@@ -131,33 +89,102 @@ impl Material {
         let identity = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             content(&names.key, format!("does not go with {}: {error}", names.cert.display()))
         })?;
-        Self::assemble(trust(anchors, &names.ca)?, crls, Arc::new(identity), not_after, fingerprint)
+        Ok(Self { identity: Arc::new(identity), not_after })
+    }
+}
+
+impl Materials {
+    /// Reads the files. What replaces `in_force` must not be older, and must not lock out this daemon or a whole CA.
+    pub(super) fn load(
+        tls: &DaemonTls,
+        is_daemon: bool,
+        in_force: Option<&Material>,
+    ) -> Result<Self, TlsError> {
+        let files = &tls.files;
+        let contents = Contents::read(tls, is_daemon)?;
+        let anchors = Anchors::parse(&contents.ca, &files.ca)?;
+        let sae_anchors = match (&tls.sae_ca, &contents.sae_ca) {
+            (Some(file), Some(pem)) => Some(Anchors::parse(pem, file)?),
+            _ => None,
+        };
+        let key = PrivateKeyDer::from_pem_slice(&contents.key)
+            .map_err(|error| content(&files.key, format!("has no private key in PEM form: {error}")))?;
+        let own = Own::build(certificates(&contents.cert, &files.cert)?, key, files)?;
+        let lists = match (&files.crl, &contents.crl) {
+            (Some(file), Some(pem)) => RevocationLists::parse(pem, &tls.crl_exempt, file)?,
+            _ => RevocationLists::none(),
+        };
+        if is_daemon && !tls.development_keys {
+            refuse_development_keys(&anchors, sae_anchors.as_ref(), &own, tls)?;
+        }
+        if let (Some(sae), Some(file)) = (&sae_anchors, &tls.sae_ca) {
+            check_disjoint(&anchors, sae, file, &files.ca)?;
+        }
+        let own_cas = own.identity.cert.iter().skip(1);
+        let of_saes = sae_anchors.iter().flat_map(|anchors| &anchors.certificates);
+        let cas: Vec<_> = anchors.certificates.iter().chain(of_saes).chain(own_cas).map(Ca).collect();
+        let revocations = lists.describe(&cas);
+        if let Some(crl) = &files.crl {
+            let refused = |what: String| content(crl, what);
+            lists.check_cover(&cas).map_err(refused)?;
+            if let Some(in_force) = in_force {
+                lists.check_newer(in_force.chains.lists()).map_err(refused)?;
+            }
+        }
+        let fingerprint = contents.fingerprint();
+        let ready = |roots, refused_keys, lists| {
+            let chains = ChainVerifier::new(roots, lists, refused_keys);
+            Material::assemble(chains, &own, revocations.clone(), fingerprint)
+        };
+        let saes = match sae_anchors {
+            Some(anchors) => Some(ready(anchors.roots, Vec::new(), Arc::clone(&lists))?),
+            None => None,
+        };
+        let refused_keys = saes.as_ref().map(|saes| saes.chains.root_keys()).unwrap_or_default();
+        let main = ready(anchors.roots, refused_keys, lists)?;
+        if is_daemon {
+            main.check_own(files, in_force.is_some())?;
+        }
+        Ok(Self { main, saes })
+    }
+}
+
+impl Material {
+    /// From parts; errors use `names` for them.
+    pub(super) fn from_parts(parts: TlsParts, names: &TlsFiles) -> Result<Self, TlsError> {
+        let anchors = Anchors::parse(&parts.ca_pem, &names.ca)?;
+        let chain = parts.chain_der.into_iter().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::Pkcs8(parts.key_der.as_slice().into()).clone_key();
+        Self::without_lists(anchors, &Own::build(chain, key, names)?)
     }
 
     /// The same identity, but trusting only the certificates in `ca_pem`; errors use `name` for it.
     pub(super) fn trusting(&self, ca_pem: &[u8], name: &Path) -> Result<Self, TlsError> {
-        let roots = trust(certificates(ca_pem, name)?, name)?;
-        Self::assemble(roots, Vec::new(), Arc::clone(&self.identity), self.not_after, [0; 32])
+        let own = Own { identity: Arc::clone(&self.identity), not_after: self.not_after };
+        Self::without_lists(Anchors::parse(ca_pem, name)?, &own)
+    }
+
+    fn without_lists(anchors: Anchors, own: &Own) -> Result<Self, TlsError> {
+        let chains = ChainVerifier::new(anchors.roots, RevocationLists::none(), Vec::new());
+        Self::assemble(chains, own, Revocations::default(), [0; 32])
     }
 
     fn assemble(
-        roots: RootCertStore,
-        crls: Vec<CertificateRevocationListDer<'static>>,
-        identity: Arc<CertifiedKey>,
-        not_after: Timestamp,
+        chains: Arc<ChainVerifier>,
+        own: &Own,
+        revocations: Revocations,
         fingerprint: [u8; 32],
     ) -> Result<Self, TlsError> {
-        let roots = Arc::new(roots);
-        let server = |versions| server_config(&roots, &crls, &identity, versions);
+        let Own { identity, not_after } = own;
+        let server = |versions| server_config(Arc::clone(&chains) as _, identity, versions);
         Ok(Self {
             server_latest: server(Versions::Latest)?,
             server_compatible: server(Versions::Compatible)?,
-            crl_next_update: crls.iter().filter_map(next_update).min(),
+            identity: Arc::clone(identity),
+            not_after: *not_after,
+            revocations,
             fingerprint,
-            roots,
-            crls,
-            identity,
-            not_after,
+            chains,
         })
     }
 
@@ -168,13 +195,93 @@ impl Material {
         }
     }
 
-    /// Verifies servers by chain, CRL and host name.
-    pub(super) fn server_verifier(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
-            .with_crls(self.crls.iter().cloned())
-            .build()
-            .map_err(|error| unfit(rustls::Error::General(error.to_string())))
+    /// Verifies servers by chain, revocation lists and host name.
+    pub(super) fn server_verifier(&self) -> Arc<ChainVerifier> {
+        Arc::clone(&self.chains)
     }
+
+    /// Verifies clients by chain and revocation lists.
+    pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.chains) as _
+    }
+
+    /// For a server that verifies its clients by `verifier`.
+    pub(super) fn server_with(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+        versions: Versions,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        server_config(verifier, &self.identity, versions)
+    }
+
+    /// Others refuse a daemon whose own chain is not good. While it runs, an expired certificate must not keep it from
+    /// learning of revocations.
+    fn check_own(&self, files: &TlsFiles, is_running: bool) -> Result<(), TlsError> {
+        use rustls::CertificateError::{Expired, ExpiredContext, Revoked, UnknownIssuer};
+        use rustls::Error::InvalidCertificate;
+        let cert = &files.cert;
+        match self.chains.check_own(&self.identity.cert, UnixTime::now()) {
+            Ok(()) => Ok(()),
+            Err(InvalidCertificate(Expired | ExpiredContext { .. })) if is_running => Ok(()),
+            Err(InvalidCertificate(Expired | ExpiredContext { .. })) => {
+                Err(content(cert, format!("has a certificate that expired at {}", self.not_after)))
+            }
+            Err(InvalidCertificate(Revoked)) => {
+                let list = files.crl.as_deref().unwrap_or(Path::new("the revocation list"));
+                Err(content(list, format!("revokes the own certificate, {}, or its CA", cert.display())))
+            }
+            Err(InvalidCertificate(UnknownIssuer)) => {
+                let what =
+                    format!("does not lead to a CA of {}: is an intermediate missing?", files.ca.display());
+                Err(content(cert, what))
+            }
+            Err(error) => Err(content(cert, format!("would be refused by others: {error}"))),
+        }
+    }
+}
+
+fn content(file: &Path, what: String) -> TlsError {
+    TlsError::Content { file: file.to_owned(), what }
+}
+
+/// A CA cannot vouch for SAEs only and for everybody.
+fn check_disjoint(anchors: &Anchors, sae: &Anchors, sae_ca: &Path, ca: &Path) -> Result<(), TlsError> {
+    let keys: Vec<_> = anchors.roots.roots.iter().map(spki_for_anchor).collect();
+    for (anchor, certificate) in sae.roots.roots.iter().zip(&sae.certificates) {
+        if keys.contains(&spki_for_anchor(anchor)) {
+            let what = format!(
+                "has CA {}, which is in {} too: a CA there vouches for everybody. Take it out of one of the files",
+                Ca(certificate).name(),
+                ca.display()
+            );
+            return Err(content(sae_ca, what));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_development_keys(
+    anchors: &Anchors,
+    sae: Option<&Anchors>,
+    own: &Own,
+    tls: &DaemonTls,
+) -> Result<(), TlsError> {
+    let sae_ca = tls.sae_ca.as_deref().unwrap_or(&tls.files.ca);
+    let of_saes = sae.into_iter().flat_map(|anchors| &anchors.certificates);
+    let all = (anchors.certificates.iter().map(|ca| (ca, tls.files.ca.as_path())))
+        .chain(of_saes.map(|ca| (ca, sae_ca)))
+        .chain(own.identity.cert.iter().map(|certificate| (certificate, tls.files.cert.as_path())));
+    for (certificate, file) in all {
+        if let Some(name) = development::certificate(certificate) {
+            let what = format!(
+                "has the public development certificate certs-dev/{name}, whose private key everybody has, and a \
+                 listener is not on loopback: issue your own certificates (`dqkd pki`). If this is only a laboratory, \
+                 set danger.public_development_keys = true"
+            );
+            return Err(content(file, what));
+        }
+    }
+    Ok(())
 }
 
 /// The cryptography of every connection: AWS-LC, X25519MLKEM768 first.
@@ -187,20 +294,12 @@ pub(super) fn unfit(error: rustls::Error) -> TlsError {
 }
 
 fn server_config(
-    roots: &Arc<RootCertStore>,
-    crls: &[CertificateRevocationListDer<'static>],
+    verifier: Arc<dyn ClientCertVerifier>,
     identity: &Arc<CertifiedKey>,
     versions: Versions,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = provider();
-    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), caching(&provider))
-        .with_crls(crls.iter().cloned())
-        .build()
-        .map_err(|error| unfit(rustls::Error::General(error.to_string())))?;
-    let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(ClientVerifier { chain, algorithms });
     let resolver = rustls::sign::SingleCertAndKey::from(Arc::clone(identity));
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.list())
         .map_err(unfit)?
         .with_client_cert_verifier(verifier)
@@ -212,42 +311,14 @@ fn server_config(
     Ok(Arc::new(config))
 }
 
-fn trust(anchors: Vec<CertificateDer<'static>>, file: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in anchors {
-        roots.add(certificate).map_err(|error| TlsError::Content {
-            file: file.to_owned(),
-            what: format!("has no usable CA: {error}"),
-        })?;
-    }
-    Ok(roots)
-}
-
 fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let content = |what: String| TlsError::Content { file: file.to_owned(), what };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| content(format!("is not a PEM file: {error}")))?;
+        .map_err(|error| content(file, format!("is not a PEM file: {error}")))?;
     if certificates.is_empty() {
-        return Err(content("has no certificate in PEM form".to_owned()));
+        return Err(content(file, "has no certificate in PEM form".to_owned()));
     }
     Ok(certificates)
-}
-
-fn revocation_lists(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let content = |what: String| TlsError::Content { file: file.to_owned(), what };
-    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| content(format!("is not a PEM file: {error}")))?;
-    if lists.is_empty() {
-        return Err(content("has no revocation list in PEM form".to_owned()));
-    }
-    Ok(lists)
-}
-
-fn next_update(list: &CertificateRevocationListDer<'static>) -> Option<Timestamp> {
-    let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(list).ok()?;
-    Some(Timestamp::from_ms(list.next_update()?.timestamp().saturating_mul(1000)))
 }
 
 fn end_of(leaf: &CertificateDer<'_>) -> Option<Timestamp> {

@@ -16,11 +16,25 @@ pub trait ListenerService: Send + Sync + 'static {
 
     /// The service of a new connection from `client`.
     fn open(&self, client: ClientIdentity) -> Self::Connection;
+
+    /// Most connections that `client` may have at once, beside its fair share of all.
+    fn connections_max(&self, client: &ClientIdentity) -> usize {
+        let _ = client;
+        usize::MAX
+    }
+
+    /// Notes that `client` got no connection, because it has as many as it may have.
+    fn refused(&self, client: &ClientIdentity) {
+        let _ = client;
+    }
 }
 
 /// Answers the requests of one connection.
 pub trait ConnectionService: Clone + Send + Sync + 'static {
     /// Answers one request. If the client disconnects, the future is dropped.
+    ///
+    /// An answer whose body is there as a whole must have reached the client within
+    /// [`crate::ListenerLimits::answer_timeout`]. A streamed body sets its own limit.
     fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<Self>;
 }
 

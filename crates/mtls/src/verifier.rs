@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use kme::{KmeId, PoolServerId};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
+use super::chain::ChainVerifier;
 use crate::identity::{Identity, IdentityRules, SaeIdentitySource, identify};
 
 /// Who must be at the other end.
@@ -24,17 +24,13 @@ pub enum ExpectedServer {
 
 /// Checks chain and CRL as webpki does, but the identity instead of the host name.
 pub(super) struct IdentityVerifier {
-    chain: Arc<WebPkiServerVerifier>,
+    chain: Arc<ChainVerifier>,
     expected: ExpectedServer,
     rules: IdentityRules,
 }
 
 impl IdentityVerifier {
-    pub(super) fn new(
-        chain: Arc<WebPkiServerVerifier>,
-        expected: ExpectedServer,
-        trust_domain: &str,
-    ) -> Arc<Self> {
+    pub(super) fn new(chain: Arc<ChainVerifier>, expected: ExpectedServer, trust_domain: &str) -> Arc<Self> {
         let rules = IdentityRules {
             trust_domain: trust_domain.to_owned(),
             sae_sources: vec![SaeIdentitySource::Spiffe],
@@ -62,20 +58,11 @@ impl ServerCertVerifier for IdentityVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
-            // webpki checks the name last, after chain, times and CRL.
-            Ok(_)
-            | Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.expected != ExpectedServer::HostName => {}
-            other => return other,
-        }
+        self.chain.check_server(end_entity, intermediates, now)?;
         let found = identify(end_entity, &self.rules);
         let is_expected = match (&found, &self.expected) {
             (Ok(Identity::Kme(found)), ExpectedServer::Kme(expected)) => found.id() == expected,
@@ -99,7 +86,7 @@ impl ServerCertVerifier for IdentityVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        ServerCertVerifier::verify_tls12_signature(&*self.chain, message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -108,10 +95,10 @@ impl ServerCertVerifier for IdentityVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        ServerCertVerifier::verify_tls13_signature(&*self.chain, message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        ServerCertVerifier::supported_verify_schemes(&*self.chain)
     }
 }

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use mtls::identity::ClientIdentity;
+use mtls::identity::{ClientIdentity, Kind};
 use mtls::*;
 use pki::Role;
 use rustls::NamedGroup;
@@ -43,8 +43,8 @@ impl TestServer {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let tls =
-            ListenerTls::Mutual { store: tls, rules: testkit::spiffe_rules(), versions: Versions::Latest };
+        let (rules, versions) = (testkit::spiffe_rules(), Versions::Latest);
+        let tls = ListenerTls::Mutual { store: tls, rules, accepts: Kind::ALL, versions };
         let ended = tokio::spawn(listener::serve("test", tcp, tls, service, limits, stop.clone()));
         Self { address, stop, ended }
     }
@@ -209,20 +209,6 @@ async fn a_client_that_connects_and_asks_nothing_is_cut_off() {
     slow.write_all(b"GET / HT").await.unwrap();
     closed(&mut slow).await;
     stop.cancel();
-}
-
-#[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let limits = ListenerLimits { max_connections: 1, ..ListenerLimits::default() };
-    let server = TestServer::start(testkit::shared().tls(Role::Kme, "site-a"), whoami(), limits).await;
-    let occupant = TcpStream::connect(server.address).await.unwrap();
-    let client = client(testkit::shared().tls(Role::Sae, "alice"), site_a());
-    let address = server.address;
-    let mut waiting = tokio::spawn(async move { ask(&client, address).await });
-    tokio::task::yield_now().await;
-    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "it did not wait");
-    drop(occupant);
-    assert_eq!(tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap(), "alice");
 }
 
 #[tokio::test]

@@ -44,6 +44,17 @@ pub enum PkiError {
     /// The certificate library failed.
     #[error("the certificate could not be made")]
     Certificate(#[from] rcgen::Error),
+    /// The root's private key is under a passphrase, which was not given.
+    #[error(
+        "the root's private key is under a passphrase: give --root-passphrase-file or DQKD_ROOT_PASSPHRASE"
+    )]
+    NeedsPassphrase,
+    /// The passphrase is not that of the root's private key.
+    #[error("that is not the passphrase of the root's private key")]
+    WrongPassphrase,
+    /// The root's private key could not be put under a passphrase.
+    #[error("the root's private key could not be encrypted: {0}")]
+    Seal(String),
     /// The `.p12` bundle could not be made.
     #[error("the .p12 bundle could not be made: {0}")]
     Bundle(p12_keystore::error::Error),

@@ -16,12 +16,13 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = tempfile::tempdir()?;
-//! let new = NewAuthority { trust_domain: "dqkd.example".to_owned(), days: 3650, crl_days: 30 };
+//! let new = NewAuthority { crl_days: 30, ..NewAuthority::new("dqkd.example") };
 //! let authority = Authority::init(folder.path(), &new, Arc::new(SystemClock), Arc::new(OsRandom))?;
 //!
 //! let order = Order {
 //!     role: Role::Sae,
 //!     id: "alice".to_owned(),
+//!     cn_only: false,
 //!     dns: Vec::new(),
 //!     ip: Vec::new(),
 //!     days: 365,
@@ -41,13 +42,19 @@ mod bundle;
 mod error;
 mod files;
 mod index;
+mod listed;
+mod lists;
+mod permits;
 mod profile;
+mod sealed_key;
 mod show;
 
 #[cfg(test)]
 mod tests;
 
-pub use authority::{Authority, Issued, NewAuthority, Order};
+pub use authority::{Authority, Issued, NewAuthority, Order, Renewal};
 pub use error::PkiError;
+pub use listed::{Listed, State};
+pub use permits::Permits;
 pub use profile::Role;
 pub use show::describe;

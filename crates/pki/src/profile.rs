@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use kme::{SaeId, Timestamp};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use kme::{SaeId, Timestamp, is_spiffe_segment};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -19,8 +18,6 @@ use super::PkiError;
 
 /// Certificates begin in the past, because clocks of new machines may be behind.
 const BACKDATED: Duration = Duration::from_hours(1);
-/// Characters that stand for themselves in a SPIFFE path segment.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 /// Longest common name (RFC 5280, upper bound `ub-common-name`), in characters.
 const CN_MAX_CHARS: usize = 64;
 
@@ -110,19 +107,28 @@ pub(super) fn ca(common_name: &str, below: u8, life: Life, serial: &[u8]) -> Cer
     params
 }
 
-/// A certificate of `role` for `id`.
+/// Whom a certificate names, and the addresses of its servers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder<'a> {
+    pub(super) role: Role,
+    pub(super) id: &'a str,
+    /// Whether the common name alone is the ID. Then there is no SPIFFE URI.
+    pub(super) cn_only: bool,
+    pub(super) dns: &'a [String],
+    pub(super) ip: &'a [IpAddr],
+}
+
+/// A certificate for `holder`.
 pub(super) fn leaf(
-    role: Role,
-    id: &str,
+    holder: Holder<'_>,
     trust_domain: &str,
-    dns: &[String],
-    ip: &[IpAddr],
     life: Life,
     serial: &[u8],
 ) -> Result<CertificateParams, PkiError> {
+    let Holder { role, id, cn_only, dns, ip } = holder;
     // All IDs follow the same rules, whatever they name.
     id.parse::<SaeId>().map_err(|error| PkiError::Refused(format!("{id:?} is not an ID: {error}")))?;
-    let uri = format!("spiffe://{trust_domain}/{role}/{}", utf8_percent_encode(id, ESCAPED));
+    check_place(role, id, cn_only)?;
     let ia5 = |text: &str| {
         Ia5String::try_from(text).map_err(|_| PkiError::Refused(format!("{text:?} is not a host name")))
     };
@@ -131,7 +137,9 @@ pub(super) fn leaf(
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = role.usages();
-    params.subject_alt_names.push(SanType::URI(ia5(&uri)?));
+    if !cn_only {
+        params.subject_alt_names.push(SanType::URI(ia5(&format!("spiffe://{trust_domain}/{role}/{id}"))?));
+    }
     for name in dns {
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.*_".contains(&b)) {
             return Err(PkiError::Refused(format!("{name:?} is not a DNS name")));
@@ -140,6 +148,34 @@ pub(super) fn leaf(
     }
     params.subject_alt_names.extend(ip.iter().copied().map(SanType::IpAddress));
     Ok(params)
+}
+
+/// Whether the ID fits where it shall stand.
+fn check_place(role: Role, id: &str, cn_only: bool) -> Result<(), PkiError> {
+    let refused = |text: String| Err(PkiError::Refused(text));
+    if !cn_only {
+        if is_spiffe_segment(id) {
+            return Ok(());
+        }
+        let allowed = "an ID in a SPIFFE URI has letters, digits, dots, hyphens and underscores only";
+        return refused(match role {
+            Role::Sae => format!(
+                "{id:?}: {allowed}. For an SAE, --cn makes a certificate whose common name is the ID; its KME then needs \
+                 `sae_identity = [\"spiffe\", \"cn\"]`"
+            ),
+            _ => format!("{id:?}: {allowed}"),
+        });
+    }
+    if role != Role::Sae {
+        return refused(format!("--cn is for SAEs only; a {role} needs its SPIFFE URI"));
+    }
+    if id.chars().count() > CN_MAX_CHARS {
+        return refused(format!(
+            "{id:?} is too long: a common name has at most {CN_MAX_CHARS} characters. \
+             `sae_identity = [\"fingerprint\"]` takes IDs from the certificate itself"
+        ));
+    }
+    Ok(())
 }
 
 fn base(common_name: &str, life: Life, serial: &[u8]) -> CertificateParams {

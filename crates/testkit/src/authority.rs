@@ -36,7 +36,7 @@ impl TestAuthority {
     /// An authority whose time is that of `clock`.
     fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let dir = TempDir::new().unwrap();
-        let new = NewAuthority { trust_domain: TRUST_DOMAIN.to_owned(), days: 1000, crl_days: 1000 };
+        let new = NewAuthority { days: 1000, crl_days: 1000, ..NewAuthority::new(TRUST_DOMAIN) };
         let authority = Authority::init(dir.path(), &new, clock, Arc::new(OsRandom)).unwrap();
         Self { dir, authority, issued: AtomicU32::new(0) }
     }
@@ -61,6 +61,7 @@ impl TestAuthority {
         let order = Order {
             role,
             id: id.to_owned(),
+            cn_only: role == Role::Sae && !fits_spiffe(id),
             dns: if is_server { vec!["localhost".to_owned()] } else { Vec::new() },
             ip: if is_server { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { Vec::new() },
             days: 30,
@@ -96,12 +97,18 @@ pub fn shared() -> &'static TestAuthority {
     &SHARED
 }
 
+/// Whether a SPIFFE URI can have `id` in its path.
+fn fits_spiffe(id: &str) -> bool {
+    id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
 /// Rules that accept only a SPIFFE URI as identity.
 pub fn spiffe_rules() -> IdentityRules {
     IdentityRules { trust_domain: TRUST_DOMAIN.to_owned(), sae_sources: vec![SaeIdentitySource::Spiffe] }
 }
 
-/// An SAE that proved its name with a certificate of the shared authority.
+/// An SAE that proved its name with a certificate of the shared authority: by its URI, or by its common name if
+/// the ID does not fit into a URI.
 pub fn authenticated_sae(id: &str) -> AuthenticatedSae {
     match identity_of(Role::Sae, id) {
         Identity::Sae(sae) => sae,
@@ -124,7 +131,8 @@ fn identity_of(role: Role, id: &str) -> Identity {
     let identity = known.entry(format!("{role:?} {id}")).or_insert_with(|| {
         let pem = std::fs::read(shared().issue(role, id).cert).unwrap();
         let leaf = CertificateDer::from_pem_slice(&pem).unwrap();
-        identify(&leaf, &spiffe_rules()).unwrap()
+        let sae_sources = vec![SaeIdentitySource::Spiffe, SaeIdentitySource::Cn];
+        identify(&leaf, &IdentityRules { sae_sources, ..spiffe_rules() }).unwrap()
     });
     identity.clone()
 }

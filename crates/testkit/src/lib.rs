@@ -14,6 +14,7 @@
 )]
 
 mod authority;
+mod corporate_ca;
 mod curl;
 mod link;
 mod manifest;
@@ -21,11 +22,13 @@ mod needs;
 mod network;
 pub mod postgres;
 mod process;
+pub mod raw_h2;
 mod small_kme;
 
 pub use authority::{
     TRUST_DOMAIN, TestAuthority, authenticated_kme, authenticated_sae, shared, spiffe_rules,
 };
+pub use corporate_ca::CorporateCa;
 pub use curl::{Curl, CurlAnswer};
 pub use link::TcpLink;
 pub use manifest::Sae;
@@ -34,4 +37,5 @@ pub use network::{Network, Ports};
 pub use process::{
     Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
 };
+pub use raw_h2::{RawAnswer, RawClient, RawH2};
 pub use small_kme::SmallKme;

@@ -51,13 +51,20 @@ impl Drop for Network {
 impl Network {
     /// Writes the files, starts nothing.
     pub fn generate(sites: usize) -> Self {
+        Self::generate_with(sites, 3)
+    }
+
+    /// The same with another number of pool servers.
+    pub fn generate_with(sites: usize, pool_servers: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let demo = dir.path().join("demo");
         let sites_arg = sites.to_string();
         let demo_arg = demo.display().to_string();
         let ports = Ports::claim();
         let base = ports.base.to_string();
-        let args = ["--sites", &sites_arg, "--base-port", &base, "--dir", &demo_arg];
+        let pools_arg = pool_servers.to_string();
+        let args =
+            ["--sites", &sites_arg, "--pool-servers", &pools_arg, "--base-port", &base, "--dir", &demo_arg];
         run_to_end(&[&["demo", "--generate-only"][..], &args].concat());
         let text = std::fs::read_to_string(demo.join("demo.json")).unwrap();
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
@@ -249,10 +256,24 @@ impl Network {
 
     /// The state of one part in `/readyz`.
     pub fn part(&self, site: usize, name: &str) -> String {
+        self.part_of(site, name)["condition"].as_str().unwrap().to_owned()
+    }
+
+    /// What `/readyz` says of one part; empty while it is well.
+    pub fn part_message(&self, site: usize, name: &str) -> String {
+        self.part_of(site, name)["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The metrics of a site.
+    pub fn metrics(&self, site: usize) -> String {
+        Curl::nobody(&self.ca()).get(&format!("{}/metrics", self.site(site).admin_url)).body
+    }
+
+    fn part_of(&self, site: usize, name: &str) -> Value {
         let answer = Curl::nobody(&self.ca()).get(&format!("{}/readyz", self.site(site).admin_url));
         let parts = answer.json()["parts"].as_array().unwrap().clone();
         let part = parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("{answer:?}"));
-        part["condition"].as_str().unwrap().to_owned()
+        part.clone()
     }
 
     /// A site's database file.

@@ -23,6 +23,7 @@ impl SmallKme {
         let tls = mtls::ListenerTls::Mutual {
             store: crate::shared().tls(pki::Role::Kme, "site-a"),
             rules: crate::spiffe_rules(),
+            accepts: mtls::identity::Kind::ALL,
             versions: mtls::Versions::Compatible,
         };
         let stop = CancellationToken::new();

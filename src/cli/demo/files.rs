@@ -28,13 +28,14 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     fs::create_dir_all(dir).with_context(context)?;
     let dir = dir.canonicalize().with_context(context)?;
     let pki = dir.join(PKI);
-    let new = NewAuthority { trust_domain: TRUST_DOMAIN.to_owned(), days: DAYS, crl_days: DAYS };
+    let new = NewAuthority { days: DAYS, crl_days: DAYS, ..NewAuthority::new(TRUST_DOMAIN) };
     let authority = Authority::init(&pki, &new, Arc::new(SystemClock), Arc::new(OsRandom))?;
     let issue = |role, id: &str, password: Option<&str>| {
         let is_server = matches!(role, Role::Kme | Role::Pool);
         let order = Order {
             role,
             id: id.to_owned(),
+            cn_only: false,
             dns: if is_server { vec!["localhost".to_owned()] } else { Vec::new() },
             ip: if is_server { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { Vec::new() },
             days: DAYS,
@@ -70,7 +71,7 @@ pub(super) fn write(dir: &Path, plan: &Plan) -> anyhow::Result<Manifest> {
     for pool in &plan.pools {
         issue(Role::Pool, &pool.id, None)?;
         let config = dir.join(format!("{}.toml", pool.id));
-        fs::write(&config, pool_config(pool, plan.sites.len())).with_context(context)?;
+        fs::write(&config, pool_config(pool, &plan.sites)).with_context(context)?;
         pool_servers.push(PoolServer { id: pool.id.clone(), config, url: url("https", pool.port) });
     }
     let manifest = Manifest { ca: pki.join("ca.pem"), dir, sites, pool_servers };
@@ -153,10 +154,14 @@ kek_file = "{id}.kek"
 /// The default of `memory_max_mib`.
 const POOL_MEMORY_MIB: usize = 256;
 
-fn pool_config(pool: &PoolPlan, sites: usize) -> String {
+fn pool_config(pool: &PoolPlan, sites: &[SitePlan]) -> String {
     let PoolPlan { id, port, admin_port } = pool;
-    // Each site has a pool of 1 MiB for each other site and, for a while, a second one that replaces it.
-    let needed = 2 * sites * sites.saturating_sub(1);
+    let kmes: Vec<String> = sites.iter().map(|site| format!("{:?}", site.id)).collect();
+    let kmes = kmes.join(", ");
+    let sites = sites.len();
+    // Each site has a pool of 1 MiB for each other site and, for a while, a second one that replaces it. The
+    // shares of all sites are alike, and one more share stays free.
+    let needed = 2 * (sites + 1) * sites.saturating_sub(1);
     let memory =
         if needed > POOL_MEMORY_MIB { format!("memory_max_mib = {needed}\n") } else { String::new() };
     format!(
@@ -165,6 +170,7 @@ fn pool_config(pool: &PoolPlan, sites: usize) -> String {
 [pool]
 id = "{id}"
 trust_domain = "{TRUST_DOMAIN}"
+kmes = [{kmes}]
 {memory}
 [tls]
 ca = "{PKI}/ca.pem"

@@ -21,8 +21,10 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::guarded::Guarded;
+use super::limits::Clients;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, Template, guard};
+use super::middleware::{Edge, EdgeLimits};
 use crate::metrics::{CONTENT_TYPE, Registry, encode};
 
 pub use self::readiness::ReadinessMeter;
@@ -73,8 +75,10 @@ pub trait Health: Send + Sync {
     fn look(&self) -> BoxFuture<'_, Readiness>;
 }
 
-/// For a few short requests.
-const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 32, timeout: Duration::from_secs(10) };
+/// For a few short requests. One client alone gets half of the places.
+const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 64, timeout: Duration::from_secs(10) };
+/// No request needs a body.
+const BODY_MAX_BYTES: usize = 1024;
 
 /// The metrics in the text form of OpenMetrics.
 const METRICS: &str = "/metrics";
@@ -96,7 +100,7 @@ pub struct AdminParts {
 }
 
 /// The routes of the `admin` listener. A graceful stop waits for `tasks`.
-pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> Router {
+pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> Guarded {
     let AdminParts { health, registry, readiness, description, operators_only } = parts;
     let shown = Arc::new(Shown { health: Arc::clone(&health), registry, readiness });
     let router = match description.map(Bytes::from) {
@@ -111,8 +115,8 @@ pub fn router(parts: AdminParts, tasks: TaskTracker, meters: &RequestMeters) -> 
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(health);
     let router = if operators_only { router.layer(axum::middleware::from_fn(operator)) } else { router };
-    let edge = Edge::new("admin", LIMITS, tasks, meters);
-    router.layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
+    let edge = Edge::new(Clients::unlimited("admin"), LIMITS, BODY_MAX_BYTES, tasks, meters);
+    Guarded::new(router, edge, template)
 }
 
 /// The route template of a request.
@@ -159,7 +163,7 @@ async fn operator(request: Request, next: Next) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use tower::ServiceExt as _;
+    use mtls::{ConnectionService as _, ListenerService as _};
 
     use super::*;
 
@@ -174,11 +178,15 @@ mod tests {
     }
 
     async fn status(parts: &[Condition], operators_only: bool, path: &str) -> StatusCode {
-        let router = shown(parts, operators_only);
-        router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap().status()
+        answer(&shown(parts, operators_only), path).await.status()
     }
 
-    fn shown(parts: &[Condition], operators_only: bool) -> Router {
+    async fn answer(router: &Guarded, path: &str) -> Response {
+        let connection = router.open(ClientIdentity::none());
+        connection.answer(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    fn shown(parts: &[Condition], operators_only: bool) -> Guarded {
         let mut registry = crate::metrics::registry();
         let parts = AdminParts {
             health: Arc::new(Fixed(parts.to_vec())),
@@ -193,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn metrics_say_what_readiness_says_in_their_own_type() {
         let router = shown(&[Condition::Degraded], false);
-        let response = router.oneshot(Request::get("/metrics").body(Body::empty()).unwrap()).await.unwrap();
+        let response = answer(&router, "/metrics").await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         let text = String::from_utf8(body.to_vec()).unwrap();

@@ -1,29 +1,48 @@
 //! The guard around routers that misbehave on purpose.
 
 use axum::Router;
-use axum::body::Body;
-use axum::routing::get;
+use axum::extract::Request;
+use axum::routing::{get, post};
+use futures_util::future::join_all;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
+use mtls::identity::Identity;
+use mtls::{ConnectionService as _, ListenerService as _};
 use tokio::sync::{Notify, Semaphore};
-use tower::ServiceExt as _;
 
 use super::*;
+use crate::http::guarded::Guarded;
 
 const LIMITS: EdgeLimits = EdgeLimits { max_concurrent: 2, timeout: Duration::from_secs(30) };
+
+const BODY_MAX: usize = 256 * 1024;
 
 fn template(_: &Request) -> &'static str {
     "/route"
 }
 
-fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Router {
-    let edge = Edge::new("test", limits, tasks.clone(), &RequestMeters::default());
-    router.layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
+fn edge(limits: EdgeLimits, tasks: &TaskTracker) -> Edge {
+    Edge::new(Clients::unlimited("test"), limits, BODY_MAX, tasks.clone(), &RequestMeters::default())
 }
 
-async fn call(router: &Router, path: &str) -> (StatusCode, Option<String>, String) {
+fn edged(router: Router, limits: EdgeLimits, tasks: &TaskTracker) -> Guarded {
+    Guarded::new(router, edge(limits, tasks), template)
+}
+
+fn sae(name: &str) -> ClientIdentity {
+    ClientIdentity::new(Ok(Identity::Sae(testkit::authenticated_sae(name))))
+}
+
+async fn call(router: &Guarded, path: &str) -> (StatusCode, Option<String>, String) {
+    call_as(router, "alice", path).await
+}
+
+async fn call_as(router: &Guarded, name: &str, path: &str) -> (StatusCode, Option<String>, String) {
     let request = Request::get(path).body(Body::empty()).unwrap();
-    let response = router.clone().oneshot(request).await.unwrap();
+    taken_apart(router.open(sae(name)).answer(request).await).await
+}
+
+async fn taken_apart(response: Response) -> (StatusCode, Option<String>, String) {
     let retry = response.headers().get(header::RETRY_AFTER);
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
     let (status, retry) = (response.status(), retry.map(|value| value.to_str().unwrap().to_owned()));
@@ -92,12 +111,13 @@ async fn requests_over_the_bound_are_refused_at_once_and_served_when_there_is_ro
         }
     };
     let router = edged(Router::new().route("/", get(waits)), LIMITS, &tasks);
-    let spawned = || {
+    let spawned = |name: &'static str| {
         let router = router.clone();
-        tokio::spawn(async move { call(&router, "/").await })
+        tokio::spawn(async move { call_as(&router, name, "/").await })
     };
-    let under_way = [spawned(), spawned()];
+    let under_way = [spawned("alice"), spawned("bob")];
     arrived.acquire_many(2).await.unwrap().forget();
+    assert_eq!(call_as(&router, "carol", "/").await, unavailable("too many requests", "1"));
     assert_eq!(call(&router, "/").await, unavailable("too many requests", "1"));
     signal.add_permits(2);
     for one in under_way {
@@ -117,44 +137,121 @@ async fn a_bound_of_no_requests_means_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_ends_by_itself_is_waited_for() {
-    let edge = Edge::new("test", LIMITS, TaskTracker::new(), &RequestMeters::default());
+    let edge = edge(LIMITS, &TaskTracker::new());
+    let alice = edge.client(sae("alice"));
     for (ends_by_itself, status) in [(true, StatusCode::OK), (false, StatusCode::SERVICE_UNAVAILABLE)] {
         let slow = async {
             tokio::time::sleep(2 * LIMITS.timeout).await;
             Response::new(Body::from("the truth"))
         };
-        let about = About { method: Method::GET, route: "/route", caller: None, ends_by_itself };
-        assert_eq!(edge.serve(about, slow).await.status(), status);
+        let about = About { method: Method::GET, route: "/route", ends_by_itself };
+        assert_eq!(edge.serve(about, &alice, slow).await.status(), status);
     }
 }
 
 #[tokio::test]
 async fn what_is_answered_at_once_is_bounded_and_its_panics_are_caught() {
-    let edge = Edge::new(
-        "test",
-        EdgeLimits { max_concurrent: 1, ..LIMITS },
-        TaskTracker::new(),
-        &RequestMeters::default(),
-    );
-    let about = || About { method: Method::GET, route: "/route", caller: None, ends_by_itself: false };
-    let answered = async || StatusCode::IM_A_TEAPOT.into_response();
-    for _ in 0..2 {
-        assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::IM_A_TEAPOT);
-        let panics = async || -> Response { panic!("a defect") };
-        assert_eq!(edge.serve(about(), panics()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    }
+    let tasks = TaskTracker::new();
     let signal = Arc::new(Notify::new());
     let waits = {
         let signal = Arc::clone(&signal);
-        let work = async move {
-            signal.notified().await;
-            StatusCode::OK.into_response()
-        };
-        tokio::spawn(edge.serve(about(), work))
+        async move || signal.notified().await
     };
-    tokio::task::yield_now().await;
-    assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let panics = async || -> StatusCode { panic!("a defect") };
+    let router = Router::new()
+        .route("/", get(async || StatusCode::IM_A_TEAPOT))
+        .route("/panic", get(panics))
+        .route("/waits", get(waits));
+    let router = edged(router, EdgeLimits { max_concurrent: 1, ..LIMITS }, &tasks);
+    for _ in 0..2 {
+        assert_eq!(call(&router, "/").await.0, StatusCode::IM_A_TEAPOT);
+        assert_eq!(call(&router, "/panic").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let waiting = {
+        let router = router.clone();
+        tokio::spawn(async move { call(&router, "/waits").await })
+    };
+    while tasks.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(call(&router, "/").await.0, StatusCode::SERVICE_UNAVAILABLE);
     signal.notify_one();
-    assert_eq!(waits.await.unwrap().status(), StatusCode::OK);
-    assert_eq!(edge.serve(about(), answered()).await.status(), StatusCode::IM_A_TEAPOT);
+    assert_eq!(waiting.await.unwrap().0, StatusCode::OK);
+    assert_eq!(call(&router, "/").await.0, StatusCode::IM_A_TEAPOT);
+}
+
+#[tokio::test]
+async fn one_identity_with_many_connections_leaves_places_for_whoever_comes() {
+    let tasks = TaskTracker::new();
+    let (at_work, signal) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let waits = {
+        let (at_work, signal) = (Arc::clone(&at_work), Arc::clone(&signal));
+        async move || {
+            at_work.add_permits(1);
+            signal.acquire().await.unwrap().forget();
+        }
+    };
+    let router = edged(
+        Router::new().route("/", get(waits)).route("/quick", get(async || "served")),
+        EdgeLimits { max_concurrent: 16, ..LIMITS },
+        &tasks,
+    );
+    let greedy: Vec<_> = (0..40)
+        .map(|_| {
+            let router = router.clone();
+            tokio::spawn(async move { call_as(&router, "mallory", "/").await.0 })
+        })
+        .collect();
+    at_work.acquire_many(8).await.unwrap().forget();
+    for name in ["alice", "bob", "carol"] {
+        assert_eq!(call_as(&router, name, "/quick").await.0, StatusCode::OK, "{name}");
+    }
+    signal.add_permits(100);
+    let served =
+        join_all(greedy).await.into_iter().filter(|status| *status.as_ref().unwrap() == StatusCode::OK);
+    assert_eq!(served.count(), 8, "half of the places; the others were refused at once");
+}
+
+fn withheld() -> Body {
+    Body::from_stream(futures_util::stream::pending::<Result<&'static str, std::io::Error>>())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_its_body_takes_no_place_and_bodies_that_arrive_have_a_bounded_memory() {
+    let tasks = TaskTracker::new();
+    let router = Router::new().route("/", post(async |body: String| body));
+    let router = edged(router, EdgeLimits { max_concurrent: 4, ..LIMITS }, &tasks);
+    let post = |name: &str, body: Body| {
+        let connection = router.open(sae(name));
+        async move { taken_apart(connection.answer(Request::post("/").body(body).unwrap()).await).await }
+    };
+    let heads: Vec<_> = (0..2500).map(|_| tokio::spawn(post("mallory", withheld()))).collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(tasks.len(), ARRIVING_MAX_BYTES / BODY_MAX / 2, "half of the memory, and no place");
+    for name in ["alice", "bob"] {
+        assert_eq!(post(name, Body::from("whole")).await.2, "whole", "{name}");
+        // In two pieces, the second a moment later.
+        let later = futures_util::stream::unfold(0, async |piece| match piece {
+            0 => Some((Ok::<_, std::io::Error>("in "), 1)),
+            1 => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Some((Ok("pieces"), 2))
+            }
+            _ => None,
+        });
+        assert_eq!(post(name, Body::from_stream(later)).await.2, "in pieces", "{name}");
+    }
+    // The test's clock advances when everybody waits: what was withheld ends after half of the timeout.
+    let mut texts: Vec<String> = join_all(heads).await.into_iter().map(|answer| answer.unwrap().2).collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(
+        texts,
+        [
+            r#"{"message":"the request body did not arrive in time"}"#,
+            r#"{"message":"too many request bodies"}"#
+        ]
+    );
 }

@@ -4,9 +4,7 @@
 //! buffers, and no error quotes them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,13 +14,16 @@ use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::guarded::Guarded;
+use super::limits::Clients;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, Template, guard};
+use super::middleware::{Client, Edge, EdgeLimits};
 use super::{extract, json};
-use crate::peer::SET_UNAVAILABLE;
 use crate::peer::wire::{
-    BATCHES_PATH, BatchStored, INFO_PATH, Info, POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer,
+    BATCHES_PATH, BatchMetadata, BatchStored, COMPARISON_PATH, ComparisonAnswer, INFO_PATH, Info,
+    POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer,
 };
+use crate::peer::{QUOTA_FULL, SET_UNAVAILABLE};
 use crate::supply::{Intake, IntakeError};
 
 /// `Retry-After` of a 503.
@@ -31,34 +32,36 @@ const RETRY_AFTER_SECS: u32 = 2;
 #[derive(Clone)]
 struct PeerApi {
     intake: Arc<Intake>,
+    edge: Edge,
     body_max_bytes: usize,
-    body_timeout: Duration,
 }
 
-/// The routes of the `peer` listener. A graceful stop waits for `tasks`.
+/// The routes of the `peer` listener for `clients`. A graceful stop waits for `tasks`.
 ///
 /// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401.
 pub fn router(
     intake: Arc<Intake>,
+    clients: Arc<Clients>,
     limits: EdgeLimits,
     body_max_bytes: usize,
     tasks: TaskTracker,
     meters: &RequestMeters,
-) -> Router {
-    let edge = Edge::new("peer", limits, tasks, meters);
-    Router::new()
+) -> Guarded {
+    let edge = Edge::new(clients, limits, body_max_bytes, tasks, meters);
+    let router = Router::new()
         .route(POOL_SETS_PATH, post(pool_sets))
+        .route(COMPARISON_PATH, post(comparison))
         .route(BATCHES_PATH, post(batches))
         .route(VOID_PATH, post(void))
         .route(INFO_PATH, get(info))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .with_state(PeerApi { intake, body_max_bytes, body_timeout: limits.body_timeout() })
-        .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
+        .with_state(PeerApi { intake, edge: edge.clone(), body_max_bytes });
+    Guarded::new(router, edge, template)
 }
 
 fn template(request: &Request) -> &'static str {
-    let known = [POOL_SETS_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
+    let known = [POOL_SETS_PATH, COMPARISON_PATH, BATCHES_PATH, VOID_PATH, INFO_PATH];
     known.into_iter().find(|path| *path == request.uri().path()).unwrap_or("(none)")
 }
 
@@ -67,8 +70,20 @@ async fn pool_sets(State(api): State<PeerApi>, request: Request) -> Result<Json<
     api.intake.accept_set(&caller, &announced).await.map(Json).map_err(refusal)
 }
 
+async fn comparison(
+    State(api): State<PeerApi>,
+    request: Request,
+) -> Result<Json<ComparisonAnswer>, ApiError> {
+    let (caller, asked) = api.open(request).await?;
+    api.intake.compare(&caller, asked).await.map(Json).map_err(refusal)
+}
+
 async fn batches(State(api): State<PeerApi>, request: Request) -> Result<Json<BatchStored>, ApiError> {
-    let (caller, batch) = api.open(request).await?;
+    let client = request.extensions().get::<Arc<Client>>().cloned();
+    let (caller, batch): (_, BatchMetadata) = api.open(request).await?;
+    if let Some(client) = client {
+        api.edge.take_keys(&client, batch.key_ids.len())?;
+    }
     api.intake.accept_batch(&caller, batch).await.map(Json).map_err(refusal)
 }
 
@@ -82,25 +97,31 @@ async fn info(State(api): State<PeerApi>, request: Request) -> Result<Json<Info>
 }
 
 impl PeerApi {
-    /// The caller and its message. Reads the body only if the caller has a KME certificate.
+    /// The caller and its message.
     async fn open<T: DeserializeOwned>(&self, request: Request) -> Result<(AuthenticatedKme, T), ApiError> {
         let caller = extract::kme(&request)?;
-        let body: Body = request.into_body();
-        let body = tokio::time::timeout(self.body_timeout, json::read_body(body, self.body_max_bytes))
-            .await
-            .map_err(|_| ApiError::body_slow())??;
+        let body = json::read_body(request.into_body(), self.body_max_bytes).await?;
         Ok((caller, json::parse(&body)?))
     }
 }
 
 fn refusal(error: IntakeError) -> ApiError {
     let message = error.to_string();
-    match error {
+    let trouble = error.set_trouble();
+    let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+    let mut answer = match error {
         IntakeError::NotAllowed(_) => ApiError::new(StatusCode::FORBIDDEN, "not_allowed", message),
-        IntakeError::Refused(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "push_refused", message),
+        IntakeError::Refused(_) => ApiError::new(unprocessable, "push_refused", message),
+        IntakeError::TooFewPools { .. } => ApiError::new(unprocessable, "too_few_pools", message),
+        IntakeError::Mismatch => ApiError::new(unprocessable, "confirmation_mismatch", message),
         IntakeError::Conflict => ApiError::new(StatusCode::CONFLICT, "push_conflict", message),
         IntakeError::Voided => ApiError::new(StatusCode::GONE, "batch_voided", message),
-        IntakeError::SetUnavailable(_) => ApiError::new(SET_UNAVAILABLE, "pool_set_unavailable", message),
+        IntakeError::SetUnavailable { .. } => ApiError::new(SET_UNAVAILABLE, "pool_set_unavailable", message),
+        IntakeError::NothingToCompare => ApiError::new(StatusCode::NOT_FOUND, "nothing_to_compare", message),
+        IntakeError::Full(_) => ApiError::new(QUOTA_FULL, "quota_kme", message),
         IntakeError::Unavailable(_) => ApiError::unavailable("intake_unavailable", message, RETRY_AFTER_SECS),
-    }
+    };
+    // The source acts upon this; the message is for people.
+    answer.details.extend(trouble.and_then(|trouble| serde_json::to_value(trouble).ok()));
+    answer
 }

@@ -3,10 +3,11 @@
 //! Parses the request, asks the vault, encodes the answer. The vault decides who may read what. Unknown,
 //! foreign and expired pools get the same answer.
 
+mod creations;
 mod stream;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -15,25 +16,22 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{Method, StatusCode, header};
 use kme::PoolId;
-use tokio::sync::Semaphore;
+use mtls::identity::AuthenticatedKme;
 use tokio_util::task::TaskTracker;
 
 use crate::pool::wire::{CreateRequest, CreateResponse, POOLS_PATH, ReaderCount, ReadsResponse};
 use crate::pool::{PoolRequest, PoolVault, VaultError};
 
+use self::creations::Creations;
 use super::error::ApiError;
+use super::guarded::Guarded;
+use super::limits::Clients;
 use super::meter::RequestMeters;
-use super::middleware::{Edge, EdgeLimits, Template, guard};
+use super::middleware::{Edge, EdgeLimits};
 use super::{extract, json};
 
 /// Longest body of a request.
 const BODY_MAX_BYTES: usize = 16 * 1024;
-
-/// Longest time that a request waits until it may fill a pool.
-const FILL_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// Most pools filled at once; each keeps a processor busy.
-const FILLS_MAX: usize = 2;
 
 /// `Retry-After` of a 503.
 const RETRY_AFTER_SECS: u32 = 5;
@@ -41,30 +39,41 @@ const RETRY_AFTER_SECS: u32 = 5;
 #[derive(Clone)]
 struct PoolApi {
     vault: Arc<PoolVault>,
-    fills: Arc<Semaphore>,
+    creations: Arc<Creations>,
 }
 
-/// The routes of the `pool` listener. A graceful stop waits for `tasks`.
+impl PoolApi {
+    /// The KME that asks, if this server serves it.
+    fn caller(&self, request: &Request) -> Result<AuthenticatedKme, ApiError> {
+        let kme = extract::kme(request)?;
+        self.vault.admit(kme.id()).map_err(refusal)?;
+        Ok(kme)
+    }
+}
+
+/// The routes of the `pool` listener for `clients`. A graceful stop waits for `tasks`.
 ///
 /// A request without [`mtls::identity::ClientIdentity`] in its extensions is answered 401. `limits.timeout`
-/// bounds the head of an answer; the vault bounds a download.
+/// bounds the head of an answer; the vault bounds a download. Each KME may make `creations_per_minute` pools.
 pub fn router(
     vault: Arc<PoolVault>,
+    clients: Arc<Clients>,
     limits: EdgeLimits,
+    creations_per_minute: NonZeroU32,
     tasks: TaskTracker,
     meters: &RequestMeters,
-) -> Router {
-    let edge = Edge::new("pool", limits, tasks, meters);
+) -> Guarded {
+    let edge = Edge::new(clients, limits, BODY_MAX_BYTES, tasks, meters);
     let one = format!("{POOLS_PATH}/{{id}}");
     let reads = format!("{POOLS_PATH}/{{id}}/reads");
-    Router::new()
+    let router = Router::new()
         .route(POOLS_PATH, post(create))
         .route(&one, get(download).delete(release))
         .route(&reads, get(read_counts))
         .fallback(|| async { ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .with_state(PoolApi { vault, fills: Arc::new(Semaphore::new(FILLS_MAX)) })
-        .layer(axum::middleware::from_fn_with_state((edge, template as Template), guard))
+        .with_state(PoolApi { vault, creations: Creations::new(creations_per_minute) });
+    Guarded::new(router, edge, template)
 }
 
 /// The route template of a request.
@@ -79,7 +88,7 @@ fn template(request: &Request) -> &'static str {
 }
 
 async fn create(State(api): State<PoolApi>, request: Request) -> Result<Response, ApiError> {
-    let kme = extract::kme(&request)?;
+    let kme = api.caller(&request)?;
     let owner = kme.id();
     let body = json::read_body(request.into_body(), BODY_MAX_BYTES).await?;
     let asked: CreateRequest = json::parse(&body)?;
@@ -89,17 +98,11 @@ async fn create(State(api): State<PoolApi>, request: Request) -> Result<Response
         readers: asked.readers,
         ttl: asked.ttl.0,
     };
-    let permit = tokio::time::timeout(FILL_WAIT_MAX, Arc::clone(&api.fills).acquire_owned())
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or_else(|| {
-            ApiError::unavailable("pool_fill_busy", "other pools are being made", RETRY_AFTER_SECS)
-        })?;
+    let turn = api.creations.turn(owner).await?;
     let reserved = api.vault.reserve(owner, asked).map_err(refusal)?;
     let made = tokio::task::spawn_blocking(move || {
         let made = reserved.fill();
-        drop(permit);
+        drop(turn);
         made
     })
     .await
@@ -119,7 +122,7 @@ async fn download(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let kme = extract::kme(&request)?;
+    let kme = api.caller(&request)?;
     let reader = kme.id();
     // axum also routes HEAD here, which must not count as a read.
     if request.method() != Method::GET {
@@ -136,7 +139,7 @@ async fn release(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let kme = extract::kme(&request)?;
+    let kme = api.caller(&request)?;
     let owner = kme.id();
     api.vault.delete(pool_id(&id)?, owner).map_err(refusal)?;
     tracing::info!(owner = %owner, pool = %id, "pool released");
@@ -148,7 +151,7 @@ async fn read_counts(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let kme = extract::kme(&request)?;
+    let kme = api.caller(&request)?;
     let owner = kme.id();
     let reads = api.vault.reads(pool_id(&id)?, owner).map_err(refusal)?;
     let readers = reads
@@ -171,6 +174,7 @@ fn no_such_pool() -> ApiError {
 fn refusal(error: VaultError) -> ApiError {
     match error {
         VaultError::Refused(text) => ApiError::bad_request("pool_refused", text),
+        VaultError::NotListed(_) => ApiError::new(StatusCode::FORBIDDEN, "not_listed", error.to_string()),
         VaultError::NotFound => no_such_pool(),
         VaultError::Full(_) => ApiError::unavailable("pool_server_full", error.to_string(), RETRY_AFTER_SECS),
         VaultError::Random(_) | VaultError::Memory(_) => {

@@ -15,7 +15,7 @@ use blast::MIN_POOL_WORDS;
 use kme::{ManualClock, OsRandom, Timestamp};
 
 use crate::pool::{PoolClient, PoolVault, VaultLimits};
-use net::{https, listen, url_of};
+use net::{https, listen, serve, url_of};
 
 pub(crate) const WORDS: usize = MIN_POOL_WORDS;
 pub(crate) const POOL_BYTES: u64 = 8 * WORDS as u64;
@@ -28,6 +28,18 @@ pub(crate) enum Caller {
     Operator(&'static str),
 }
 
+/// What a server does with the pools that it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conduct {
+    Honest,
+    /// Sends this KME other bytes than everybody else.
+    LiesTo(&'static str),
+    /// Begins to send to this KME, and never goes on.
+    NeverEndsFor(&'static str),
+    /// Says that this KME has read each pool many times.
+    InventsReadsOf(&'static str),
+}
+
 pub(crate) fn limits() -> VaultLimits {
     VaultLimits {
         memory_max_bytes: 64 << 20,
@@ -37,6 +49,7 @@ pub(crate) fn limits() -> VaultLimits {
         words_max: 1 << 17,
         ttl_max: Duration::from_hours(1),
         readers_max: 8,
+        kmes: None,
     }
 }
 
@@ -81,10 +94,33 @@ impl TestServer {
     }
 
     pub(crate) async fn start_with(name: &'static str, limits: VaultLimits, clock: Arc<ManualClock>) -> Self {
+        Self::conducted(name, limits, clock, Conduct::Honest).await
+    }
+
+    /// A server that misbehaves.
+    pub(crate) async fn conducted(
+        name: &'static str,
+        limits: VaultLimits,
+        clock: Arc<ManualClock>,
+        conduct: Conduct,
+    ) -> Self {
         let vault = Arc::new(PoolVault::new(limits, clock.clone(), Arc::new(OsRandom)));
         let stop = CancellationToken::new();
-        let address = listen(name, &vault, &stop).await;
+        let address = listen(name, &vault, conduct, &stop).await;
         Self { name, vault, clock, address, stop }
+    }
+
+    /// An empty server at an address that another one had.
+    pub(crate) async fn at(name: &'static str, address: SocketAddr, clock: Arc<ManualClock>) -> Self {
+        let vault = Arc::new(PoolVault::new(limits(), clock.clone(), Arc::new(OsRandom)));
+        let stop = CancellationToken::new();
+        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
+        serve(tcp, name, &vault, Conduct::Honest, &stop);
+        Self { name, vault, clock, address, stop }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The same server after a restart: empty, and at a new port.

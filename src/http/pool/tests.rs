@@ -1,4 +1,7 @@
+mod bad_servers;
 mod sets;
+
+use std::time::Duration;
 
 use kme::{Clock, OsRandom, PoolId};
 use serde_json::json;
@@ -94,8 +97,33 @@ async fn only_kme_certificates_get_in() {
 }
 
 #[tokio::test]
+async fn with_a_list_other_kmes_get_403_and_are_no_readers() {
+    let kmes = Some(["site-a", "site-b"].map(|name| name.parse().unwrap()).into());
+    let server = TestServer::start("pool-1", VaultLimits { kmes, ..limits() }).await;
+    let path = make(&server).await;
+    let reads = format!("{path}/reads");
+    for (method, path) in [
+        (Method::POST, POOLS_PATH),
+        (Method::GET, path.as_str()),
+        (Method::DELETE, path.as_str()),
+        (Method::GET, reads.as_str()),
+    ] {
+        let refused = server.call(STRANGER, method, path, &body()).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{}", refused.text());
+        let told = refused.json()["message"].as_str().unwrap().to_owned();
+        assert_eq!(told, "KME site-c is not listed in [pool] kmes of this pool server's configuration");
+    }
+    let named = body().replace("site-b", "site-c");
+    let refused = server.call(OWNER, Method::POST, POOLS_PATH, &named).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.text().contains("reader site-c is not listed"), "{}", refused.text());
+    assert_eq!(server.call(READER, Method::GET, &path, "").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_full_server_answers_503_and_makes_nothing() {
-    let server = TestServer::start("pool-1", VaultLimits { memory_max_bytes: POOL_BYTES, ..limits() }).await;
+    let server =
+        TestServer::start("pool-1", VaultLimits { memory_max_bytes: 2 * POOL_BYTES, ..limits() }).await;
     let path = make(&server).await;
     let full = server.call(READER, Method::POST, POOLS_PATH, &body()).await;
     assert_eq!(full.status, StatusCode::SERVICE_UNAVAILABLE);

@@ -43,6 +43,13 @@ pub(super) struct Asked {
     pub(super) ignored: usize,
 }
 
+impl Asked {
+    /// How many keys.
+    pub(super) fn number(&self) -> usize {
+        self.key_ids.len()
+    }
+}
+
 /// The ID of a key.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = KeyId)]

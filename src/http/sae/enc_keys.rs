@@ -55,6 +55,13 @@ pub(super) struct Asked {
     pub(super) ignored: usize,
 }
 
+impl Asked {
+    /// How many keys; 0 for a number that no request may have.
+    pub(super) fn number(&self) -> usize {
+        usize::try_from(self.keys.number.unwrap_or(1)).unwrap_or(0)
+    }
+}
+
 /// Reads a POST. A body of no bytes is an empty request.
 #[utoipa::path(
     post,

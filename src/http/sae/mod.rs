@@ -16,7 +16,6 @@ mod status;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -27,15 +26,15 @@ use kme::{KeyLimits, MAX_NAME_BYTES};
 use mtls::identity::ClientIdentity;
 use mtls::{ConnectionService, ListenerService};
 use tokio_util::task::TaskTracker;
-use zeroize::Zeroizing;
 
 pub use self::dto::key_container;
 pub use self::openapi::description;
 pub use self::path::{Route, SaeCall};
 use super::error::ApiError;
+use super::extract;
+use super::limits::Clients;
 use super::meter::RequestMeters;
-use super::middleware::{About, Edge, EdgeLimits, IgnoredParts};
-use super::{extract, json};
+use super::middleware::{About, Client, Edge, EdgeLimits, IgnoredParts};
 use crate::delivery::{Caller, Delivery};
 
 /// Room for ignored members of a body.
@@ -50,27 +49,34 @@ pub struct SaeApi(Arc<Api>);
 struct Api {
     delivery: Arc<Delivery>,
     edge: Edge,
-    body_max_bytes: usize,
-    body_timeout: Duration,
 }
 
-/// The API over `delivery`. A graceful stop waits for `tasks`.
+/// The API over `delivery` for `clients`. A graceful stop waits for `tasks`.
 pub fn api(
     delivery: Arc<Delivery>,
+    clients: Arc<Clients>,
     limits: EdgeLimits,
     tasks: TaskTracker,
     meters: &RequestMeters,
 ) -> SaeApi {
-    let edge = Edge::new("sae", limits, tasks, meters);
-    let body_max_bytes = body_max_bytes(delivery.limits());
-    SaeApi(Arc::new(Api { delivery, edge, body_max_bytes, body_timeout: limits.body_timeout() }))
+    let edge = Edge::new(clients, limits, body_max_bytes(delivery.limits()), tasks, meters);
+    SaeApi(Arc::new(Api { delivery, edge }))
 }
 
 impl ListenerService for SaeApi {
     type Connection = SaeConnection;
 
     fn open(&self, client: ClientIdentity) -> SaeConnection {
+        let client = self.0.edge.client(client);
         SaeConnection(Arc::new(Connection { api: Arc::clone(&self.0), client }))
+    }
+
+    fn connections_max(&self, client: &ClientIdentity) -> usize {
+        self.0.edge.connections_max(client)
+    }
+
+    fn refused(&self, client: &ClientIdentity) {
+        self.0.edge.note_refused(client);
     }
 }
 
@@ -80,7 +86,7 @@ pub struct SaeConnection(Arc<Connection>);
 
 struct Connection {
     api: Arc<Api>,
-    client: ClientIdentity,
+    client: Arc<Client>,
 }
 
 impl ConnectionService for SaeConnection {
@@ -90,11 +96,10 @@ impl ConnectionService for SaeConnection {
         let about = About {
             method: request.method().clone(),
             route: call.map_or("(none)", SaeCall::template),
-            caller: Some(&connection.client),
             // It uses up a retrieval. Its body and its wait for the commit have their own limits.
             ends_by_itself: call == Some(SaeCall::DecKeys),
         };
-        connection.api.edge.serve(about, Arc::clone(connection).work(request))
+        connection.api.edge.serve(about, &connection.client, Arc::clone(connection).work(request))
     }
 }
 
@@ -129,6 +134,12 @@ impl Connection {
 
     async fn answer(&self, route: Route<'_>, parts: &Parts, body: Body) -> Result<SaeAnswer, ApiError> {
         let (caller, peer) = (self.caller()?, route.id()?);
+        // The body of a GET is ignored.
+        let is_post = parts.method == Method::POST;
+        if is_post {
+            extract::accept_json(&parts.headers)?;
+        }
+        let (body, _place) = self.api.edge.enter(&self.client, is_post.then_some(body)).await?;
         let delivery = &self.api.delivery;
         match route.call {
             SaeCall::Status => {
@@ -136,18 +147,24 @@ impl Connection {
                 Ok(SaeAnswer { body, ignored: extract::other_names(parts.uri.query(), &[]) })
             }
             SaeCall::EncKeys => {
-                let asked = match self.body(parts, body).await? {
-                    None => enc_keys::from_query(parts.uri.query())?,
-                    Some(body) => enc_keys::from_body(&body)?,
+                let asked = if is_post {
+                    enc_keys::from_body(&body)?
+                } else {
+                    enc_keys::from_query(parts.uri.query())?
                 };
+                drop(body);
+                self.api.edge.take_keys(&self.client, asked.number())?;
                 let body = enc_keys::serve(delivery, &caller, &peer, &asked).await?;
                 Ok(SaeAnswer { body, ignored: asked.ignored })
             }
             SaeCall::DecKeys => {
-                let asked = match self.body(parts, body).await? {
-                    None => dec_keys::from_query(parts.uri.query())?,
-                    Some(body) => dec_keys::from_body(&body)?,
+                let asked = if is_post {
+                    dec_keys::from_body(&body)?
+                } else {
+                    dec_keys::from_query(parts.uri.query())?
                 };
+                drop(body);
+                self.api.edge.take_keys(&self.client, asked.number())?;
                 let body = dec_keys::serve(delivery, &caller, &peer, &asked).await?;
                 Ok(SaeAnswer { body, ignored: asked.ignored })
             }
@@ -155,21 +172,8 @@ impl Connection {
     }
 
     fn caller(&self) -> Result<Caller, ApiError> {
-        let sae = self.client.sae().ok_or_else(|| ApiError::unauthorized("not_an_sae"))?;
+        let sae = self.client.identity().sae().ok_or_else(|| ApiError::unauthorized("not_an_sae"))?;
         self.api.delivery.admit(sae).map_err(refusal::answer)
-    }
-
-    /// The body of a POST. `None` for a GET, whose body is ignored.
-    async fn body(&self, parts: &Parts, body: Body) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
-        if parts.method != Method::POST {
-            return Ok(None);
-        }
-        extract::accept_json(&parts.headers)?;
-        // The task continues after the request's timeout, so the body needs its own.
-        tokio::time::timeout(self.api.body_timeout, json::read_body(body, self.api.body_max_bytes))
-            .await
-            .map_err(|_| ApiError::body_slow())?
-            .map(Some)
     }
 }
 

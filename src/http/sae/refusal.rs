@@ -1,8 +1,7 @@
-//! The status, sentence and code of each failure of delivery. Only this file logs their causes.
+//! The status, sentence, code and cause of each failure of delivery. The cause is for the request's log line.
 
 use kme::causes;
 use serde_json::{Map, Value, json};
-use tracing::{error, warn};
 
 use crate::delivery::{DeliveryError, Refusal};
 use crate::http::error::ApiError;
@@ -54,8 +53,16 @@ fn supply(failure: &SupplyError) -> ApiError {
             ("peer_refused", format!("KME {kme} refused the keys"), OPERATOR_RETRY_SECS)
         }
         SupplyError::TooFewPoolServers { .. } => {
-            ("too_few_pool_servers", "too few random pool servers answer".to_owned(), OUTAGE_RETRY_SECS)
+            ("too_few_pool_servers", failure.to_string(), OUTAGE_RETRY_SECS)
         }
+        SupplyError::Quota(_) => ("quota_sae", failure.to_string(), OPERATOR_RETRY_SECS),
+        SupplyError::PeerFull { kme, .. } => {
+            ("quota_peer", format!("KME {kme} stores no more keys now"), OPERATOR_RETRY_SECS)
+        }
+        SupplyError::PeerDemandsPools { .. } => {
+            ("peer_demands_pools", failure.to_string(), OPERATOR_RETRY_SECS)
+        }
+        SupplyError::PoolsDiffer(_) => ("pools_differ", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::StoreFull => ("store_full", failure.to_string(), OPERATOR_RETRY_SECS),
         SupplyError::StoreUnavailable => ("store_unavailable", failure.to_string(), OUTAGE_RETRY_SECS),
         SupplyError::Slow => ("supply_slow", failure.to_string(), OUTAGE_RETRY_SECS),
@@ -65,13 +72,7 @@ fn supply(failure: &SupplyError) -> ApiError {
             ("supply_failed", failure.to_string(), OUTAGE_RETRY_SECS)
         }
     };
-    let error = causes(failure);
-    match failure {
-        // Logged with its causes where it happened.
-        SupplyError::StoreFull | SupplyError::StoreUnavailable | SupplyError::Internal => {}
-        _ => warn!(error.code = code, error, "no keys could be supplied"),
-    }
-    ApiError::unavailable(code, message, retry_secs)
+    ApiError::unavailable(code, message, retry_secs).caused_by(causes(failure))
 }
 
 fn store(failure: &StoreError) -> ApiError {
@@ -82,6 +83,5 @@ fn store(failure: &StoreError) -> ApiError {
         StoreError::ReadOnly(_) | StoreError::Closed => ("store_unavailable", OPERATOR_RETRY_SECS),
         _ => ("store_failed", OPERATOR_RETRY_SECS),
     };
-    error!(error.code = code, error = causes(failure), "the store failed a retrieval");
-    ApiError::unavailable(code, failure.public_message(), retry_secs)
+    ApiError::unavailable(code, failure.public_message(), retry_secs).caused_by(causes(failure))
 }

@@ -27,6 +27,7 @@ use super::SaeApi;
 use crate::delivery::DeliveryRules;
 use crate::delivery::testing::{TestSite, TestSites, rules};
 use crate::http::RequestMeters;
+use crate::http::limits::Clients;
 use crate::http::middleware::EdgeLimits;
 
 const NOT_FOUND: &str = "one or more keys specified are not found on KME";
@@ -89,7 +90,8 @@ impl Net {
         let tasks = TaskTracker::new();
         let limits = EdgeLimits { max_concurrent, timeout: Duration::from_mins(1) };
         let api = |site: &TestSite| {
-            super::api(Arc::clone(&site.delivery), limits, tasks.clone(), &RequestMeters::default())
+            let (clients, meters) = (Clients::unlimited("sae"), RequestMeters::default());
+            super::api(Arc::clone(&site.delivery), clients, limits, tasks.clone(), &meters)
         };
         Self { a: api(&sites.a), b: api(&sites.b), sites, tasks }
     }

@@ -91,7 +91,7 @@ async fn an_address_without_room_gives_way_and_only_a_peer_without_room_is_busy(
     }
     assert_eq!(one.states(), [BreakerState::Closed; 2], "it answered");
     let both = Replicas::answering(&[(503, BECAUSE), (503, BECAUSE)], SETTINGS).await;
-    let busy = both.client.push(&metadata()).await.unwrap_err();
+    let busy = both.client.push(&metadata()).await.unwrap_err().error;
     assert!(matches!(busy, PeerError::Busy { .. }), "{busy}");
     assert_eq!(both.calls(), [1, 1], "each was asked once");
 }
@@ -110,17 +110,17 @@ async fn a_replica_that_lacks_the_pools_is_passed_over_and_another_set_is_needed
     }
     assert_eq!(one.calls()[0], 2, "another set is another question");
     let both = Replicas::answering(&[(424, BECAUSE), (424, BECAUSE)], SETTINGS).await;
-    assert!(both.client.push(&metadata()).await.unwrap_err().refuses_set());
+    assert!(both.client.push(&metadata()).await.unwrap_err().error.refuses_set());
     let (dead, lacking) = (nobody().await, Peer::answering(424, BECAUSE, SETTINGS).await);
     let client = client_at(&[&lacking.url, &dead], SETTINGS);
-    assert!(client.push(&metadata()).await.unwrap_err().refuses_set(), "the rest does not answer");
+    assert!(client.push(&metadata()).await.unwrap_err().error.refuses_set(), "the rest does not answer");
 }
 
 #[tokio::test]
 async fn what_the_store_of_the_peer_says_is_final_and_rules_may_differ_between_replicas() {
     for (status, asked) in [(409, 1), (410, 1), (403, 2), (422, 2)] {
         let replicas = Replicas::answering(&[(status, BECAUSE), (status, BECAUSE)], SETTINGS).await;
-        let refused = replicas.client.push(&metadata()).await.unwrap_err();
+        let refused = replicas.client.push(&metadata()).await.unwrap_err().error;
         assert!(matches!(refused, PeerError::Refused { .. }), "{refused}");
         assert_eq!(replicas.calls().iter().sum::<usize>(), asked, "{status}");
     }
@@ -175,9 +175,9 @@ async fn metadata_that_a_silent_address_may_have_got_is_not_said_to_be_protected
 async fn when_no_address_answers_calls_are_refused_without_asking() {
     let (one, two) = (nobody().await, nobody().await);
     let client = client_at(&[&one, &two], SETTINGS);
-    let first = client.push(&metadata()).await.unwrap_err();
+    let first = client.push(&metadata()).await.unwrap_err().error;
     assert!(matches!(first, PeerError::Unreachable { .. }), "{first}");
     assert_eq!(client.breaker(), BreakerState::Open);
-    let second = client.push(&metadata()).await.unwrap_err();
+    let second = client.push(&metadata()).await.unwrap_err().error;
     assert!(second.was_not_sent(), "{second}");
 }

@@ -7,13 +7,14 @@ const POOL_BYTES: u64 = 8 * WORDS as u64;
 
 fn limits() -> VaultLimits {
     VaultLimits {
-        memory_max_bytes: 4 * POOL_BYTES,
-        owner_memory_max_bytes: 3 * POOL_BYTES,
+        memory_max_bytes: 6 * POOL_BYTES,
+        owner_memory_max_bytes: 6 * POOL_BYTES,
         pools_max: 16,
         words_min: MIN_POOL_WORDS,
         words_max: 1 << 16,
         ttl_max: Duration::from_mins(10),
         readers_max: 4,
+        kmes: None,
     }
 }
 
@@ -76,20 +77,95 @@ fn unknown_foreign_and_expired_pools_look_alike() {
     assert_eq!(vault.used_bytes(), 0);
 }
 
+/// Makes pools until it is refused; returns how many.
+fn fill_up(vault: &Arc<PoolVault>, owner: &str) -> usize {
+    let made = std::iter::from_fn(|| vault.create(&kme(owner), request(&[owner])).ok());
+    made.take(1_000).count()
+}
+
 #[test]
-fn quotas_in_all_and_for_each_owner_hold_and_are_given_back() {
+fn one_owner_gets_half_of_the_memory_at_most_and_a_newcomer_always_finds_some() {
     let (vault, clock) = vault_with(limits());
-    let first = vault.create(&kme("a"), request(&["a"])).unwrap();
-    vault.create(&kme("a"), request(&["a"])).unwrap();
-    vault.create(&kme("a"), request(&["a"])).unwrap();
+    assert_eq!(fill_up(&vault, "a"), 3);
     assert!(matches!(vault.create(&kme("a"), request(&["a"])), Err(VaultError::Full(_))));
-    vault.create(&kme("b"), request(&["b"])).unwrap();
-    assert!(matches!(vault.create(&kme("b"), request(&["b"])), Err(VaultError::Full(_))));
-    vault.delete(first.pool_id, &kme("a")).unwrap();
-    vault.create(&kme("b"), request(&["b"])).unwrap();
+    assert!(fill_up(&vault, "b") >= 1);
     clock.advance(Duration::from_mins(1));
     vault.sweep();
     assert_eq!((vault.used_bytes(), vault.pool_count()), (0, 0));
+    assert_eq!(fill_up(&vault, "b"), 3, "expired pools are given back");
+}
+
+#[test]
+fn one_owner_gets_half_of_the_pools_at_most_and_no_more_than_its_own_memory() {
+    let many = VaultLimits { memory_max_bytes: 1 << 30, owner_memory_max_bytes: 1 << 30, ..limits() };
+    let (vault, _) = vault_with(many.clone());
+    assert_eq!(fill_up(&vault, "a"), 8, "of 16");
+    assert!(fill_up(&vault, "b") >= 3);
+    assert!(fill_up(&vault, "c") >= 1);
+    let (vault, _) = vault_with(VaultLimits { owner_memory_max_bytes: 2 * POOL_BYTES, ..many });
+    assert_eq!(fill_up(&vault, "a"), 2);
+}
+
+#[test]
+fn a_deleted_pool_counts_as_long_as_somebody_downloads_it() {
+    let (vault, _) = vault_with(VaultLimits { pools_max: 2, ..limits() });
+    let made = vault.create(&kme("a"), request(&["a"])).unwrap();
+    let open = vault.open(made.pool_id, &kme("a")).unwrap();
+    vault.delete(made.pool_id, &kme("a")).unwrap();
+    assert_eq!((vault.pool_count(), vault.used_bytes()), (0, POOL_BYTES));
+    assert!(matches!(vault.create(&kme("a"), request(&["a"])), Err(VaultError::Full(_))));
+    drop(open);
+    vault.create(&kme("a"), request(&["a"])).unwrap();
+}
+
+#[test]
+fn one_reader_gets_half_of_the_downloads_at_most() {
+    let (vault, _) = vault_with(limits());
+    let made = vault.create(&kme("a"), request(&["a", "b"])).unwrap();
+    let greedy: Vec<OpenPool> =
+        std::iter::from_fn(|| vault.open(made.pool_id, &kme("b")).ok()).take(DOWNLOADS_MAX).collect();
+    assert_eq!(greedy.len(), DOWNLOADS_MAX / 2);
+    assert_eq!(vault.open_downloads(), DOWNLOADS_MAX / 2);
+    drop(vault.open(made.pool_id, &kme("a")).unwrap());
+    drop(greedy);
+    assert_eq!(vault.open_downloads(), 0);
+    vault.open(made.pool_id, &kme("b")).unwrap();
+}
+
+#[test]
+fn a_download_that_makes_no_progress_ends_and_frees_its_pool() {
+    let (vault, clock) = vault_with(limits());
+    let made = vault.create(&kme("a"), request(&["a"])).unwrap();
+    let (mut slow, mut stalled) =
+        (vault.open(made.pool_id, &kme("a")).unwrap(), vault.open(made.pool_id, &kme("a")).unwrap());
+    vault.delete(made.pool_id, &kme("a")).unwrap();
+    let mut chunk = [0; 1024];
+    assert_eq!(stalled.copy_next(&mut chunk), Ok(1024));
+    for _ in 0..3 {
+        clock.advance(DOWNLOAD_STALL_MAX / 2);
+        vault.sweep();
+        assert_eq!(slow.copy_next(&mut chunk), Ok(1024), "slow, but it goes on");
+    }
+    assert_eq!(vault.cut_downloads(), 1);
+    assert_eq!(stalled.copy_next(&mut chunk), Err(DownloadOverdue));
+    clock.advance(DOWNLOAD_STALL_MAX);
+    assert_eq!(slow.copy_next(&mut chunk), Err(DownloadOverdue), "even without a sweep");
+    assert_eq!(vault.used_bytes(), 0);
+    assert_eq!(vault.cut_downloads(), 2);
+}
+
+#[test]
+fn with_a_list_nobody_else_gets_in_and_no_other_reader_is_named() {
+    let listed = Some(["a", "b"].map(kme).into());
+    let (vault, _) = vault_with(VaultLimits { kmes: listed, ..limits() });
+    vault.admit(&kme("a")).unwrap();
+    let refused = vault.admit(&kme("mallory")).unwrap_err();
+    assert!(refused.to_string().contains("KME mallory is not listed in [pool] kmes"), "{refused}");
+    vault.create(&kme("a"), request(&["a", "b"])).unwrap();
+    let refused = vault.create(&kme("a"), request(&["a", "mallory"])).unwrap_err();
+    assert!(matches!(&refused, VaultError::Refused(text) if text.contains("mallory")), "{refused}");
+    let (open_to_all, _) = vault_with(limits());
+    open_to_all.admit(&kme("mallory")).unwrap();
 }
 
 #[test]
@@ -129,7 +205,12 @@ fn a_download_outlives_its_pool_but_not_its_deadline() {
     vault.delete(made.pool_id, &kme("a")).unwrap();
     assert_eq!(open.copy_next(&mut chunk), Ok(1024));
     assert_eq!(vault.used_bytes(), POOL_BYTES, "the download still holds the bytes");
-    clock.advance(STREAM_LIFE_MAX);
+    let steps = DOWNLOAD_LIFE_MAX.as_millis() / (DOWNLOAD_STALL_MAX / 2).as_millis();
+    for step in 1..steps {
+        clock.advance(DOWNLOAD_STALL_MAX / 2);
+        assert_eq!(open.copy_next(&mut chunk), Ok(1024), "step {step}");
+    }
+    clock.advance(DOWNLOAD_STALL_MAX / 2);
     vault.sweep();
     assert_eq!(vault.used_bytes(), 0, "the deadline frees them though the download is still open");
     assert_eq!(open.copy_next(&mut chunk), Err(DownloadOverdue));
@@ -140,7 +221,7 @@ fn a_download_past_its_deadline_ends_even_without_a_sweep() {
     let (vault, clock) = vault_with(limits());
     let made = vault.create(&kme("a"), request(&["a"])).unwrap();
     let mut open = vault.open(made.pool_id, &kme("a")).unwrap();
-    clock.advance(STREAM_LIFE_MAX);
+    clock.advance(DOWNLOAD_LIFE_MAX);
     assert_eq!(open.copy_next(&mut [0; 8]), Err(DownloadOverdue));
 }
 

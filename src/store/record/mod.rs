@@ -12,7 +12,7 @@ use std::sync::Arc;
 use kme::{BatchId, Key, KeyId, Recipient, Timestamp};
 
 pub(crate) use self::header::{Header, MAX_KEYS, Prefix, batch_id, check_keys, prefix_of};
-pub(crate) use self::state::{KeyState, Ready, State};
+pub(crate) use self::state::{KeyState, Ready, State, keys_left};
 use super::error::StoreError;
 use super::sealing::{DataKey, RecordSeal, Sealer, TAG_BYTES};
 

@@ -7,6 +7,7 @@ use kme::{SaeId, SourceGrade, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::store::error::StoreError;
+use crate::store::sealing::MAC_BYTES;
 
 const VERSION: u8 = 1;
 
@@ -230,6 +231,12 @@ impl State {
             more: if more.is_empty() { More::default() } else { serde_json::from_slice(more).ok()? },
         })
     }
+}
+
+/// How many of `keys` keys are left, by a state as it is stored. For sums alone: the MAC is not checked.
+pub(crate) fn keys_left(protected: &[u8], keys: u64) -> u64 {
+    let states = protected.iter().skip(MAC_BYTES + 2).take(usize::try_from(keys).unwrap_or(usize::MAX));
+    states.filter(|byte| KeyState::from_byte(**byte).is_some_and(KeyState::has_material)).count() as u64
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
 use kme::{Random, RandomError, SecretBytes};
 use sha3::{Digest, Sha3_256};
-use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::error::SealError;
@@ -87,19 +86,13 @@ impl fmt::Debug for KeyEncryptionKeys {
 
 impl KeyEncryptionKeys {
     /// Reads a file with one key on each line, as 64 hexadecimal digits. Skips empty lines and `#` comments.
-    /// Warns if others than the owner may read the file.
+    /// Whether others than the owner may read the file is checked with the configuration.
     ///
     /// # Errors
     /// [`KekError`] names the file and the line.
     pub fn from_file(path: &Path) -> Result<Self, KekError> {
         let failed = |source| KekError::File { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-            warn!(
-                kek.file = %path.display(),
-                "other users may read the key-encryption key file: chmod 600 it"
-            );
-        }
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_TEXT_BYTES).read_to_string(&mut text).map_err(failed)?;
         Self::parse(&text, &path.display().to_string())
@@ -130,6 +123,11 @@ impl KeyEncryptionKeys {
             return Err(KekError::CredentialName(name.to_owned()));
         }
         Self::from_file(&dir.join(name))
+    }
+
+    /// The first answer that `look` has to one of the keys, given as 64 hexadecimal digits in lower case.
+    pub fn find<T>(&self, look: impl Fn(&str) -> Option<T>) -> Option<T> {
+        self.0.iter().find_map(|kek| look(&Zeroizing::new(hex::encode(kek.key.expose()))))
     }
 
     /// Writes a new file with one fresh key and mode 0600. Never overwrites.
@@ -217,6 +215,8 @@ fn kek_id(key: &SecretBytes) -> String {
 mod tests {
     use kme::OsRandom;
 
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const ONE: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -258,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.kek");
         KeyEncryptionKeys::create_file(&path, &OsRandom).unwrap();
-        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         KeyEncryptionKeys::from_file(&path).unwrap();
         KeyEncryptionKeys::from_credential_in(dir.path(), "a.kek").unwrap();
         assert!(matches!(

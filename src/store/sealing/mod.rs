@@ -8,5 +8,5 @@ mod seal;
 pub use self::data_key::{DataKey, DataKeyId};
 pub use self::error::SealError;
 pub use self::kek::{KekError, KeyEncryptionKeys};
-pub(crate) use self::seal::TAG_BYTES;
+pub(crate) use self::seal::{MAC_BYTES, TAG_BYTES};
 pub use self::seal::{RecordSeal, Sealer};

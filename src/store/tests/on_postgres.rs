@@ -31,5 +31,7 @@ mod retrieve;
 #[path = "tampering.rs"]
 mod tampering;
 mod trouble;
+#[path = "usage.rs"]
+mod usage;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

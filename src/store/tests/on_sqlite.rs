@@ -26,5 +26,7 @@ mod ready;
 mod retrieve;
 #[path = "tampering.rs"]
 mod tampering;
+#[path = "usage.rs"]
+mod usage;
 #[path = "void_and_sweep.rs"]
 mod void_and_sweep;

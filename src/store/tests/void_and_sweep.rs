@@ -14,7 +14,7 @@ async fn voided_keys_are_missing_and_retrieved_ones_are_kept() {
     let ids = batch.ids();
     Ask::by("bob").gets(&store, &ids[..1]).await;
     let outcome = void(&store, &batch, "site-a", &ids[..2]).await;
-    assert_eq!(outcome, VoidOutcome { voided: vec![ids[1]], kept: vec![ids[0]] });
+    assert_eq!(outcome, VoidOutcome { voided: vec![ids[1]], kept: vec![ids[0]], ..VoidOutcome::default() });
     // Repeating it gives the same answer.
     assert_eq!(void(&store, &batch, "site-a", &ids[..2]).await, outcome);
     Ask::by("bob").finds_nothing(&store, &ids[1..2]).await;
@@ -45,7 +45,7 @@ async fn a_voided_batch_is_refused_when_it_comes_again() {
     outcome.voided.sort();
     let mut ids = batch.ids();
     ids.sort();
-    assert_eq!(outcome, VoidOutcome { voided: ids.clone(), kept: vec![] });
+    assert_eq!(outcome, VoidOutcome { voided: ids.clone(), ..VoidOutcome::default() });
     assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Voided);
     Ask::by("bob").finds_nothing(&store, &ids).await;
 }
@@ -59,11 +59,24 @@ async fn an_unknown_batch_leaves_a_tombstone_for_its_source_only() {
     // Another KME's tombstone does not stop this source's batch.
     void(&store, &batch, "site-c", &ids).await;
     let other = Sample::to_bob(1);
-    assert_eq!(void(&store, &other, "site-a", &other.ids()).await.voided, other.ids());
+    let outcome = void(&store, &other, "site-a", &other.ids()).await;
+    assert_eq!((outcome.voided, outcome.tombstone), (other.ids(), Tombstone::Left));
     assert_eq!(other.insert(&store).await.unwrap(), Inserted::Voided);
     assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Stored);
     site.clock.advance(HOUR);
     assert_eq!(store.sweep(100).await.unwrap().tombstones, 2);
+}
+
+#[tokio::test]
+async fn a_void_that_may_leave_no_tombstone_voids_what_is_here_and_nothing_else() {
+    let site = site!();
+    let store = site.open().await;
+    let (here, elsewhere) = (Sample::to_bob(2).stored(&store).await, Sample::to_bob(1));
+    let outcome = store.void_stored(&here.source, here.batch_id, &[]).await.unwrap();
+    assert_eq!((outcome.voided.len(), outcome.tombstone), (2, Tombstone::NotNeeded));
+    let outcome = store.void_stored(&elsewhere.source, elsewhere.batch_id, &[]).await.unwrap();
+    assert_eq!((outcome.voided.len(), outcome.tombstone), (0, Tombstone::NotAllowed));
+    assert_eq!(elsewhere.insert(&store).await.unwrap(), Inserted::Stored);
 }
 
 #[tokio::test]

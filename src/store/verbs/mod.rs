@@ -1,5 +1,6 @@
 //! What can be done to the stored keys, inside a writer's transaction. The rules are those of [`kme::life`].
 
+mod count;
 mod data_keys;
 mod ids;
 mod insert;
@@ -12,6 +13,7 @@ mod sweep;
 mod verb;
 mod void;
 
+pub(crate) use self::count::{count_batches, count_tombstones};
 pub(crate) use self::data_keys::{check_data_keys, unwrap_data_key};
 pub(crate) use self::ids::id_bytes;
 pub(crate) use self::insert::Insert;

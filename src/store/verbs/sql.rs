@@ -94,6 +94,14 @@ pub(crate) const INSERT_TOMBSTONE: Sql = Sql::same(
      ON CONFLICT (batch_id, source_kme) DO NOTHING",
 );
 
+/// Records after `$1`.
+pub(crate) const COUNT_BATCHES: Sql = Sql::same(
+    "SELECT batch_id, source_kme, master_sae, key_count, key_bytes, state FROM records \
+     WHERE batch_id > $1 ORDER BY batch_id LIMIT $2",
+);
+pub(crate) const COUNT_TOMBSTONES: Sql =
+    Sql::same("SELECT source_kme, count(*) FROM tombstones GROUP BY source_kme");
+
 pub(crate) const SWEEP_RECORDS: Sql = sql!(
     "DELETE FROM records WHERE batch_id IN \
      (SELECT batch_id FROM records WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2)",

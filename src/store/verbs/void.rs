@@ -11,7 +11,7 @@ use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::record::{KeyState, MAX_KEYS, Record};
 use crate::store::sealing::Sealer;
-use crate::store::types::{ReadyVoid, VoidOutcome};
+use crate::store::types::{ReadyVoid, Tombstone, VoidOutcome};
 
 /// Voids keys of a batch.
 pub(crate) struct Void {
@@ -20,6 +20,7 @@ pub(crate) struct Void {
     /// Empty: the whole batch.
     key_ids: Vec<KeyId>,
     expires_at: Timestamp,
+    may_leave_tombstone: bool,
 }
 
 /// Voids a whole batch of ready keys, unless some of them were leased.
@@ -35,7 +36,13 @@ impl Void {
         if key_ids.len() > MAX_KEYS {
             return Err(StoreError::Misuse("too many keys in one void"));
         }
-        Ok(Self { source: source.clone(), batch_id, key_ids: key_ids.to_vec(), expires_at })
+        let (source, key_ids) = (source.clone(), key_ids.to_vec());
+        Ok(Self { source, batch_id, key_ids, expires_at, may_leave_tombstone: true })
+    }
+
+    /// The same, which does nothing if the batch is not here.
+    pub(crate) fn without_tombstone(self) -> Self {
+        Self { may_leave_tombstone: false, ..self }
     }
 
     async fn carry_out(&self, link: &mut Link, known: Option<Record>) -> Result<VoidOutcome, StoreError> {
@@ -51,13 +58,16 @@ impl Void {
     }
 
     async fn leave_tombstone(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
+        if !self.may_leave_tombstone {
+            return Ok(VoidOutcome { tombstone: Tombstone::NotAllowed, ..VoidOutcome::default() });
+        }
         sqlx::query(link.text(sql::INSERT_TOMBSTONE))
             .bind(self.batch_id.as_bytes().as_slice())
             .bind(self.source.as_str())
             .bind(self.expires_at.as_ms())
             .execute(&mut **link)
             .await?;
-        Ok(VoidOutcome { voided: self.key_ids.clone(), kept: Vec::new() })
+        Ok(VoidOutcome { voided: self.key_ids.clone(), kept: Vec::new(), tombstone: Tombstone::Left })
     }
 
     fn void(&self, record: &mut Record) -> VoidOutcome {
@@ -107,6 +117,10 @@ impl Verb for Void {
     async fn run(&self, link: &mut Link, sealer: &Sealer, _: Timestamp) -> Result<VoidOutcome, StoreError> {
         let known = rows::record(link, sealer, self.batch_id).await?;
         self.carry_out(link, known).await
+    }
+
+    fn is_change(outcome: &VoidOutcome) -> bool {
+        outcome.tombstone != Tombstone::NotAllowed
     }
 }
 

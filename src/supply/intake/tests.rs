@@ -1,8 +1,14 @@
-//! Tests of a push's times. The tests of the peer listener cover the other rules.
+//! A push's times, and what one peer may have stored or hold up here.
 
-use kme::{KeyId, OsRandom, PoolSetId, Seed};
+use std::collections::HashMap;
+
+use kme::{KeyId, KeyMaterial, ManualClock, OsRandom, PoolSetId, SecretBytes, Seed};
 
 use super::*;
+use crate::metrics::{LimitMeter, registry};
+use crate::pool::{PoolServers, PoolServersSettings, RecipientSetsSettings};
+use crate::store::{KeyEncryptionKeys, StoreSettings, Stored};
+use crate::supply::{PeerQuota, QuotaTable};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_392_000_000);
 const SKEW: Duration = Duration::from_secs(30);
@@ -34,16 +40,19 @@ fn pushed(created_at: Timestamp, expires_at: Timestamp) -> BatchMetadata {
     }
 }
 
-fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String> {
-    judge(&pushed(created_at, expires_at))
+fn kme(id: &str) -> KmeId {
+    id.parse().unwrap()
 }
 
-fn judge(batch: &BatchMetadata) -> Result<usize, String> {
-    let name = |id: &str| -> KmeId { id.parse().unwrap() };
+/// As site-b sees it.
+fn directory() -> Directory {
     let saes = [("alice", "site-a"), ("bob", "site-b")];
-    let saes = saes.map(|(sae, home)| (sae.parse().unwrap(), name(home)));
-    let directory = Directory::new(name("site-b"), [name("site-a")], saes).unwrap();
-    let rules = IntakeRules {
+    let saes = saes.map(|(sae, home)| (sae.parse().unwrap(), kme(home)));
+    Directory::new(kme("site-b"), [kme("site-a"), kme("site-c")], saes).unwrap()
+}
+
+fn rules() -> IntakeRules {
+    IntakeRules {
         limits: KeyLimits {
             size_bits: 256,
             min_size_bits: 8,
@@ -52,11 +61,18 @@ fn judge(batch: &BatchMetadata) -> Result<usize, String> {
             max_stored_per_pair: 4096,
             max_additional_saes: 8,
         },
-        key_ttl_max: 2 * HOUR,
         clock_skew_max: SKEW,
-    };
-    let source = name("site-a");
-    let checked = Checked { rules: &rules, directory: &directory, source: &source, batch };
+    }
+}
+
+fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String> {
+    judge(&pushed(created_at, expires_at))
+}
+
+fn judge(batch: &BatchMetadata) -> Result<usize, String> {
+    let (rules, directory, key_ttl_max) = (rules(), directory(), 2 * HOUR);
+    let checked =
+        Checked { rules: &rules, key_ttl_max, directory: &directory, source: &kme("site-a"), batch };
     checked.entitled_here(NOW).map(|entitled| entitled.len()).map_err(|error| error.to_string())
 }
 
@@ -88,5 +104,147 @@ fn a_batch_that_has_ended_or_would_live_too_long_is_refused() {
     assert!(judged(NOW, NOW).unwrap_err().contains("expired"));
     assert!(judged(NOW, NOW.plus(2 * HOUR)).is_ok());
     let refused = judged(NOW, NOW.plus(2 * HOUR + SKEW)).unwrap_err();
-    assert!(refused.contains("keys live at most"), "{refused}");
+    assert_eq!(
+        refused,
+        "these keys would live 7230 s (keys.ttl at KME site-a); at KME site-b they may live 7200 s \
+         (limits.kme.key_ttl_max)"
+    );
+}
+
+/// The intake of site-b, where every peer has this quota.
+struct Site {
+    intake: Arc<Intake>,
+    store: Arc<Store>,
+    clock: Arc<ManualClock>,
+    _dir: tempfile::TempDir,
+}
+
+impl Site {
+    async fn with(most: Stored) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kek = dir.path().join("kek");
+        KeyEncryptionKeys::create_file(&kek, &OsRandom).unwrap();
+        let settings = StoreSettings {
+            url: format!("sqlite://{}", dir.path().join("site.db").display()),
+            kme: kme("site-b"),
+            keks: KeyEncryptionKeys::from_file(&kek).unwrap(),
+            migrate: true,
+        };
+        let clock = Arc::new(ManualClock::starting_at(NOW));
+        let store = Store::open(settings, clock.clone(), Arc::new(OsRandom)).await.unwrap();
+        let store = Arc::new(store);
+        let settings = PoolServersSettings {
+            pools_per_set: 2,
+            pools_min: 2,
+            set_timeout: Duration::from_secs(5),
+            reads_expected: BTreeMap::new(),
+        };
+        let servers =
+            PoolServers::new(kme("site-b"), Vec::new(), settings, clock.clone(), Arc::new(OsRandom));
+        let settings = RecipientSetsSettings {
+            pools_min: 2,
+            sets_per_source_max: 4,
+            words_max: 1 << 14,
+            life_max: HOUR,
+            memory_max_bytes: 1 << 20,
+        };
+        let sets = RecipientSets::new(servers, settings, clock.clone());
+        let quota = PeerQuota { most, key_ttl_max: 2 * HOUR };
+        let table = QuotaTable {
+            saes: HashMap::new(),
+            other_saes: Stored::UNBOUNDED,
+            peers: ["site-a", "site-c"].map(|peer| (kme(peer), quota)).into(),
+        };
+        let usage = Arc::clone(store.usage());
+        let quotas = Quotas::new(kme("site-b"), table, usage, LimitMeter::default());
+        let directory = directory();
+        let meter = Arc::new(SupplyMeter::register(&mut registry(), directory.peers()));
+        let directory = Arc::new(ArcSwap::from_pointee(directory));
+        let intake = Intake::new(directory, rules(), sets, Arc::clone(&store), quotas, clock.clone(), meter);
+        Self { intake, store, clock, _dir: dir }
+    }
+
+    async fn void(&self, source: &str, batch_id: BatchId) -> Result<VoidAnswer, IntakeError> {
+        // The caller would like it to last for a year.
+        let expires_at = NOW.plus(365 * 24 * HOUR);
+        let request = VoidRequest { batch_id, key_ids: Vec::new(), expires_at };
+        self.intake.void(&testkit::authenticated_kme(source), &request).await
+    }
+
+    /// A batch that is here already.
+    async fn stored(&self) -> BatchId {
+        let batch = pushed(NOW, NOW.plus(HOUR));
+        let material = || KeyMaterial::new(SecretBytes::take(vec![7; 32]));
+        let key = |id: &KeyId| Key { id: *id, material: material() };
+        let keys: Vec<Key> = batch.key_ids.iter().map(key).collect();
+        let (master, recipients) = (batch.master.clone(), batch.recipients.clone());
+        let made = Regenerated {
+            batch_id: batch.batch_id,
+            master,
+            recipients,
+            created_at: batch.created_at,
+            expires_at: batch.expires_at,
+            keys,
+        };
+        let bob = Entitlement { party: batch.recipients[0].party.clone(), role: Role::Slave };
+        self.intake.insert(&kme("site-a"), &made, &[bob], [1; 32]).await.unwrap();
+        batch.batch_id
+    }
+}
+
+fn new_id() -> BatchId {
+    BatchId::draw(&OsRandom).unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_has_so_many_tombstones_for_as_long_as_a_push_could_be_accepted_and_what_is_here_is_voided_anyway()
+ {
+    let site = Site::with(Stored { tombstones: 3, ..Stored::UNBOUNDED }).await;
+    for _ in 0..3 {
+        site.void("site-a", new_id()).await.unwrap();
+    }
+    for _ in 0..2 {
+        let refused = site.void("site-a", new_id()).await.unwrap_err();
+        assert!(matches!(refused, IntakeError::Full(_)), "{refused}");
+        assert!(refused.to_string().contains("KME site-a may have no more tombstones"), "{refused}");
+    }
+    site.void("site-c", new_id()).await.unwrap();
+    let here = site.stored().await;
+    assert_eq!(site.void("site-a", here).await.unwrap().voided.len(), 1);
+
+    site.clock.advance(2 * SKEW);
+    assert_eq!(site.store.sweep(100).await.unwrap().tombstones, 0);
+    site.clock.advance(STORING_MAX);
+    assert_eq!(site.store.sweep(100).await.unwrap().tombstones, 4);
+    site.store.count_stored().await.unwrap();
+    site.void("site-a", new_id()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_over_its_quota_of_keys_is_refused_before_anything_is_done() {
+    let site = Site::with(Stored { keys: 2, ..Stored::UNBOUNDED }).await;
+    let mut batch = pushed(NOW, NOW.plus(HOUR));
+    batch.key_ids = KeyId::draw_batch(3, &OsRandom).unwrap();
+    let site_a = testkit::authenticated_kme("site-a");
+    let refused = site.intake.accept_batch(&site_a, batch).await.unwrap_err();
+    assert!(matches!(refused, IntakeError::Full(_)), "{refused}");
+    // Within its quota, it is refused for its pools, and then nothing is held for it.
+    for _ in 0..5 {
+        let batch = pushed(NOW, NOW.plus(HOUR));
+        let refused = site.intake.accept_batch(&site_a, batch).await.unwrap_err();
+        assert!(!matches!(refused, IntakeError::Full(_)), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn pools_that_cannot_be_had_hold_up_nobody_and_peers_have_places_of_their_own() {
+    let site = Site::with(Stored::UNBOUNDED).await;
+    let all = site.intake.in_work[&kme("site-a")].acquire_many(16).await.unwrap();
+    // It does not wait for a place.
+    let site_a = testkit::authenticated_kme("site-a");
+    let push = site.intake.accept_batch(&site_a, pushed(NOW, NOW.plus(HOUR)));
+    let refused = tokio::time::timeout(Duration::from_secs(30), push).await.unwrap().unwrap_err();
+    assert!(matches!(refused, IntakeError::TooFewPools { .. }), "{refused}");
+    assert_eq!(site.intake.in_work[&kme("site-c")].available_permits(), IN_WORK_MAX);
+    drop(all);
 }

@@ -10,6 +10,7 @@ mod spiffe;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 
 pub use certificate::identify;
@@ -55,6 +56,57 @@ pub enum Identity {
     Operator(String),
 }
 
+/// The kinds of identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An application.
+    Sae,
+    /// Another site.
+    Kme,
+    /// A random pool server.
+    Pool,
+    /// A person who operates daemons.
+    Operator,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Sae, Self::Kme, Self::Pool, Self::Operator];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sae => "SAE",
+            Self::Kme => "KME",
+            Self::Pool => "pool server",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+impl Identity {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Sae(_) => Kind::Sae,
+            Self::Kme(_) => Kind::Kme,
+            Self::Pool(_) => Kind::Pool,
+            Self::Operator(_) => Kind::Operator,
+        }
+    }
+
+    /// The ID, or the operator's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Sae(sae) => sae.0.as_str(),
+            Self::Kme(kme) => kme.0.as_str(),
+            Self::Pool(pool) => pool.as_str(),
+            Self::Operator(name) => name,
+        }
+    }
+}
+
 /// Where the ID of an SAE is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaeIdentitySource {
@@ -86,15 +138,29 @@ pub enum IdentityError {
     /// It cannot be parsed.
     #[error("the certificate cannot be parsed")]
     Malformed,
-    /// It has more than one SPIFFE URI (SPIFFE X.509-SVID, section 2).
-    #[error("the certificate has more than one SPIFFE URI")]
+    /// It has more than one URI (SPIFFE X.509-SVID, section 2).
+    #[error("the certificate has more than one URI; a SPIFFE ID must be the only one")]
     SeveralUris,
     /// Its SPIFFE URI has another form.
-    #[error("the certificate's SPIFFE URI is not of the form spiffe://TRUST_DOMAIN/KIND/ID: {0}")]
+    #[error(
+        "the certificate's SPIFFE URI is not of the form spiffe://TRUST_DOMAIN/KIND/ID, where KIND is kme, sae, pool or \
+         operator and ID has letters, digits and -._ only, without escapes: {0}"
+    )]
     UnknownForm(String),
     /// It belongs to another trust domain.
     #[error("the certificate is of trust domain {0:?}")]
     ForeignTrustDomain(String),
+    /// Its extended key usage does not allow what its holder does.
+    #[error("the certificate of a {kind} needs the extended key usage {needs}")]
+    WrongUsage {
+        /// What the holder is.
+        kind: &'static str,
+        /// What the extension must have.
+        needs: &'static str,
+    },
+    /// The name that the configured source gives cannot be an ID.
+    #[error("the certificate's name cannot be an SAE ID: {0}")]
+    NotAnId(kme::IdError),
     /// None of the configured sources gives an ID.
     #[error("the certificate has no name of a configured kind")]
     Nameless,
@@ -154,12 +220,6 @@ impl ClientIdentity {
 
     /// The name of the client for log lines.
     pub fn name(&self) -> Option<&str> {
-        match &*self.0 {
-            Ok(Identity::Sae(sae)) => Some(sae.0.as_str()),
-            Ok(Identity::Kme(kme)) => Some(kme.0.as_str()),
-            Ok(Identity::Pool(pool)) => Some(pool.as_str()),
-            Ok(Identity::Operator(name)) => Some(name),
-            Err(_) => None,
-        }
+        self.0.as_ref().as_ref().ok().map(Identity::name)
     }
 }

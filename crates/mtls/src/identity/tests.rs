@@ -1,4 +1,6 @@
-use rcgen::{CertificateParams, DnType, KeyPair, SanType, string::Ia5String};
+use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
 
 use super::*;
 
@@ -15,8 +17,13 @@ fn rules(sources: &[SaeIdentitySource]) -> IdentityRules {
 }
 
 fn leaf(uris: &[&str], dns: &[&str], cn: Option<&str>) -> Vec<u8> {
+    leaf_for(&[ServerAuth, ClientAuth], uris, dns, cn)
+}
+
+fn leaf_for(usages: &[ExtendedKeyUsagePurpose], uris: &[&str], dns: &[&str], cn: Option<&str>) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
+    params.extended_key_usages = usages.to_vec();
     if let Some(cn) = cn {
         params.distinguished_name.push(DnType::CommonName, cn);
     }
@@ -34,10 +41,8 @@ fn the_kind_in_the_uri_decides() {
     let of = |uri: &str| identify(&leaf(&[uri], &[], Some("x")), &rules(&[Spiffe, Cn]));
     assert_eq!(of("spiffe://dqkd.example/sae/alice"), Ok(Identity::Sae(sae("alice"))));
     assert_eq!(of("spiffe://dqkd.example/kme/site-a"), Ok(Identity::Kme(kme("site-a"))));
-    assert_eq!(of("SPIFFE://DQKD.example/pool/pool-1"), Ok(Identity::Pool("pool-1".parse().unwrap())));
+    assert_eq!(of("spiffe://dqkd.example/pool/Pool-1._a"), Ok(Identity::Pool("Pool-1._a".parse().unwrap())));
     assert_eq!(of("spiffe://dqkd.example/operator/olga"), Ok(Identity::Operator("olga".to_owned())));
-    let spaced = Identity::Sae(sae("sae 1/é"));
-    assert_eq!(of("spiffe://dqkd.example/sae/sae%201%2F%C3%A9"), Ok(spaced));
 }
 
 #[test]
@@ -51,14 +56,28 @@ fn a_uri_of_another_form_or_domain_names_nobody_even_where_the_common_name_would
         "spiffe://dqkd.example/admin/alice",
         "spiffe://dqkd.example/sae/alice/kme",
         "spiffe://dqkd.example/sae/alice?x",
+        "spiffe://dqkd.example/sae/alice#x",
+        "spiffe://dqkd.example/sae/.",
+        "spiffe://dqkd.example/sae/..",
+        "spiffe://dqkd.example//alice",
+        "spiffe:/dqkd.example/sae/alice",
+        "spiffe:dqkd.example/sae/alice",
+        // One holder would have several spellings.
+        "SPIFFE://dqkd.example/sae/alice",
+        "Spiffe://dqkd.example/sae/alice",
+        "spiffe://dqkd.example/sae/%61lice",
+        "spiffe://dqkd.example/sae/sae%201",
+        "spiffe://dqkd.example/kme/site%2Da",
         "spiffe://dqkd.example/sae/%ff",
-        "spiffe://dqkd.example/sae/%0a",
+        "spiffe://dqkd.example/sae/al ice",
+        "spiffe://dqkd.example/sae/alice~",
     ] {
         let result = identify(&leaf(&[uri], &[], Some("alice")), &rules(&[Spiffe, Cn]));
         assert!(matches!(result, Err(IdentityError::UnknownForm(_))), "{uri}: {result:?}");
     }
     for uri in [
         "spiffe://evil.example/sae/alice",
+        "spiffe://DQKD.example/sae/alice",
         "spiffe://dqkd.example.evil/sae/alice",
         "spiffe://dqkd.example:1/sae/a",
     ] {
@@ -68,9 +87,52 @@ fn a_uri_of_another_form_or_domain_names_nobody_even_where_the_common_name_would
 }
 
 #[test]
-fn two_spiffe_uris_are_refused() {
-    let der = leaf(&["spiffe://dqkd.example/sae/a", "spiffe://dqkd.example/kme/b"], &[], None);
-    assert_eq!(identify(&der, &rules(&[Spiffe])), Err(IdentityError::SeveralUris));
+fn a_second_uri_of_any_scheme_is_refused() {
+    for second in ["spiffe://dqkd.example/kme/b", "https://b.example/", "urn:uuid:f81d4fae", "SPIFFE:x"] {
+        for uris in [["spiffe://dqkd.example/sae/a", second], [second, "spiffe://dqkd.example/sae/a"]] {
+            let der = leaf(&uris, &[], Some("a"));
+            for sources in [&[Spiffe][..], &[Cn], &[Spiffe, Cn]] {
+                assert_eq!(identify(&der, &rules(sources)), Err(IdentityError::SeveralUris), "{uris:?}");
+            }
+        }
+    }
+    // Where SPIFFE is not read, other URIs do not matter.
+    let der = leaf(&["https://a.example/", "https://b.example/"], &[], Some("a"));
+    assert_eq!(identify(&der, &rules(&[Cn])), Ok(Identity::Sae(sae("a"))));
+    assert_eq!(identify(&der, &rules(&[Spiffe, Cn])), Err(IdentityError::SeveralUris));
+}
+
+#[test]
+fn kmes_pool_servers_and_operators_need_their_key_usages() {
+    for (uri, right, wrong) in [
+        ("kme/site-a", &[ServerAuth, ClientAuth][..], &[&[][..], &[ServerAuth], &[ClientAuth]][..]),
+        ("pool/pool-1", &[ServerAuth], &[&[], &[ClientAuth], &[ExtendedKeyUsagePurpose::Any]]),
+        ("operator/olga", &[ClientAuth], &[&[], &[ServerAuth], &[ExtendedKeyUsagePurpose::Any]]),
+    ] {
+        let uri = format!("spiffe://dqkd.example/{uri}");
+        assert!(identify(&leaf_for(right, &[&uri], &[], None), &rules(&[Spiffe])).is_ok(), "{uri}");
+        for usages in wrong {
+            let result = identify(&leaf_for(usages, &[&uri], &[], None), &rules(&[Spiffe]));
+            assert!(matches!(result, Err(IdentityError::WrongUsage { .. })), "{uri} {usages:?}: {result:?}");
+        }
+    }
+    // Foreign CAs leave it out for SAEs.
+    let der = leaf_for(&[], &["spiffe://dqkd.example/sae/alice"], &[], None);
+    assert_eq!(identify(&der, &rules(&[Spiffe])), Ok(Identity::Sae(sae("alice"))));
+}
+
+#[test]
+fn names_with_characters_that_nobody_sees_are_refused_from_every_source() {
+    for hidden in ["\u{202e}", "\u{200b}", "\u{2066}", "\u{feff}", "\u{a0}"] {
+        let der = leaf(&[], &[], Some(&format!("al{hidden}ice")));
+        assert_eq!(
+            identify(&der, &rules(&[Cn])),
+            Err(IdentityError::NotAnId(kme::IdError::Invisible)),
+            "{hidden:?}"
+        );
+    }
+    let der = leaf(&[], &["a\u{7}.example"], None);
+    assert_eq!(identify(&der, &rules(&[Dns])), Err(IdentityError::NotAnId(kme::IdError::Invisible)));
 }
 
 #[test]
@@ -91,7 +153,7 @@ fn ambiguous_names_are_no_names() {
     assert_eq!(identify(&two, &rules(&[Dns])), Err(IdentityError::Nameless));
     assert_eq!(identify(&two, &rules(&[Cn])), Err(IdentityError::Nameless));
     let blank = leaf(&[], &[], Some(" "));
-    assert_eq!(identify(&blank, &rules(&[Cn])), Err(IdentityError::Nameless));
+    assert_eq!(identify(&blank, &rules(&[Cn])), Err(IdentityError::NotAnId(kme::IdError::Blank)));
 }
 
 #[test]

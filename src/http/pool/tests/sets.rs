@@ -15,15 +15,15 @@ use crate::http::pool::testing::{
 };
 use crate::pool::*;
 
-const A: Caller = Caller::Kme("site-a");
-const B: Caller = Caller::Kme("site-b");
-const TTL: Duration = Duration::from_mins(10);
+pub(super) const A: Caller = Caller::Kme("site-a");
+pub(super) const B: Caller = Caller::Kme("site-b");
+pub(super) const TTL: Duration = Duration::from_mins(10);
 
-fn kme(name: &str) -> KmeId {
+pub(super) fn kme(name: &str) -> KmeId {
     name.parse().unwrap()
 }
 
-fn group(names: &[&str]) -> BTreeSet<KmeId> {
+pub(super) fn group(names: &[&str]) -> BTreeSet<KmeId> {
     names.iter().map(|name| kme(name)).collect()
 }
 
@@ -32,7 +32,7 @@ fn soon() -> Instant {
 }
 
 /// Waits until a background task has made `condition` true.
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -41,7 +41,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     assert!(tokio::time::timeout(Duration::from_secs(20), waiting).await.is_ok(), "never happened: {what}");
 }
 
-async fn three_servers(clock: &Arc<ManualClock>) -> Vec<TestServer> {
+pub(super) async fn three_servers(clock: &Arc<ManualClock>) -> Vec<TestServer> {
     let mut servers = Vec::new();
     for name in ["pool-1", "pool-2", "pool-3"] {
         servers.push(TestServer::start_with(name, limits(), clock.clone()).await);
@@ -49,16 +49,25 @@ async fn three_servers(clock: &Arc<ManualClock>) -> Vec<TestServer> {
     servers
 }
 
-fn pool_servers(clients: Vec<PoolClient>, local: &str, clock: &Arc<ManualClock>) -> Arc<PoolServers> {
+pub(super) fn pool_servers(
+    clients: Vec<PoolClient>,
+    local: &str,
+    clock: &Arc<ManualClock>,
+) -> Arc<PoolServers> {
     let settings = PoolServersSettings {
         pools_per_set: 3,
+        pools_min: 2,
         set_timeout: Duration::from_secs(20),
         reads_expected: BTreeMap::new(),
     };
     PoolServers::new(kme(local), clients, settings, clock.clone(), Arc::new(OsRandom))
 }
 
-fn servers_as(servers: &[TestServer], caller: Caller, clock: &Arc<ManualClock>) -> Arc<PoolServers> {
+pub(super) fn servers_as(
+    servers: &[TestServer],
+    caller: Caller,
+    clock: &Arc<ManualClock>,
+) -> Arc<PoolServers> {
     let Caller::Kme(local) = caller else { panic!("only KMEs hold sets") };
     pool_servers(servers.iter().map(|server| server.client(caller)).collect(), local, clock)
 }
@@ -74,11 +83,12 @@ impl SetAnnouncer for Announcer {
     fn announce(&self, set: Arc<PoolSet>) -> Announcing<'_> {
         self.told.lock().unwrap().push(set.announcement());
         let refuses = self.refuses;
-        Box::pin(async move { if refuses { Err("not now".into()) } else { Ok(()) } })
+        let refusal = || AnnounceError { trouble: None, cause: "not now".into() };
+        Box::pin(async move { if refuses { Err(refusal()) } else { Ok(()) } })
     }
 }
 
-fn source_settings() -> SourceSetsSettings {
+pub(super) fn source_settings() -> SourceSetsSettings {
     SourceSetsSettings {
         words_initial: WORDS,
         words_max: 4 * WORDS,
@@ -89,9 +99,10 @@ fn source_settings() -> SourceSetsSettings {
     }
 }
 
-fn recipient_settings() -> RecipientSetsSettings {
+pub(super) fn recipient_settings() -> RecipientSetsSettings {
     RecipientSetsSettings {
         sets_per_source_max: 2,
+        pools_min: 2,
         words_max: 4 * WORDS,
         life_max: Duration::from_hours(1),
         memory_max_bytes: 64 << 20,
@@ -166,7 +177,7 @@ async fn a_client_downloads_exactly_the_pool() {
 
 #[tokio::test]
 async fn client_errors_say_who_is_to_blame() {
-    let small = VaultLimits { memory_max_bytes: POOL_BYTES, ..limits() };
+    let small = VaultLimits { memory_max_bytes: 2 * POOL_BYTES, ..limits() };
     let server = TestServer::start("pool-1", small).await;
     let readers = || vec![kme("site-a")];
     server.client(A).create(WORDS, readers(), TTL).await.unwrap();
@@ -196,14 +207,17 @@ async fn a_recipient_fetches_the_very_pools_in_the_very_order() {
     let servers = three_servers(&clock).await;
     let made = servers_as(&servers, A, &clock).make_set(&group(&["site-b"]), WORDS, TTL).await.unwrap();
     assert_eq!(made.expires_at(), clock.now().plus(TTL));
-    let fetched = servers_as(&servers, B, &clock).fetch_set(&made.announcement()).await.unwrap();
+    let fetched =
+        servers_as(&servers, B, &clock).fetch_set(&kme("site-a"), &made.announcement()).await.unwrap();
     assert_eq!(made.announcement(), fetched.announcement());
     assert_eq!(made.sources().len(), 3);
     for (here, there) in made.sources().iter().zip(fetched.sources()) {
         assert_eq!(here.id, there.id);
         assert!(here.words == there.words);
     }
-    let stranger = servers_as(&servers, Caller::Kme("site-c"), &clock).fetch_set(&made.announcement()).await;
+    let stranger = servers_as(&servers, Caller::Kme("site-c"), &clock)
+        .fetch_set(&kme("site-a"), &made.announcement())
+        .await;
     assert!(matches!(stranger, Err(PoolSetError::Fetch(PoolClientError::Refused { .. }))), "{stranger:?}");
 }
 
@@ -217,7 +231,7 @@ async fn two_servers_of_three_are_enough_and_one_is_not() {
     let two = pool_servers(clients, "site-a", &clock);
     let set = two.make_set(&group(&[]), WORDS, TTL).await.unwrap();
     assert_eq!(set.sources().len(), 2);
-    assert_eq!(two.available().len(), 2, "the server that failed is left alone for a while");
+    assert_eq!(two.usable_for(&group(&[])), 2, "the server that failed is left alone for a while");
 
     let one = pool_servers(
         vec![servers[0].client(A), client_of_nobody("pool-2", A).await, client_of_nobody("pool-3", A).await],
@@ -226,7 +240,10 @@ async fn two_servers_of_three_are_enough_and_one_is_not() {
     );
     let before = servers[0].vault.pool_count();
     match one.make_set(&group(&[]), WORDS, TTL).await {
-        Err(PoolSetError::TooFewServers { answered: 1, needed: 2, reasons }) => assert_eq!(reasons.len(), 2),
+        Err(error @ PoolSetError::TooFewServers { answered: 1, needed: 2, .. }) => {
+            let text = error.to_string();
+            assert!(["pool-2", "pool-3"].iter().all(|name| text.contains(name)), "{text}");
+        }
         other => panic!("{other:?}"),
     }
     eventually("the lone pool is released", || servers[0].vault.pool_count() == before).await;
@@ -247,7 +264,7 @@ async fn announcements_that_break_a_rule_are_refused_without_a_download() {
     bad[4].expires_at = clock.now();
     bad[5].pools = [&good.pools[..], &good.pools[..], &good.pools[..]].concat();
     for announced in bad {
-        let refused = here.fetch_set(&announced).await;
+        let refused = here.fetch_set(&kme("site-a"), &announced).await;
         assert!(matches!(refused, Err(PoolSetError::Refused(_))), "{refused:?}");
     }
     for (server, pool) in servers.iter().zip(["pool-1", "pool-2", "pool-3"]) {
@@ -462,6 +479,23 @@ async fn memory_of_other_sources_is_never_taken() {
     assert!(matches!(refused, Err(RecipientSetError::Busy)), "{refused:?}");
     pair.here.get_or_fetch(&kme("site-a"), &pair.announced().await).await.unwrap();
     assert_eq!(pair.here.count(), 1, "its own old set made room");
+}
+
+#[tokio::test]
+async fn a_source_that_fills_the_memory_makes_room_for_others() {
+    let two_sets = RecipientSetsSettings { memory_max_bytes: 6 * POOL_BYTES, ..recipient_settings() };
+    let pair = Pair::with(two_sets).await;
+    for _ in 0..2 {
+        pair.here.get_or_fetch(&kme("site-a"), &pair.announced().await).await.unwrap();
+    }
+    let other = pair.announced().await;
+    pair.here.get_or_fetch(&kme("site-c"), &other).await.unwrap();
+    // It has no more than its share now, so it makes room of its own.
+    pair.here.get_or_fetch(&kme("site-a"), &pair.announced().await).await.unwrap();
+    assert_eq!(pair.here.count(), 2);
+    let downloads = pair.here.used_bytes();
+    pair.here.get_or_fetch(&kme("site-c"), &other).await.unwrap();
+    assert_eq!(pair.here.used_bytes(), downloads, "the set of site-c is still here");
 }
 
 #[tokio::test]

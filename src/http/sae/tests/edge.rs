@@ -94,14 +94,31 @@ async fn the_largest_request_that_the_limits_allow_fits_into_the_largest_body() 
 #[tokio::test]
 async fn when_no_keys_can_be_made_the_answer_is_503_and_says_when_to_come_back() {
     let net = Net::new().await;
-    let failures: [(Failure, &str, &str); 7] = [
+    let failures: [(Failure, &str, &str); 9] = [
         (|| SupplyError::PeerUnavailable(kme("site-b")), "KME site-b does not answer", "5"),
         (
             || SupplyError::PeerRefused { kme: kme("site-b"), reason: "inner affairs".into() },
             "KME site-b refused the keys",
             "30",
         ),
-        (|| SupplyError::TooFewPoolServers { answered: 1 }, "too few random pool servers answer", "5"),
+        (
+            || SupplyError::PeerFull { kme: kme("site-b"), reason: "inner affairs".into() },
+            "KME site-b stores no more keys now",
+            "30",
+        ),
+        (
+            || {
+                let missing = vec!["pool-2".parse().unwrap(), "pool-3".parse().unwrap()];
+                SupplyError::TooFewPoolServers { answered: 1, needed: 3, missing }
+            },
+            "too few random pool servers answer: 1 of the 3 that keys need here; missing: pool-2, pool-3",
+            "5",
+        ),
+        (
+            || SupplyError::PeerDemandsPools { kme: kme("site-b"), pools_min: 4 },
+            "KME site-b accepts only keys from 4 or more random pools",
+            "30",
+        ),
         (|| SupplyError::StoreFull, "the key store has no space left", "30"),
         (|| SupplyError::Busy, "too many keys are being made", "1"),
         (|| SupplyError::Slow, "making the keys took too long", "5"),

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mtls::identity::Kind;
 use mtls::{ListenerLimits, ListenerTls, Versions, listener};
 use pki::Role;
 use qkd014::{Client, ClientError, KeyRequest};
@@ -12,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::delivery::testing::{TestSites, rules};
 use crate::http::RequestMeters;
+use crate::http::limits::Clients;
 use crate::http::middleware::EdgeLimits;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,12 +30,19 @@ impl SiteA {
         let sites = TestSites::new(rules()).await;
         let limits = EdgeLimits { max_concurrent: 10, timeout: PATIENCE };
         let delivery = Arc::clone(&sites.a.delivery);
-        let api = crate::http::sae::api(delivery, limits, TaskTracker::new(), &RequestMeters::default());
+        let api = crate::http::sae::api(
+            delivery,
+            Clients::unlimited("sae"),
+            limits,
+            TaskTracker::new(),
+            &RequestMeters::default(),
+        );
         let tcp = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", tcp.local_addr().unwrap());
         let tls = ListenerTls::Mutual {
             store: testkit::shared().tls(Role::Kme, "site-a"),
             rules: testkit::spiffe_rules(),
+            accepts: &[Kind::Sae],
             versions: Versions::Compatible,
         };
         let (stop, limits) = (CancellationToken::new(), ListenerLimits::default());

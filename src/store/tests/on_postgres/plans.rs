@@ -134,6 +134,13 @@ fn statements() -> Vec<Statement> {
             "bytea, bigint",
             format!("{id}, 1000"),
         ),
+        statement(
+            "COUNT_BATCHES",
+            "records_pkey",
+            sql::COUNT_BATCHES.postgres,
+            "bytea, bigint",
+            format!("{id}, 256"),
+        ),
     ]
 }
 
