@@ -12,6 +12,9 @@ use crate::store::usage::{Count, Owner, Stored};
 /// Batches of one chunk.
 pub(crate) const CHUNK: u32 = 256;
 
+/// Batch ID, source, master, number of keys, length of each, state.
+type Row = (Vec<u8>, String, String, i64, i64, Vec<u8>);
+
 /// Adds the batches after `after` to `count`, at most [`CHUNK`] of them. Returns the last one; `None` when
 /// there are no more.
 pub(crate) async fn count_batches(
@@ -20,12 +23,11 @@ pub(crate) async fn count_batches(
     after: Option<BatchId>,
 ) -> Result<Option<BatchId>, StoreError> {
     let after = after.as_ref().map_or(&[][..], |id| id.as_bytes());
-    let rows: Vec<(Vec<u8>, String, String, i64, i64, Vec<u8>)> =
-        sqlx::query_as(link.text(sql::COUNT_BATCHES))
-            .bind(after)
-            .bind(i64::from(CHUNK))
-            .fetch_all(&mut **link)
-            .await?;
+    let rows: Vec<Row> = sqlx::query_as(link.text(sql::COUNT_BATCHES))
+        .bind(after)
+        .bind(i64::from(CHUNK))
+        .fetch_all(&mut **link)
+        .await?;
     let mut last = None;
     for (id, source, master, keys, key_bytes, state) in rows {
         let id = BatchId::from_bytes(id_bytes(&id, "records")?);
