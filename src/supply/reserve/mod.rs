@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -213,10 +214,12 @@ impl Reserve {
         pair: &Arc<Pair>,
         number: usize,
     ) -> Result<Vec<FreshKey>, SupplyError> {
+        let mut own = None;
         loop {
             if self.is_closed.load(Ordering::SeqCst) {
                 return Err(SupplyError::Busy);
             }
+            let added = pair.added.notified();
             if let Some(keys) = pair.pop(number, &Demands::default(), self.parts.maker.now()) {
                 return Ok(keys);
             }
@@ -227,7 +230,20 @@ impl Reserve {
             if pair.leased(self.parts.maker.now()) >= number as u64 {
                 continue;
             }
-            self.make_for_those_who_wait(pair, number).await?;
+            let batch = match own.take() {
+                Some(batch) => Some(batch),
+                None => self.make_for_those_who_wait(pair, number),
+            };
+            let Some(mut batch) = batch else {
+                added.await;
+                continue;
+            };
+            // Keys of another batch may come first.
+            tokio::select! {
+                biased;
+                () = added => own = Some(batch),
+                made = &mut batch => made.unwrap_or(Err(SupplyError::Internal))?,
+            }
         }
     }
 
@@ -253,22 +269,21 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// Makes one batch for all who wait: at least `number` keys, or as many as a batch can hold.
-    async fn make_for_those_who_wait(
+    /// Begins one batch for all who wait, unless enough keys are coming: at least `number` keys, or as many as
+    /// a batch can hold.
+    fn make_for_those_who_wait(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
         number: usize,
-    ) -> Result<(), SupplyError> {
-        let leased = usize::try_from(pair.leased(self.parts.maker.now())).unwrap_or(usize::MAX);
-        let wanted = pair.waited_for().max(number).saturating_sub(leased);
-        let count = wanted.clamp(1, self.settings.block_keys);
+    ) -> Option<JoinHandle<Result<(), SupplyError>>> {
+        let block = self.settings.block_keys as u64;
+        let begun = pair.begin_batch(number, block, self.parts.maker.now())?;
         let (maker, pair) = (Arc::clone(&self.parts.maker), Arc::clone(pair));
-        let work = async move {
-            let made = maker.make(&pair.master, &pair.recipient, count, Purpose::Leased).await?;
+        Some(self.parts.tasks.spawn(async move {
+            let made = maker.make(&pair.master, &pair.recipient, begun.keys(), Purpose::Leased).await?;
             pair.push(made);
             Ok(())
-        };
-        self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
+        }))
     }
 
     /// After keys were taken: leases more before memory is empty, refills before the store is empty.
@@ -292,10 +307,15 @@ impl Reserve {
     fn lease_blocks(&self, pair: &Pair, number: usize) -> u32 {
         let block = self.settings.block_keys;
         let least = u32::try_from(number.div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX).min(LEASE_BLOCKS_MAX);
-        if self.leased.load(Ordering::Relaxed) >= self.settings.leased_max {
+        if !self.has_room() {
             return least;
         }
         pair.lease_blocks(block as u64, LEASE_BLOCKS_MAX).max(least)
+    }
+
+    /// Whether memory has room for more keys than those that callers wait for.
+    fn has_room(&self) -> bool {
+        self.leased.load(Ordering::Relaxed) < self.settings.leased_max
     }
 
     /// Counts the keys in memory, of all pairs.

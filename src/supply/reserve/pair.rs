@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Purpose;
 use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
 use crate::store::{LeasedBlock, ReadyPair};
@@ -58,6 +59,8 @@ struct Stock {
     is_used_since: bool,
     /// Keys being made for the store.
     in_work: u64,
+    /// Keys being made for memory.
+    coming: u64,
     /// Refills that put keys into the store.
     refills: u64,
     is_filling: bool,
@@ -86,6 +89,26 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Keys that are being made. They count until this is dropped, which wakes those who wait.
+pub(super) struct Begun {
+    pair: Arc<Pair>,
+    keys: u64,
+    pub(super) purpose: Purpose,
+}
+
+impl Begun {
+    pub(super) fn keys(&self) -> usize {
+        usize::try_from(self.keys).unwrap_or(usize::MAX)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        *self.pair.stock.lock().being_made(self.purpose) -= self.keys;
+        self.pair.added.notify_waiters();
+    }
+}
+
 impl Pair {
     pub(super) fn new(master: SaeId, recipient: Recipient) -> Arc<Self> {
         let stock = Stock {
@@ -95,6 +118,7 @@ impl Pair {
             learnt_at: Instant::now(),
             is_used_since: false,
             in_work: 0,
+            coming: 0,
             refills: 0,
             is_filling: true,
             failures: 0,
@@ -233,70 +257,89 @@ impl Pair {
     /// How many blocks of at most `block` keys one lease should take: as many as the pair uses in half a
     /// second.
     pub(super) fn lease_blocks(&self, block: u64, most: u32) -> u32 {
-        let rate = self.stock.lock().demand.rate(Instant::now());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let half_second = (rate / 2.0).clamp(0.0, 1e9) as u64;
+        let half_second = self.stock.lock().half_second(Instant::now());
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// How many keys to make for the store now, at most `block`. From now on they count as in work. Where
-    /// replicas share the store and little is missing, one batch at a time: other replicas may be making some
-    /// too.
+    /// Begins a batch of at most `block` keys that are missing: for memory while it has less than the pair uses
+    /// in half a second, if `has_room`, else for the store. Where replicas share the store and little is
+    /// missing, one batch at a time: other replicas may be making some too.
     pub(super) fn begin_refill(
-        &self,
+        self: &Arc<Self>,
         bounds: Bounds,
         block: u64,
+        has_room: bool,
         is_shared: bool,
         now: Timestamp,
-    ) -> Option<usize> {
+    ) -> Option<Begun> {
         let mut stock = self.stock.lock();
-        let missing = stock.missing(bounds, block, now, Instant::now())?;
-        if is_shared && stock.in_work > 0 && missing < SHARED_MISSING * block {
+        let moment = Instant::now();
+        let missing = stock.missing(bounds, block, now, moment)?;
+        if is_shared && stock.in_work + stock.coming > 0 && missing < SHARED_MISSING * block {
             return None;
         }
         let keys = missing.min(block);
-        stock.in_work += keys;
-        usize::try_from(keys).ok()
+        let in_memory = stock.blocks.usable(now) + stock.coming;
+        let purpose =
+            if has_room && in_memory < stock.half_second(moment) { Purpose::Leased } else { Purpose::Ready };
+        *stock.being_made(purpose) += keys;
+        Some(Begun { pair: Arc::clone(self), keys, purpose })
     }
 
-    /// How many of the `keys` of [`Self::begin_refill`] are still missing after a new count of the shared
-    /// store. From now on only these count as in work.
-    pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, block: u64, now: Timestamp) -> usize {
+    /// Begins a batch for those who wait, of at most `block` keys; the first of them asks for `number`. `None`
+    /// while enough are coming.
+    pub(super) fn begin_batch(self: &Arc<Self>, number: usize, block: u64, now: Timestamp) -> Option<Begun> {
+        let mut stock = self.stock.lock();
+        let wanted = self.waited_for().max(number) as u64;
+        let keys = wanted.saturating_sub(stock.blocks.usable(now) + stock.coming).min(block);
+        if keys == 0 {
+            return None;
+        }
+        stock.coming += keys;
+        Some(Begun { pair: Arc::clone(self), keys, purpose: Purpose::Leased })
+    }
+
+    /// Leaves out of `begun` what is no longer missing after a new count of the shared store.
+    pub(super) fn still_missing(&self, begun: &mut Begun, bounds: Bounds, block: u64, now: Timestamp) {
         let mut stock = self.stock.lock();
         let target = stock.demand.target(bounds, Instant::now());
-        stock.in_work = stock.in_work.saturating_sub(keys as u64);
+        *stock.being_made(begun.purpose) -= begun.keys;
         let mut missing = target.saturating_sub(stock.have(now).unwrap_or(target));
-        if stock.in_work > 0 && missing < SHARED_MISSING * block {
+        if stock.in_work + stock.coming > 0 && missing < SHARED_MISSING * block {
             missing = 0;
         }
-        let missing = missing.min(keys as u64);
-        stock.in_work += missing;
-        usize::try_from(missing).unwrap_or(keys)
+        begun.keys = missing.min(begun.keys);
+        *stock.being_made(begun.purpose) += begun.keys;
     }
 
-    /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
-    pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
+    /// Ends a refill: `Ok` has the keys that were made for memory. After a failure the pair rests, longer each
+    /// time.
+    pub(super) fn end_refill<E>(&self, begun: Begun, made: Result<Option<LeasedBlock>, E>) {
         let mut stock = self.stock.lock();
-        stock.in_work = stock.in_work.saturating_sub(keys as u64);
         // A count taken between the commit and now already includes these keys.
         stock.is_used_since = true;
-        if is_made {
-            stock.stored = stock.stored.map(|stored| stored + keys as u64);
-            stock.refills += 1;
+        if let Ok(made) = made {
+            match begun.purpose {
+                Purpose::Ready => {
+                    stock.stored = stock.stored.map(|stored| stored + begun.keys);
+                    stock.refills += 1;
+                }
+                Purpose::Leased => stock.blocks.extend(made),
+            }
             stock.failures = 0;
             stock.pause_until = None;
         } else {
             stock.failures = stock.failures.saturating_add(1);
             stock.pause_until = Some(Instant::now() + PAUSE.after(stock.failures));
         }
+        // Before `begun`, which takes the lock.
         drop(stock);
-        self.added.notify_waiters();
     }
 
     /// Whether the pair can be forgotten.
     pub(super) fn is_idle(&self) -> bool {
         let stock = self.stock.lock();
-        stock.in_work == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
+        stock.in_work + stock.coming == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
     }
 }
 
@@ -309,9 +352,22 @@ impl Stock {
         moment
     }
 
-    fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
+    /// Keys that the pair uses in half a second.
+    fn half_second(&mut self, moment: Instant) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let quarter_second = (self.demand.rate(moment) / 4.0).clamp(16.0, 1e9) as u64;
+        let keys = (self.demand.rate(moment) / 2.0).clamp(0.0, 1e9) as u64;
+        keys
+    }
+
+    fn being_made(&mut self, purpose: Purpose) -> &mut u64 {
+        match purpose {
+            Purpose::Ready => &mut self.in_work,
+            Purpose::Leased => &mut self.coming,
+        }
+    }
+
+    fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
+        let quarter_second = (self.half_second(moment) / 2).max(16);
         Needs {
             lease: self.may_lease() && self.blocks.usable(now) < quarter_second,
             refill: self.stored.is_none() || self.missing(bounds, block, now, moment).is_some(),
@@ -339,8 +395,8 @@ impl Stock {
         self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
     }
 
-    /// Keys leased, in the store and in work; `None` while the store was not counted.
+    /// Keys leased, in the store and being made; `None` while the store was not counted.
     fn have(&mut self, now: Timestamp) -> Option<u64> {
-        Some(self.blocks.usable(now) + self.stored? + self.in_work)
+        Some(self.blocks.usable(now) + self.stored? + self.in_work + self.coming)
     }
 }

@@ -2,12 +2,13 @@
 //! batches at once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::interval;
 
-use super::pair::Pair;
+use super::pair::{Begun, Pair};
 use super::{Purpose, Reserve};
 use crate::supply::SupplyError;
 
@@ -64,35 +65,36 @@ impl Reserve {
             self.count_now(pair).await;
         }
         let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        let is_shared = self.parts.store.is_shared();
-        let begun = pair.begin_refill(bounds, block, is_shared, self.parts.maker.now());
-        let Some(keys) = begun else { return false };
+        let (has_room, is_shared) = (self.has_room(), self.parts.store.is_shared());
+        let begun = pair.begin_refill(bounds, block, has_room, is_shared, self.parts.maker.now());
+        let Some(begun) = begun else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
         // In its own task, for which a stop waits a moment. A batch that is cut off then leaves twins at the
         // peers, whose IDs nobody knows.
         self.parts.tasks.spawn(async move {
-            reserve.refill(&pair, keys).await;
+            reserve.refill(&pair, begun).await;
             drop(permit);
             reserve.wanted.notify_one();
         });
         true
     }
 
-    /// Makes up to `keys` keys for the pair, less what other replicas have made meanwhile.
-    async fn refill(&self, pair: &Pair, mut keys: usize) {
+    /// Makes the keys that were begun, less what other replicas have made meanwhile.
+    async fn refill(&self, pair: &Pair, mut begun: Begun) {
         // Replicas may refill the pair at the same time. The count shows what they have stored, not what they
         // are making, so a full reserve may get a surplus: at most the batches that the replicas were making
         // at that moment.
         if self.parts.store.is_shared() {
             self.count_now(pair).await;
             let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-            keys = pair.still_missing(keys, bounds, block, self.parts.maker.now());
+            pair.still_missing(&mut begun, bounds, block, self.parts.maker.now());
         }
+        let (keys, purpose) = (begun.keys(), begun.purpose);
         if keys == 0 {
             return;
         }
         let maker = Arc::clone(&self.parts.maker);
-        let make = maker.make(&pair.master, &pair.recipient, keys, Purpose::Ready);
+        let make = maker.make(&pair.master, &pair.recipient, keys, purpose);
         let stop = async {
             self.parts.stopping.cancelled().await;
             tokio::time::sleep(STOP_WAIT).await;
@@ -107,7 +109,10 @@ impl Reserve {
                 error = error as &dyn std::error::Error, "a reserve could not be refilled"
             );
         }
-        pair.end_refill(keys, made.is_ok());
+        if purpose == Purpose::Leased && made.is_ok() {
+            self.leased.fetch_add(keys as u64, Ordering::Relaxed);
+        }
+        pair.end_refill(begun, made);
     }
 
     /// Counts the keys in memory, and forgets pairs that nobody uses.

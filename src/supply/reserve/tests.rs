@@ -165,7 +165,7 @@ impl Site {
 }
 
 impl Running {
-    fn fill(&self) -> tokio::task::JoinHandle<()> {
+    fn fill(&self) -> JoinHandle<()> {
         tokio::spawn(Arc::clone(&self.reserve).keep_filled())
     }
 
