@@ -13,7 +13,7 @@ use super::{Purpose, Reserve};
 use crate::supply::SupplyError;
 
 /// Batches for reserves in work at once, of all pairs together.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 16;
 /// How long a stop waits at most for a batch that no caller waits for.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 /// How often the task looks at all pairs if nothing notifies it.
