@@ -428,6 +428,7 @@ def main():
     finally:
         # Also what there is when somebody ends it.
         save(args, record)
+        print("\n".join(f"{build}: {dqkd}" for build, (dqkd, _) in args.builds.items()))
         report(record)
     if record["failed"]:
         sys.exit("some measurements have no figure")
