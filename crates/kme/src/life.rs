@@ -12,7 +12,8 @@ use super::{RetrievalMode, Timestamp};
 pub enum Known {
     /// Nothing.
     Unknown,
-    /// Nothing of the batch, but one of its key IDs belongs to another batch.
+    /// Nothing of the batch, but one of its key IDs belongs to another batch, or too many batches have IDs that
+    /// begin like its own.
     KeyIdsInUse,
     /// Its source voided it before it arrived.
     Tombstone,

@@ -53,6 +53,25 @@ async fn batches_whose_ids_share_their_first_bytes_are_told_apart() {
     assert_eq!(counts(&store).await, Counts { batches: 3, keys: 1 });
 }
 
+/// Whoever chooses key IDs that begin alike makes a retrieval read all these batches.
+#[tokio::test]
+async fn a_ninth_batch_whose_ids_begin_like_those_of_eight_others_is_a_conflict() {
+    let site = site!();
+    let store = site.open().await;
+    let first = Sample::to_bob(2).stored(&store).await;
+    for _ in 1..8 {
+        Sample::to_bob(1).beside(&first).stored(&store).await;
+    }
+    let ninth = Sample::to_bob(1).beside(&first);
+    assert_eq!(ninth.insert(&store).await.unwrap(), Inserted::Conflict);
+    assert_eq!(first.insert(&store).await.unwrap(), Inserted::AlreadyStored, "a repeated push");
+    Ask::by("bob").gets(&store, &first.ids()).await;
+    Sample::to_bob(1).stored(&store).await;
+    site.clock.advance(HOUR);
+    while store.sweep(100).await.unwrap().any() {}
+    assert_eq!(ninth.insert(&store).await.unwrap(), Inserted::Stored, "the others have expired");
+}
+
 #[tokio::test]
 async fn batches_of_every_size_come_back_whole() {
     let site = site!();

@@ -125,6 +125,24 @@ async fn data_keys_without_records_are_swept_but_not_the_one_in_use() {
     assert_eq!(data_keys(&site).await, 1, "the one in use stays without a record");
 }
 
+/// A batch is sealed before its transaction begins. Meanwhile its data key may end, and go with its last record.
+#[tokio::test]
+async fn a_data_key_that_is_swept_while_a_batch_waits_comes_back_with_the_batch() {
+    let site = site!();
+    let store = site.open().await;
+    Sample::to_bob(1).stored(&store).await;
+    site.clock.advance(Duration::from_mins(59));
+    let sample = Sample::to_bob(2);
+    let seal = async |batch: &NewBatch<'_>| Insert::new(batch, None, &store.sealer, store.clock.now());
+    let waiting = sample.with_life(START.plus(3 * HOUR), seal).await.unwrap();
+    site.clock.advance(HOUR);
+    let swept = Swept { batches: 1, data_keys: 1, ..Swept::default() };
+    assert_eq!(store.sweep(100).await.unwrap(), swept);
+    assert_eq!(store.call(waiting).await.unwrap(), Inserted::Stored);
+    Ask::by("bob").gets(&store, &sample.ids()[..1]).await;
+    Ask::by("bob").gets(&site.open().await, &sample.ids()[1..]).await;
+}
+
 async fn data_keys(site: &Site) -> i64 {
     let mut link = site.sql().await;
     sqlx::query_scalar("SELECT count(*) FROM data_keys").fetch_one(&mut *link).await.unwrap()

@@ -13,6 +13,10 @@ use crate::store::record::{Header, NewRecord, Ready, Record, State, check_keys};
 use crate::store::sealing::Sealer;
 use crate::store::types::{Inserted, NewBatch};
 
+/// Most records whose key IDs begin with the same bytes. A retrieval reads all of them, so a peer that chooses them
+/// on purpose must not make one request read its whole store. By chance there are hardly ever two.
+const RECORDS_PER_PREFIX: usize = 8;
+
 /// Stores a batch, which is sealed already.
 pub(crate) struct Insert(NewRecord);
 
@@ -50,7 +54,7 @@ impl Insert {
             return Ok(Known::Tombstone);
         }
         let is_in_use = |id: &KeyId| met.iter().any(|other| other.slot_of(*id).is_some());
-        if new.header.key_ids.iter().any(is_in_use) {
+        if met.len() >= RECORDS_PER_PREFIX || new.header.key_ids.iter().any(is_in_use) {
             return Ok(Known::KeyIdsInUse);
         }
         Ok(Known::Unknown)

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use kme::life::{self, Claim, EarlierUse, Erasure, Terms};
-use kme::{Key, KeyId, KmeId, Party, SaeId, Timestamp};
+use kme::{Clock, Key, KeyId, KmeId, Party, SaeId, Timestamp};
 
 use super::rows::{self, Found};
 use crate::store::connection::Link;
@@ -86,11 +86,13 @@ impl Records {
         link: &mut Link,
         sealer: &Sealer,
         prefixes: &[Prefix],
-        now: Timestamp,
+        clock: &dyn Clock,
     ) -> Result<Self, StoreError> {
+        let found = rows::records_of(link, sealer, prefixes).await?;
+        // After the wait for records that others have locked, in which keys may have expired.
+        let now = clock.now();
         let (records, by_prefix, damaged) = (Vec::new(), HashMap::new(), HashMap::new());
         let mut loaded = Self { records, by_prefix, damaged, changed: BTreeSet::new(), now };
-        let found = rows::records_of(link, sealer, prefixes).await?;
         for found in found {
             match found {
                 Found::Record(record) => {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use kme::{Clock, Random, Timestamp};
+use kme::{Clock, Random};
 use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -212,7 +212,7 @@ impl Writer {
             self.link = None;
             return Ended::Hindered(error);
         }
-        let work = carry_out(link, &self.parts.sealer, jobs, now);
+        let work = carry_out(link, &self.parts.sealer, jobs, &*self.parts.clock);
         let is_changed = match limited(dialect, WORK_TIMEOUT, work).await {
             Ok(is_changed) => is_changed,
             Err(error) => return self.not_committed(error).await,
@@ -334,7 +334,7 @@ async fn carry_out(
     link: &mut Link,
     sealer: &Sealer,
     jobs: &mut [Job],
-    now: Timestamp,
+    clock: &dyn Clock,
 ) -> Result<bool, StoreError> {
     let (mut needs, mut wanted, mut has_changes) = (Needs::default(), BTreeSet::new(), false);
     for job in &*jobs {
@@ -351,6 +351,8 @@ async fn carry_out(
         needs.prefixes(wanted.iter().copied());
         needs.lock(link).await?;
     }
+    // After the waits for locks, in which keys may have expired.
+    let now = clock.now();
     let mut is_changed = false;
     for job in &mut *jobs {
         if let Job::Change(change) = job {
@@ -359,7 +361,7 @@ async fn carry_out(
     }
     if !wanted.is_empty() {
         let wanted: Vec<Prefix> = wanted.into_iter().collect();
-        let mut records = Records::load(link, sealer, &wanted, now).await?;
+        let mut records = Records::load(link, sealer, &wanted, clock).await?;
         for job in jobs {
             if let Job::Retrieve(retrieval) = job {
                 retrieval.decide(&mut records);

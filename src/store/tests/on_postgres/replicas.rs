@@ -234,6 +234,35 @@ async fn a_data_key_that_another_daemon_sweeps_comes_back_with_the_next_batch() 
     }
 }
 
+/// An insert finds its data key stored. Another daemon sweeps it before the record refers to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_data_key_that_is_swept_in_the_middle_of_an_insert_costs_a_second_run_and_no_key() {
+    const HOLD_INSERTS: &str = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$; \
+         CREATE TRIGGER hold BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION hold(); \
+         SELECT pg_advisory_lock(4711)";
+    const HELD: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 \
+         AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let site = site!();
+    let [one, two] = two(&site).await;
+    let expired = Sample::to_bob(1);
+    expired.with_life(START, async |batch| one.insert_batch(batch).await).await.unwrap();
+    let mut link = site.sql().await;
+    sqlx::raw_sql(HOLD_INSERTS).execute(&mut *link).await.unwrap();
+    let sample = Sample::to_bob(1);
+    let sweep = async {
+        while sqlx::query_scalar::<_, i64>(HELD).fetch_one(&mut *link).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let swept = Swept { batches: 1, data_keys: 1, ..Swept::default() };
+        assert_eq!(two.sweep(100).await.unwrap(), swept);
+        sqlx::raw_sql("SELECT pg_advisory_unlock(4711)").execute(&mut *link).await.unwrap();
+    };
+    let (inserted, ()) = tokio::join!(sample.insert(&one), sweep);
+    assert_eq!(inserted.unwrap(), Inserted::Stored);
+    Ask::by("bob").gets(&two, &sample.ids()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn daemons_that_start_together_bring_the_schema_up_to_date_once() {
     let site = site!();
