@@ -82,6 +82,7 @@ impl Bench {
             content: ContentDigest([7; 32]),
             created_at: SystemClock.now(),
             expires_at: SystemClock.now().plus(LIFE),
+            copy_ends_at: None,
             keys,
         };
         self.store.insert_batch(&batch).await.unwrap();
@@ -108,6 +109,7 @@ impl Bench {
             content: ContentDigest([7; 32]),
             created_at: SystemClock.now(),
             expires_at: SystemClock.now().plus(LIFE),
+            copy_ends_at: None,
             keys,
         };
         let until = SystemClock.now().plus(LIFE / 2);
@@ -138,7 +140,7 @@ impl Bench {
     fn lease(&self, blocks: u32) -> usize {
         let recipient = self.recipient();
         let pair = ReadyPair { master: &self.bob, recipient: &recipient };
-        let leased = self.run(self.store.lease(pair, blocks)).unwrap();
+        let leased = self.run(self.store.lease(pair, blocks, LIFE)).unwrap();
         leased.iter().map(|block| block.keys.len()).sum()
     }
 
@@ -149,11 +151,12 @@ impl Bench {
     fn give_back(&self) {
         let recipient = self.recipient();
         let pair = ReadyPair { master: &self.bob, recipient: &recipient };
-        let blocks = self.run(self.store.lease(pair, 1)).unwrap();
+        let blocks = self.run(self.store.lease(pair, 1, LIFE)).unwrap();
         let returned = ReturnedBlock {
             batch_id: blocks[0].batch_id,
             source: &self.site_b,
             pair,
+            entitled: &blocks[0].entitled,
             created_at: blocks[0].created_at,
             usable_until: blocks[0].usable_until,
             provenance: &blocks[0].provenance,

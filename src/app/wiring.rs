@@ -185,6 +185,7 @@ pub(super) fn supply(config: &KmeConfig) -> SupplySettings {
     SupplySettings {
         key_ttl: config.keys.ttl,
         master_refetch: config.retrieval.master_refetch,
+        master_ttl: config.retrieval.master_ttl,
         order_timeout: work_timeout(config),
         max_orders: config.limits.max_concurrent_requests,
         default_key_bytes: words(config.keys.limits.size_bits / 8),

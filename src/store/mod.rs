@@ -223,21 +223,27 @@ impl Store {
     }
 
     /// Takes up to `blocks` blocks of a pair's ready keys out of the store, earliest end first. Returns them
-    /// after the commit: no other call, process or restart gets them again.
+    /// after the commit: no other call, process or restart gets them again. The master's copies of these keys
+    /// stay for `master_ttl` after they may last be handed out.
     ///
     /// # Errors
     /// [`StoreError`]; the keys are still ready. After [`StoreError::Uncertain`] they may be lost.
-    pub async fn lease(&self, pair: ReadyPair<'_>, blocks: u32) -> Result<Vec<LeasedBlock>, StoreError> {
+    pub async fn lease(
+        &self,
+        pair: ReadyPair<'_>,
+        blocks: u32,
+        master_ttl: Duration,
+    ) -> Result<Vec<LeasedBlock>, StoreError> {
         let span = info_span!("db.lease", sae.id = %pair.master, blocks);
-        let lease = Lease { pair: PairText::of(pair)?, blocks };
+        let lease = Lease { pair: PairText::of(pair)?, blocks, master_ttl };
         Ok(self.call(lease).instrument(span).await?.blocks)
     }
 
-    /// Gives back leased keys that were not handed out, all blocks in one commit. Keys that nobody may
-    /// retrieve here are stored again for it, under their old batch ID.
+    /// Gives back leased keys that were not handed out, all blocks in one commit. Those of batches that this
+    /// store does not have (any more) are stored for it, under their old batch ID.
     ///
     /// # Errors
-    /// [`StoreError`]; they stay leased.
+    /// [`StoreError`]. Do not repeat the call: it may have succeeded, and the keys may be leased again.
     pub async fn give_back(&self, blocks: &[ReturnedBlock<'_>]) -> Result<(), StoreError> {
         let span = info_span!("db.give_back", blocks = blocks.len());
         self.call(GiveBack::new(blocks, &self.sealer, self.clock.now())?).instrument(span).await
@@ -312,6 +318,7 @@ impl Store {
 
     /// Voids a batch of ready keys, unless some of them were leased. For a batch of this site whose
     /// [`Self::insert_ready`] failed or was not answered: the batch may be committed and leased nevertheless.
+    /// Does nothing so long after `created_at` that the store may have forgotten a batch that was leased.
     ///
     /// # Errors
     /// As for [`Self::void`].
@@ -319,10 +326,11 @@ impl Store {
         &self,
         source: &KmeId,
         batch_id: BatchId,
+        created_at: Timestamp,
         expires_at: Timestamp,
     ) -> Result<ReadyVoid, StoreError> {
         let span = info_span!("db.void_unless_leased", batch.id = %batch_id);
-        let void = VoidUnlessLeased(Void::new(source, batch_id, &[], expires_at)?);
+        let void = VoidUnlessLeased { void: Void::new(source, batch_id, &[], expires_at)?, created_at };
         self.call(void).instrument(span).await
     }
 

@@ -6,18 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use kme::RetrievalMode;
-pub use kme::life::Inserted;
+pub use kme::life::{Inserted, Role};
 use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
-
-/// The part a party plays for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// It gets the key from `enc_keys`.
-    Master,
-    /// The key was addressed to it.
-    Slave,
-}
 
 /// The right of a party at this site to retrieve each key of a batch once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +41,8 @@ pub struct NewBatch<'a> {
     pub created_at: Timestamp,
     /// When it expires: from then on no key of it is returned.
     pub expires_at: Timestamp,
+    /// When the master's copies at this site end; `None`: with the keys. Each lease sets it anew.
+    pub copy_ends_at: Option<Timestamp>,
     /// At least one, with distinct IDs, all of one length.
     pub keys: &'a [Key],
 }
@@ -69,7 +61,11 @@ pub struct ReadyPair<'a> {
 pub struct LeasedBlock {
     /// Their batch.
     pub batch_id: BatchId,
-    /// From then on they are not handed out.
+    /// Who may retrieve them at this site.
+    pub entitled: Vec<Entitlement>,
+    /// When they were leased. From [`kme::life::HOLD`] after that, they are not handed out but given back.
+    pub leased_at: Timestamp,
+    /// From then on they are neither handed out nor leased.
     pub usable_until: Timestamp,
     /// When they were made.
     pub created_at: Timestamp,
@@ -88,6 +84,8 @@ pub struct ReturnedBlock<'a> {
     pub source: &'a KmeId,
     /// Whom they are for.
     pub pair: ReadyPair<'a>,
+    /// As it was leased.
+    pub entitled: &'a [Entitlement],
     /// As it was leased.
     pub created_at: Timestamp,
     /// As it was leased.

@@ -380,6 +380,7 @@ impl Intake {
             content: ContentDigest(content),
             created_at: made.created_at,
             expires_at: made.expires_at,
+            copy_ends_at: None,
             keys: &made.keys,
         };
         self.store.insert_batch(&batch).await.map_err(|error| unavailable(&error))

@@ -48,6 +48,8 @@ pub struct SupplySettings {
     pub key_ttl: Duration,
     /// Whether the master may retrieve its keys at this site by ID.
     pub master_refetch: bool,
+    /// For how long after the hand-out at least, unless the key expires before.
+    pub master_ttl: Duration,
     /// The longest that an order may take. After that it fails and its keys are voided.
     pub order_timeout: Duration,
     /// Most orders in work at once; more are refused.
@@ -118,6 +120,7 @@ impl Supply {
             block_keys: blast::max_keys_per_batch(settings.default_key_bytes).max(1),
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
+            master_ttl: settings.master_ttl,
         };
         let reserve_parts = ReserveParts { maker: Arc::clone(&maker) as _, store, local, tasks, stopping };
         let reserve = Reserve::new(reserve_parts, reserve_settings);

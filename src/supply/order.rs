@@ -201,7 +201,7 @@ impl<'a> Work<'a> {
                 sites = self.sites.len(),
                 "an order for keys failed"
             );
-            self.maker.retractor.start(self.traces.into_inner(), self.expires_at);
+            self.maker.retractor.start(self.traces.into_inner(), self.created_at, self.expires_at);
         }
         made
     }
@@ -213,16 +213,19 @@ impl<'a> Work<'a> {
         // Keys are handed out in the first half of their life, so that everyone has the second half to
         // retrieve them.
         let usable_until = life::usable_until(self.created_at, self.expires_at);
-        match purpose {
-            Purpose::Ready => {
-                self.store(&made, &entitled, Some(usable_until)).await?;
-                return Ok(None);
-            }
-            Purpose::Leased if !entitled.is_empty() => self.store(&made, &entitled, None).await?,
-            Purpose::Leased => {}
+        if purpose == Purpose::Ready {
+            self.store(&made, &entitled, As::Ready(usable_until)).await?;
+            return Ok(None);
+        }
+        let leased_at = self.maker.parts.clock.now();
+        if !entitled.is_empty() {
+            let hand_out_until = life::hand_out_until(self.created_at, self.expires_at, leased_at);
+            self.store(&made, &entitled, As::HandedOut(hand_out_until)).await?;
         }
         Ok(Some(LeasedBlock {
             batch_id: made.batch_id,
+            entitled,
+            leased_at,
             usable_until,
             created_at: self.created_at,
             provenance: made.provenance,
@@ -240,7 +243,8 @@ impl<'a> Work<'a> {
         // Every other site has stored every batch. Only now does this site store what may be retrieved here.
         let entitled = self.entitled_here();
         if !entitled.is_empty() {
-            try_join_all(made.iter().map(|batch| self.store(batch, &entitled, None))).await?;
+            let handed_out = As::HandedOut(self.created_at.plus(self.maker.settings.order_timeout));
+            try_join_all(made.iter().map(|batch| self.store(batch, &entitled, handed_out))).await?;
         }
         let fresh = |batch: Made| {
             let provenance = batch.provenance;
@@ -377,14 +381,13 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Stores a batch here; as ready keys when `usable_until` says how long they may be handed out.
-    async fn store(
-        &self,
-        made: &Made,
-        entitled: &[Entitlement],
-        usable_until: Option<Timestamp>,
-    ) -> Result<(), SupplyError> {
+    /// Stores a batch here.
+    async fn store(&self, made: &Made, entitled: &[Entitlement], keys: As) -> Result<(), SupplyError> {
         let parts = &self.maker.parts;
+        let copy_ends_at = match keys {
+            As::Ready(_) => None,
+            As::HandedOut(until) => Some(life::copy_ends_at(until, self.maker.settings.master_ttl)),
+        };
         let batch = NewBatch {
             batch_id: made.batch_id,
             source: &parts.local,
@@ -394,14 +397,18 @@ impl<'a> Work<'a> {
             content: made.content,
             created_at: self.created_at,
             expires_at: self.expires_at,
+            copy_ends_at,
             keys: &made.keys,
         };
-        let inserted = if let Some(until) = usable_until {
-            self.traces.lock().ready.push(made.batch_id);
-            parts.store.insert_ready(&batch, &made.provenance.grade, until).await
-        } else {
-            self.traces.lock().local.push(made.batch_id);
-            parts.store.insert_batch(&batch).await
+        let inserted = match keys {
+            As::Ready(until) => {
+                self.traces.lock().ready.push(made.batch_id);
+                parts.store.insert_ready(&batch, &made.provenance.grade, until).await
+            }
+            As::HandedOut(_) => {
+                self.traces.lock().local.push(made.batch_id);
+                parts.store.insert_batch(&batch).await
+            }
         };
         match inserted {
             Ok(Inserted::Stored) => Ok(()),
@@ -412,6 +419,15 @@ impl<'a> Work<'a> {
             Err(error) => Err(SupplyError::of_store(&error)),
         }
     }
+}
+
+/// As what the keys of a batch are stored here.
+#[derive(Clone, Copy)]
+enum As {
+    /// They may be leased until then.
+    Ready(Timestamp),
+    /// They are handed out before then, without a lease.
+    HandedOut(Timestamp),
 }
 
 /// Why a batch was not made.

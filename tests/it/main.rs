@@ -13,6 +13,7 @@
 
 mod commands;
 mod conformance;
+mod copies;
 mod defects;
 mod demo;
 mod deploy;

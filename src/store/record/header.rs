@@ -65,6 +65,11 @@ impl Header {
         self.key_ids.first().map_or(0, prefix_of)
     }
 
+    /// Whether a slave may retrieve the keys at this site.
+    pub(crate) fn has_slaves(&self) -> bool {
+        self.entitled.iter().any(|party| party.role == Role::Slave)
+    }
+
     /// Whether the path of a request names the other side of somebody who plays `role` for these keys.
     pub(crate) fn path_fits(&self, role: Role, path: &Party) -> bool {
         match (role, path) {

@@ -9,12 +9,14 @@ mod state;
 
 use std::sync::Arc;
 
+use kme::life;
 use kme::{BatchId, Key, KeyId, Recipient, Timestamp};
 
 pub(crate) use self::header::{Header, MAX_KEYS, Prefix, batch_id, check_keys, prefix_of};
 pub(crate) use self::state::{KeyState, Ready, State, keys_left};
 use super::error::StoreError;
 use super::sealing::{DataKey, RecordSeal, Sealer, TAG_BYTES};
+use super::types::Entitlement;
 
 /// The table of records, for errors.
 pub(crate) const TABLE: &str = "records";
@@ -38,6 +40,8 @@ pub(crate) struct Listed {
     pub(crate) ready_keys: usize,
     pub(crate) ready_until: Option<Timestamp>,
     pub(crate) erase_at: Option<Timestamp>,
+    /// When the sweep takes it.
+    pub(crate) kept_until: Timestamp,
 }
 
 impl Listed {
@@ -48,8 +52,22 @@ impl Listed {
         };
         let ready_until = state.ready().filter(|_| recipient.is_some()).map(Ready::until);
         let ready_keys = ready_until.map_or(0, |_| state.ready_slots().len());
-        Ok(Self { recipient, ready_keys, ready_until, erase_at: state.first_due() })
+        let (erase_at, kept_until) = (state.first_due(), kept_until(header, state));
+        Ok(Self { recipient, ready_keys, ready_until, erase_at, kept_until })
     }
+}
+
+/// What its source voided stays until it expires, so that it does not come back.
+fn kept_until(header: &Header, state: &State) -> Timestamp {
+    if state.voided {
+        return header.expires_at;
+    }
+    life::kept_until(
+        header.has_slaves(),
+        header.expires_at,
+        state.ready().map(Ready::until),
+        state.copy_ends_at(),
+    )
 }
 
 /// A recipient as the column has it.
@@ -110,6 +128,11 @@ impl Record {
         let Some(state) = State::from_bytes(state, header.key_ids.len()) else { return Ok(None) };
         let before = Listed::of(&header, &state)?;
         Ok(Some(Self { batch_id, header, state, slots, seal, before }))
+    }
+
+    /// Until when somebody in the header's list of entitlements may retrieve the keys.
+    pub(crate) fn retrievable_until(&self, party: &Entitlement) -> Timestamp {
+        life::retrievable_until(party.role, self.header.expires_at, self.state.copy_ends_at())
     }
 
     /// The number of the slot of a key.

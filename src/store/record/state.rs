@@ -110,6 +110,8 @@ struct More {
     due: Vec<Due>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ready: Option<Ready>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copy_ends_ms: Option<i64>,
 }
 
 impl State {
@@ -117,6 +119,28 @@ impl State {
     pub(crate) fn fresh(keys: usize, ready: Option<Ready>) -> Self {
         let of_each = if ready.is_some() { KeyState::Ready } else { KeyState::Stored };
         Self { voided: false, keys: vec![of_each; keys], more: More { ready, ..More::default() } }
+    }
+
+    /// When the master's copies at its own site end; `None`: with the keys.
+    pub(crate) fn copy_ends_at(&self) -> Option<Timestamp> {
+        self.more.copy_ends_ms.map(Timestamp::from_ms)
+    }
+
+    /// Keeps the master's copies at least until `end`, and all of them as long.
+    pub(crate) fn keep_copies_until(&mut self, end: Timestamp) {
+        self.more.copy_ends_ms = self.more.copy_ends_ms.max(Some(end.as_ms()));
+    }
+
+    /// Fixes the end of the copies of keys that are neither ready nor erased: no later lease prolongs them.
+    pub(crate) fn fix_copies(&mut self) {
+        let Some(end) = self.copy_ends_at() else { return };
+        let stored = self.keys.iter().enumerate().filter(|(_, key)| **key == KeyState::Stored);
+        let slots: Vec<usize> = stored.map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if self.more.due.iter().all(|due| due.slot != slot) {
+                self.erase_at(slot, end);
+            }
+        }
     }
 
     /// A slot that does not exist is gone.
@@ -295,6 +319,17 @@ mod tests {
         assert_eq!(state.ready_slots(), [2], "neither the retrieved nor the voided one");
         state.set(2, KeyState::Gone);
         assert!(state.ready().is_none());
+    }
+
+    #[test]
+    fn copies_end_with_the_keys_until_something_else_is_said_and_then_only_later() {
+        let mut state = State::fresh(1, None);
+        assert_eq!(state.copy_ends_at(), None);
+        for (end, expected) in [(20, 20), (10, 20), (30, 30)] {
+            state.keep_copies_until(at(end));
+            assert_eq!(state.copy_ends_at(), Some(at(expected)));
+            comes_back(&state);
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ async fn is_as_it_was(store: &Store) {
     let pair = ReadyPair { master: &sae("alice"), recipient: &recipient };
     assert_eq!(store.ready_count(pair).await.unwrap(), 2 + 5 + 3 + 2);
     let mut leased: HashMap<BatchId, HashSet<KeyId>> = HashMap::new();
-    for block in store.lease(pair, 9).await.unwrap() {
+    for block in store.lease(pair, 9, HOUR).await.unwrap() {
         assert_eq!((block.provenance.expires_at, &block.provenance.grade), (START.plus(HOUR), &grade()));
         assert_eq!((block.created_at, block.usable_until), (START, START.plus(HALF)));
         assert!(block.keys.iter().all(|key| key.material.ct_eq(&material(key.id))));

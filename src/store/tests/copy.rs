@@ -69,7 +69,7 @@ impl Full {
         }
         let leased = Sample::to_bob(3).ready(&store, true).await;
         let pair = ReadyPair { master: &sae("alice"), recipient: &bob() };
-        assert_eq!(store.lease(pair, 1).await.unwrap().len(), 1);
+        assert_eq!(store.lease(pair, 1, HOUR).await.unwrap().len(), 1);
         let ready = Sample::to_bob(5).ready(&store, true).await;
         store.close().await;
         Self { fresh, shared, replayed, voided, unseen, ready, leased }
@@ -91,7 +91,7 @@ impl Full {
         assert_eq!(self.voided.insert(&store).await.unwrap(), Inserted::Voided);
         assert_eq!(self.unseen.insert(&store).await.unwrap(), Inserted::Voided);
         let leased =
-            store.lease(ReadyPair { master: &sae("alice"), recipient: &self::bob() }, 9).await.unwrap();
+            store.lease(ReadyPair { master: &sae("alice"), recipient: &self::bob() }, 9, HOUR).await.unwrap();
         let batches: Vec<BatchId> = leased.iter().map(|block| block.batch_id).collect();
         assert_eq!(
             batches,
@@ -225,7 +225,7 @@ async fn a_restored_state_gives_nothing_after_the_documented_statements() {
             assert_eq!(batch.insert(&store).await.unwrap(), Inserted::Voided);
         }
         let pair = ReadyPair { master: &sae("alice"), recipient: &bob() };
-        assert!(store.lease(pair, 9).await.unwrap().is_empty());
+        assert!(store.lease(pair, 9, HOUR).await.unwrap().is_empty());
         Sample::to_bob(1).stored(&store).await;
         store.close().await;
     }

@@ -76,10 +76,10 @@ async fn what_a_daemon_lacks_the_kek_of_stays_for_those_that_have_it() {
     let pair = ReadyPair { master: &sae("alice"), recipient: &ready.recipients[0] };
     let leased =
         |blocks: Vec<LeasedBlock>| blocks.into_iter().map(|block| block.batch_id).collect::<Vec<_>>();
-    assert_eq!(leased(forgotten.lease(pair, 9).await.unwrap()), [own.batch_id]);
+    assert_eq!(leased(forgotten.lease(pair, 9, HOUR).await.unwrap()), [own.batch_id]);
     let refused = Ask::by("bob").at(&forgotten, &other.ids()).await;
     assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Seal(_)))), "{refused:?}");
-    assert_eq!(leased(store.lease(pair, 9).await.unwrap()), [ready.batch_id]);
+    assert_eq!(leased(store.lease(pair, 9, HOUR).await.unwrap()), [ready.batch_id]);
     Ask::by("bob").gets(&store, &other.ids()).await;
 }
 

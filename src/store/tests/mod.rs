@@ -147,6 +147,7 @@ pub(super) struct Sample {
     pub(super) recipients: Vec<Recipient>,
     pub(super) entitled: Vec<Entitlement>,
     pub(super) content: ContentDigest,
+    pub(super) copy_ends_at: Option<Timestamp>,
     pub(super) keys: Vec<Key>,
 }
 
@@ -164,6 +165,7 @@ impl Sample {
                 .collect(),
             entitled: parties.iter().cloned().map(slave).collect(),
             content: ContentDigest([7; 32]),
+            copy_ends_at: None,
             keys: ids.into_iter().map(key_of).collect(),
         }
     }
@@ -218,6 +220,7 @@ impl Sample {
             content: self.content,
             created_at: START,
             expires_at,
+            copy_ends_at: self.copy_ends_at,
             keys: &self.keys,
         })
         .await
@@ -238,6 +241,19 @@ pub(super) fn grade() -> SourceGrade {
 }
 
 impl Sample {
+    /// Alice, who made them with an order, may retrieve her copies here until `end`.
+    pub(super) fn ordered(mut self, end: Timestamp) -> Self {
+        self.entitled.push(Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master });
+        self.copy_ends_at = Some(end);
+        self
+    }
+
+    /// No slave may retrieve them here.
+    pub(super) fn for_others(mut self) -> Self {
+        self.entitled.clear();
+        self
+    }
+
     /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
     pub(super) async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
         let master = Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master };
@@ -261,6 +277,7 @@ pub(super) async fn give_back(store: &Store, mut leased: LeasedBlock, ids: &[Key
         batch_id: leased.batch_id,
         source: &kme("site-a"),
         pair: ReadyPair { master: &sae("alice"), recipient: &recipient },
+        entitled: &leased.entitled,
         created_at: leased.created_at,
         usable_until: leased.usable_until,
         provenance: &leased.provenance,

@@ -15,6 +15,8 @@ macro_rules! site {
 
 #[path = "carry_over.rs"]
 mod carry_over;
+#[path = "copies.rs"]
+mod copies;
 #[path = "durability.rs"]
 mod durability;
 mod files;

@@ -75,6 +75,10 @@ impl World {
         let voided = Sample::to_bob(3).stored(&store).await;
         store.void(&voided.source, voided.batch_id, &[], START.plus(HOUR)).await.unwrap();
         world.add(&voided, &[]);
+        let ended = Sample::to_bob(3).ready(&store, true).await;
+        let pair = ReadyPair { master: &ended.master, recipient: &ended.recipients[0] };
+        assert_eq!(store.lease(pair, 1, Duration::ZERO).await.unwrap().len(), 1);
+        world.add(&ended, &[]);
         for (name, is_leased) in [("alice", true), ("alice", false), ("dave", true), ("dave", false)] {
             let sample = Sample::to_bob(3).of(name).ready(&store, true).await;
             world.add(&sample, &[name]);
@@ -153,7 +157,7 @@ impl World {
 
 async fn lease(store: &Store, master: &str) -> Result<Vec<LeasedBlock>, StoreError> {
     let recipient = Recipient { party: to_sae("bob"), kme: kme("site-b") };
-    store.lease(ReadyPair { master: &sae(master), recipient: &recipient }, 9).await
+    store.lease(ReadyPair { master: &sae(master), recipient: &recipient }, 9, HOUR).await
 }
 
 /// Statements after which the database holds no rule of its own against this.

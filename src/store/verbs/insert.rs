@@ -30,7 +30,10 @@ impl Insert {
     ) -> Result<Self, StoreError> {
         let mut keys: Vec<&Key> = batch.keys.iter().collect();
         let (key_ids, key_bytes) = check_keys(&mut keys)?;
-        let state = State::fresh(keys.len(), ready);
+        let mut state = State::fresh(keys.len(), ready);
+        if let Some(end) = batch.copy_ends_at {
+            state.keep_copies_until(end);
+        }
         let header = Header::of(batch, key_ids, key_bytes);
         let keys = keys.into_iter().map(Some);
         Record::seal(batch.batch_id, header, state, keys, sealer, now).map(Self)

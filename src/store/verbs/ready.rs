@@ -4,6 +4,7 @@
 //! hands them out again; at worst they are lost to `enc_keys`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kme::life;
 use kme::{BatchId, Key, KeyMaterial, Provenance, SecretBytes, Timestamp};
@@ -58,6 +59,8 @@ pub(crate) struct Lease {
     pub(crate) pair: PairText,
     /// How many at most.
     pub(crate) blocks: u32,
+    /// How long the master's copy stays after a hand-out.
+    pub(crate) master_ttl: Duration,
 }
 
 /// What a lease took out of the store.
@@ -90,11 +93,16 @@ impl Lease {
             }
         }
         record.state.withdraw_ready();
+        let (created_at, expires_at) = (record.header.created_at, record.header.expires_at);
+        let hand_out_until = life::hand_out_until(created_at, expires_at, now);
+        record.state.keep_copies_until(life::copy_ends_at(hand_out_until, self.master_ttl));
         Ok(Some(LeasedBlock {
             batch_id: record.batch_id,
+            entitled: record.header.entitled.clone(),
+            leased_at: now,
             usable_until: terms.until(),
-            created_at: record.header.created_at,
-            provenance: Arc::new(Provenance { grade: terms.grade, expires_at: record.header.expires_at }),
+            created_at,
+            provenance: Arc::new(Provenance { grade: terms.grade, expires_at }),
             keys,
         }))
     }
@@ -154,7 +162,7 @@ struct Returned {
     batch_id: BatchId,
     terms: Ready,
     keys: Vec<Key>,
-    /// Stores them where this site does not have the batch: nobody may retrieve it here.
+    /// Stores them where this site does not have the batch (any more).
     anew: Insert,
 }
 
@@ -171,11 +179,12 @@ impl GiveBack {
                 source: block.source,
                 master: block.pair.master,
                 recipients: std::slice::from_ref(block.pair.recipient),
-                entitled: &[],
+                entitled: block.entitled,
                 // Nobody pushes this batch to its own source, so its digest is never compared.
                 content: ContentDigest([0; 32]),
                 created_at: block.created_at,
                 expires_at: block.provenance.expires_at,
+                copy_ends_at: None,
                 keys: block.keys,
             };
             let anew = Insert::new(&batch, Some(terms.clone()), sealer, now)?;
@@ -205,6 +214,10 @@ impl Returned {
             slots.push(slot);
         }
         record.state.make_ready(&slots, &self.terms);
+        if !record.header.has_slaves() {
+            // The others were handed out.
+            record.state.fix_copies();
+        }
         Ok(())
     }
 }

@@ -135,7 +135,8 @@ impl Records {
         let mut verdict = Verdict::NotEntitled;
         for (number, held) in own.chain(held().filter(|(_, held)| is_site(&held.party))) {
             verdict = Verdict::Missing;
-            if !header.path_fits(held.role, &asked.path) {
+            let has_ended = !life::is_live(record.retrievable_until(held), self.now);
+            if has_ended || !header.path_fits(held.role, &asked.path) {
                 continue;
             }
             let earlier = state.uses(slot).find(|used| used.party == number);
@@ -194,9 +195,10 @@ impl Records {
         let Some(record) = self.records.get_mut(number) else { return };
         self.changed.insert(number);
         record.state.note_use(slot, party, asked.caller.clone(), self.now);
-        let parties = 0..record.header.entitled.len();
         let is_used = |party| record.state.uses(slot).any(|used| used.party == party);
-        match life::erasure(parties.into_iter().all(is_used), asked.terms, self.now) {
+        let others = record.header.entitled.iter().enumerate().filter(|(number, _)| !is_used(*number));
+        let others_until = others.map(|(_, party)| record.retrievable_until(party)).max();
+        match life::erasure(others_until, record.header.expires_at, asked.terms, self.now) {
             Erasure::Now => record.erase(slot, KeyState::Gone),
             Erasure::At(at) => record.state.erase_at(slot, at),
             Erasure::Keep => {}

@@ -151,7 +151,7 @@ pub(crate) async fn insert(link: &mut Link, sealer: &Sealer, new: &NewRecord) ->
         .bind(length(header.key_ids.len())?)
         .bind(length(header.key_bytes)?)
         .bind(data_key.id.as_slice())
-        .bind(header.expires_at.as_ms())
+        .bind(listed.kept_until.as_ms())
         .bind(length(listed.ready_keys)?)
         .bind(listed.ready_until.map(Timestamp::as_ms))
         .bind(listed.erase_at.map(Timestamp::as_ms))
@@ -179,6 +179,7 @@ pub(super) async fn save(link: &mut Link, changed: &[&Record]) -> Result<(), Sto
                 .bind(length(listed.ready_keys)?)
                 .bind(listed.ready_until.map(Timestamp::as_ms))
                 .bind(listed.erase_at.map(Timestamp::as_ms))
+                .bind(listed.kept_until.as_ms())
                 .execute(&mut **link)
                 .await?;
         }

@@ -75,7 +75,7 @@ pub(crate) const INSERT_RECORD: Sql = Sql::same(
 /// All columns that ever change.
 pub(crate) const UPDATE_RECORD: Sql = Sql::same(
     "UPDATE records SET state = $2, slots = $3, recipient = $4, ready_keys = $5, ready_until_ms = $6, \
-     erase_at_ms = $7 WHERE batch_id = $1",
+     erase_at_ms = $7, expires_at_ms = $8 WHERE batch_id = $1",
 );
 /// Most records of one [`update_records`].
 pub(crate) const UPDATE_RECORDS_MAX: usize = 64;

@@ -24,7 +24,11 @@ pub(crate) struct Void {
 }
 
 /// Voids a whole batch of ready keys, unless some of them were leased.
-pub(crate) struct VoidUnlessLeased(pub(crate) Void);
+pub(crate) struct VoidUnlessLeased {
+    pub(crate) void: Void,
+    /// When it was made.
+    pub(crate) created_at: Timestamp,
+}
 
 impl Void {
     pub(crate) fn new(
@@ -129,13 +133,13 @@ impl Verb for VoidUnlessLeased {
     const NAME: &'static str = "void";
 
     fn lock(&self, needs: &mut Needs) {
-        self.0.lock(needs);
+        self.void.lock(needs);
     }
 
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<ReadyVoid, StoreError> {
-        let Self(void) = self;
-        if !life::is_live(void.expires_at, now) {
-            // A sweep may have erased the row that would show it.
+        let Self { void, created_at } = self;
+        if now >= life::leases_show_until(*created_at, void.expires_at) {
+            // A sweep may have erased the record that would show it.
             return Ok(ReadyVoid::InUse);
         }
         let known = rows::record(link, sealer, void.batch_id).await?;

@@ -1,7 +1,8 @@
 //! Keys made ahead of demand. Each pair in use has some ready in the store and some leased in memory.
 //!
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
-//! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
+//! commit; after a crash nobody hands it out again, a graceful stop gives it back, and so does a daemon with
+//! keys that it did not hand out soon: the master's copies end some time after the lease. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills visit the pairs in turn, one batch
 //! each, and never delay a caller who waits. Replicas share the ready keys in the store: each counts them
 //! before it makes a batch, so a pair that several replicas refill at once gets only a few keys too many.
@@ -93,6 +94,8 @@ pub(super) struct ReserveSettings {
     pub(super) pairs_max: usize,
     /// Keys in memory, of all pairs together.
     pub(super) leased_max: u64,
+    /// How long the master's copy stays after a hand-out.
+    pub(super) master_ttl: Duration,
 }
 
 /// What the reserve is built from.
@@ -192,7 +195,7 @@ impl Reserve {
         let pairs = self.pairs.all();
         let mut levels = ReserveLevels { pairs: pairs.len() as u64, ..ReserveLevels::default() };
         for pair in pairs {
-            levels.leased += pair.leased(now);
+            levels.leased += pair.held(now);
             levels.stored += pair.stored();
             levels.waited_for += pair.waited_for() as u64;
         }
@@ -204,7 +207,7 @@ impl Reserve {
         self.is_closed.store(true, Ordering::SeqCst);
         for pair in self.pairs.close() {
             let _moving = pair.moving.lock().await;
-            self.give_back(&pair).await;
+            self.give_back(&pair, pair.empty()).await;
         }
     }
 
@@ -256,7 +259,9 @@ impl Reserve {
             if reserve.is_closed.load(Ordering::SeqCst) {
                 return Err(SupplyError::Busy);
             }
-            let leased = reserve.parts.store.lease(pair.as_ready(), blocks).await;
+            reserve.give_back_overdue(&pair).await;
+            let ttl = reserve.settings.master_ttl;
+            let leased = reserve.parts.store.lease(pair.as_ready(), blocks, ttl).await;
             let leased = leased.map_err(|error| SupplyError::of_store(&error))?;
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
@@ -321,14 +326,13 @@ impl Reserve {
     /// Counts the keys in memory, of all pairs.
     fn count_leased(&self, pairs: &[Arc<Pair>]) {
         let now = self.parts.maker.now();
-        let leased = pairs.iter().map(|pair| pair.leased(now)).sum();
+        let leased = pairs.iter().map(|pair| pair.held(now)).sum();
         self.leased.store(leased, Ordering::Relaxed);
     }
 
     async fn count_now(&self, pair: &Pair) -> u64 {
         let _moving = pair.moving.lock().await;
-        let now = self.parts.maker.now();
-        let leased = pair.leased(now);
+        let leased = pair.held(self.parts.maker.now());
         loop {
             let refills = pair.refills();
             match self.parts.store.ready_count(pair.as_ready()).await {
@@ -342,9 +346,15 @@ impl Reserve {
         }
     }
 
-    /// Gives all leased keys of `pair` back to the store.
-    async fn give_back(&self, pair: &Pair) {
-        let blocks = pair.empty();
+    /// Gives the leased keys of `pair` that waited too long back to the store. The caller holds `pair.moving`,
+    /// and does not stop waiting.
+    async fn give_back_overdue(&self, pair: &Pair) {
+        let keys = self.give_back(pair, pair.take_overdue(self.parts.maker.now())).await;
+        pair.gave_back(keys);
+    }
+
+    /// Gives leased keys of `pair` back to the store, and returns how many.
+    async fn give_back(&self, pair: &Pair, blocks: Vec<LeasedBlock>) -> u64 {
         let now = self.parts.maker.now();
         let returned: Vec<ReturnedBlock<'_>> = blocks
             .iter()
@@ -353,18 +363,23 @@ impl Reserve {
                 batch_id: block.batch_id,
                 source: &self.parts.local,
                 pair: pair.as_ready(),
+                entitled: &block.entitled,
                 created_at: block.created_at,
                 usable_until: block.usable_until,
                 provenance: &block.provenance,
                 keys: &block.keys,
             })
             .collect();
-        if !returned.is_empty()
-            && let Err(error) = self.parts.store.give_back(&returned).await
-        {
+        if returned.is_empty() {
+            return 0;
+        }
+        // Once: after an error they may be ready nevertheless, and leased by another daemon.
+        if let Err(error) = self.parts.store.give_back(&returned).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "leased keys could not be given back and will never be handed out");
+            return 0;
         }
+        returned.iter().map(|block| block.keys.len() as u64).sum()
     }
 
     /// The pair, added if it is new; `None` when there are too many.

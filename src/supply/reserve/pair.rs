@@ -202,7 +202,30 @@ impl Pair {
         self.stock.lock().blocks.usable(now)
     }
 
-    /// Whether the store may have ready keys.
+    /// Leased keys that may still be handed out, or given back and leased again.
+    pub(super) fn held(&self, now: Timestamp) -> u64 {
+        self.stock.lock().blocks.held(now)
+    }
+
+    /// Whether leased keys waited too long.
+    pub(super) fn has_overdue(&self, now: Timestamp) -> bool {
+        let mut stock = self.stock.lock();
+        stock.blocks.usable(now);
+        stock.blocks.is_overdue()
+    }
+
+    /// Takes out the leased keys that waited too long.
+    pub(super) fn take_overdue(&self, now: Timestamp) -> Vec<LeasedBlock> {
+        self.stock.lock().blocks.take_overdue(now)
+    }
+
+    /// Notes that `keys` went back to the store.
+    pub(super) fn gave_back(&self, keys: u64) {
+        let mut stock = self.stock.lock();
+        stock.stored = stock.stored.map(|stored| stored + keys);
+    }
+
+    /// Whether the store may have ready keys, or will when overdue ones are given back.
     pub(super) fn may_lease(&self) -> bool {
         self.stock.lock().may_lease()
     }
@@ -392,11 +415,11 @@ impl Stock {
     }
 
     fn may_lease(&self) -> bool {
-        self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
+        self.stored != Some(0) || self.blocks.is_overdue() || self.learnt_at.elapsed() >= FRESH
     }
 
     /// Keys leased, in the store and being made; `None` while the store was not counted.
     fn have(&mut self, now: Timestamp) -> Option<u64> {
-        Some(self.blocks.usable(now) + self.stored? + self.in_work + self.coming)
+        Some(self.blocks.held(now) + self.stored? + self.in_work + self.coming)
     }
 }

@@ -115,14 +115,24 @@ impl Reserve {
         pair.end_refill(begun, made);
     }
 
-    /// Counts the keys in memory, and forgets pairs that nobody uses.
-    async fn tidy(&self) {
+    /// Counts the keys in memory, gives back what waited too long, and forgets pairs that nobody uses. In its
+    /// own task: if this one ends meanwhile, the leased keys must not be lost.
+    pub(super) async fn tidy(self: &Arc<Self>) {
         let pairs = self.pairs.all();
         self.count_leased(&pairs);
-        for pair in pairs.iter().filter(|pair| pair.is_idle()) {
-            let _moving = pair.moving.lock().await;
-            self.pairs.remove(pair);
-            self.give_back(pair).await;
-        }
+        let reserve = Arc::clone(self);
+        let work = async move {
+            for pair in pairs {
+                if pair.is_idle() {
+                    let _moving = pair.moving.lock().await;
+                    reserve.pairs.remove(&pair);
+                    reserve.give_back(&pair, pair.empty()).await;
+                } else if pair.has_overdue(reserve.parts.maker.now()) {
+                    let _moving = pair.moving.lock().await;
+                    reserve.give_back_overdue(&pair).await;
+                }
+            }
+        };
+        let _ = self.parts.tasks.spawn(work).await;
     }
 }

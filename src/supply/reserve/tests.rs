@@ -53,6 +53,7 @@ impl Double {
             content: ContentDigest([1; 32]),
             created_at,
             expires_at,
+            copy_ends_at: None,
             keys: &keys,
         };
         let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true };
@@ -66,7 +67,8 @@ impl Double {
             assert_eq!(self.store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
         }
         let provenance = Arc::new(Provenance { grade, expires_at });
-        Some(LeasedBlock { batch_id, usable_until, created_at, provenance, keys })
+        let leased_at = created_at;
+        Some(LeasedBlock { batch_id, entitled, leased_at, usable_until, created_at, provenance, keys })
     }
 }
 
@@ -159,6 +161,7 @@ impl Site {
             block_keys: 64,
             pairs_max: 3,
             leased_max: 10_000,
+            master_ttl: TTL,
         };
         Running { reserve: Reserve::new(parts, settings), double, store }
     }
@@ -331,6 +334,57 @@ async fn a_graceful_stop_gives_back_what_was_not_handed_out() {
             assert!(seen.insert(id), "{id} twice");
         }
     }
+}
+
+/// A reserve of 64 keys, of which five were handed out. The others wait in memory, and no more are made.
+async fn with_59_leased(site: &Site) -> (Running, HashSet<KeyId>) {
+    let run = site.start(64, 4096).await;
+    let filling = run.fill();
+    run.is_filled_to(64).await;
+    filling.abort();
+    let _ = filling.await;
+    let seen: HashSet<KeyId> = ids(&run.take(5).await.unwrap()).into_iter().collect();
+    run.set_up(false);
+    assert_eq!((run.reserve.levels().leased, run.count().await), (59, 59));
+    (run, seen)
+}
+
+#[tokio::test]
+async fn leased_keys_that_waited_too_long_go_back_to_the_store_and_are_leased_again() {
+    for master_refetch in [true, false] {
+        let site = Site { master_refetch, ..Site::new() };
+        let (run, mut seen) = with_59_leased(&site).await;
+        site.clock.advance(kme::life::HOLD);
+        assert!(run.reserve.take_ready(&alice(), &bob(), 1, &Demands::default()).is_none());
+        assert_eq!(run.count().await, 59, "they are still of use");
+        let made = run.double.made.load(Ordering::SeqCst);
+        for number in [1, 2, 56] {
+            for id in ids(&run.take(number).await.unwrap()) {
+                assert!(seen.insert(id), "{id} twice");
+            }
+            assert_eq!(run.count().await, 64 - seen.len() as u64, "refetch {master_refetch}");
+        }
+        assert!(run.take(1).await.is_err());
+        assert_eq!((seen.len(), run.double.made.load(Ordering::SeqCst)), (64, made));
+    }
+}
+
+#[tokio::test]
+async fn leased_keys_that_nobody_asks_for_go_back_to_the_store_by_themselves() {
+    let site = Site::new();
+    let (run, _) = with_59_leased(&site).await;
+    let ready = async || run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    site.clock.advance(kme::life::HOLD.saturating_sub(Duration::from_millis(1)));
+    run.reserve.tidy().await;
+    assert_eq!((run.reserve.levels().leased, ready().await), (59, 0));
+    site.clock.advance(Duration::from_millis(1));
+    run.reserve.tidy().await;
+    let levels = run.reserve.levels();
+    assert_eq!((levels.leased, levels.stored, ready().await), (0, 59, 59));
+    // A daemon that dies now loses none of them.
+    let again = site.start(64, 4096).await;
+    again.set_up(false);
+    assert_eq!(again.take(59).await.unwrap().len(), 59);
 }
 
 #[tokio::test]

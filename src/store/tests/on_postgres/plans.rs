@@ -102,8 +102,8 @@ fn statements() -> Vec<Statement> {
             "UPDATE_RECORD",
             "records_pkey",
             sql::UPDATE_RECORD.postgres,
-            "bytea, bytea, bytea, text, bigint, bigint, bigint",
-            format!("{row}, NULL, 0, NULL, NULL"),
+            "bytea, bytea, bytea, text, bigint, bigint, bigint, bigint",
+            format!("{row}, NULL, 0, NULL, NULL, 1000"),
         ),
         statement("UNLIST_RECORD", "records_pkey", sql::UNLIST_RECORD.postgres, "bytea", id.clone()),
         statement(

@@ -9,7 +9,7 @@ async fn two(site: &Site) -> [Arc<Store>; 2] {
 }
 
 async fn lease(store: &Store, blocks: u32) -> Vec<LeasedBlock> {
-    store.lease(pair(&sae("alice"), &bob()), blocks).await.unwrap()
+    store.lease(pair(&sae("alice"), &bob()), blocks, HOUR).await.unwrap()
 }
 
 fn bob() -> Recipient {
@@ -187,7 +187,7 @@ async fn a_void_and_a_lease_that_cross_agree_on_who_has_the_keys() {
     for round in 0..40 {
         let sample = Sample::to_bob(2).ready(&stores[0], round % 2 == 0).await;
         let end = START.plus(HOUR);
-        let void = stores[0].void_unless_leased(&sample.source, sample.batch_id, end);
+        let void = stores[0].void_unless_leased(&sample.source, sample.batch_id, START, end);
         let (voided, leased) = tokio::join!(void, lease(&stores[1], 1));
         let expected = if leased.is_empty() { ReadyVoid::Voided } else { ReadyVoid::InUse };
         assert_eq!(voided.unwrap(), expected, "round {round}");

@@ -47,9 +47,9 @@ async fn a_commit_that_took_place_is_answered_as_such_when_its_answer_is_lost() 
     let sample = Sample::to_bob(2).ready(&store, true).await;
     proxy.lose_the_answer_to_commits(1);
     let pair = ReadyPair { master: &sae("alice"), recipient: &sample.recipients[0] };
-    let leased = store.lease(pair, 1).await.unwrap();
+    let leased = store.lease(pair, 1, HOUR).await.unwrap();
     assert_eq!((proxy.lost(), leased.len()), (2, 1), "leased, although nobody saw the commit");
-    assert!(store.lease(pair, 1).await.unwrap().is_empty());
+    assert!(store.lease(pair, 1, HOUR).await.unwrap().is_empty());
     store.close().await;
     drop(site);
 }
