@@ -68,28 +68,35 @@ pub(crate) async fn carry_over(
         ));
     }
     sqlx::raw_sql(link.text(BEGIN)).execute(&mut **link).await?;
-    // Another daemon may have moved everything meanwhile.
-    if has_old_tables(link).await? {
-        if link.dialect() == Dialect::Postgres {
-            sqlx::raw_sql(LOCK).execute(&mut **link).await?;
-        }
-        let (mut batches, mut after) = (0_u64, Vec::new());
-        while let Some(row) = sqlx::query(NEXT_BATCH)
-            .bind(now.as_ms())
-            .bind(after.as_slice())
-            .fetch_optional(&mut **link)
-            .await?
-        {
-            after = row.try_get("batch_id")?;
-            move_batch(link, sealer, &row, now).await?;
-            batches += 1;
-        }
-        sqlx::raw_sql(DROP).execute(&mut **link).await?;
-        if batches > 0 {
-            info!(batches, "stored batches were moved into records");
-        }
+    if let Err(error) = move_all(link, sealer, now).await {
+        // The connection is dropped with the error; this frees its locks at once.
+        let _ = sqlx::raw_sql("ROLLBACK").execute(&mut **link).await;
+        return Err(error);
     }
     commit_or_uncertain(link).await
+}
+
+async fn move_all(link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<(), StoreError> {
+    if !has_old_tables(link).await? {
+        // Another daemon has moved everything meanwhile.
+        return Ok(());
+    }
+    if link.dialect() == Dialect::Postgres {
+        sqlx::raw_sql(LOCK).execute(&mut **link).await?;
+    }
+    let (mut batches, mut after) = (0_u64, Vec::new());
+    while let Some(row) =
+        sqlx::query(NEXT_BATCH).bind(now.as_ms()).bind(after.as_slice()).fetch_optional(&mut **link).await?
+    {
+        after = row.try_get("batch_id")?;
+        move_batch(link, sealer, &row, now).await?;
+        batches += 1;
+    }
+    sqlx::raw_sql(DROP).execute(&mut **link).await?;
+    if batches > 0 {
+        info!(batches, "stored batches were moved into records");
+    }
+    Ok(())
 }
 
 async fn has_old_tables(link: &mut Link) -> Result<bool, StoreError> {

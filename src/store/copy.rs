@@ -45,6 +45,7 @@ const NOBODY: &str = "nobody";
 const SESSIONS_WAIT: Duration = Duration::from_secs(3);
 
 const DATA_KEYS: &str = "data_keys";
+const TOMBSTONES: &str = "tombstones";
 
 /// One table: its columns by their type.
 struct Table {
@@ -85,7 +86,7 @@ const TABLES: [Table; 3] = [
         order: Sql::same("batch_id"),
     },
     Table {
-        name: "tombstones",
+        name: TOMBSTONES,
         bytes: &["batch_id"],
         texts: &["source_kme"],
         numbers: &["expires_at_ms"],
@@ -273,7 +274,8 @@ impl Table {
                 }
                 Ok(opened)
             }
-            _ => Ok(0),
+            (TOMBSTONES, ..) => Ok(0),
+            _ => Err(StoreError::corrupt(self.name, "unknown")),
         }
     }
 
