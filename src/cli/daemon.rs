@@ -1,10 +1,9 @@
 //! `dqkd serve`, `dqkd pool`, `dqkd migrate`: one daemon from its configuration file.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
-use kme::{OsRandom, SystemClock};
+use kme::{Clock as _, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Outcome, block_on};
@@ -33,7 +32,7 @@ pub(super) fn migrate(file: &Path) -> Outcome {
     let url = app::store_url(&config.store)?;
     let keks = app::key_encryption_keys(&config.store.kek).map_err(anyhow::Error::from)?;
     let settings = StoreSettings { url, kme: config.id.clone(), keks, migrate: true };
-    let migrated = block_on(Store::migrate(settings, &SystemClock, Arc::new(OsRandom)))?;
+    let migrated = block_on(Store::migrate(settings, SystemClock.now()))?;
     migrated.with_context(|| format!("store {store}"))?;
     println!("{store}: the schema is up to date");
     Ok(())

@@ -252,10 +252,6 @@ impl From<MigrateError> for StoreError {
     fn from(error: MigrateError) -> Self {
         match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
-            MigrateError::VersionMissing(version) => Self::Schema(format!(
-                "the database has schema version {version}, which this program does not know: \
-                 run the dqkd that made it, or a newer one"
-            )),
             other => Self::Schema(format!("the database schema cannot be used: {other}")),
         }
     }

@@ -38,15 +38,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
+use kme::{BatchId, Clock, Key, KeyId, KmeId, OsRandom, Random, SourceGrade, Timestamp};
 use sqlx::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span, warn};
 
 use self::carry_over::carry_over;
-use self::connection::{Address, Dialect, Link, Reader, prepare_schema};
-pub use self::copy::{Copied, CopyParts};
+use self::connection::{Address, BE_HASTY, BE_PATIENT, Dialect, Link, Reader, prepare_schema};
+pub use self::copy::Copied;
 pub use self::demo::replace_demo_schema;
 pub use self::error::{RetrieveError, StoreError};
 use self::meter::Meter;
@@ -62,9 +64,7 @@ use self::verbs::{
     GiveBack, Insert, Lease, PairText, Retrieve, Sweep, Verb, Void, VoidUnlessLeased, check_data_keys,
     count_batches, count_tombstones,
 };
-use self::writer::{
-    Answer, CommitRace, GiveUpOnDrop, Job, Message, POSTGRES_WRITERS, Queue, Writer, WriterParts,
-};
+use self::writer::{Answer, CommitRace, GiveUpOnDrop, Job, POSTGRES_WRITERS, Queue, Writer, WriterParts};
 use crate::metrics::Registry;
 
 /// Longest time that a call waits for its answer.
@@ -73,6 +73,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const COUNT_PAUSE: u32 = 32;
 /// Longest time that closing waits for the writers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+
+const PING: &str = "SELECT 1 FROM records LIMIT 1";
 
 /// Where the store is and how it is sealed.
 #[derive(Clone)]
@@ -96,7 +98,9 @@ impl fmt::Debug for StoreSettings {
 
 /// The store of one site. Share it in an `Arc`.
 pub struct Store {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<Job>,
+    stopping: CancellationToken,
+    writers: TaskTracker,
     reader: Reader,
     /// Whether other daemons may use the same database.
     is_shared: bool,
@@ -127,9 +131,10 @@ impl Store {
         let span = info_span!("db.open");
         async move {
             let address = Arc::new(Address::parse(&settings.url)?);
-            let (link, sealer) = prepare(&address, settings, &random, clock.now()).await?;
+            let (link, sealer) = prepare(&address, settings, Arc::clone(&random), clock.now()).await?;
             let sealer = Arc::new(sealer);
-            let (queue, jobs) = Queue::new();
+            let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+            let (queue, jobs) = Queue::new(stopping.clone());
             let mut link = Some(link);
             let meter = Arc::new(Meter::default());
             let writers = match address.dialect() {
@@ -145,11 +150,11 @@ impl Store {
             };
             for _ in 0..writers {
                 let writer = Writer::new(parts.clone(), link.take())?;
-                tokio::spawn(writer.run(Arc::clone(&jobs)));
+                tasks.spawn(writer.run(Arc::clone(&jobs)));
             }
             let is_shared = address.dialect() == Dialect::Postgres;
             let (reader, usage) = (Reader::new(address), Arc::default());
-            Ok(Self { queue, reader, is_shared, sealer, clock, meter, usage })
+            Ok(Self { queue, stopping, writers: tasks, reader, is_shared, sealer, clock, meter, usage })
         }
         .instrument(span)
         .await
@@ -164,25 +169,11 @@ impl Store {
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub async fn migrate(
-        settings: StoreSettings,
-        clock: &dyn Clock,
-        random: Arc<dyn Random>,
-    ) -> Result<(), StoreError> {
+    pub async fn migrate(settings: StoreSettings, now: Timestamp) -> Result<(), StoreError> {
         let address = Address::parse(&settings.url)?;
         let settings = StoreSettings { migrate: true, ..settings };
-        let (link, _) = prepare(&address, settings, &random, clock.now()).await?;
+        let (link, _) = prepare(&address, settings, Arc::new(OsRandom), now).await?;
         Ok(link.into_inner().close().await?)
-    }
-
-    /// Copies the store at the URL `from` to the URL `to`, which must be empty; a missing database is made.
-    /// No daemon may use either of them during the copy, nor `from` afterwards: its keys would be handed out
-    /// twice.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the target is empty. After [`StoreError::Uncertain`] it has everything or nothing.
-    pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
-        copy::copy(from, to, parts).await
     }
 
     /// Checks the form of a store's URL, without a connection. Accepts any SQLite path: the file may be made
@@ -255,12 +246,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
         let pair = PairText::of(pair)?;
-        let read = async {
-            let mut reading = self.reader.take().await?;
-            let count = pair.count(&mut reading.link, self.clock.now()).await?;
-            reading.keep();
-            Ok(count)
-        };
+        let read = self.reader.read(async |link| pair.count(link, self.clock.now()).await);
         bounded(read).instrument(info_span!("db.ready_count")).await
     }
 
@@ -334,8 +320,7 @@ impl Store {
         self.call(void).instrument(span).await
     }
 
-    /// Erases rows that are due, at most `limit` of each kind. If [`Swept::any`], more may be left; otherwise
-    /// it moves SQLite's write-ahead log into the database file.
+    /// Erases rows that are due, at most `limit` of each kind. If [`Swept::any`], more may be left.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was erased.
@@ -357,15 +342,13 @@ impl Store {
         let (mut count, mut after, mut busy) = (self.usage.begin(), None, Duration::ZERO);
         loop {
             let started = Instant::now();
-            let read = async {
-                let mut reading = self.reader.take().await?;
-                let last = count_batches(&mut reading.link, &mut count, after).await?;
+            let read = self.reader.read(async |link| {
+                let last = count_batches(link, &mut count, after).await?;
                 if last.is_none() {
-                    count_tombstones(&mut reading.link, &mut count).await?;
+                    count_tombstones(link, &mut count).await?;
                 }
-                reading.keep();
-                Ok::<_, StoreError>(last)
-            };
+                Ok(last)
+            });
             after = bounded(read).instrument(info_span!("db.count_stored")).await?;
             let took = started.elapsed();
             busy += took;
@@ -385,17 +368,20 @@ impl Store {
         if self.queue.is_closed() {
             return Err(StoreError::Closed);
         }
-        bounded(self.reader.ping()).instrument(info_span!("db.ping")).await
+        let read = self.reader.read(async |link| {
+            sqlx::query(PING).fetch_optional(&mut **link).await?;
+            Ok(())
+        });
+        bounded(read).instrument(info_span!("db.ping")).await
     }
 
     /// Finishes the waiting jobs and closes the database. Later calls fail with [`StoreError::Closed`].
     pub async fn close(&self) {
-        let (reply, stopped) = oneshot::channel();
         let stop = async {
             self.reader.close().await;
-            if self.queue.send(Message::Stop(reply)).await.is_ok() {
-                let _ = stopped.await;
-            }
+            self.stopping.cancel();
+            self.writers.close();
+            self.writers.wait().await;
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, stop).await.is_err() {
             warn!("the store did not close in time; what is committed is safe");
@@ -427,7 +413,7 @@ impl Store {
     }
 
     async fn exchange<T, E: From<StoreError>>(&self, job: Job, answer: Answer<T, E>) -> Result<T, E> {
-        self.queue.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
     }
 }
@@ -441,14 +427,17 @@ async fn bounded<T, E: From<StoreError>>(work: impl Future<Output = Result<T, E>
 async fn prepare(
     address: &Address,
     settings: StoreSettings,
-    random: &Arc<dyn Random>,
+    random: Arc<dyn Random>,
     now: Timestamp,
 ) -> Result<(Link, Sealer), StoreError> {
     address.find(settings.migrate)?;
     let mut link = address.connect().await?;
+    // Another daemon may be migrating: waits for it as long as it takes.
+    link.set_limits(BE_PATIENT).await?;
     prepare_schema(&mut link, settings.migrate).await?;
-    let sealer = Sealer::new(settings.keks, settings.kme, Arc::clone(random), now)?;
+    let sealer = Sealer::new(settings.keks, settings.kme, random, now)?;
     check_data_keys(&mut link, &sealer).await?;
     carry_over(&mut link, &sealer, settings.migrate, now).await?;
+    link.set_limits(BE_HASTY).await?;
     Ok((link, sealer))
 }

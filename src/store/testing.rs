@@ -15,9 +15,8 @@ pub(crate) struct Counts {
 
 /// Counts what is stored.
 pub(crate) async fn counts(store: &Store) -> Counts {
-    let mut reading = store.reader.take().await.unwrap();
-    let records: Vec<(i64, Vec<u8>)> = sqlx::query_as(RECORDS).fetch_all(&mut *reading.link).await.unwrap();
-    reading.keep();
+    let read = store.reader.read(async |link| Ok(sqlx::query_as(RECORDS).fetch_all(&mut **link).await?));
+    let records: Vec<(i64, Vec<u8>)> = read.await.unwrap();
     Counts {
         batches: records.len() as u64,
         keys: records.iter().map(|(count, slots)| full_slots(*count, slots)).sum(),

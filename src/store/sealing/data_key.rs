@@ -2,7 +2,7 @@
 //!
 //! **Nonces never repeat under one data key.** A data key is 256 fresh random bits. Only the process that drew
 //! it seals new records with it; later processes open with it and draw their own. A nonce is a 32-bit counter
-//! of the data key, then 64 random bits of the record. The counter alone keeps nonces distinct: one atomic step
+//! of the data key, then 64 random bits of the record. The counter alone keeps nonces distinct: one step
 //! takes the values for a whole record, and it never goes back. The random half covers the one case that the
 //! counter cannot see: a virtual machine resumed twice from one snapshot.
 //!
@@ -10,7 +10,6 @@
 //! one seals, one authenticates the states of records. So nothing that was sealed for another KME opens here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
@@ -23,7 +22,7 @@ use super::kek::{DATA_KEY_BYTES, KeyEncryptionKeys};
 /// Longest time that a data key seals new records.
 pub(crate) const DATA_KEY_LIFE: Duration = Duration::from_hours(1);
 /// Most records that a data key seals.
-const RECORDS_MAX: u32 = 65_536;
+pub(super) const RECORDS_MAX: u32 = 65_536;
 const LABEL: &[u8] = b"dqkd store 2";
 const TABLE: &[u8] = b"records";
 
@@ -55,9 +54,6 @@ pub struct DataKey {
     pub(crate) wrapped: Vec<u8>,
     pub(crate) created_at: Timestamp,
     pub(super) ciphers: Arc<Ciphers>,
-    /// Counter values that were taken.
-    seals: AtomicU32,
-    records: AtomicU32,
 }
 
 impl DataKey {
@@ -73,27 +69,33 @@ impl DataKey {
         random.fill(key.expose_mut())?;
         let (kek_id, wrapped) = keks.wrap(&key)?;
         let ciphers = Arc::new(Ciphers::derive(&key, kme)?);
-        let (seals, records) = (AtomicU32::new(0), AtomicU32::new(0));
-        Ok(Self { id, kek_id, wrapped, created_at: now, ciphers, seals, records })
+        Ok(Self { id, kek_id, wrapped, created_at: now, ciphers })
     }
 
     /// Whether it has sealed for its whole life. Also when the clock was set back, since nobody can tell then.
     pub(super) fn is_old(&self, now: Timestamp) -> bool {
         now < self.created_at || now.since(self.created_at) >= DATA_KEY_LIFE
     }
+}
+
+/// The data key that seals, and what it has sealed.
+pub(super) struct Current {
+    pub(super) data_key: Arc<DataKey>,
+    /// Counter values that were taken.
+    pub(super) seals: u32,
+    pub(super) records: u32,
+}
+
+impl Current {
+    pub(super) fn of(data_key: DataKey) -> Self {
+        Self { data_key: Arc::new(data_key), seals: 0, records: 0 }
+    }
 
     /// Takes `seals` counter values for a new record and returns the first. `None` when the data key has
     /// fewer left.
-    pub(super) fn take_counters(&self, seals: u32) -> Option<u32> {
-        if self.records.fetch_add(1, Ordering::Relaxed) >= RECORDS_MAX {
-            return None;
-        }
-        self.seals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(seals)).ok()
-    }
-
-    #[cfg(test)]
-    pub(super) fn leave(&self, seals: u32, records: u32) {
-        self.seals.store(u32::MAX - seals, Ordering::Relaxed);
-        self.records.store(RECORDS_MAX - records, Ordering::Relaxed);
+    pub(super) fn take_counters(&mut self, seals: u32) -> Option<u32> {
+        let after = self.seals.checked_add(seals).filter(|_| self.records < RECORDS_MAX)?;
+        self.records += 1;
+        Some(std::mem::replace(&mut self.seals, after))
     }
 }

@@ -19,7 +19,7 @@ use aws_lc_rs::{constant_time, hmac};
 use kme::{BatchId, Key, KeyId, KeyMaterial, KmeId, Random, SecretBytes, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
-use super::data_key::{Ciphers, DataKey, DataKeyId};
+use super::data_key::{Ciphers, Current, DataKey, DataKeyId};
 use super::error::SealError;
 use super::kek::KeyEncryptionKeys;
 
@@ -37,7 +37,7 @@ pub struct Sealer {
     keks: KeyEncryptionKeys,
     kme: KmeId,
     random: Arc<dyn Random>,
-    current: Mutex<Arc<DataKey>>,
+    current: Mutex<Current>,
     known: RwLock<HashMap<DataKeyId, Arc<Ciphers>>>,
     /// When a missing KEK was last reported, in milliseconds.
     warned_at: AtomicI64,
@@ -51,10 +51,10 @@ impl Sealer {
         random: Arc<dyn Random>,
         now: Timestamp,
     ) -> Result<Self, SealError> {
-        let current = Arc::new(DataKey::draw(&keks, &kme, &*random, now)?);
-        let known = RwLock::new(HashMap::from([(current.id, Arc::clone(&current.ciphers))]));
+        let first = DataKey::draw(&keks, &kme, &*random, now)?;
+        let known = RwLock::new(HashMap::from([(first.id, Arc::clone(&first.ciphers))]));
         let warned_at = AtomicI64::new(i64::MIN);
-        Ok(Self { keks, kme, random, current: Mutex::new(current), known, warned_at })
+        Ok(Self { keks, kme, random, current: Mutex::new(Current::of(first)), known, warned_at })
     }
 
     /// Whose records these are.
@@ -70,10 +70,10 @@ impl Sealer {
     /// The data key that seals now. One that is too old is replaced first.
     pub(crate) fn current(&self, now: Timestamp) -> Result<Arc<DataKey>, SealError> {
         let mut current = self.current.lock();
-        if current.is_old(now) {
+        if current.data_key.is_old(now) {
             self.replace(&mut current, now)?;
         }
-        Ok(Arc::clone(&current))
+        Ok(Arc::clone(&current.data_key))
     }
 
     /// Whether records of this data key can be opened without [`Self::learn`].
@@ -85,7 +85,7 @@ impl Sealer {
     pub(crate) fn learn(&self, id: DataKeyId, kek_id: &str, wrapped: &[u8]) -> Result<bool, SealError> {
         let Some(key) = self.keks.unwrap(kek_id, wrapped)? else { return Ok(false) };
         let ciphers = Arc::new(Ciphers::derive(&key, &self.kme)?);
-        let current = self.current.lock().id;
+        let current = self.current.lock().data_key.id;
         let mut known = self.known.write();
         if known.len() >= KNOWN_MAX {
             known.retain(|id, _| *id == current);
@@ -166,20 +166,20 @@ impl Sealer {
     /// The data key for the next record, and its first counter value.
     fn reserve(&self, seals: u32, now: Timestamp) -> Result<(Arc<DataKey>, u32), SealError> {
         let mut current = self.current.lock();
-        if !current.is_old(now)
-            && let Some(first) = current.take_counters(seals)
-        {
-            return Ok((Arc::clone(&current), first));
-        }
-        self.replace(&mut current, now)?;
-        let first = current.take_counters(seals).ok_or(SealError::Crypto)?;
-        Ok((Arc::clone(&current), first))
+        let taken = if current.data_key.is_old(now) { None } else { current.take_counters(seals) };
+        let first = if let Some(first) = taken {
+            first
+        } else {
+            self.replace(&mut current, now)?;
+            current.take_counters(seals).ok_or(SealError::Crypto)?
+        };
+        Ok((Arc::clone(&current.data_key), first))
     }
 
-    fn replace(&self, current: &mut Arc<DataKey>, now: Timestamp) -> Result<(), SealError> {
-        let fresh = Arc::new(DataKey::draw(&self.keks, &self.kme, &*self.random, now)?);
+    fn replace(&self, current: &mut Current, now: Timestamp) -> Result<(), SealError> {
+        let fresh = DataKey::draw(&self.keks, &self.kme, &*self.random, now)?;
         self.known.write().insert(fresh.id, Arc::clone(&fresh.ciphers));
-        *current = fresh;
+        *current = Current::of(fresh);
         Ok(())
     }
 }
@@ -275,6 +275,7 @@ fn nonce(first: [u8; NONCE_LEN], step: u32) -> Result<Nonce, SealError> {
 mod tests {
     use kme::OsRandom;
 
+    use super::super::data_key::RECORDS_MAX;
     use super::*;
 
     const START: Timestamp = Timestamp::from_ms(0);
@@ -332,14 +333,18 @@ mod tests {
             let (data_key, header, _) = sealer.begin(draw(), b"header", 2, now).unwrap();
             (data_key, header)
         };
+        let leave = |seals, records| {
+            let mut current = sealer.current.lock();
+            (current.seals, current.records) = (u32::MAX - seals, RECORDS_MAX - records);
+        };
         let (first, _) = begin(START);
-        first.leave(3, 9);
+        leave(3, 9);
         let (second, header) = begin(START);
         assert_eq!(second.id, first.id, "up to the very last counter");
         assert_eq!(header[..COUNTER_BYTES], (u32::MAX - 3).to_be_bytes());
         let (second, _) = begin(START);
         assert_ne!(second.id, first.id);
-        second.leave(1000, 1);
+        leave(1000, 1);
         assert_eq!(begin(START).0.id, second.id);
         let (third, _) = begin(START);
         assert_ne!(third.id, second.id);

@@ -21,12 +21,8 @@ fn target_of(site: &Site, kind: Kind) -> Site {
 }
 
 async fn copy(from: &Site, to: &Site) -> Result<Copied, StoreError> {
-    let parts = CopyParts {
-        keks: KeyEncryptionKeys::from_file(&from.path("one.kek")).unwrap(),
-        clock: from.clock.clone(),
-        random: Arc::new(OsRandom),
-    };
-    Store::copy(&from.url, &to.url, parts).await
+    let keks = KeyEncryptionKeys::from_file(&from.path("one.kek")).unwrap();
+    Store::copy(&from.url, &to.url, keks, from.clock.now()).await
 }
 
 fn rows(copied: &Copied, table: &str) -> u64 {
@@ -178,13 +174,9 @@ async fn a_seal_that_does_not_open_or_a_kek_that_is_not_given_leaves_the_target_
         let site = Site::on(from);
         let full = Full::fill(&site).await;
         let target = target_of(&site, to);
-        let parts = |kek: &Path| CopyParts {
-            keks: KeyEncryptionKeys::from_file(kek).unwrap(),
-            clock: site.clock.clone(),
-            random: Arc::new(OsRandom),
-        };
         KeyEncryptionKeys::create_file(&site.path("two.kek"), &OsRandom).unwrap();
-        let error = Store::copy(&site.url, &target.url, parts(&site.path("two.kek"))).await.unwrap_err();
+        let two = KeyEncryptionKeys::from_file(&site.path("two.kek")).unwrap();
+        let error = Store::copy(&site.url, &target.url, two, site.clock.now()).await.unwrap_err();
         assert!(matches!(error, StoreError::Seal(SealError::UnknownKek { .. })), "{error:?}");
         site.spoil(&full.shared, &full.shared.ids()[200..201]).await;
         let error = copy(&site, &target).await.unwrap_err();

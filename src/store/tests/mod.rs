@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
+use kme::{KeyMaterial, ManualClock, Party, Recipient, SaeId, SecretBytes, SourceGrade};
 use testkit::postgres::TestPostgres;
 
 use super::testing::{Counts, counts};
@@ -68,7 +68,7 @@ impl Site {
     }
 
     pub(super) async fn migrate(&self) -> Result<(), StoreError> {
-        Store::migrate(self.settings("one.kek"), &*self.clock, Arc::new(OsRandom)).await
+        Store::migrate(self.settings("one.kek"), self.clock.now()).await
     }
 
     /// A connection of the test itself, to read or spoil what is stored.

@@ -22,5 +22,5 @@ pub(crate) use self::ready::{GiveBack, Lease, PairText};
 pub use self::retrieve::MAX_KEYS_PER_RETRIEVAL;
 pub(crate) use self::retrieve::{Records, Retrieve};
 pub(crate) use self::sweep::Sweep;
-pub(crate) use self::verb::{AfterCommit, Verb};
+pub(crate) use self::verb::Verb;
 pub(crate) use self::void::{Void, VoidUnlessLeased};

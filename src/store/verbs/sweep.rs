@@ -8,7 +8,7 @@ use tracing::error;
 use super::ids::id_bytes;
 use super::rows::{self, Found};
 use super::sql;
-use super::verb::{AfterCommit, Verb};
+use super::verb::Verb;
 use crate::store::connection::{Dialect, Link};
 use crate::store::error::StoreError;
 use crate::store::record::KeyState;
@@ -107,10 +107,5 @@ impl Verb for Sweep {
 
     fn is_change(swept: &Swept) -> bool {
         swept.any()
-    }
-
-    /// The log may still hold what was erased.
-    fn after_commit(&self, swept: &Swept) -> AfterCommit {
-        if swept.any() { AfterCommit::CheckpointIfDue } else { AfterCommit::Checkpoint }
     }
 }

@@ -38,18 +38,4 @@ pub(crate) trait Verb: Send + Sync + 'static {
     fn is_change(_output: &Self::Output) -> bool {
         true
     }
-
-    /// What the writer does after the commit, or when there was nothing to commit.
-    fn after_commit(&self, _output: &Self::Output) -> AfterCommit {
-        AfterCommit::Nothing
-    }
-}
-
-/// What a writer does after a commit.
-pub(crate) enum AfterCommit {
-    Nothing,
-    /// Moves the write-ahead log of SQLite into the database file.
-    Checkpoint,
-    /// The same, if that was not done for a while.
-    CheckpointIfDue,
 }

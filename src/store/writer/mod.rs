@@ -26,13 +26,13 @@ use tracing::{debug, error, info, warn};
 
 use self::commit::Mark;
 pub(crate) use self::commit_race::{CommitRace, GiveUpOnDrop};
-pub(crate) use self::jobs::{Answer, Job, Message, Queue};
+pub(crate) use self::jobs::{Answer, Job, Queue};
 use super::connection::{Address, Dialect, Link};
 use super::error::StoreError;
-use super::meter::{Meter, Outcome};
+use super::meter::Meter;
 use super::record::Prefix;
 use super::sealing::{SealError, Sealer};
-use super::verbs::{AfterCommit, Needs, Records};
+use super::verbs::{Needs, Records};
 
 /// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the
 /// next.
@@ -50,8 +50,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for a ROLLBACK, or to close a connection.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the write-ahead log is emptied, also under load.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// How often the write-ahead log is emptied, also under load. (The sweep is a job each second.)
+const EMPTY_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A transaction that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -70,13 +70,12 @@ pub(crate) struct Writer {
     parts: WriterParts,
     link: Option<Link>,
     mark: Mark,
-    /// Whether the write-ahead log should be moved into the database file.
-    wants_checkpoint: bool,
-    checkpointed_at: Instant,
+    /// When the write-ahead log was last emptied.
+    emptied_at: Instant,
 }
 
 /// What became of one transaction.
-enum Ended {
+pub(crate) enum Ended {
     /// Committed, or without a change.
     Committed,
     /// Not committed, because the caller of a retrieval gave up.
@@ -86,20 +85,10 @@ enum Ended {
     Failed(StoreError),
 }
 
-impl Ended {
-    fn outcome(&self) -> Outcome<'_> {
-        match self {
-            Self::Committed => Outcome::Committed,
-            Self::GivenUp => Outcome::RolledBack,
-            Self::Hindered(error) | Self::Failed(error) => Outcome::Failed(error),
-        }
-    }
-}
-
 impl Writer {
     pub(crate) fn new(parts: WriterParts, link: Option<Link>) -> Result<Self, SealError> {
         let mark = Mark::draw(&*parts.random)?;
-        Ok(Self { parts, link, mark, wants_checkpoint: false, checkpointed_at: Instant::now() })
+        Ok(Self { parts, link, mark, emptied_at: Instant::now() })
     }
 
     /// Works until told to stop or until every sender is gone. Then closes the connection, which on SQLite
@@ -107,9 +96,7 @@ impl Writer {
     pub(crate) async fn run(mut self, queue: Arc<Queue>) {
         while let Some(jobs) = queue.next_group().await {
             self.settle(jobs).await;
-            if std::mem::take(&mut self.wants_checkpoint) {
-                self.checkpoint().await;
-            }
+            self.empty_log().await;
         }
         self.close_link().await;
     }
@@ -149,7 +136,7 @@ impl Writer {
                 self.link = None;
                 Ended::Failed(StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)))
             });
-            self.parts.meter.note(jobs.iter().map(Job::name), ended.outcome(), began.elapsed());
+            self.parts.meter.note(jobs.iter().map(Job::name), &ended, began.elapsed());
             let took = started.elapsed();
             if took > SLOW {
                 info!(
@@ -162,13 +149,6 @@ impl Writer {
             match ended {
                 Ended::Committed => {
                     for job in jobs {
-                        match job.after_commit() {
-                            AfterCommit::Nothing => {}
-                            AfterCommit::Checkpoint => self.wants_checkpoint = true,
-                            AfterCommit::CheckpointIfDue => {
-                                self.wants_checkpoint |= self.checkpointed_at.elapsed() >= CHECKPOINT_EVERY;
-                            }
-                        }
                         job.succeed();
                     }
                     return Ok(());
@@ -194,13 +174,14 @@ impl Writer {
     /// One transaction, from BEGIN to its certain end.
     async fn attempt(&mut self, jobs: &mut [Job]) -> Ended {
         let now = self.parts.clock.now();
-        if self.link.is_none() {
-            match self.parts.address.connect().await {
-                Ok(link) => self.link = Some(link),
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => match self.parts.address.connect().await {
+                Ok(link) => link,
                 Err(error) => return Ended::Failed(error),
-            }
-        }
-        let Some(link) = &mut self.link else { return Ended::Failed(StoreError::Closed) };
+            },
+        };
+        let link = self.link.insert(link);
         let dialect = link.dialect();
         let begun = commit::begin(link, &mut self.mark, &*self.parts.random, now);
         if let Err(error) = limited(dialect, WORK_TIMEOUT, begun).await {
@@ -314,16 +295,15 @@ impl Writer {
         }
     }
 
-    /// Moves the write-ahead log into the database file. From time to time it also empties the log, which
-    /// else keeps what was erased until it is overwritten. Postgres needs no such call.
-    async fn checkpoint(&mut self) {
+    /// Moves the write-ahead log into the database file and empties it, from time to time: else it keeps what was
+    /// erased until it is overwritten. Postgres needs no such call.
+    async fn empty_log(&mut self) {
         let Some(link) = self.link.as_mut().filter(|link| link.dialect() == Dialect::Sqlite) else { return };
-        let mut statement = "PRAGMA wal_checkpoint(PASSIVE)";
-        if self.checkpointed_at.elapsed() >= CHECKPOINT_EVERY {
-            statement = "PRAGMA wal_checkpoint(TRUNCATE)";
-            self.checkpointed_at = Instant::now();
+        if self.emptied_at.elapsed() < EMPTY_LOG_EVERY {
+            return;
         }
-        if let Err(error) = sqlx::query(statement).execute(&mut **link).await {
+        self.emptied_at = Instant::now();
+        if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut **link).await {
             warn!(%error, "the write-ahead log could not be moved into the database file");
         }
     }

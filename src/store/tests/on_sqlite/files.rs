@@ -58,11 +58,11 @@ async fn a_retrieved_key_is_in_no_file_soon_after_not_even_sealed() {
     };
     Ask::by("bob").gets(&store, &ids[..2]).await;
     assert!(is_somewhere(slots[0]), "the log still has it");
+    let expired = Sample::to_bob(1);
+    expired.with_life(START, async |batch| store.insert_batch(batch).await).await.unwrap();
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(10)).await;
     tokio::time::resume();
-    let expired = Sample::to_bob(1);
-    expired.with_life(START, async |batch| store.insert_batch(batch).await).await.unwrap();
     assert_eq!(store.sweep(1).await.unwrap().batches, 1);
     // The log is emptied after the answer, and before the next job.
     assert!(!store.sweep(1).await.unwrap().any());
