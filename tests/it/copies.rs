@@ -9,7 +9,7 @@ fn a_master_gets_its_copy_until_it_ends_then_its_site_forgets_the_key_and_the_sl
     needs!(Curl);
     let mut network = Network::generate(2);
     // Without a reserve, so that every batch in the databases is of the request below.
-    let settings = "[keys]\nmin_stored_per_pair = 0\n\n[retrieval]\nmaster_ttl = \"4s\"\n\n[limits]\n\
+    let settings = "[keys]\nmin_stored_per_pair = 0\n\n[retrieval]\nmaster_ttl = \"10s\"\n\n[limits]\n\
                     request_timeout = \"2s\"\n\n[store]";
     network.configure(0, "[store]", settings);
     network.start_pools(3);
