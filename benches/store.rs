@@ -85,7 +85,7 @@ impl Bench {
             copy_ends_at: None,
             keys,
         };
-        self.store.insert_batch(&batch).await.unwrap();
+        self.store.insert_batches(std::slice::from_ref(&batch)).await.unwrap();
     }
 
     fn recipient(&self) -> Recipient {
@@ -113,7 +113,7 @@ impl Bench {
             keys,
         };
         let until = SystemClock.now().plus(LIFE / 2);
-        self.store.insert_ready(&batch, &Self::grade(), until).await.unwrap();
+        self.store.insert_ready(std::slice::from_ref(&batch), &Self::grade(), until).await.unwrap();
     }
 
     async fn retrieve(&self, key_ids: &[KeyId]) {

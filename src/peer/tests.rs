@@ -172,7 +172,7 @@ impl Peer {
 async fn an_acknowledgement_must_be_of_the_batch_that_was_pushed() {
     let right = r#"{"batch_id": "01010101-0101-0101-0101-010101010101", "keys": 1}"#;
     let peer = Peer::answering(200, right, SETTINGS).await;
-    peer.client.push(&metadata()).await.unwrap();
+    peer.client.push(&[metadata()]).await.unwrap();
     for wrong in [
         r#"{"batch_id": "01010101-0101-0101-0101-010101010101", "keys": 2}"#,
         r#"{"batch_id": "02010101-0101-0101-0101-010101010101", "keys": 1}"#,
@@ -180,7 +180,7 @@ async fn an_acknowledgement_must_be_of_the_batch_that_was_pushed() {
         "not JSON",
     ] {
         let peer = Peer::answering(200, wrong, SETTINGS).await;
-        let refused = peer.client.push(&metadata()).await.unwrap_err().error;
+        let refused = peer.client.push(&[metadata()]).await.unwrap_err().error;
         assert!(matches!(refused, PeerError::Garbled { .. }), "{wrong}: {refused}");
     }
 }
@@ -192,7 +192,7 @@ async fn refusals_are_final_and_sorted_by_who_can_change_them() {
         [(422, false, false), (409, false, false), (424, true, false), (503, false, true)]
     {
         let peer = Peer::answering(status, body, SETTINGS).await;
-        let refused = peer.client.push(&metadata()).await.unwrap_err().error;
+        let refused = peer.client.push(&[metadata()]).await.unwrap_err().error;
         assert_eq!(refused.refuses_set(), set_gone, "{refused}");
         assert_eq!(matches!(refused, PeerError::Busy { .. }), busy, "{refused}");
         assert!(refused.to_string().ends_with("because"), "{refused}");

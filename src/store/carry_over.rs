@@ -161,7 +161,7 @@ async fn move_batch(
     state.voided = row.try_get::<&str, _>("state")? == "voided";
     let keys = keys.iter().map(Option::as_ref);
     let new = Record::seal(batch_id, header, state, keys, sealer, now)?;
-    rows::insert(link, sealer, &new).await
+    rows::insert(link, sealer, &[&new]).await
 }
 
 fn header(row: &AnyRow, damaged: impl Fn() -> StoreError) -> Result<Header, StoreError> {

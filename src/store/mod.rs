@@ -59,11 +59,11 @@ pub use self::types::{
     RetrievalMode, ReturnedBlock, Role, Swept, Tombstone, VoidOutcome,
 };
 pub use self::usage::{Excess, Owner, Reserved, Stored, Usage};
-pub use self::verbs::MAX_KEYS_PER_RETRIEVAL;
 use self::verbs::{
     GiveBack, Insert, Lease, PairText, Retrieve, Sweep, Verb, Void, VoidUnlessLeased, check_data_keys,
     count_batches, count_tombstones,
 };
+pub use self::verbs::{MAX_BATCHES_PER_INSERT, MAX_KEYS_PER_RETRIEVAL};
 use self::writer::{Answer, CommitRace, GiveUpOnDrop, Job, POSTGRES_WRITERS, Queue, Writer, WriterParts};
 use crate::metrics::Registry;
 
@@ -185,32 +185,33 @@ impl Store {
         if url.starts_with("sqlite:") { Ok(()) } else { Address::parse(url).map(|_| ()) }
     }
 
-    /// Stores a batch in one transaction. Storing the same content again changes nothing.
+    /// Stores 1 to [`MAX_BATCHES_PER_INSERT`] batches in one transaction, all or none: none unless each is new or
+    /// already stored. Storing the same content again changes nothing.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored. After [`StoreError::Uncertain`], repeat the call to find out.
-    pub async fn insert_batch(&self, batch: &NewBatch<'_>) -> Result<Inserted, StoreError> {
-        if batch.entitled.is_empty() {
+    pub async fn insert_batches(&self, batches: &[NewBatch<'_>]) -> Result<Inserted, StoreError> {
+        if batches.iter().any(|batch| batch.entitled.is_empty()) {
             return Err(StoreError::Misuse("a batch that nobody here may retrieve"));
         }
-        self.insert(batch, None).await
+        self.insert(batches, None).await
     }
 
-    /// Stores a batch, which must have one recipient, and lists its keys as ready: they can be leased until
-    /// `usable_until`.
+    /// Stores batches, each of which must have one recipient, and lists their keys as ready: they can be leased
+    /// until `usable_until`.
     ///
     /// # Errors
-    /// As for [`Self::insert_batch`].
+    /// As for [`Self::insert_batches`].
     pub async fn insert_ready(
         &self,
-        batch: &NewBatch<'_>,
+        batches: &[NewBatch<'_>],
         grade: &SourceGrade,
         usable_until: Timestamp,
     ) -> Result<Inserted, StoreError> {
-        let [_] = batch.recipients else {
+        if batches.iter().any(|batch| batch.recipients.len() != 1) {
             return Err(StoreError::Misuse("ready keys are for one recipient"));
-        };
-        self.insert(batch, Some(Ready::new(usable_until, grade.clone()))).await
+        }
+        self.insert(batches, Some(&Ready::new(usable_until, grade.clone()))).await
     }
 
     /// Takes up to `blocks` blocks of a pair's ready keys out of the store, earliest end first. Returns them
@@ -255,9 +256,9 @@ impl Store {
         self.is_shared
     }
 
-    async fn insert(&self, batch: &NewBatch<'_>, ready: Option<Ready>) -> Result<Inserted, StoreError> {
-        let span = info_span!("db.insert_batch", batch.id = %batch.batch_id, keys = batch.keys.len());
-        let insert = Insert::new(batch, ready, &self.sealer, self.clock.now())?;
+    async fn insert(&self, batches: &[NewBatch<'_>], ready: Option<&Ready>) -> Result<Inserted, StoreError> {
+        let span = info_span!("db.insert", batches = batches.len());
+        let insert = Insert::new(batches, ready, &self.sealer, self.clock.now())?;
         self.call(insert).instrument(span).await
     }
 

@@ -1,8 +1,17 @@
 //! For tests here and elsewhere: how much a store holds.
 
-use super::Store;
+use std::slice;
+
+use super::{Inserted, NewBatch, Store, StoreError};
 
 const RECORDS: &str = "SELECT key_count, slots FROM records";
+
+impl Store {
+    /// Stores one batch.
+    pub(crate) async fn insert_batch(&self, batch: &NewBatch<'_>) -> Result<Inserted, StoreError> {
+        self.insert_batches(slice::from_ref(batch)).await
+    }
+}
 
 /// How much is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

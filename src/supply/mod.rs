@@ -116,8 +116,12 @@ impl Supply {
         let maker = Arc::new(KeyMaker::new(Arc::clone(&parts), settings));
         let max = u64::from(settings.max_stored_per_pair);
         let reserve_settings = ReserveSettings {
-            bounds: Bounds { floor: u64::from(settings.min_stored_per_pair).min(max), max },
-            block_keys: blast::max_keys_per_batch(settings.default_key_bytes).max(1),
+            bounds: Bounds {
+                floor: u64::from(settings.min_stored_per_pair).min(max),
+                max,
+                block: blast::max_keys_per_batch(settings.default_key_bytes).max(1) as u64,
+                delivery: batch::keys_per_delivery(settings.default_key_bytes, parts.sets.largest_bits()),
+            },
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
             master_ttl: settings.master_ttl,

@@ -8,6 +8,7 @@ mod on_sqlite;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -259,7 +260,9 @@ impl Sample {
         let master = Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master };
         self.entitled = master_refetch.then_some(master).into_iter().collect();
         let until = START.plus(HALF);
-        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
+        let inserted = self
+            .with_batch(async |batch| store.insert_ready(slice::from_ref(batch), &grade(), until).await)
+            .await;
         assert_eq!(inserted.unwrap(), Inserted::Stored);
         self
     }

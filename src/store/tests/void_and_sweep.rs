@@ -133,7 +133,9 @@ async fn a_data_key_that_is_swept_while_a_batch_waits_comes_back_with_the_batch(
     Sample::to_bob(1).stored(&store).await;
     site.clock.advance(Duration::from_mins(59));
     let sample = Sample::to_bob(2);
-    let seal = async |batch: &NewBatch<'_>| Insert::new(batch, None, &store.sealer, store.clock.now());
+    let seal = async |batch: &NewBatch<'_>| {
+        Insert::new(slice::from_ref(batch), None, &store.sealer, store.clock.now())
+    };
     let waiting = sample.with_life(START.plus(3 * HOUR), seal).await.unwrap();
     site.clock.advance(HOUR);
     let swept = Swept { batches: 1, data_keys: 1, ..Swept::default() };

@@ -1,11 +1,10 @@
-//! Storing a batch.
+//! Storing batches.
 
 use kme::life::{self, Known};
 use kme::{Key, KeyId, Timestamp};
 
 use super::locks::Needs;
 use super::rows::{self, Found};
-use super::sql;
 use super::verb::Verb;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
@@ -13,70 +12,90 @@ use crate::store::record::{Header, NewRecord, Ready, Record, State, check_keys};
 use crate::store::sealing::Sealer;
 use crate::store::types::{Inserted, NewBatch};
 
+/// Most batches of one [`Insert`].
+pub const MAX_BATCHES_PER_INSERT: usize = 16;
 /// Most records whose key IDs begin with the same bytes. A retrieval reads all of them, so a peer that chooses them
 /// on purpose must not make one request read its whole store. By chance there are hardly ever two.
 const RECORDS_PER_PREFIX: usize = 8;
 
-/// Stores a batch, which is sealed already.
-pub(crate) struct Insert(NewRecord);
+/// Stores batches, which are sealed already: all of them or none.
+pub(crate) struct Insert(Vec<NewRecord>);
+
+/// The tombstones of some batches: batch and source.
+type Tombstones = [(Vec<u8>, String)];
 
 impl Insert {
-    /// Checks and seals `batch`. With `ready`, its keys may be leased.
+    /// Checks and seals `batches`. With `ready`, their keys may be leased.
     pub(crate) fn new(
-        batch: &NewBatch<'_>,
-        ready: Option<Ready>,
+        batches: &[NewBatch<'_>],
+        ready: Option<&Ready>,
         sealer: &Sealer,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let mut keys: Vec<&Key> = batch.keys.iter().collect();
-        let (key_ids, key_bytes) = check_keys(&mut keys)?;
-        let mut state = State::fresh(keys.len(), ready);
-        if let Some(end) = batch.copy_ends_at {
-            state.keep_copies_until(end);
+        let seal = |batch: &NewBatch<'_>| {
+            let mut keys: Vec<&Key> = batch.keys.iter().collect();
+            let (key_ids, key_bytes) = check_keys(&mut keys)?;
+            let mut state = State::fresh(keys.len(), ready.cloned());
+            if let Some(end) = batch.copy_ends_at {
+                state.keep_copies_until(end);
+            }
+            let header = Header::of(batch, key_ids, key_bytes);
+            let keys = keys.into_iter().map(Some);
+            Record::seal(batch.batch_id, header, state, keys, sealer, now)
+        };
+        if batches.is_empty() || batches.len() > MAX_BATCHES_PER_INSERT {
+            return Err(StoreError::Misuse("no batch, or too many, in one insert"));
         }
-        let header = Header::of(batch, key_ids, key_bytes);
-        let keys = keys.into_iter().map(Some);
-        Record::seal(batch.batch_id, header, state, keys, sealer, now).map(Self)
-    }
-
-    async fn known(&self, link: &mut Link, sealer: &Sealer) -> Result<Known, StoreError> {
-        let new = &self.0.record;
-        let met = rows::met_by(link, sealer, new.batch_id, new.header.prefix()).await?;
-        let met = met.into_iter().map(Found::sound).collect::<Result<Vec<_>, _>>()?;
-        if let Some(known) = met.iter().find(|record| record.batch_id == new.batch_id) {
-            let same_content =
-                known.header.source == new.header.source && known.header.content == new.header.content;
-            return Ok(Known::Batch { same_content, voided: known.state.voided });
-        }
-        let tombstones: i64 = sqlx::query_scalar(link.text(sql::TOMBSTONE))
-            .bind(new.batch_id.as_bytes().as_slice())
-            .bind(new.header.source.as_str())
-            .fetch_one(&mut **link)
-            .await?;
-        if tombstones > 0 {
-            return Ok(Known::Tombstone);
-        }
-        let is_in_use = |id: &KeyId| met.iter().any(|other| other.slot_of(*id).is_some());
-        if met.len() >= RECORDS_PER_PREFIX || new.header.key_ids.iter().any(is_in_use) {
-            return Ok(Known::KeyIdsInUse);
-        }
-        Ok(Known::Unknown)
+        batches.iter().map(seal).collect::<Result<_, _>>().map(Self)
     }
 
     /// Adds what this brings to `needs`.
     pub(super) fn needs(&self, needs: &mut Needs) {
-        let Self(NewRecord { record, .. }) = self;
-        needs.new_batch(record.batch_id, record.header.prefix());
+        for NewRecord { record, .. } in &self.0 {
+            needs.new_batch(record.batch_id, record.header.prefix());
+        }
     }
 
-    /// Stores it unless the rule for pushes forbids it.
+    /// Stores them unless the rule for pushes forbids one of them.
     pub(super) async fn carry_out(&self, link: &mut Link, sealer: &Sealer) -> Result<Inserted, StoreError> {
-        let inserted = life::push(self.known(link, sealer).await?);
-        if inserted == Inserted::Stored {
-            rows::insert(link, sealer, &self.0).await?;
+        let met = rows::met_by(link, sealer, &self.0).await?;
+        let met = met.into_iter().map(Found::sound).collect::<Result<Vec<_>, _>>()?;
+        let tombstones = rows::tombstones(link, &self.0).await?;
+        let (mut others, mut fresh) = (met.iter().collect::<Vec<_>>(), Vec::with_capacity(self.0.len()));
+        for new in &self.0 {
+            match life::push(known(&new.record, &others, &tombstones)) {
+                Inserted::Stored => fresh.push(new),
+                Inserted::AlreadyStored => {}
+                refused => return Ok(refused),
+            }
+            others.push(&new.record);
         }
-        Ok(inserted)
+        if fresh.is_empty() {
+            return Ok(Inserted::AlreadyStored);
+        }
+        rows::insert(link, sealer, &fresh).await?;
+        Ok(Inserted::Stored)
     }
+}
+
+/// What this site knows of a new batch, where it meets `others`.
+fn known(new: &Record, others: &[&Record], tombstones: &Tombstones) -> Known {
+    if let Some(known) = others.iter().find(|record| record.batch_id == new.batch_id) {
+        let same_content =
+            known.header.source == new.header.source && known.header.content == new.header.content;
+        return Known::Batch { same_content, voided: known.state.voided };
+    }
+    let id: &[u8] = new.batch_id.as_bytes();
+    if tombstones.iter().any(|(batch, source)| batch == id && *source == new.header.source.as_str()) {
+        return Known::Tombstone;
+    }
+    let prefix = new.header.prefix();
+    let alike = || others.iter().filter(|other| other.header.prefix() == prefix);
+    let is_in_use = |id: &KeyId| alike().any(|other| other.slot_of(*id).is_some());
+    if alike().count() >= RECORDS_PER_PREFIX || new.header.key_ids.iter().any(is_in_use) {
+        return Known::KeyIdsInUse;
+    }
+    Known::Unknown
 }
 
 impl Verb for Insert {
@@ -84,10 +103,10 @@ impl Verb for Insert {
     const NAME: &'static str = "insert";
 
     fn key_count(&self) -> usize {
-        self.0.record.header.key_ids.len()
+        self.0.iter().map(|new| new.record.header.key_ids.len()).sum()
     }
 
-    /// Keeps others from storing or voiding this batch, so what [`Self::known`] finds still holds at the
+    /// Keeps others from storing or voiding these batches, so what [`Self::carry_out`] finds still holds at the
     /// write.
     fn lock(&self, needs: &mut Needs) {
         self.needs(needs);

@@ -65,7 +65,7 @@ impl Needs {
         }
         if !self.records.is_empty() || !self.prefixes.is_empty() {
             let prefixes = numbers(dialect, self.prefixes);
-            let records = numbers(dialect, self.records.iter().map(|id| hex::encode(id.as_bytes())));
+            let records = sql::ids(dialect, &self.records);
             sqlx::query(sql::LOCK_RECORDS).bind(prefixes).bind(records).execute(&mut **link).await?;
         }
         Ok(())

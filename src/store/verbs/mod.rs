@@ -17,6 +17,7 @@ pub(crate) use self::count::{count_batches, count_tombstones};
 pub(crate) use self::data_keys::{check_data_keys, unwrap_data_key};
 pub(crate) use self::ids::id_bytes;
 pub(crate) use self::insert::Insert;
+pub use self::insert::MAX_BATCHES_PER_INSERT;
 pub(crate) use self::locks::Needs;
 pub(crate) use self::ready::{GiveBack, Lease, PairText};
 pub use self::retrieve::MAX_KEYS_PER_RETRIEVAL;

@@ -187,7 +187,7 @@ impl GiveBack {
                 copy_ends_at: None,
                 keys: block.keys,
             };
-            let anew = Insert::new(&batch, Some(terms.clone()), sealer, now)?;
+            let anew = Insert::new(std::slice::from_ref(&batch), Some(&terms), sealer, now)?;
             let copy = |key: &Key| Key {
                 id: key.id,
                 material: KeyMaterial::new(SecretBytes::copy_of(key.material.expose())),

@@ -10,7 +10,7 @@ use super::sql;
 use crate::store::connection::{Link, Sql};
 use crate::store::error::StoreError;
 use crate::store::record::{self, NewRecord, Prefix, Record};
-use crate::store::sealing::Sealer;
+use crate::store::sealing::{DataKeyId, Sealer};
 
 /// A row of `records`.
 pub(super) enum Found {
@@ -50,16 +50,25 @@ pub(super) async fn record(
     }
 }
 
-/// What a push of `batch_id`, whose key IDs begin with `prefix`, may meet.
+/// What new batches may meet: the records of these batch IDs, and those whose key IDs begin with these prefixes.
 pub(super) async fn met_by(
     link: &mut Link,
     sealer: &Sealer,
-    batch_id: BatchId,
-    prefix: Prefix,
+    new: &[NewRecord],
 ) -> Result<Vec<Found>, StoreError> {
-    let id: &[u8] = batch_id.as_bytes();
-    let rows = sqlx::query_as(link.text(sql::MET)).bind(id).bind(prefix).fetch_all(&mut **link).await?;
+    let ids = sql::ids(link.dialect(), new.iter().map(|new| &new.record.batch_id));
+    let prefixes = sql::numbers(link.dialect(), new.iter().map(|new| new.record.header.prefix()));
+    let rows = sqlx::query_as(link.text(sql::MET)).bind(ids).bind(prefixes).fetch_all(&mut **link).await?;
     open_all(link, sealer, rows).await
+}
+
+/// The tombstones of these batch IDs: batch and source.
+pub(super) async fn tombstones(
+    link: &mut Link,
+    new: &[NewRecord],
+) -> Result<Vec<(Vec<u8>, String)>, StoreError> {
+    let ids = sql::ids(link.dialect(), new.iter().map(|new| &new.record.batch_id));
+    Ok(sqlx::query_as(link.text(sql::TOMBSTONES)).bind(ids).fetch_all(&mut **link).await?)
 }
 
 /// All records whose key IDs begin with one of `prefixes`.
@@ -129,37 +138,45 @@ async fn open(link: &mut Link, sealer: &Sealer, row: Row) -> Result<Found, Store
     })
 }
 
-/// Adds a record.
-pub(crate) async fn insert(link: &mut Link, sealer: &Sealer, new: &NewRecord) -> Result<(), StoreError> {
-    let NewRecord { record, sealed_header, data_key } = new;
-    // With every record: the sweep of another process may have erased it as unused.
-    sqlx::query(link.text(sql::INSERT_DATA_KEY))
-        .bind(data_key.id.as_slice())
-        .bind(data_key.kek_id.as_str())
-        .bind(data_key.wrapped.as_slice())
-        .bind(data_key.created_at.as_ms())
-        .bind(sealer.kme().as_str())
-        .execute(&mut **link)
-        .await?;
-    let (header, listed) = (&record.header, record.listed()?);
-    sqlx::query(link.text(sql::INSERT_RECORD))
-        .bind(record.batch_id.as_bytes().as_slice())
-        .bind(header.prefix())
-        .bind(header.source.as_str())
-        .bind(header.master.as_str())
-        .bind(listed.recipient)
-        .bind(length(header.key_ids.len())?)
-        .bind(length(header.key_bytes)?)
-        .bind(data_key.id.as_slice())
-        .bind(listed.kept_until.as_ms())
-        .bind(length(listed.ready_keys)?)
-        .bind(listed.ready_until.map(Timestamp::as_ms))
-        .bind(listed.erase_at.map(Timestamp::as_ms))
-        .bind(sealed_header.as_slice())
-        .bind(record.protected_state()?)
-        .bind(record.slots())
-        .execute(&mut **link)
-        .await?;
+/// Adds records, all in one statement.
+pub(crate) async fn insert(link: &mut Link, sealer: &Sealer, new: &[&NewRecord]) -> Result<(), StoreError> {
+    let mut written: Option<DataKeyId> = None;
+    for NewRecord { data_key, .. } in new {
+        if written == Some(data_key.id) {
+            continue;
+        }
+        // With every insert: the sweep of another process may have erased it as unused.
+        sqlx::query(link.text(sql::INSERT_DATA_KEY))
+            .bind(data_key.id.as_slice())
+            .bind(data_key.kek_id.as_str())
+            .bind(data_key.wrapped.as_slice())
+            .bind(data_key.created_at.as_ms())
+            .bind(sealer.kme().as_str())
+            .execute(&mut **link)
+            .await?;
+        written = Some(data_key.id);
+    }
+    let mut insert: Query<'_, _, AnyArguments> = sqlx::query(AssertSqlSafe(sql::insert_records(new.len())));
+    for NewRecord { record, sealed_header, data_key } in new {
+        let (header, listed) = (&record.header, record.listed()?);
+        insert = insert
+            .bind(record.batch_id.as_bytes().as_slice())
+            .bind(header.prefix())
+            .bind(header.source.as_str())
+            .bind(header.master.as_str())
+            .bind(listed.recipient)
+            .bind(length(header.key_ids.len())?)
+            .bind(length(header.key_bytes)?)
+            .bind(data_key.id.as_slice())
+            .bind(listed.kept_until.as_ms())
+            .bind(length(listed.ready_keys)?)
+            .bind(listed.ready_until.map(Timestamp::as_ms))
+            .bind(listed.erase_at.map(Timestamp::as_ms))
+            .bind(sealed_header.as_slice())
+            .bind(record.protected_state()?)
+            .bind(record.slots());
+    }
+    insert.execute(&mut **link).await?;
     Ok(())
 }
 

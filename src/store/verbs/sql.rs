@@ -11,6 +11,8 @@
 
 use std::fmt::Write as _;
 
+use kme::BatchId;
+
 use crate::store::connection::{Dialect, Sql};
 
 /// A statement whose Postgres text differs.
@@ -40,9 +42,18 @@ pub(crate) const RECORD: Sql = sql!(
     select_record!("records r WHERE r.batch_id = $1"),
     select_record!("records r WHERE r.batch_id = $1 FOR UPDATE")
 );
-/// What a push may meet: the record of its batch, and those of its prefix. Not locked: an insert holds advisory
-/// locks on both, and changes neither.
-pub(crate) const MET: Sql = Sql::same(select_record!("records r WHERE r.batch_id = $1 OR r.prefix = $2"));
+/// What new batches may meet: records of their batch IDs (`$1`) and of their prefixes (`$2`). Not locked: an
+/// insert holds advisory locks on both, and changes neither.
+pub(crate) const MET: Sql = sql!(
+    select_record!(
+        "records r WHERE r.batch_id IN (SELECT unhex(value) FROM json_each($1)) \
+         OR r.prefix IN (SELECT value FROM json_each($2))"
+    ),
+    select_record!(
+        "records r WHERE r.batch_id = ANY(ARRAY(SELECT decode(id, 'hex') FROM unnest(CAST($1 AS text[])) AS id)) \
+         OR r.prefix = ANY(CAST($2 AS bigint[]))"
+    )
+);
 /// Of the prefixes in `$1`.
 pub(crate) const RECORDS: Sql = sql!(
     select_record!("json_each($1) p CROSS JOIN records r WHERE r.prefix = p.value"),
@@ -67,11 +78,6 @@ pub(crate) const DUE: Sql = sql!(
         "records r WHERE r.erase_at_ms <= $1 ORDER BY r.erase_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED"
     )
 );
-pub(crate) const INSERT_RECORD: Sql = Sql::same(
-    "INSERT INTO records (batch_id, prefix, source_kme, master_sae, recipient, key_count, key_bytes, \
-     data_key_id, expires_at_ms, ready_keys, ready_until_ms, erase_at_ms, header, state, slots) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-);
 /// All columns that ever change.
 pub(crate) const UPDATE_RECORD: Sql = Sql::same(
     "UPDATE records SET state = $2, slots = $3, recipient = $4, ready_keys = $5, ready_until_ms = $6, \
@@ -79,6 +85,7 @@ pub(crate) const UPDATE_RECORD: Sql = Sql::same(
 );
 /// Most records of one [`update_records`].
 pub(crate) const UPDATE_RECORDS_MAX: usize = 64;
+const RECORD_COLUMNS: usize = 15;
 /// For a record that is not what its row says: no lease and no sweep finds it until it expires.
 pub(crate) const UNLIST_RECORD: Sql =
     Sql::same("UPDATE records SET ready_until_ms = NULL, erase_at_ms = NULL WHERE batch_id = $1");
@@ -87,8 +94,12 @@ pub(crate) const COUNT_READY: Sql = Sql::same(
      WHERE master_sae = $1 AND recipient = $2 AND ready_until_ms > $3",
 );
 
-pub(crate) const TOMBSTONE: Sql =
-    Sql::same("SELECT count(*) FROM tombstones WHERE batch_id = $1 AND source_kme = $2");
+/// Of the batch IDs in `$1`.
+pub(crate) const TOMBSTONES: Sql = sql!(
+    "SELECT batch_id, source_kme FROM tombstones WHERE batch_id IN (SELECT unhex(value) FROM json_each($1))",
+    "SELECT batch_id, source_kme FROM tombstones WHERE batch_id = ANY(ARRAY(\
+     SELECT decode(id, 'hex') FROM unnest(CAST($1 AS text[])) AS id))"
+);
 pub(crate) const INSERT_TOMBSTONE: Sql = Sql::same(
     "INSERT INTO tombstones (batch_id, source_kme, expires_at_ms) VALUES ($1, $2, $3) \
      ON CONFLICT (batch_id, source_kme) DO NOTHING",
@@ -139,6 +150,25 @@ pub(crate) const LOCK_RECORDS: &str = "SELECT batch_id FROM records WHERE batch_
      UNION ALL SELECT decode(id, 'hex') FROM unnest(CAST($2 AS text[])) AS id)) \
      ORDER BY batch_id FOR UPDATE";
 
+/// The statement that adds `records` records. Its parameters are all columns of each.
+pub(crate) fn insert_records(records: usize) -> String {
+    let mut text = String::from(
+        "INSERT INTO records (batch_id, prefix, source_kme, master_sae, recipient, key_count, key_bytes, \
+         data_key_id, expires_at_ms, ready_keys, ready_until_ms, erase_at_ms, header, state, slots) VALUES ",
+    );
+    for parameter in 0..records * RECORD_COLUMNS {
+        let before = match (parameter, parameter % RECORD_COLUMNS) {
+            (0, _) => "(",
+            (_, 0) => "), (",
+            _ => ", ",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{before}${}", parameter + 1);
+    }
+    text.push(')');
+    text
+}
+
 /// The statement that changes the states and slots of `records` records. Its parameters are batch ID, state and
 /// slots of each.
 pub(crate) fn update_records(records: usize) -> String {
@@ -151,6 +181,11 @@ pub(crate) fn update_records(records: usize) -> String {
     }
     text.push_str(") AS v WHERE records.batch_id = v.column1");
     text
+}
+
+/// A list of batch IDs as one parameter, in hexadecimal.
+pub(crate) fn ids<'a>(dialect: Dialect, ids: impl IntoIterator<Item = &'a BatchId>) -> String {
+    numbers(dialect, ids.into_iter().map(|id| format!("\"{}\"", hex::encode(id.as_bytes()))))
 }
 
 /// A list as one parameter: a JSON array on SQLite, the text of an array on Postgres.

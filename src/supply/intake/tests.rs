@@ -182,12 +182,13 @@ impl Site {
             batch_id: batch.batch_id,
             master,
             recipients,
+            entitled: vec![Entitlement { party: batch.recipients[0].party.clone(), role: Role::Slave }],
+            content: [1; 32],
             created_at: batch.created_at,
             expires_at: batch.expires_at,
             keys,
         };
-        let bob = Entitlement { party: batch.recipients[0].party.clone(), role: Role::Slave };
-        self.intake.insert(&kme("site-a"), &made, &[bob], [1; 32]).await.unwrap();
+        self.intake.insert(&kme("site-a"), &[made]).await.unwrap();
         batch.batch_id
     }
 }
@@ -226,12 +227,12 @@ async fn a_peer_over_its_quota_of_keys_is_refused_before_anything_is_done() {
     let mut batch = pushed(NOW, NOW.plus(HOUR));
     batch.key_ids = KeyId::draw_batch(3, &OsRandom).unwrap();
     let site_a = testkit::authenticated_kme("site-a");
-    let refused = site.intake.accept_batch(&site_a, batch).await.unwrap_err();
+    let refused = site.intake.accept_batches(&site_a, vec![batch]).await.unwrap_err();
     assert!(matches!(refused, IntakeError::Full(_)), "{refused}");
     // Within its quota, it is refused for its pools, and then nothing is held for it.
     for _ in 0..5 {
         let batch = pushed(NOW, NOW.plus(HOUR));
-        let refused = site.intake.accept_batch(&site_a, batch).await.unwrap_err();
+        let refused = site.intake.accept_batches(&site_a, vec![batch]).await.unwrap_err();
         assert!(!matches!(refused, IntakeError::Full(_)), "{refused}");
     }
 }
@@ -242,7 +243,7 @@ async fn pools_that_cannot_be_had_hold_up_nobody_and_peers_have_places_of_their_
     let all = site.intake.in_work[&kme("site-a")].acquire_many(16).await.unwrap();
     // It does not wait for a place.
     let site_a = testkit::authenticated_kme("site-a");
-    let push = site.intake.accept_batch(&site_a, pushed(NOW, NOW.plus(HOUR)));
+    let push = site.intake.accept_batches(&site_a, vec![pushed(NOW, NOW.plus(HOUR))]);
     let refused = tokio::time::timeout(Duration::from_secs(30), push).await.unwrap().unwrap_err();
     assert!(matches!(refused, IntakeError::TooFewPools { .. }), "{refused}");
     assert_eq!(site.intake.in_work[&kme("site-c")].available_permits(), IN_WORK_MAX);

@@ -44,14 +44,16 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 pub(super) enum Purpose {
     /// Into the store, ready to be leased.
     Ready,
-    /// Into this daemon's memory, to be handed out at once.
-    Leased,
+    /// Into this daemon's memory, ahead of demand.
+    Ahead,
+    /// Into this daemon's memory, for callers who wait.
+    Waiting,
 }
 
 /// Makes the batches that the reserve asks for.
 pub(super) trait Maker: Send + Sync {
-    /// Makes `number` keys (one batch) that every recipient site has stored. Returns them if they are
-    /// [`Purpose::Leased`]; otherwise they are in the store.
+    /// Makes `number` keys that every recipient site has stored, in batches of full blocks but the last. Returns them,
+    /// unless they are [`Purpose::Ready`] in the store.
     ///
     /// # Errors
     /// [`SupplyError`]; then none of them is usable anywhere.
@@ -61,7 +63,7 @@ pub(super) trait Maker: Send + Sync {
         recipient: &'a Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>>;
+    ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>>;
 
     /// Whether the recipient's site answers, as far as is known.
     fn is_reachable(&self, recipient: &Recipient) -> bool;
@@ -88,8 +90,6 @@ pub struct ReserveLevels {
 pub(super) struct ReserveSettings {
     /// Keys for each pair.
     pub(super) bounds: Bounds,
-    /// Keys of one batch.
-    pub(super) block_keys: usize,
     /// Pairs that have a reserve at once; others get keys on demand.
     pub(super) pairs_max: usize,
     /// Keys in memory, of all pairs together.
@@ -137,9 +137,9 @@ impl Reserve {
         number: usize,
         demands: &Demands,
     ) -> Option<Vec<FreshKey>> {
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        let bounds = self.settings.bounds;
         self.pairs.with(master, recipient, |pair| {
-            let (keys, needs) = pair.take_ready(number, demands, bounds, block, self.parts.maker.now())?;
+            let (keys, needs) = pair.take_ready(number, demands, bounds, self.parts.maker.now())?;
             self.look_ahead(pair, needs);
             Some(keys)
         })?
@@ -166,8 +166,7 @@ impl Reserve {
         let _first_in_queue = pair.queue.lock().await;
         let keys = self.serve_first(&pair, number).await?;
         drop(waiting);
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
+        self.look_ahead(&pair, pair.needs(self.settings.bounds, self.parts.maker.now()));
         Ok(Some(keys))
     }
 
@@ -208,6 +207,14 @@ impl Reserve {
         for pair in self.pairs.close() {
             let _moving = pair.moving.lock().await;
             self.give_back(&pair, pair.empty()).await;
+        }
+    }
+
+    /// Gives back what was made for memory while the reserve was being closed.
+    async fn give_back_if_closed(&self, pair: &Pair) {
+        if self.is_closed.load(Ordering::SeqCst) {
+            let _moving = pair.moving.lock().await;
+            self.give_back(pair, pair.empty()).await;
         }
     }
 
@@ -274,19 +281,20 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// Begins one batch for all who wait, unless enough keys are coming: at least `number` keys, or as many as
-    /// a batch can hold.
+    /// Begins one delivery for all who wait, unless enough keys are coming: at least `number` keys, or as many as
+    /// it can hold.
     fn make_for_those_who_wait(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
         number: usize,
     ) -> Option<JoinHandle<Result<(), SupplyError>>> {
-        let block = self.settings.block_keys as u64;
-        let begun = pair.begin_batch(number, block, self.parts.maker.now())?;
-        let (maker, pair) = (Arc::clone(&self.parts.maker), Arc::clone(pair));
+        let begun = pair.begin_batch(number, self.settings.bounds.delivery, self.parts.maker.now())?;
+        let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
+        let maker = Arc::clone(&self.parts.maker);
         Some(self.parts.tasks.spawn(async move {
-            let made = maker.make(&pair.master, &pair.recipient, begun.keys(), Purpose::Leased).await?;
+            let made = maker.make(&pair.master, &pair.recipient, begun.keys(), Purpose::Waiting).await?;
             pair.push(made);
+            reserve.give_back_if_closed(&pair).await;
             Ok(())
         }))
     }
@@ -310,12 +318,13 @@ impl Reserve {
     }
 
     fn lease_blocks(&self, pair: &Pair, number: usize) -> u32 {
-        let block = self.settings.block_keys;
-        let least = u32::try_from(number.div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX).min(LEASE_BLOCKS_MAX);
+        let block = self.settings.bounds.block;
+        let least = u32::try_from((number as u64).div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX);
+        let least = least.min(LEASE_BLOCKS_MAX);
         if !self.has_room() {
             return least;
         }
-        pair.lease_blocks(block as u64, LEASE_BLOCKS_MAX).max(least)
+        pair.lease_blocks(block, LEASE_BLOCKS_MAX).max(least)
     }
 
     /// Whether memory has room for more keys than those that callers wait for.

@@ -15,14 +15,13 @@ use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
 use crate::store::{LeasedBlock, ReadyPair};
 
-/// A reserve is filled up when a whole block is missing, or when it has less than this part of a small
+/// A reserve is filled up when a whole block (of a large one: a delivery) is missing, or when it has less than this part of a small
 /// target.
 const LOW_WATER_PART: u64 = 2;
+/// A reserve of so many deliveries is a large one.
+const LARGE: u64 = 4;
 /// How long a count of the store is valid where other replicas may change it.
 const FRESH: Duration = Duration::from_secs(1);
-/// Where replicas share a store, a further batch is begun for a pair only while at least this many blocks are
-/// missing.
-const SHARED_MISSING: u64 = 4;
 /// How often the keys in the store are counted in any case: this daemon does not notice when they pass half
 /// of their life.
 const RECOUNT: Duration = Duration::from_secs(10);
@@ -152,7 +151,6 @@ impl Pair {
         number: usize,
         demands: &Demands,
         bounds: Bounds,
-        block: u64,
         now: Timestamp,
     ) -> Option<(Vec<FreshKey>, Needs)> {
         let mut stock = self.stock.lock();
@@ -161,12 +159,12 @@ impl Pair {
         }
         let keys = stock.blocks.pop(number, demands, now)?;
         let moment = stock.note_demand(number);
-        Some((keys, stock.needs(bounds, block, now, moment)))
+        Some((keys, stock.needs(bounds, now, moment)))
     }
 
     /// What is to be done after keys were taken.
-    pub(super) fn needs(&self, bounds: Bounds, block: u64, now: Timestamp) -> Needs {
-        self.stock.lock().needs(bounds, block, now, Instant::now())
+    pub(super) fn needs(&self, bounds: Bounds, now: Timestamp) -> Needs {
+        self.stock.lock().needs(bounds, now, Instant::now())
     }
 
     /// Counts `keys` among those waited for, until dropped.
@@ -284,60 +282,64 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// Begins a batch of at most `block` keys that are missing: for memory while it has less than the pair uses
-    /// in half a second, if `has_room`, else for the store. Where replicas share the store and little is
-    /// missing, one batch at a time: other replicas may be making some too.
+    /// Begins to make keys that are missing, at most a delivery, in full blocks if more than one is missing: for memory
+    /// while it has less than the pair uses in half a second, if `has_room`, else for the store. Where replicas
+    /// share the store, each makes at most half of what is missing, or one block.
     pub(super) fn begin_refill(
         self: &Arc<Self>,
         bounds: Bounds,
-        block: u64,
         has_room: bool,
         is_shared: bool,
         now: Timestamp,
     ) -> Option<Begun> {
         let mut stock = self.stock.lock();
         let moment = Instant::now();
-        let missing = stock.missing(bounds, block, now, moment)?;
-        if is_shared && stock.in_work + stock.coming > 0 && missing < SHARED_MISSING * block {
+        let missing = stock.missing(bounds, now, moment)?;
+        let mut keys = missing.min(bounds.delivery);
+        if is_shared {
+            let being_made = stock.in_work + stock.coming;
+            let share = ((missing + being_made) / 2).max(bounds.block);
+            keys = keys.min(share.saturating_sub(being_made));
+        }
+        if keys > bounds.block {
+            keys -= keys % bounds.block;
+        }
+        if keys == 0 {
             return None;
         }
-        let keys = missing.min(block);
         let in_memory = stock.blocks.usable(now) + stock.coming;
         let purpose =
-            if has_room && in_memory < stock.half_second(moment) { Purpose::Leased } else { Purpose::Ready };
+            if has_room && in_memory < stock.half_second(moment) { Purpose::Ahead } else { Purpose::Ready };
         *stock.being_made(purpose) += keys;
         Some(Begun { pair: Arc::clone(self), keys, purpose })
     }
 
-    /// Begins a batch for those who wait, of at most `block` keys; the first of them asks for `number`. `None`
+    /// Begins to make keys for those who wait, at most `most`; the first of them asks for `number`. `None`
     /// while enough are coming.
-    pub(super) fn begin_batch(self: &Arc<Self>, number: usize, block: u64, now: Timestamp) -> Option<Begun> {
+    pub(super) fn begin_batch(self: &Arc<Self>, number: usize, most: u64, now: Timestamp) -> Option<Begun> {
         let mut stock = self.stock.lock();
         let wanted = self.waited_for().max(number) as u64;
-        let keys = wanted.saturating_sub(stock.blocks.usable(now) + stock.coming).min(block);
+        let keys = wanted.saturating_sub(stock.blocks.usable(now) + stock.coming).min(most);
         if keys == 0 {
             return None;
         }
         stock.coming += keys;
-        Some(Begun { pair: Arc::clone(self), keys, purpose: Purpose::Leased })
+        Some(Begun { pair: Arc::clone(self), keys, purpose: Purpose::Waiting })
     }
 
     /// Leaves out of `begun` what is no longer missing after a new count of the shared store.
-    pub(super) fn still_missing(&self, begun: &mut Begun, bounds: Bounds, block: u64, now: Timestamp) {
+    pub(super) fn still_missing(&self, begun: &mut Begun, bounds: Bounds, now: Timestamp) {
         let mut stock = self.stock.lock();
         let target = stock.demand.target(bounds, Instant::now());
         *stock.being_made(begun.purpose) -= begun.keys;
-        let mut missing = target.saturating_sub(stock.have(now).unwrap_or(target));
-        if stock.in_work + stock.coming > 0 && missing < SHARED_MISSING * block {
-            missing = 0;
-        }
+        let missing = target.saturating_sub(stock.have(now).unwrap_or(target));
         begun.keys = missing.min(begun.keys);
         *stock.being_made(begun.purpose) += begun.keys;
     }
 
     /// Ends a refill: `Ok` has the keys that were made for memory. After a failure the pair rests, longer each
     /// time.
-    pub(super) fn end_refill<E>(&self, begun: Begun, made: Result<Option<LeasedBlock>, E>) {
+    pub(super) fn end_refill<E>(&self, begun: Begun, made: Result<Vec<LeasedBlock>, E>) {
         let mut stock = self.stock.lock();
         // A count taken between the commit and now already includes these keys.
         stock.is_used_since = true;
@@ -347,7 +349,7 @@ impl Pair {
                     stock.stored = stock.stored.map(|stored| stored + begun.keys);
                     stock.refills += 1;
                 }
-                Purpose::Leased => stock.blocks.extend(made),
+                Purpose::Ahead | Purpose::Waiting => stock.blocks.extend(made),
             }
             stock.failures = 0;
             stock.pause_until = None;
@@ -385,20 +387,20 @@ impl Stock {
     fn being_made(&mut self, purpose: Purpose) -> &mut u64 {
         match purpose {
             Purpose::Ready => &mut self.in_work,
-            Purpose::Leased => &mut self.coming,
+            Purpose::Ahead | Purpose::Waiting => &mut self.coming,
         }
     }
 
-    fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
+    fn needs(&mut self, bounds: Bounds, now: Timestamp, moment: Instant) -> Needs {
         let quarter_second = (self.half_second(moment) / 2).max(16);
         Needs {
             lease: self.may_lease() && self.blocks.usable(now) < quarter_second,
-            refill: self.stored.is_none() || self.missing(bounds, block, now, moment).is_some(),
+            refill: self.stored.is_none() || self.missing(bounds, now, moment).is_some(),
         }
     }
 
     /// How many keys should be made, when it is time to make any.
-    fn missing(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Option<u64> {
+    fn missing(&mut self, bounds: Bounds, now: Timestamp, moment: Instant) -> Option<u64> {
         if self.pause_until.is_some_and(|until| moment < until) {
             return None;
         }
@@ -408,7 +410,9 @@ impl Stock {
             self.is_filling = false;
             return None;
         }
-        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
+        // A large reserve is filled in whole deliveries.
+        let step = if target >= LARGE * bounds.delivery { bounds.delivery } else { bounds.block };
+        if have + step <= target || have < target.div_ceil(LOW_WATER_PART) {
             self.is_filling = true;
         }
         self.is_filling.then(|| target - have)

@@ -12,11 +12,11 @@ use super::pair::{Begun, Pair};
 use super::{Purpose, Reserve};
 use crate::supply::SupplyError;
 
-/// Batches for reserves in work at once, of all pairs together.
-const AT_ONCE: usize = 16;
+/// Deliveries for reserves in work at once, of all pairs together.
+const AT_ONCE: usize = 4;
 /// How long a stop waits at most for a batch that no caller waits for.
 const STOP_WAIT: Duration = Duration::from_secs(1);
-/// How often the task looks at all pairs if nothing notifies it.
+/// How often the task looks at all pairs, whatever notifies it.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the task looks for pairs that nobody uses any more.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
@@ -25,14 +25,14 @@ impl Reserve {
     /// Refills until the runtime ends.
     pub(in crate::supply) async fn keep_filled(self: Arc<Self>) {
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        let mut tidy = interval(TIDY_EVERY);
+        let (mut tick, mut tidy) = (interval(TICK), interval(TIDY_EVERY));
         let mut next = 0;
         loop {
             self.start_refills(&room, &mut next).await;
             tokio::select! {
                 () = self.wanted.notified() => {}
                 _ = tidy.tick() => self.tidy().await,
-                () = tokio::time::sleep(TICK) => self.count_leased(&self.pairs.all()),
+                _ = tick.tick() => self.count_leased(&self.pairs.all()),
             }
         }
     }
@@ -64,9 +64,9 @@ impl Reserve {
         if pair.should_count(self.parts.store.is_shared()) {
             self.count_now(pair).await;
         }
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        let bounds = self.settings.bounds;
         let (has_room, is_shared) = (self.has_room(), self.parts.store.is_shared());
-        let begun = pair.begin_refill(bounds, block, has_room, is_shared, self.parts.maker.now());
+        let begun = pair.begin_refill(bounds, has_room, is_shared, self.parts.maker.now());
         let Some(begun) = begun else { return false };
         let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
         // In its own task, for which a stop waits a moment. A batch that is cut off then leaves twins at the
@@ -86,8 +86,7 @@ impl Reserve {
         // at that moment.
         if self.parts.store.is_shared() {
             self.count_now(pair).await;
-            let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-            pair.still_missing(&mut begun, bounds, block, self.parts.maker.now());
+            pair.still_missing(&mut begun, self.settings.bounds, self.parts.maker.now());
         }
         let (keys, purpose) = (begun.keys(), begun.purpose);
         if keys == 0 {
@@ -109,10 +108,11 @@ impl Reserve {
                 error = error as &dyn std::error::Error, "a reserve could not be refilled"
             );
         }
-        if purpose == Purpose::Leased && made.is_ok() {
+        if purpose != Purpose::Ready && made.is_ok() {
             self.leased.fetch_add(keys as u64, Ordering::Relaxed);
         }
         pair.end_refill(begun, made);
+        self.give_back_if_closed(pair).await;
     }
 
     /// Counts the keys in memory, gives back what waited too long, and forgets pairs that nobody uses. In its

@@ -59,7 +59,8 @@ impl Double {
         let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true };
         let usable_until = created_at.plus(TTL / 2);
         if purpose == Purpose::Ready {
-            let inserted = self.store.insert_ready(&batch, &grade, usable_until).await.unwrap();
+            let inserted =
+                self.store.insert_ready(std::slice::from_ref(&batch), &grade, usable_until).await.unwrap();
             assert_eq!(inserted, Inserted::Stored);
             return None;
         }
@@ -79,7 +80,7 @@ impl Maker for Double {
         recipient: &'a Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
+    ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
             if !self.is_up.load(Ordering::SeqCst) || self.refuses.load(Ordering::SeqCst) {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
@@ -90,7 +91,11 @@ impl Maker for Double {
             }
             // Others get to run while a batch is being made.
             tokio::task::yield_now().await;
-            Ok(self.batch(master, recipient, number, purpose).await)
+            let mut blocks = Vec::new();
+            for made in (0..number).step_by(64) {
+                blocks.extend(self.batch(master, recipient, (number - made).min(64), purpose).await);
+            }
+            Ok(blocks)
         })
     }
 
@@ -157,8 +162,7 @@ impl Site {
             stopping: CancellationToken::new(),
         };
         let settings = ReserveSettings {
-            bounds: Bounds { floor, max },
-            block_keys: 64,
+            bounds: Bounds { floor, max, block: 64, delivery: 256 },
             pairs_max: 3,
             leased_max: 10_000,
             master_ttl: TTL,

@@ -68,7 +68,13 @@ fn statements() -> Vec<Statement> {
     };
     vec![
         statement("RECORD", "records_pkey", sql::RECORD.postgres, "bytea", id.clone()),
-        statement("MET", "records_by_prefix", sql::MET.postgres, "bytea, bigint", format!("{id}, 77")),
+        statement(
+            "MET",
+            "records_by_prefix",
+            sql::MET.postgres,
+            "text, text",
+            format!("'{{{:032x}}}', {some}", 77),
+        ),
         statement("RECORDS", "records_by_prefix", sql::RECORDS.postgres, "text", some.clone()),
         statement(
             "LOCK_RECORDS",
@@ -107,11 +113,11 @@ fn statements() -> Vec<Statement> {
         ),
         statement("UNLIST_RECORD", "records_pkey", sql::UNLIST_RECORD.postgres, "bytea", id.clone()),
         statement(
-            "TOMBSTONE",
+            "TOMBSTONES",
             "tombstones_pkey",
-            sql::TOMBSTONE.postgres,
-            "bytea, text",
-            format!("{id}, 'site-a'"),
+            sql::TOMBSTONES.postgres,
+            "text",
+            format!("'{{{:032x}}}'", 77),
         ),
         statement(
             "SWEEP_DUE",
