@@ -468,15 +468,12 @@ impl<'a> Work<'a> {
         };
         let batches: Vec<NewBatch<'_>> = made.iter().map(batch).collect();
         let ids = made.iter().map(|made| made.batch_id);
-        let inserted = match (keys, made.first()) {
-            (As::Ready(until), Some(first)) => {
-                self.traces.lock().ready.extend(ids);
-                parts.store.insert_ready(&batches, &first.provenance.grade, until).await
-            }
-            _ => {
-                self.traces.lock().local.extend(ids);
-                parts.store.insert_batches(&batches).await
-            }
+        let inserted = if let (As::Ready(until), Some(first)) = (keys, made.first()) {
+            self.traces.lock().ready.extend(ids);
+            parts.store.insert_ready(&batches, &first.provenance.grade, until).await
+        } else {
+            self.traces.lock().local.extend(ids);
+            parts.store.insert_batches(&batches).await
         };
         match inserted {
             Ok(Inserted::Stored) => Ok(()),

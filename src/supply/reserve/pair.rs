@@ -298,7 +298,7 @@ impl Pair {
         let mut keys = missing.min(bounds.delivery);
         if is_shared {
             let being_made = stock.in_work + stock.coming;
-            let share = ((missing + being_made) / 2).max(bounds.block);
+            let share = u64::midpoint(missing, being_made).max(bounds.block);
             keys = keys.min(share.saturating_sub(being_made));
         }
         if keys > bounds.block {
