@@ -201,7 +201,11 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
-    IntakeRules { limits: config.keys.limits.clone(), clock_skew_max: config.limits.clock_skew_max }
+    IntakeRules {
+        limits: config.keys.limits.clone(),
+        clock_skew_max: config.limits.clock_skew_max,
+        body_max_bytes: config.limits.max_body_kib.saturating_mul(1024),
+    }
 }
 
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {

@@ -41,6 +41,8 @@ use crate::store::{
 const IN_WORK_MAX: usize = 16;
 /// Most batches of one push.
 pub(super) const BATCHES_PER_PUSH_MAX: usize = 4;
+/// More than a push of so many batches is long, in bytes.
+const BODY_OF_MANY: usize = 64 * 1024;
 /// Longest time from the arrival of a push until its keys are about to be stored.
 const WORK_MAX: Duration = Duration::from_mins(4);
 /// How much longer than a push can still arrive it may take to be stored; longer than [`WORK_MAX`] and the
@@ -54,6 +56,15 @@ pub struct IntakeRules {
     pub limits: KeyLimits,
     /// Largest difference of clocks.
     pub clock_skew_max: Duration,
+    /// Longest body of a request.
+    pub body_max_bytes: usize,
+}
+
+impl IntakeRules {
+    /// How many batches a peer may push at once: only one where several may be too long for a request.
+    fn batches_per_push(&self) -> usize {
+        if self.body_max_bytes < BODY_OF_MANY { 1 } else { BATCHES_PER_PUSH_MAX }
+    }
 }
 
 /// Why a push was not accepted. The texts are sent to the peer; they hold no metadata beyond names.
@@ -335,7 +346,7 @@ impl Intake {
                 min_key_size: self.rules.limits.min_size_bits,
                 max_key_size: self.rules.limits.max_size_bits,
                 max_keys_per_batch: blast::MAX_KEYS_PER_BATCH,
-                max_batches_per_push: BATCHES_PER_PUSH_MAX,
+                max_batches_per_push: self.rules.batches_per_push(),
                 clock_skew_max_secs: self.rules.clock_skew_max.as_secs(),
             },
         })

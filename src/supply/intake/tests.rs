@@ -62,6 +62,7 @@ fn rules() -> IntakeRules {
             max_additional_saes: 8,
         },
         clock_skew_max: SKEW,
+        body_max_bytes: 1 << 18,
     }
 }
 
