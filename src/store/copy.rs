@@ -23,7 +23,8 @@ use super::verbs::{id_bytes, unwrap_data_key};
 use super::writer::commit::commit_or_uncertain;
 
 /// Lets statements take long, and a session stay idle while the other database works.
-const PATIENT_SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+const PATIENT_SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET tcp_user_timeout = 0";
 /// Other sessions of this role in this database: most likely daemons.
 const OTHER_SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity \
      WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()";

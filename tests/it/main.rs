@@ -11,6 +11,7 @@
     reason = "a test fails by panicking, and waits for processes by the real clock"
 )]
 
+mod carry_over;
 mod commands;
 mod conformance;
 mod copies;

@@ -23,12 +23,16 @@ use crate::store::error::StoreError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Settings of each session. The timeouts bound every wait; the server ends a session that goes silent inside
-/// a transaction, which frees its locks. The planner may use only indexes: the statistics of tables that
-/// change this fast are always wrong (docs/lab/query-plans.md shows the plans), and a plan for the very values of a
-/// statement's parameters costs time and is no better.
+/// a transaction, which frees its locks. While a statement runs or waits, the server looks each second whether
+/// its daemon is still there: else the statement of a killed daemon could wait for minutes with the locks that it
+/// has ([`super::BE_PATIENT`]). None of these ends a statement whose answer nobody takes; `tcp_user_timeout` does (not
+/// on a socket of this machine). The planner may use only indexes: the statistics of tables that change this fast are
+/// always wrong (docs/lab/query-plans.md shows the plans), and a plan for the very values of a statement's
+/// parameters costs time and is no better.
 const SESSION: &str = "-c statement_timeout=5000 -c lock_timeout=3000 \
-     -c idle_in_transaction_session_timeout=5000 -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 \
-     -c tcp_keepalives_count=3 -c default_transaction_isolation=read\\ committed -c jit=off \
+     -c idle_in_transaction_session_timeout=5000 -c client_connection_check_interval=1000 \
+     -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 \
+     -c tcp_user_timeout=10000 -c default_transaction_isolation=read\\ committed -c jit=off \
      -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan";
 
 /// Parameters that the URL may have. Any other is refused, so that a misspelt `sslmode` is noticed.

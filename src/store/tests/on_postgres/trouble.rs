@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use testkit::postgres::Stop;
 use tokio::task::JoinSet;
@@ -303,6 +304,31 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
     }
     drop(other);
     Ask::by("bob").finally_gets(&store, &ids[..1]).await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_never_takes_an_answer_keeps_no_lock() {
+    needs!(Postgres);
+    let mut site = site();
+    let mut other = site.sql().await;
+    // By TCP, as from another machine: it hangs there, and its kernel does not.
+    site.url = TestPostgres::shared().tls_url(TestPostgres::database_of(&site.url));
+    let mut hanging = site.sql().await;
+    sqlx::raw_sql("BEGIN").execute(&mut *hanging).await.unwrap();
+    let much = "SELECT pg_advisory_xact_lock(4711), repeat('x', 1000000) FROM generate_series(1, 100)";
+    let mut answer = sqlx::raw_sql(much).fetch(&mut *hanging);
+    answer.next().await.unwrap().unwrap();
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 \
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let mut count = async || sqlx::query_scalar::<_, i64>(held).fetch_one(&mut *other).await.unwrap();
+    assert_eq!(count().await, 1);
+    for _ in 0..600 {
+        if count().await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the lock stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
