@@ -1,10 +1,13 @@
 //! Tests of the reserve on a real store. Only the other sites are a test double.
 
+mod refills;
 mod replicas;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::Semaphore;
 
 use kme::{
     BatchId, Clock, Key, KeyId, KeyMaterial, ManualClock, OsRandom, Party, Provenance, Random, SecretBytes,
@@ -27,7 +30,12 @@ struct Double {
     /// Its site seems to answer, but accepts nothing.
     refuses: AtomicBool,
     made: AtomicUsize,
+    /// How many keys each call asked for, and what for.
+    asked: Mutex<Vec<(usize, Purpose)>>,
     refilled: Mutex<Vec<SaeId>>,
+    /// Whether calls wait for a permit of `gate` before they make anything, or fail.
+    is_held: AtomicBool,
+    gate: Semaphore,
 }
 
 impl Double {
@@ -82,6 +90,10 @@ impl Maker for Double {
         purpose: Purpose,
     ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
+            self.asked.lock().unwrap().push((number, purpose));
+            if self.is_held.load(Ordering::SeqCst) {
+                self.gate.acquire().await.unwrap().forget();
+            }
             if !self.is_up.load(Ordering::SeqCst) || self.refuses.load(Ordering::SeqCst) {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
             }
@@ -120,6 +132,7 @@ struct Site {
     url: String,
     clock: Arc<ManualClock>,
     master_refetch: bool,
+    leased_max: u64,
 }
 
 /// One daemon's reserve.
@@ -134,7 +147,13 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("site.db").display());
         KeyEncryptionKeys::create_file(&dir.path().join("kek"), &OsRandom).unwrap();
-        Self { dir, url, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
+        Self {
+            dir,
+            url,
+            clock: Arc::new(ManualClock::starting_at(START)),
+            master_refetch: true,
+            leased_max: 10_000,
+        }
     }
 
     async fn start(&self, floor: u64, max: u64) -> Running {
@@ -152,7 +171,10 @@ impl Site {
             is_up: AtomicBool::new(true),
             refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
+            asked: Mutex::default(),
             refilled: Mutex::default(),
+            is_held: AtomicBool::new(false),
+            gate: Semaphore::new(0),
         });
         let parts = ReserveParts {
             maker: Arc::clone(&double) as _,
@@ -164,7 +186,7 @@ impl Site {
         let settings = ReserveSettings {
             bounds: Bounds { floor, max, block: 64, delivery: 256 },
             pairs_max: 3,
-            leased_max: 10_000,
+            leased_max: self.leased_max,
             master_ttl: TTL,
         };
         Running { reserve: Reserve::new(parts, settings), double, store }
@@ -178,6 +200,27 @@ impl Running {
 
     fn set_up(&self, is_up: bool) {
         self.double.is_up.store(is_up, Ordering::SeqCst);
+    }
+
+    /// From now on what is being made is not done before [`Self::let_one_be_made`].
+    fn hold(&self) {
+        self.double.is_held.store(true, Ordering::SeqCst);
+    }
+
+    fn let_one_be_made(&self) {
+        self.double.gate.add_permits(1);
+    }
+
+    /// What was asked of the maker, when it is so many calls.
+    async fn asked(&self, calls: usize) -> Vec<(usize, Purpose)> {
+        for _ in 0..1000 {
+            let asked = self.double.asked.lock().unwrap().clone();
+            if asked.len() >= calls {
+                return asked;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the maker was not called {calls} times: {:?}", self.double.asked.lock().unwrap());
     }
 
     async fn take(&self, number: usize) -> Result<Vec<FreshKey>, SupplyError> {
