@@ -39,45 +39,58 @@ struct Double {
 }
 
 impl Double {
-    async fn batch(
+    /// Stores what is to be stored in one commit.
+    async fn deliver(
         &self,
         master: &SaeId,
         recipient: &Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> Option<LeasedBlock> {
-        let ids = KeyId::draw_batch(number, &OsRandom).unwrap();
-        let keys: Vec<Key> = ids.into_iter().map(|id| Key { id, material: drawn() }).collect();
-        let (created_at, batch_id) = (self.clock.now(), BatchId::draw(&OsRandom).unwrap());
-        let expires_at = created_at.plus(TTL);
+    ) -> Vec<LeasedBlock> {
+        let (created_at, source) = (self.clock.now(), "site-a".parse().unwrap());
+        let (expires_at, usable_until) = (created_at.plus(TTL), created_at.plus(TTL / 2));
         let master_too = Entitlement { party: Party::Sae(master.clone()), role: Role::Master };
         let entitled: Vec<_> = self.master_refetch.then_some(master_too).into_iter().collect();
-        let batch = NewBatch {
-            batch_id,
-            source: &"site-a".parse().unwrap(),
-            master,
-            recipients: std::slice::from_ref(recipient),
-            entitled: &entitled,
-            content: ContentDigest([1; 32]),
-            created_at,
-            expires_at,
-            copy_ends_at: None,
-            keys: &keys,
-        };
         let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true };
-        let usable_until = created_at.plus(TTL / 2);
+        let provenance = Arc::new(Provenance { grade: grade.clone(), expires_at });
+        let block = |made: usize| {
+            let ids = KeyId::draw_batch((number - made).min(64), &OsRandom).unwrap();
+            LeasedBlock {
+                batch_id: BatchId::draw(&OsRandom).unwrap(),
+                entitled: entitled.clone(),
+                leased_at: created_at,
+                usable_until,
+                created_at,
+                provenance: Arc::clone(&provenance),
+                keys: ids.into_iter().map(|id| Key { id, material: drawn() }).collect(),
+            }
+        };
+        let blocks: Vec<LeasedBlock> = (0..number).step_by(64).map(block).collect();
+        let mut batches = Vec::new();
+        for block in &blocks {
+            batches.push(NewBatch {
+                batch_id: block.batch_id,
+                source: &source,
+                master,
+                recipients: std::slice::from_ref(recipient),
+                entitled: &entitled,
+                content: ContentDigest([1; 32]),
+                created_at,
+                expires_at,
+                copy_ends_at: None,
+                keys: &block.keys,
+            });
+        }
         if purpose == Purpose::Ready {
-            let inserted =
-                self.store.insert_ready(std::slice::from_ref(&batch), &grade, usable_until).await.unwrap();
+            let inserted = self.store.insert_ready(&batches, &grade, usable_until).await.unwrap();
             assert_eq!(inserted, Inserted::Stored);
-            return None;
+            return Vec::new();
         }
         if !entitled.is_empty() {
-            assert_eq!(self.store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
+            assert_eq!(self.store.insert_batches(&batches).await.unwrap(), Inserted::Stored);
         }
-        let provenance = Arc::new(Provenance { grade, expires_at });
-        let leased_at = created_at;
-        Some(LeasedBlock { batch_id, entitled, leased_at, usable_until, created_at, provenance, keys })
+        drop(batches);
+        blocks
     }
 }
 
@@ -103,11 +116,7 @@ impl Maker for Double {
             }
             // Others get to run while a batch is being made.
             tokio::task::yield_now().await;
-            let mut blocks = Vec::new();
-            for made in (0..number).step_by(64) {
-                blocks.extend(self.batch(master, recipient, (number - made).min(64), purpose).await);
-            }
-            Ok(blocks)
+            Ok(self.deliver(master, recipient, number, purpose).await)
         })
     }
 

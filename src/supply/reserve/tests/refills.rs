@@ -155,10 +155,10 @@ async fn a_caller_whose_batch_is_slow_takes_keys_of_another_and_those_of_the_slo
         assert_eq!(run.asked(1).await, [(100, Purpose::Waiting)]);
         // As if a lease had brought them.
         let maker = Arc::clone(&run.double);
-        let made = maker.batch(&alice(), &bob(), 64, Purpose::Ahead).await;
+        let made = maker.deliver(&alice(), &bob(), 64, Purpose::Ahead).await;
         pair.push(made);
         tokio::task::yield_now().await;
-        let made = maker.batch(&alice(), &bob(), 64, Purpose::Ahead).await;
+        let made = maker.deliver(&alice(), &bob(), 64, Purpose::Ahead).await;
         pair.push(made);
     };
     let (keys, ()) = timeout(PATIENCE, async { tokio::join!(waits, another) }).await.unwrap();
