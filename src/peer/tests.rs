@@ -1,6 +1,7 @@
 //! One peer's client against a real listener, and against nobody.
 
 mod failover;
+mod lists;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,6 +154,13 @@ impl Peer {
             .route(POOL_SETS_PATH, post(answer.clone()))
             .route(VOID_PATH, post(answer.clone()))
             .route(INFO_PATH, get(answer));
+        let mut peer = Self::serving(router, settings).await;
+        peer.calls = calls;
+        peer
+    }
+
+    /// A peer with these answers, whose calls are not counted.
+    async fn serving(router: Router, settings: PeerClientSettings) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", tcp.local_addr().unwrap());
         let tls = ListenerTls::Mutual {
@@ -164,7 +172,7 @@ impl Peer {
         let stop = CancellationToken::new();
         tokio::spawn(listener::serve("peer", tcp, tls, router, ListenerLimits::default(), stop.clone()));
         let client = client_at(&[&url], settings);
-        Self { url, client, calls, stop }
+        Self { url, client, calls: Arc::default(), stop }
     }
 }
 

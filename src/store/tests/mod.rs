@@ -212,7 +212,12 @@ impl Sample {
         expires_at: Timestamp,
         work: impl AsyncFnOnce(&NewBatch<'_>) -> T,
     ) -> T {
-        work(&NewBatch {
+        work(&self.as_new(expires_at)).await
+    }
+
+    /// The batch, which expires at `expires_at`.
+    pub(super) fn as_new(&self, expires_at: Timestamp) -> NewBatch<'_> {
+        NewBatch {
             batch_id: self.batch_id,
             source: &self.source,
             master: &self.master,
@@ -223,8 +228,7 @@ impl Sample {
             expires_at,
             copy_ends_at: self.copy_ends_at,
             keys: &self.keys,
-        })
-        .await
+        }
     }
 
     pub(super) async fn insert(&self, store: &Store) -> Result<Inserted, StoreError> {

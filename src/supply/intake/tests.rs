@@ -250,3 +250,52 @@ async fn pools_that_cannot_be_had_hold_up_nobody_and_peers_have_places_of_their_
     assert_eq!(site.intake.in_work[&kme("site-c")].available_permits(), IN_WORK_MAX);
     drop(all);
 }
+
+/// A push of several batches of one set.
+fn pushed_together(key_counts: &[usize]) -> Vec<BatchMetadata> {
+    let set = pushed(NOW, NOW.plus(HOUR)).pool_set;
+    let batch = |count: &usize| BatchMetadata {
+        pool_set: set.clone(),
+        key_ids: KeyId::draw_batch(*count, &OsRandom).unwrap(),
+        ..pushed(NOW, NOW.plus(HOUR))
+    };
+    key_counts.iter().map(batch).collect()
+}
+
+#[tokio::test]
+async fn a_push_has_one_to_four_batches_of_one_set_and_each_of_them_keeps_every_rule() {
+    let site = Site::with(Stored::UNBOUNDED).await;
+    let site_a = testkit::authenticated_kme("site-a");
+    let refused = async |batches| site.intake.accept_batches(&site_a, batches).await.unwrap_err().to_string();
+    assert_eq!(refused(Vec::new()).await, "a push has 1 to 4 batches");
+    assert_eq!(refused(pushed_together(&[1; 5])).await, "a push has 1 to 4 batches");
+    let other_set = vec![pushed(NOW, NOW.plus(HOUR)), pushed(NOW, NOW.plus(HOUR))];
+    assert_eq!(refused(other_set).await, "all batches of a push are of one pool set");
+    let mut last_is_old = pushed_together(&[1; 4]);
+    last_is_old[3].created_at = NOW.minus(2 * SKEW);
+    assert!(refused(last_is_old).await.contains("the clocks differ"));
+    let mut last_is_not_of_the_caller = pushed_together(&[1; 4]);
+    last_is_not_of_the_caller[3].master = "bob".parse().unwrap();
+    assert!(refused(last_is_not_of_the_caller).await.contains("SAE bob lives at KME site-b"));
+    // Only its pools are wrong with this one.
+    assert!(refused(pushed_together(&[1; 4])).await.contains("this site accepts keys of 2 or more"));
+    let info = site.intake.info(&site_a).unwrap();
+    assert_eq!(info.limits.max_batches_per_push, 4, "what it says is what it takes");
+}
+
+#[tokio::test]
+async fn a_quota_counts_all_batches_of_a_push_and_after_a_refusal_none() {
+    let site = Site::with(Stored { keys: 7, ..Stored::UNBOUNDED }).await;
+    let site_a = testkit::authenticated_kme("site-a");
+    let push = async |counts: &[usize]| {
+        let batches = pushed_together(counts);
+        site.intake.accept_batches(&site_a, batches).await.unwrap_err()
+    };
+    for _ in 0..5 {
+        let full = push(&[3, 2, 3]).await;
+        assert!(matches!(full, IntakeError::Full(_)), "{full}");
+        // It fits, and is refused for its pools.
+        let fits = push(&[3, 2, 2]).await;
+        assert!(matches!(fits, IntakeError::TooFewPools { .. }), "{fits}");
+    }
+}

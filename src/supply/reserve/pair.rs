@@ -15,8 +15,8 @@ use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
 use crate::store::{LeasedBlock, ReadyPair};
 
-/// A reserve is filled up when a whole block (of a large one: a delivery) is missing, or when it has less than this part of a small
-/// target.
+/// A reserve is filled up when a whole block (of a large one: a delivery) is missing, or when it has less than
+/// this part of a small target.
 const LOW_WATER_PART: u64 = 2;
 /// A reserve of so many deliveries is a large one.
 const LARGE: u64 = 4;
@@ -282,9 +282,9 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// Begins to make keys that are missing, at most a delivery, in full blocks if more than one is missing: for memory
-    /// while it has less than the pair uses in half a second, if `has_room`, else for the store. Where replicas
-    /// share the store, each makes at most half of what is missing, or one block.
+    /// Begins to make keys that are missing, at most a delivery, in full blocks if more than one is missing: for
+    /// memory while it has less than the pair uses in half a second, if `has_room`, else for the store. Where
+    /// replicas share the store, each makes at most half of what is missing, or one block.
     pub(super) fn begin_refill(
         self: &Arc<Self>,
         bounds: Bounds,
@@ -298,7 +298,8 @@ impl Pair {
         let mut keys = missing.min(bounds.delivery);
         if is_shared {
             let being_made = stock.in_work + stock.coming;
-            let share = u64::midpoint(missing, being_made).max(bounds.block);
+            let half = u64::midpoint(missing, being_made);
+            let share = (half - half % bounds.block).max(bounds.block);
             keys = keys.min(share.saturating_sub(being_made));
         }
         if keys > bounds.block {

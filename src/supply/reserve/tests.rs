@@ -1,10 +1,13 @@
 //! Tests of the reserve on a real store. Only the other sites are a test double.
 
+mod refills;
 mod replicas;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::Semaphore;
 
 use kme::{
     BatchId, Clock, Key, KeyId, KeyMaterial, ManualClock, OsRandom, Party, Provenance, Random, SecretBytes,
@@ -27,49 +30,67 @@ struct Double {
     /// Its site seems to answer, but accepts nothing.
     refuses: AtomicBool,
     made: AtomicUsize,
+    /// How many keys each call asked for, and what for.
+    asked: Mutex<Vec<(usize, Purpose)>>,
     refilled: Mutex<Vec<SaeId>>,
+    /// Whether calls wait for a permit of `gate` before they make anything, or fail.
+    is_held: AtomicBool,
+    gate: Semaphore,
 }
 
 impl Double {
-    async fn batch(
+    /// Stores what is to be stored in one commit.
+    async fn deliver(
         &self,
         master: &SaeId,
         recipient: &Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> Option<LeasedBlock> {
-        let ids = KeyId::draw_batch(number, &OsRandom).unwrap();
-        let keys: Vec<Key> = ids.into_iter().map(|id| Key { id, material: drawn() }).collect();
-        let (created_at, batch_id) = (self.clock.now(), BatchId::draw(&OsRandom).unwrap());
-        let expires_at = created_at.plus(TTL);
+    ) -> Vec<LeasedBlock> {
+        let (created_at, source) = (self.clock.now(), "site-a".parse().unwrap());
+        let (expires_at, usable_until) = (created_at.plus(TTL), created_at.plus(TTL / 2));
         let master_too = Entitlement { party: Party::Sae(master.clone()), role: Role::Master };
         let entitled: Vec<_> = self.master_refetch.then_some(master_too).into_iter().collect();
-        let batch = NewBatch {
-            batch_id,
-            source: &"site-a".parse().unwrap(),
-            master,
-            recipients: std::slice::from_ref(recipient),
-            entitled: &entitled,
-            content: ContentDigest([1; 32]),
-            created_at,
-            expires_at,
-            copy_ends_at: None,
-            keys: &keys,
-        };
         let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true };
-        let usable_until = created_at.plus(TTL / 2);
+        let provenance = Arc::new(Provenance { grade: grade.clone(), expires_at });
+        let block = |made: usize| {
+            let ids = KeyId::draw_batch((number - made).min(64), &OsRandom).unwrap();
+            LeasedBlock {
+                batch_id: BatchId::draw(&OsRandom).unwrap(),
+                entitled: entitled.clone(),
+                leased_at: created_at,
+                usable_until,
+                created_at,
+                provenance: Arc::clone(&provenance),
+                keys: ids.into_iter().map(|id| Key { id, material: drawn() }).collect(),
+            }
+        };
+        let blocks: Vec<LeasedBlock> = (0..number).step_by(64).map(block).collect();
+        let mut batches = Vec::new();
+        for block in &blocks {
+            batches.push(NewBatch {
+                batch_id: block.batch_id,
+                source: &source,
+                master,
+                recipients: std::slice::from_ref(recipient),
+                entitled: &entitled,
+                content: ContentDigest([1; 32]),
+                created_at,
+                expires_at,
+                copy_ends_at: None,
+                keys: &block.keys,
+            });
+        }
         if purpose == Purpose::Ready {
-            let inserted =
-                self.store.insert_ready(std::slice::from_ref(&batch), &grade, usable_until).await.unwrap();
+            let inserted = self.store.insert_ready(&batches, &grade, usable_until).await.unwrap();
             assert_eq!(inserted, Inserted::Stored);
-            return None;
+            return Vec::new();
         }
         if !entitled.is_empty() {
-            assert_eq!(self.store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
+            assert_eq!(self.store.insert_batches(&batches).await.unwrap(), Inserted::Stored);
         }
-        let provenance = Arc::new(Provenance { grade, expires_at });
-        let leased_at = created_at;
-        Some(LeasedBlock { batch_id, entitled, leased_at, usable_until, created_at, provenance, keys })
+        drop(batches);
+        blocks
     }
 }
 
@@ -82,6 +103,10 @@ impl Maker for Double {
         purpose: Purpose,
     ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
+            self.asked.lock().unwrap().push((number, purpose));
+            if self.is_held.load(Ordering::SeqCst) {
+                self.gate.acquire().await.unwrap().forget();
+            }
             if !self.is_up.load(Ordering::SeqCst) || self.refuses.load(Ordering::SeqCst) {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
             }
@@ -91,11 +116,7 @@ impl Maker for Double {
             }
             // Others get to run while a batch is being made.
             tokio::task::yield_now().await;
-            let mut blocks = Vec::new();
-            for made in (0..number).step_by(64) {
-                blocks.extend(self.batch(master, recipient, (number - made).min(64), purpose).await);
-            }
-            Ok(blocks)
+            Ok(self.deliver(master, recipient, number, purpose).await)
         })
     }
 
@@ -120,6 +141,7 @@ struct Site {
     url: String,
     clock: Arc<ManualClock>,
     master_refetch: bool,
+    leased_max: u64,
 }
 
 /// One daemon's reserve.
@@ -134,7 +156,13 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("site.db").display());
         KeyEncryptionKeys::create_file(&dir.path().join("kek"), &OsRandom).unwrap();
-        Self { dir, url, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
+        Self {
+            dir,
+            url,
+            clock: Arc::new(ManualClock::starting_at(START)),
+            master_refetch: true,
+            leased_max: 10_000,
+        }
     }
 
     async fn start(&self, floor: u64, max: u64) -> Running {
@@ -152,7 +180,10 @@ impl Site {
             is_up: AtomicBool::new(true),
             refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
+            asked: Mutex::default(),
             refilled: Mutex::default(),
+            is_held: AtomicBool::new(false),
+            gate: Semaphore::new(0),
         });
         let parts = ReserveParts {
             maker: Arc::clone(&double) as _,
@@ -164,7 +195,7 @@ impl Site {
         let settings = ReserveSettings {
             bounds: Bounds { floor, max, block: 64, delivery: 256 },
             pairs_max: 3,
-            leased_max: 10_000,
+            leased_max: self.leased_max,
             master_ttl: TTL,
         };
         Running { reserve: Reserve::new(parts, settings), double, store }
@@ -178,6 +209,27 @@ impl Running {
 
     fn set_up(&self, is_up: bool) {
         self.double.is_up.store(is_up, Ordering::SeqCst);
+    }
+
+    /// From now on what is being made is not done before [`Self::let_one_be_made`].
+    fn hold(&self) {
+        self.double.is_held.store(true, Ordering::SeqCst);
+    }
+
+    fn let_one_be_made(&self) {
+        self.double.gate.add_permits(1);
+    }
+
+    /// What was asked of the maker, when it is so many calls.
+    async fn asked(&self, calls: usize) -> Vec<(usize, Purpose)> {
+        for _ in 0..1000 {
+            let asked = self.double.asked.lock().unwrap().clone();
+            if asked.len() >= calls {
+                return asked;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the maker was not called {calls} times: {:?}", self.double.asked.lock().unwrap());
     }
 
     async fn take(&self, number: usize) -> Result<Vec<FreshKey>, SupplyError> {
