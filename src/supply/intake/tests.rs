@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use kme::{KeyId, KeyMaterial, ManualClock, OsRandom, PoolSetId, SecretBytes, Seed};
+use kme::{KeyId, KeyLimits, KeyMaterial, ManualClock, OsRandom, Party, PoolSetId, SecretBytes, Seed};
 
 use super::*;
 use crate::metrics::{LimitMeter, registry};
 use crate::pool::{PoolServers, PoolServersSettings, RecipientSetsSettings};
-use crate::store::{KeyEncryptionKeys, StoreSettings, Stored};
+use crate::store::{KeyEncryptionKeys, Role, StoreSettings, Stored};
 use crate::supply::{PeerQuota, QuotaTable};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_392_000_000);
