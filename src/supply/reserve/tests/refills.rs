@@ -137,7 +137,8 @@ async fn callers_wait_for_what_is_being_made_for_memory_and_no_more_is_made_than
         }
         run.let_one_be_made();
     };
-    let ((one, two, three), ()) = tokio::join!(callers, release);
+    let all = async { tokio::join!(callers, release) };
+    let ((one, two, three), ()) = timeout(PATIENCE, all).await.expect("somebody waits for ever");
     let all: HashSet<KeyId> = [one, two, three].into_iter().flat_map(|keys| ids(&keys.unwrap())).collect();
     assert_eq!(all.len(), 256);
     let waiting = |asked: &[(usize, Purpose)]| asked.iter().any(|(_, purpose)| *purpose == Purpose::Waiting);
@@ -234,7 +235,8 @@ async fn what_is_made_for_memory_while_the_reserve_closes_is_given_back() {
             run.reserve.close().await;
             run.double.gate.add_permits(2);
         };
-        let (refused, ()) = tokio::join!(waits, close);
+        let all = async { tokio::join!(waits, close) };
+        let (refused, ()) = timeout(PATIENCE, all).await.expect("somebody waits for ever");
         assert!(matches!(refused, Err(SupplyError::Busy)), "{refused:?}");
         run.reserve.parts.tasks.close();
         run.reserve.parts.tasks.wait().await;
