@@ -31,6 +31,8 @@ use crate::store::{
 
 /// Deliveries of one order in work at once.
 const DELIVERIES_AT_ONCE: usize = 2;
+/// Batches with more recipients are pushed one by one.
+const RECIPIENTS_OF_LISTS: usize = 8;
 
 /// Batches of one master in work at once; more wait. Half of the calls to a peer that may be under way, and
 /// little for the engine: so the orders of one SAE delay those of another by these few at most.
@@ -287,24 +289,37 @@ impl<'a> Work<'a> {
         let turns = bits.iter().map(|bits| turns_of(*bits)).sum();
         let _turns = self.turns.acquire_many(turns).await.map_err(internal)?;
         let bits = bits.iter().sum();
-        match self.attempt(counts, bits).await {
+        let drawn = self.draw(counts)?;
+        let ids: BTreeSet<BatchId> = drawn.iter().map(|drawn| drawn.batch_id).collect();
+        match self.attempt(drawn, bits).await {
             Err(Failure::SetGone { error, .. }) => {
                 tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
-                self.attempt(counts, bits).await.map_err(Failure::into_error)
+                self.retract(&ids);
+                self.attempt(self.draw(counts)?, bits).await.map_err(Failure::into_error)
             }
             result => result.map_err(Failure::into_error),
         }
     }
 
+    /// Voids batches that some sites may have stored, although the order goes on without them.
+    fn retract(&self, ids: &BTreeSet<BatchId>) {
+        let mut traces = self.traces.lock();
+        let (given_up, kept) =
+            std::mem::take(&mut traces.remote).into_iter().partition(|(_, batch)| ids.contains(batch));
+        traces.remote = kept;
+        drop(traces);
+        let given_up = Traces { remote: given_up, ..Traces::default() };
+        self.maker.retractor.start(given_up, self.created_at, self.expires_at);
+    }
+
     /// `bits` is what all batches together take from a pool set.
-    async fn attempt(&self, counts: &[usize], bits: u64) -> Result<Vec<Made>, Failure> {
+    async fn attempt(&self, drawn: Vec<Drawn>, bits: u64) -> Result<Vec<Made>, Failure> {
         let (order, parts) = (self.order, &self.maker.parts);
         let set = parts.sets.acquire(&self.sites, bits).await.map_err(no_set)?;
         let (pools, entropy_sources) = (set.pool_count(), set.entropy_sources());
         if !order.demands.met_by_pools(pools, &entropy_sources) {
             return Err(SupplyError::DemandsNotMet.into());
         }
-        let drawn = counts.iter().map(|count| self.draw(*count)).collect::<Result<Vec<_>, _>>()?;
         let started = Instant::now();
         let generated = generate(Arc::clone(&set), order.key_bytes, drawn).await?;
         parts.meter.generate(started.elapsed());
@@ -351,17 +366,20 @@ impl<'a> Work<'a> {
         Ok(batches.iter().zip(keys).map(made).collect())
     }
 
-    /// What is random in a batch.
-    fn draw(&self, count: usize) -> Result<Drawn, SupplyError> {
+    /// What is random in batches of so many keys.
+    fn draw(&self, counts: &[usize]) -> Result<Vec<Drawn>, SupplyError> {
         let random = &*self.maker.parts.random;
-        Ok(Drawn {
-            batch_id: BatchId::draw(random).map_err(internal)?,
-            key_ids: KeyId::draw_batch(count, random).map_err(internal)?,
-            seeds: BatchSeeds {
-                seed: Seed::draw(random).map_err(internal)?,
-                mask_seed: Seed::draw(random).map_err(internal)?,
-            },
-        })
+        let draw = |count: &usize| {
+            Ok(Drawn {
+                batch_id: BatchId::draw(random).map_err(internal)?,
+                key_ids: KeyId::draw_batch(*count, random).map_err(internal)?,
+                seeds: BatchSeeds {
+                    seed: Seed::draw(random).map_err(internal)?,
+                    mask_seed: Seed::draw(random).map_err(internal)?,
+                },
+            })
+        };
+        counts.iter().map(draw).collect()
     }
 
     /// Draws the consequences of a failure that is about the pool set, so that the next set may do.
@@ -392,7 +410,9 @@ impl<'a> Work<'a> {
         let peer = self.maker.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
         let mut pushes = Vec::new();
-        for batches in batches.chunks(peer.batches_per_push()) {
+        // Many recipients make a list longer than a request may be.
+        let is_short = self.order.recipients.len() <= RECIPIENTS_OF_LISTS;
+        for batches in batches.chunks(if is_short { peer.batches_per_push() } else { 1 }) {
             pushes.push(self.push_together(peer, batches));
         }
         Ok(try_join_all(pushes).await?.iter().all(|pushed| pushed.hybrid_tls))

@@ -208,15 +208,31 @@ pub fn kept_until(
     if has_slaves { expires_at } else { ready_until.max(copy_ends_at).unwrap_or(expires_at).min(expires_at) }
 }
 
-/// Until when a store shows for certain whether keys of a batch were leased: it keeps those that were for
-/// longer than [`HOLD`] after that.
+/// Until when a store shows for certain whether keys of a batch were leased: it keeps a batch while its keys may be
+/// leased, and one that was leased for longer than its keys may be handed out.
 pub fn leases_show_until(created_at: Timestamp, expires_at: Timestamp) -> Timestamp {
-    created_at.plus(HOLD).min(expires_at)
+    hand_out_until(created_at, expires_at, created_at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_that_was_leased_is_kept_for_longer_than_a_void_looks_for_it() {
+        let created_at = Timestamp::from_ms(0);
+        for ttl in [Duration::from_secs(2), Duration::from_mins(2), Duration::from_hours(24)] {
+            let expires_at = created_at.plus(ttl);
+            let until = leases_show_until(created_at, expires_at);
+            // Leased at once, or just before the void looks.
+            for leased_at in [created_at, until.minus(Duration::from_millis(1))] {
+                let handed_out = hand_out_until(created_at, expires_at, leased_at);
+                let copies_end = copy_ends_at(handed_out, Duration::from_millis(1));
+                assert!(kept_until(false, expires_at, None, Some(copies_end)) > until, "{ttl:?}");
+            }
+            assert!(kept_until(false, expires_at, Some(usable_until(created_at, expires_at)), None) >= until);
+        }
+    }
 
     const ONCE: Terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::ZERO };
     const WINDOW: Terms = Terms { mode: RetrievalMode::Once, replay_window: Duration::from_millis(10) };

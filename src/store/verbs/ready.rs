@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kme::life;
-use kme::{BatchId, Key, KeyMaterial, Provenance, SecretBytes, Timestamp};
+use kme::{BatchId, Key, KeyMaterial, KmeId, Provenance, SecretBytes, Timestamp};
 use tracing::{error, warn};
 
 use super::insert::Insert;
@@ -160,6 +160,7 @@ pub(crate) struct GiveBack(Vec<Returned>);
 
 struct Returned {
     batch_id: BatchId,
+    source: KmeId,
     terms: Ready,
     keys: Vec<Key>,
     /// Stores them where this site does not have the batch (any more).
@@ -193,7 +194,7 @@ impl GiveBack {
                 material: KeyMaterial::new(SecretBytes::copy_of(key.material.expose())),
             };
             let keys = block.keys.iter().map(copy).collect();
-            Ok(Returned { batch_id: block.batch_id, terms, keys, anew })
+            Ok(Returned { batch_id: block.batch_id, source: block.source.clone(), terms, keys, anew })
         };
         blocks.iter().map(returned).collect::<Result<_, _>>().map(Self)
     }
@@ -235,12 +236,22 @@ impl Verb for GiveBack {
 
     async fn run(&self, link: &mut Link, sealer: &Sealer, _: Timestamp) -> Result<(), StoreError> {
         for block in &self.0 {
-            match rows::record(link, sealer, block.batch_id).await? {
-                Some(mut record) => {
+            let given_back = match rows::record(link, sealer, block.batch_id).await {
+                Ok(Some(mut record)) if record.header.source == block.source => {
                     block.give_back(&mut record)?;
-                    rows::save(link, &[&record]).await?;
+                    rows::save(link, &[&record]).await
                 }
-                None => drop(block.anew.carry_out(link, sealer).await?),
+                // The batch of another KME, which has taken the ID.
+                Ok(Some(_)) => continue,
+                Ok(None) => block.anew.carry_out(link, sealer).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match given_back {
+                // It must not cost the keys of the other blocks.
+                Err(error) if error.is_about_rows() => {
+                    error!(batch.id = %block.batch_id, %error, "leased keys cannot be given back and are dropped");
+                }
+                given_back => given_back?,
             }
         }
         Ok(())

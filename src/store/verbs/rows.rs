@@ -220,6 +220,13 @@ pub(super) async fn save(link: &mut Link, changed: &[&Record]) -> Result<(), Sto
     Ok(())
 }
 
+/// Says of a record with keys to be erased that it is to be looked at then.
+pub(super) async fn postpone(link: &mut Link, batch_id: BatchId, until: Timestamp) -> Result<(), StoreError> {
+    let id: &[u8] = batch_id.as_bytes();
+    sqlx::query(link.text(sql::POSTPONE_RECORD)).bind(id).bind(until.as_ms()).execute(&mut **link).await?;
+    Ok(())
+}
+
 /// Takes a record that is not what its row says out of the way of leases and sweeps.
 pub(super) async fn unlist(link: &mut Link, batch_id: BatchId) -> Result<(), StoreError> {
     let id: &[u8] = batch_id.as_bytes();

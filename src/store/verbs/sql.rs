@@ -89,6 +89,7 @@ const RECORD_COLUMNS: usize = 15;
 /// For a record that is not what its row says: no lease and no sweep finds it until it expires.
 pub(crate) const UNLIST_RECORD: Sql =
     Sql::same("UPDATE records SET ready_until_ms = NULL, erase_at_ms = NULL WHERE batch_id = $1");
+pub(crate) const POSTPONE_RECORD: Sql = Sql::same("UPDATE records SET erase_at_ms = $2 WHERE batch_id = $1");
 pub(crate) const COUNT_READY: Sql = Sql::same(
     "SELECT CAST(coalesce(sum(ready_keys), 0) AS BIGINT) FROM records \
      WHERE master_sae = $1 AND recipient = $2 AND ready_until_ms > $3",

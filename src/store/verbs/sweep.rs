@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kme::Timestamp;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::ids::id_bytes;
 use super::rows::{self, Found};
@@ -22,6 +22,9 @@ const MARK_LIFE: Duration = Duration::from_hours(24);
 pub(crate) struct Sweep {
     pub(crate) limit: u32,
 }
+
+/// How long a record that cannot be opened here is left alone.
+const POSTPONED: Duration = Duration::from_mins(1);
 
 impl Sweep {
     /// Erases the keys whose replay window has ended, in at most `limit` records. Returns how many, and how many
@@ -47,8 +50,15 @@ impl Sweep {
                     }
                     record.batch_id
                 }
-                // Another daemon may have the KEK.
-                Found::Damaged { error: StoreError::Seal(_), .. } => continue,
+                // Another daemon may have the KEK. Later, so that it does not stand in the way of the others.
+                Found::Damaged { batch_id, error: StoreError::Seal(error), .. } => {
+                    if sealer.may_warn(now) {
+                        warn!(%error, "keys that are to be erased cannot be opened here");
+                    }
+                    rows::postpone(link, batch_id, now.plus(POSTPONED)).await?;
+                    unlisted += 1;
+                    continue;
+                }
                 Found::Damaged { batch_id, .. } => batch_id,
             };
             error!(batch.id = %spoiled, "a record was changed in the database; it goes when it expires");

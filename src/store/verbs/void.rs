@@ -144,7 +144,9 @@ impl Verb for VoidUnlessLeased {
         }
         let known = rows::record(link, sealer, void.batch_id).await?;
         let is_in_use = known.as_ref().is_some_and(|record| {
-            !record.state.voided && record.state.ready_slots().len() < record.header.key_ids.len()
+            record.header.source == void.source
+                && !record.state.voided
+                && record.state.ready_slots().len() < record.header.key_ids.len()
         });
         if is_in_use {
             return Ok(ReadyVoid::InUse);

@@ -125,8 +125,9 @@ impl Reserve {
             for pair in pairs {
                 if pair.is_idle() {
                     let _moving = pair.moving.lock().await;
-                    reserve.pairs.remove(&pair);
-                    reserve.give_back(&pair, pair.empty()).await;
+                    if reserve.pairs.remove_idle(&pair) {
+                        reserve.give_back(&pair, pair.empty()).await;
+                    }
                 } else if pair.has_overdue(reserve.parts.maker.now()) {
                     let _moving = pair.moving.lock().await;
                     reserve.give_back_overdue(&pair).await;

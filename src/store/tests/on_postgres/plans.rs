@@ -113,6 +113,13 @@ fn statements() -> Vec<Statement> {
         ),
         statement("UNLIST_RECORD", "records_pkey", sql::UNLIST_RECORD.postgres, "bytea", id.clone()),
         statement(
+            "POSTPONE_RECORD",
+            "records_pkey",
+            sql::POSTPONE_RECORD.postgres,
+            "bytea, bigint",
+            format!("{id}, 1000"),
+        ),
+        statement(
             "TOMBSTONES",
             "tombstones_pkey",
             sql::TOMBSTONES.postgres,
