@@ -41,6 +41,8 @@ use crate::store::{
 const IN_WORK_MAX: usize = 16;
 /// Most batches of one push.
 pub(super) const BATCHES_PER_PUSH_MAX: usize = 4;
+/// Most keys of one push.
+pub const KEYS_PER_PUSH_MAX: usize = BATCHES_PER_PUSH_MAX * blast::MAX_KEYS_PER_BATCH;
 /// Longest time from the arrival of a push until its keys are about to be stored.
 const WORK_MAX: Duration = Duration::from_mins(4);
 /// How much longer than a push can still arrive it may take to be stored; longer than [`WORK_MAX`] and the
