@@ -28,7 +28,9 @@ use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
 use crate::self_test;
 use crate::store::{Store, StoreSettings};
-use crate::supply::{Intake, PeerAnnouncer, Peers, Quotas, Supply, SupplyMeter, SupplyParts};
+use crate::supply::{
+    Intake, KEYS_PER_PUSH_MAX, PeerAnnouncer, Peers, Quotas, Supply, SupplyMeter, SupplyParts,
+};
 
 /// Most calls to one peer at once.
 const PEER_CALLS_MAX: usize = 64;
@@ -211,7 +213,7 @@ impl Rooms {
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
-        let largest = u32::try_from(blast::MAX_KEYS_PER_BATCH).unwrap_or(u32::MAX);
+        let largest = u32::try_from(KEYS_PER_PUSH_MAX).unwrap_or(u32::MAX);
         let clients = Clients::new("peer", wiring::peer_limits(config), largest, limited.clone());
         let work = supervisor.work.clone();
         let router = http::peer::router(intake, clients, edge, body_max, work, &requests);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 pub(super) use self::rules::BATCHES_PER_PUSH_MAX;
 use self::rules::Checked;
-pub use self::rules::IntakeRules;
+pub use self::rules::{IntakeRules, KEYS_PER_PUSH_MAX};
 use super::compare;
 use super::meter::SupplyMeter;
 use super::{QuotaFull, Quotas};

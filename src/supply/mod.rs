@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 pub use announce::PeerAnnouncer;
 pub use error::SupplyError;
-pub use intake::{Intake, IntakeError, IntakeRules};
+pub use intake::{Intake, IntakeError, IntakeRules, KEYS_PER_PUSH_MAX};
 use kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 pub use meter::SupplyMeter;
 pub use order::KeyOrder;

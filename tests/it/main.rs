@@ -16,6 +16,7 @@ mod commands;
 mod conformance;
 mod copies;
 mod defects;
+mod deliveries;
 mod demo;
 mod deploy;
 mod identity;

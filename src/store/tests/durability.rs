@@ -84,6 +84,30 @@ async fn what_a_daemon_lacks_the_kek_of_stays_for_those_that_have_it() {
 }
 
 #[tokio::test]
+async fn keys_that_cannot_be_opened_here_hold_up_the_erasure_of_no_others() {
+    let site = site!();
+    let window = Duration::from_mins(5);
+    let lacks = site.open().await;
+    KeyEncryptionKeys::create_file(&site.path("two.kek"), &OsRandom).unwrap();
+    let has = site.try_open("two.kek").await.unwrap();
+    let ask = Ask { replay_window: window, ..Ask::by("bob") };
+    // Those that cannot be opened are due first.
+    for store in [&has, &has, &lacks] {
+        let sample = Sample::to_bob(1).stored(store).await;
+        ask.gets(store, &sample.ids()).await;
+        site.clock.advance(Duration::from_secs(1));
+    }
+    site.clock.advance(window);
+    for _ in 0..3 {
+        lacks.sweep(2).await.unwrap();
+    }
+    assert_eq!(counts(&lacks).await.keys, 2, "its own is erased");
+    site.clock.advance(Duration::from_mins(2));
+    has.sweep(2).await.unwrap();
+    assert_eq!(counts(&lacks).await.keys, 0);
+}
+
+#[tokio::test]
 async fn a_tampered_row_is_reported_by_key_and_costs_no_other_key() {
     let site = site!();
     let store = site.open().await;

@@ -276,21 +276,30 @@ pub(super) fn key_of(id: KeyId) -> Key {
     Key { id, material: material(id) }
 }
 
-/// Gives back those of the leased keys whose IDs are in `ids`.
-pub(super) async fn give_back(store: &Store, mut leased: LeasedBlock, ids: &[KeyId]) {
-    leased.keys.retain(|key| ids.contains(&key.id));
-    let recipient = Recipient { party: to_sae("bob"), kme: kme("site-b") };
-    let block = ReturnedBlock {
+/// A leased block of a pair, to be given back to the store of site-a.
+pub(super) fn returned<'a>(
+    leased: &'a LeasedBlock,
+    source: &'a KmeId,
+    pair: ReadyPair<'a>,
+) -> ReturnedBlock<'a> {
+    ReturnedBlock {
         batch_id: leased.batch_id,
-        source: &kme("site-a"),
-        pair: ReadyPair { master: &sae("alice"), recipient: &recipient },
+        source,
+        pair,
         entitled: &leased.entitled,
         created_at: leased.created_at,
         usable_until: leased.usable_until,
         provenance: &leased.provenance,
         keys: &leased.keys,
-    };
-    store.give_back(&[block]).await.unwrap();
+    }
+}
+
+/// Gives back those of the leased keys whose IDs are in `ids`.
+pub(super) async fn give_back(store: &Store, mut leased: LeasedBlock, ids: &[KeyId]) {
+    leased.keys.retain(|key| ids.contains(&key.id));
+    let recipient = Recipient { party: to_sae("bob"), kme: kme("site-b") };
+    let pair = ReadyPair { master: &sae("alice"), recipient: &recipient };
+    store.give_back(&[returned(&leased, &kme("site-a"), pair)]).await.unwrap();
 }
 
 /// Material that follows from the ID, so that a test can check it.

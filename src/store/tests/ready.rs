@@ -212,3 +212,20 @@ async fn keys_that_the_store_never_had_are_given_back_under_their_own_batch_id()
     give_back(&store, leased, &sample.ids()).await;
     assert!(lease(&store, 1).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_record_that_was_spoiled_costs_no_other_block_that_is_given_back() {
+    let site = site!();
+    let store = site.open().await;
+    let spoiled = Sample::to_bob(2).ready(&store, true).await;
+    let good = Sample::to_bob(2).ready(&store, true).await;
+    let leased = lease(&store, 2).await;
+    let mut link = site.sql().await;
+    let spoil = "UPDATE records SET header = slots WHERE batch_id = $1";
+    sqlx::query(spoil).bind(spoiled.batch_id.as_bytes().as_slice()).execute(&mut *link).await.unwrap();
+    let (source, recipient) = (kme("site-a"), bob());
+    let pair = ReadyPair { master: &good.master, recipient: &recipient };
+    let returned: Vec<_> = leased.iter().map(|block| returned(block, &source, pair)).collect();
+    store.give_back(&returned).await.unwrap();
+    assert_eq!(lease(&store, 2).await.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&good.ids())]);
+}

@@ -10,6 +10,8 @@ use crate::store::{Entitlement, Role};
 
 /// Most batches of one push.
 pub(in crate::supply) const BATCHES_PER_PUSH_MAX: usize = 4;
+/// Most keys of one push.
+pub const KEYS_PER_PUSH_MAX: usize = BATCHES_PER_PUSH_MAX * blast::MAX_KEYS_PER_BATCH;
 /// More than a push of so many batches is long, in bytes.
 const BODY_OF_MANY: usize = 64 * 1024;
 
