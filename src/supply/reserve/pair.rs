@@ -60,6 +60,8 @@ struct Stock {
     in_work: u64,
     /// Keys being made for memory.
     coming: u64,
+    /// Keys being made for callers who wait. They are handed out at once, so the reserve does not have them.
+    awaited: u64,
     /// Refills that put keys into the store.
     refills: u64,
     is_filling: bool,
@@ -118,6 +120,7 @@ impl Pair {
             is_used_since: false,
             in_work: 0,
             coming: 0,
+            awaited: 0,
             refills: 0,
             is_filling: true,
             failures: 0,
@@ -320,11 +323,11 @@ impl Pair {
     pub(super) fn begin_batch(self: &Arc<Self>, number: usize, most: u64, now: Timestamp) -> Option<Begun> {
         let mut stock = self.stock.lock();
         let wanted = self.waited_for().max(number) as u64;
-        let keys = wanted.saturating_sub(stock.blocks.usable(now) + stock.coming).min(most);
+        let keys = wanted.saturating_sub(stock.blocks.usable(now) + stock.coming + stock.awaited).min(most);
         if keys == 0 {
             return None;
         }
-        stock.coming += keys;
+        stock.awaited += keys;
         Some(Begun { pair: Arc::clone(self), keys, purpose: Purpose::Waiting })
     }
 
@@ -365,7 +368,8 @@ impl Pair {
     /// Whether the pair can be forgotten.
     pub(super) fn is_idle(&self) -> bool {
         let stock = self.stock.lock();
-        stock.in_work + stock.coming == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
+        let being_made = stock.in_work + stock.coming + stock.awaited;
+        being_made == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
     }
 }
 
@@ -388,7 +392,8 @@ impl Stock {
     fn being_made(&mut self, purpose: Purpose) -> &mut u64 {
         match purpose {
             Purpose::Ready => &mut self.in_work,
-            Purpose::Ahead | Purpose::Waiting => &mut self.coming,
+            Purpose::Ahead => &mut self.coming,
+            Purpose::Waiting => &mut self.awaited,
         }
     }
 
@@ -423,7 +428,7 @@ impl Stock {
         self.stored != Some(0) || self.blocks.is_overdue() || self.learnt_at.elapsed() >= FRESH
     }
 
-    /// Keys leased, in the store and being made; `None` while the store was not counted.
+    /// Keys leased, in the store and being made for either; `None` while the store was not counted.
     fn have(&mut self, now: Timestamp) -> Option<u64> {
         Some(self.blocks.held(now) + self.stored? + self.in_work + self.coming)
     }

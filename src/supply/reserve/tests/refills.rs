@@ -77,9 +77,9 @@ async fn where_replicas_share_the_store_each_makes_at_most_half_of_what_is_missi
     assert_eq!(all(&pair, 300), [128], "and full blocks");
     assert_eq!(all(&pair, 100), [64], "or one block");
     assert_eq!(all(&pair, 20), [20]);
-    // What callers wait for counts, too.
+    // What is made for callers who wait is theirs.
     let waited_for = pair.begin_batch(500, 256, START).unwrap();
-    assert_eq!(all(&pair, 1024), [256]);
+    assert_eq!(all(&pair, 1024), [256, 256]);
     drop(waited_for);
     // Another has stored some meanwhile.
     let mut begun = begin(&pair, 1024).unwrap();
