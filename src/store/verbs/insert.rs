@@ -12,7 +12,7 @@ use crate::store::record::{Header, NewRecord, Ready, Record, State, check_keys};
 use crate::store::sealing::Sealer;
 use crate::store::types::{Inserted, NewBatch};
 
-/// Most batches of one [`Insert`].
+/// Most batches of one insert.
 pub const MAX_BATCHES_PER_INSERT: usize = 16;
 /// Most records whose key IDs begin with the same bytes. A retrieval reads all of them, so a peer that chooses them
 /// on purpose must not make one request read its whole store. By chance there are hardly ever two.
