@@ -9,20 +9,13 @@ INSTALL = f"""Plots need matplotlib. Make a folder for it once:
     python3 -m venv {ROOT}/target/plots
     {ROOT}/target/plots/bin/pip install matplotlib
 
-and run this script with {ROOT}/target/plots/bin/python, or with --no-plots: what was measured
-is kept as JSON, and --redraw draws it later."""
+and run this script with {ROOT}/target/plots/bin/python."""
 
 COLOURS = ["#2f6db0", "#d4752a", "#3f8f5b", "#8a5fb0", "#a8443c", "#6b6b6b"]
 
 
-def options(parser):
-    """What scripts that draw have in common."""
-    parser.add_argument("--redraw", action="store_true", help="measure nothing; draw what is in --out")
-    parser.add_argument("--no-plots", action="store_true", help="measure without matplotlib; --redraw draws later")
-
-
 def demand():
-    """Ends the script, before it measures, where there is no matplotlib."""
+    """Ends the script where there is no matplotlib."""
     try:
         import matplotlib
     except ImportError:

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """How cost grows: with pairs of SAEs, ready and stored keys, peers, connections, the size of keys, pools.
 
-    cargo build --release
-    python3 -m venv target/plots && target/plots/bin/pip install matplotlib
-    target/plots/bin/python benches/growth.py [--only pairs,stored,...] [--pairs 1,100] [--out DIR]
+    cargo build --release --workspace
+    python3 benches/growth.py [--only pairs,stored,...] [--pairs 1,100] [--out DIR]
+    target/plots/bin/python benches/draw.py DIR
 
 Two sites and three pool servers in processes of their own (more where that is what grows), on this machine, so run
-it where nothing else runs. Each measurement writes DIR/NAME.json and draws DIR/NAME.png; `--redraw` draws again from
-the JSON without measuring. A point that could not be measured is reported and left out of the plot. In the end a table
-says what one more costs in memory: the slope of least squares over the points, and the step between the last two.
+it where nothing else runs. Each measurement writes DIR/NAME.json, which draw.py makes DIR/NAME.png of. A point that
+could not be measured is reported and left out of the plot. In the end a table says what one more costs in memory: the
+slope of least squares over the points, and the step between the last two.
 
-Figures are medians of the rounds. "server CPU" is that of all daemons for one operation. Sites that are measured
-with ready keys get them beforehand, and then want no more, so that nothing is made meanwhile; where more than one key
-in fifty had to be made all the same, there is no figure.
+Figures are medians of the rounds. "server CPU" is that of all daemons for one operation. Sites that are measured with
+ready keys ("stocked") get them beforehand, and then want no more, so that nothing is made meanwhile; where more than
+one key in fifty had to be made all the same, there is no figure. `stored` is measured in the default configuration:
+there keys are made while they are asked for.
 """
 
 import argparse
@@ -26,9 +27,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-import drawing
-from drawing import Panel
-from network import (Failed, Network, errors, folder, listed, machine, options, others, run, slope, table,
+from drawing import Panel, where
+from network import (Failed, cell_bytes, errors, folder, listed, machine, network, options, others, run, slope, table,
                      with_one_peer)
 
 # The most that one `qkd014 bench` may take besides the time that it measures.
@@ -40,6 +40,8 @@ PAIR_MAX = 1_000_000
 # Requests to keys of pairs that are new: made on demand, or taken from the database.
 NEW_PAIRS_PER_S, TOUCHES_MAX = 500, 4
 OPERATIONS_PER_S_MAX = 40_000
+# Slower than any site delivers the keys that `dec` knows.
+FETCHED_PER_S = 5_000
 # A reserve is looked through every ten seconds; an idle site is looked at for longer.
 IDLE_S = 12
 READY_PAIRS = 2_000
@@ -71,7 +73,7 @@ class Growth:
         self.networks += 1
         dir = self.dir / f"{self.name}-{self.networks}"
         dir.mkdir(parents=True)
-        return Network(self.args.dqkd, dir, **sizes)
+        return network(self.args, dir, **sizes)
 
     def sizes(self):
         return getattr(self.args, self.name.replace("-", "_"))
@@ -95,15 +97,16 @@ class Growth:
         values = ", ".join(f"{key} {shown(value)}" for key, value in point.items() if key != "x")
         print(f"  {self.name} {x:,}: {values}", flush=True)
 
-    def bench(self, network, *options, rounds=None, duration=None, warmup=0.5, connections=64, compare=2000):
+    def bench(self, network, *options, rounds=None, duration=None, warmup=0.5, connections=64, compare=2000,
+              slack_s=SLACK_S):
         """Figures of one `qkd014 bench`."""
         rounds, duration = rounds or self.args.rounds, duration or self.args.duration
-        patience = SLACK_S + 2 * rounds * (duration + warmup)
+        patience = slack_s + 2 * rounds * (duration + warmup)
         report = network.bench("--rounds", rounds, "--duration", duration, "--warmup", warmup, "--timeout", 60,
                                "--connections", connections, "--compare", compare, *options, patience_s=patience)
         runs = [each["kme"] for each in report["rounds"]]
         if wrong := errors(runs):
-            raise Failed(f"not all was answered: {wrong}")
+            raise Failed(f"not all was answered: {wrong}; {network.full() or ''}")
         kme = report["kme"]
         return {
             "operations_per_s": kme["operations_per_s"],
@@ -118,9 +121,9 @@ class Growth:
     def ready(self, network, *options, **how):
         """The same of `enc_keys` from keys that are ready."""
         network.settle()
-        before = made_and_handed_out(network)
+        before = network.made_and_handed_out()
         figures = self.bench(network, "--op", "enc", *options, **how)
-        made, handed_out = (now - then for now, then in zip(made_and_handed_out(network), before))
+        made, handed_out = (now - then for now, then in zip(network.made_and_handed_out(), before))
         if made > MADE_MAX * handed_out:
             raise Failed(f"{made:,.0f} keys were made while {handed_out:,.0f} were handed out: too few were ready")
         return figures
@@ -147,13 +150,6 @@ class Growth:
     def record(self):
         return {"name": self.name, "machine": machine(self.args.dqkd), "rounds": self.args.rounds,
                 "duration_s": self.args.duration, "points": self.points}
-
-
-def made_and_handed_out(network):
-    """Keys that the first site has made and handed out, whatever for."""
-    samples = network.metrics().items()
-    return [sum(value for sample, value in samples if sample.startswith(name + "{"))
-            for name in ("dqkd_keys_made_total", "dqkd_keys_handed_out_total")]
 
 
 def cpu_us(runs, name):
@@ -227,26 +223,28 @@ def of_ready(growth, network, count, directory):
 
 
 def stored(growth):
-    """So many keys at the slave's site that nobody retrieves, while others are retrieved."""
+    """So many keys that were delivered and not retrieved, before what is measured."""
+    for count in growth.sizes():
+        growth.point(count, lambda: of_stored(growth, count))
+
+
+def of_stored(growth, count):
+    # A network each: every measurement stores keys of its own.
     with growth.network() as network:
-        fillers = -(-max(growth.sizes()) // PAIR_MAX)
-        directory = listed("filler", fillers, "site-b")
         network.start_all()
-        network.configure(1, "", directory)
-        growth.each(network, lambda growth, network, count: of_stored(growth, network, count, directory))
-
-
-def of_stored(growth, network, count, directory):
-    fillers = -(-count // PAIR_MAX)
-    network.configure(0, keys(-(-count // fillers), None), directory)
-    for number in range(1, fillers + 1):
-        network.ready_keys(f"filler-{number}")
-    network.fill(count, part=1)
-    # Bob has none ready: what he retrieves is made before the clock runs.
-    network.configure(0, ON_DEMAND, directory)
-    figures = growth.bench(network, "--op", "dec", "--stock", growth.args.dec_stock, warmup=0.2)
-    size, wal = network.database_bytes(1)
-    return figures | {"rss_bytes": network.process("site-b").rss_bytes(), "database_bytes": size, "wal_bytes": wal}
+        network.deliver(count)
+        network.settle()
+        size, wal = network.database_bytes(1)
+        figures = {"rss_bytes": network.process("site-b").rss_bytes(), "database_bytes": size, "wal_bytes": wal}
+        figures |= prefixed("enc_", growth.bench(network, "--op", "enc"))
+    for order in ("newest", "random"):
+        with growth.network() as network:
+            network.start_all()
+            known = count + growth.args.dec_stock
+            figures |= prefixed(f"{order}_", growth.bench(
+                network, "--op", "dec", "--order", order, "--stock", known, warmup=0.2,
+                slack_s=SLACK_S + growth.args.rounds * known / FETCHED_PER_S))
+    return figures
 
 
 def peers(growth):
@@ -430,22 +428,28 @@ class Plot:
         self.measure, self.title, self.x_label, self.panels = measure, title, x_label, panels
         self.default, self.unit, self.linear = default, unit, linear
 
-    def draw(self, record, file):
+    def draw(self, record):
+        """Title, panels and notes."""
         points = record["points"]
         panels = [Panel(title, [series(points, *each) for each in of], self.x_label, log_x=not self.linear)
                   for title, of in self.panels]
-        notes = [f"{drawing.where(record['machine'])}; medians of {record['rounds']} rounds of "
-                 f"{record['duration_s']:g} s"]
-        if busy := [point["others"] for point in points if "others" in point]:
+        notes = [f"{where(record['machine'])}; medians of {record['rounds']} rounds of {record['duration_s']:g} s"]
+        busy = [share for point in points for name, share in point.items() if name.endswith("others")]
+        if busy:
             notes.append(f"The machine did other things meanwhile: up to {max(busy):.0%} of a core.")
         failed = [f"{point['x']:,}: {point[why]}" for point in points for why in ("failed", "missing") if why in point]
         if record.get("failed"):
             failed.append(record["failed"])
         notes += [f"No figure for {each}" for each in failed]
-        drawing.draw(file, f"{self.title} ({self.measure.__doc__.rstrip('.')})", panels, notes)
+        return f"{self.title} ({self.measure.__doc__.rstrip('.')})", panels, notes
 
 
-RATE = ("enc_keys, operations a second", [("enc_keys", "operations_per_s", 1)])
+def each_order(figure):
+    return [("enc_keys, sustained", f"enc_{figure}", 1), ("dec_keys, newest", f"newest_{figure}", 1),
+            ("dec_keys, random", f"random_{figure}", 1)]
+
+
+RATE = ("enc_keys, stocked, operations a second", [("enc_keys", "operations_per_s", 1)])
 CPU = ("server CPU, us an operation", [("all daemons", "server_cpu_us", 1), ("first site", "first_site_cpu_us", 1)])
 TIMES = ("latency, ms", [("p50", "p50_ms", 1), ("p99", "p99_ms", 1)])
 MEMORY = ("memory of the first site, MiB", [("resident", "rss_bytes", MIB)])
@@ -455,12 +459,10 @@ PLOTS = {
     "pairs": Plot(pairs, "Pairs", "pairs", [RATE, CPU, TIMES, MEMORY, IDLE], [1, 10, 100, 1_000, 10_000], "pair"),
     "ready": Plot(ready, "Ready keys", "ready keys in memory", [MEMORY], [2_000, 32_000, 64_000, 126_000], "ready key",
                   linear=True),
-    "stored": Plot(stored, "Stored keys", "other keys at the slave's site", [
-        ("dec_keys, operations a second", [("dec_keys", "operations_per_s", 1)]),
-        ("server CPU, us an operation", [
-            ("all daemons", "server_cpu_us", 1), ("second site", "second_site_cpu_us", 1),
-        ]),
-        TIMES,
+    "stored": Plot(stored, "Stored keys", "other keys stored at both sites", [
+        ("operations a second", each_order("operations_per_s")),
+        ("p99, ms", each_order("p99_ms")),
+        ("server CPU of all daemons, us an operation", each_order("server_cpu_us")),
         ("memory of the second site, MiB", [("resident", "rss_bytes", MIB)]),
         ("its database, MiB", [("database", "database_bytes", MIB), ("write-ahead log", "wal_bytes", MIB)]),
     ], [1_000, 10_000, 100_000, 1_000_000], "stored key"),
@@ -476,10 +478,10 @@ PLOTS = {
                                [1, 4, 16, 64, 256, 1_000]),
     "key-bits": Plot(key_bits, "Size of keys", "bits", [
         ("enc_keys, operations a second", [
-            ("ready", "operations_per_s", 1), ("on demand", "on_demand_operations_per_s", 1),
+            ("stocked", "operations_per_s", 1), ("on demand", "on_demand_operations_per_s", 1),
         ]),
-        ("MB of key a second", [("ready", "megabytes_per_s", 1), ("on demand", "on_demand_megabytes_per_s", 1)]),
-        ("server CPU, us an operation", [("ready", "server_cpu_us", 1), ("on demand", "on_demand_server_cpu_us", 1)]),
+        ("MB of key a second", [("stocked", "megabytes_per_s", 1), ("on demand", "on_demand_megabytes_per_s", 1)]),
+        ("server CPU, us an operation", [("stocked", "server_cpu_us", 1), ("on demand", "on_demand_server_cpu_us", 1)]),
         ("made ahead, keys a second", [("made", "made_ahead_per_s", 1)]),
     ], [256, 1_024, 4_096, 16_384, 65_536]),
     "pools": Plot(pools, "Pools", "pools of a set", [
@@ -504,15 +506,10 @@ def slopes(records):
         good = [(point[across], point[key]) for point in records[name]["points"] if point.get(key) is not None]
         over = slope(good)
         last = slope(good[-2:])
-        rows.append([plot.unit, "database" if name == "stored" else "resident memory", cell(over), cell(last),
+        what = "database" if name == "stored" else "resident memory"
+        rows.append([plot.unit, what, cell_bytes(over), cell_bytes(last),
                      f"{good[0][0]:,} to {good[-1][0]:,}" if good else "-"])
     return rows
-
-
-def cell(bytes_each):
-    if bytes_each is None:
-        return "-"
-    return f"{bytes_each / 1024:,.1f} KiB" if abs(bytes_each) >= 10_240 else f"{bytes_each:,.0f} B"
 
 
 def measure(args, dir, name):
@@ -548,12 +545,12 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=1.0, help="measured seconds of each round")
     parser.add_argument("--stock", type=int, default=300_000, help="ready keys before enc_keys is measured")
-    parser.add_argument("--dec-stock", type=int, default=30_000, help="keys that are retrieved in each round")
+    parser.add_argument("--dec-stock", type=int, default=30_000,
+                        help="keys that dec knows besides the stored ones, so that a round has enough")
     parser.add_argument("--pool-keys", type=int, default=60_000, help="keys made with each number of pools")
     parser.add_argument("--ready-pairs", type=int, default=READY_PAIRS, help="pairs that the ready keys belong to")
     parser.add_argument("--size-fill", type=float, default=SIZE_FILL_S, help="seconds to make ready keys of one size")
     parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds for which idle peers are looked at")
-    drawing.options(parser)
     args = parser.parse_args()
     args.only = args.only.split(",")
     if unknown := set(args.only) - set(PLOTS):
@@ -564,18 +561,11 @@ def arguments():
 def main():
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    if not args.no_plots:
-        drawing.demand()
-    if not args.redraw:
-        with folder(args) as dir:
-            for name in args.only:
-                measure(args, pathlib.Path(dir), name)
+    with folder(args) as dir:
+        for name in args.only:
+            measure(args, pathlib.Path(dir), name)
     files = {name: args.out / f"{name}.json" for name in args.only}
     records = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    if not args.no_plots:
-        for name, record in records.items():
-            PLOTS[name].draw(record, args.out / f"{name}.png")
-            print(f"drawn: {args.out / f'{name}.png'}")
     table(["one more", "costs", "slope of all points", "step between the last two", "from"], slopes(records))
     everything = [each for record in records.values() for each in (record, *record["points"])]
     if any("failed" in each or "missing" in each for each in everything):

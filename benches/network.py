@@ -9,16 +9,19 @@ import pathlib
 import platform
 import resource
 import signal
+import sqlite3
 import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DQKD = ROOT / "target" / "release" / "dqkd"
+QKD014 = DQKD.with_name("qkd014")
 STARTUP_S = 60
 STOP_S = 60
 # Longer than any pause of a reserve that is being filled.
@@ -27,8 +30,15 @@ FILL_PATIENCE_S = 30
 FILLED_PART, FILLED_S = 0.5, 5
 # Daemons that use no more than this of a core have nothing left to do.
 QUIET_CORES, SETTLE_S = 0.1, 15
+# How keys are delivered that nobody retrieves: keys of a request, connections, and the most that is expected of a site.
+STORE_EACH, STORE_CONNECTIONS, STORE_PER_S = 128, 8, 100_000
+STORE_TRIES_WITHOUT_KEYS = 3
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+QUOTA_ADVICE = ("what came after is no measurement. Choose less --stored or fewer --minutes, or raise stored_keys and "
+                "stored_mib in [limits.sae] and [limits.kme] with --tables FILE")
 
 
 class Failed(Exception):
@@ -97,11 +107,50 @@ def established_sockets():
     return inodes
 
 
+class Load:
+    """One `qkd014 bench` of one round that tells of each window while it runs."""
+
+    def __init__(self, network, *options, window_s):
+        self.windows, self.report = [], None
+        command = network.bench_command(*options, "--rounds", 1, "--window", window_s)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            told = json.loads(line)
+            if window := told.get("window"):
+                self.windows.append(window | {"at": time.monotonic()})
+            else:
+                self.report = told
+
+    def is_running(self):
+        return self.process.poll() is None
+
+    def result(self, patience_s):
+        """The report, or why there is none."""
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired as error:
+            raise Failed("qkd014 bench did not end in time") from error
+        self.reader.join(patience_s)
+        if self.process.returncode != 0 or self.report is None:
+            raise Failed(f"qkd014 bench ended with {self.process.returncode}; it says why above")
+        return self.report
+
+    def stop(self):
+        if self.is_running():
+            self.process.kill()
+            self.process.wait()
+
+
 class Network:
     """Files of `dqkd demo`, each daemon a process; all are stopped at the end of a `with`, however it ends."""
 
-    def __init__(self, dqkd, dir, sites=2, pool_servers=3, store=None):
+    def __init__(self, dqkd, dir, sites=2, pool_servers=3, store=None, qkd014=QKD014, tables=""):
         self.dqkd, self.dir, self.running = pathlib.Path(dqkd).resolve(), pathlib.Path(dir).resolve(), {}
+        self.qkd014, self.store, self.delivered = pathlib.Path(qkd014).resolve(), store, 0
         demo = self.dir / "demo"
         command = [self.dqkd, "demo", "--generate-only", "--dir", demo]
         command += ["--sites", str(sites)] if sites != 2 else []
@@ -110,7 +159,11 @@ class Network:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.manifest_path = demo / "demo.json"
         self.manifest = json.loads(self.manifest_path.read_text())
-        self.plain = {site["id"]: pathlib.Path(site["config"]).read_text() for site in self.manifest["sites"]}
+        self.plain = {}
+        for site in self.manifest["sites"]:
+            config = pathlib.Path(site["config"])
+            self.plain[site["id"]] = insert(config.read_text(), tables) if tables else config.read_text()
+            config.write_text(self.plain[site["id"]])
 
     def __enter__(self):
         return self
@@ -242,14 +295,80 @@ class Network:
             self.wait_ready()
         return ended
 
+    def database_file(self, index):
+        return self.manifest_path.parent / f"{self.manifest['sites'][index]['id']}.db"
+
     def database_bytes(self, index):
-        """Sizes of a site's database and of its write-ahead log."""
-        file = self.manifest_path.parent / f"{self.manifest['sites'][index]['id']}.db"
+        """Sizes of a site's database and of its write-ahead log. On Postgres that is its tables with their indexes, and
+        no log."""
+        if self.store:
+            return self.schema_bytes(index), 0
+        file = self.database_file(index)
         wal = file.with_name(file.name + "-wal")
         return file.stat().st_size, wal.stat().st_size if wal.exists() else 0
 
+    def stored_bytes(self, index):
+        """What a site's database takes, with what is in its log only."""
+        if self.store:
+            return self.schema_bytes(index)
+        database = sqlite3.connect(f"file:{self.database_file(index)}?mode=ro", uri=True)
+        try:
+            (pages,), (page_bytes,) = (database.execute(f"PRAGMA {name}").fetchone()
+                                       for name in ("page_count", "page_size"))
+        finally:
+            database.close()
+        return pages * page_bytes
+
+    def schema_bytes(self, index):
+        schema = "dqkd_demo_" + self.manifest["sites"][index]["id"].replace("-", "_")
+        sql = ("SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c JOIN pg_namespace n "
+               f"ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = '{schema}'")
+        try:
+            done = subprocess.run(["psql", "-XAtc", sql, self.store], capture_output=True, text=True, timeout=60)
+        except FileNotFoundError as error:
+            raise Failed("psql is missing, which says how large the database is (Debian: postgresql-client)") from error
+        if done.returncode != 0:
+            raise Failed(f"psql: {done.stderr.strip()}")
+        return int(done.stdout)
+
+    def deliver(self, wanted):
+        """Has alice take keys that bob does not retrieve, in the configuration as it is, until there are `wanted` of
+        them: so many stored keys at both sites."""
+        tries = 0
+        while (missing := wanted - self.delivered) > 0:
+            requests = -(-missing // STORE_EACH)
+            seconds = max(1, missing / STORE_PER_S)
+            report = self.bench("--op", "enc", "--number", STORE_EACH, "--connections", STORE_CONNECTIONS,
+                                "--rate", requests / seconds, "--duration", seconds, "--warmup", 0, "--timeout", 60,
+                                "--compare", 0, "--rounds", 1, patience_s=seconds + 120)
+            run = report["rounds"][0]["kme"]
+            self.delivered += run["operations"] * STORE_EACH
+            tries = 0 if run["operations"] else tries + 1
+            if tries == STORE_TRIES_WITHOUT_KEYS:
+                raise Failed(f"{self.delivered:,} of {wanted:,} keys were delivered and no more: "
+                             f"{self.full() or run['refusals'] or run['troubles']}")
+
+    def full(self):
+        """Which quota of stored keys a site has reached, and what to do; `None` for none."""
+        for index, site in enumerate(self.manifest["sites"]):
+            for sample, count in self.metrics(index).items():
+                name, _, labels = sample.partition("{")
+                if not count:
+                    continue
+                if name == "dqkd_limited_total" and 'limit="stored_' in labels:
+                    return f"{site['id']} has reached a quota of stored keys, {labels.rstrip('}')}: {QUOTA_ADVICE}"
+                if name == "dqkd_batches_received_total" and 'outcome="full"' in labels:
+                    return f"{site['id']} stores no more for its peer, a quota is reached: {QUOTA_ADVICE}"
+        return None
+
+    def made_and_handed_out(self):
+        """Keys that the first site has made and handed out, whatever for."""
+        samples = self.metrics().items()
+        return [sum(value for sample, value in samples if sample.startswith(name + "{"))
+                for name in ("dqkd_keys_made_total", "dqkd_keys_handed_out_total")]
+
     def bench_command(self, *options):
-        return [str(part) for part in (self.dqkd.with_name("qkd014"), "bench", "--json", "--demo", self.manifest_path, *options)]
+        return [str(part) for part in (self.qkd014, "bench", "--json", "--demo", self.manifest_path, *options)]
 
     def bench(self, *options, patience_s):
         """The report of one `qkd014 bench`."""
@@ -262,6 +381,12 @@ class Network:
             last = done.stderr.strip().splitlines()[-1:] or [f"qkd014 bench ended with {done.returncode}"]
             raise Failed(last[0], done.stdout)
         return json.loads(done.stdout)
+
+
+def network(args, dir, dqkd=None, **sizes):
+    """A network of the programs and with the tables that `options` were given."""
+    tables = args.tables.read_text() if args.tables else ""
+    return Network(dqkd or args.dqkd, dir, qkd014=args.qkd014, tables=tables, **sizes)
 
 
 def insert(text, tables):
@@ -306,6 +431,13 @@ def slope(points):
     return statistics.linear_regression(*zip(*points)).slope
 
 
+def cell_bytes(bytes_each):
+    """A size for a table."""
+    if bytes_each is None:
+        return "-"
+    return f"{bytes_each / 1024:,.1f} KiB" if abs(bytes_each) >= 10_240 else f"{bytes_each:,.0f} B"
+
+
 def table(head, rows):
     """Prints a table of Markdown."""
     for cells in [head, ["---"] * len(head), *rows]:
@@ -326,6 +458,9 @@ def options(doc, name):
     """A parser with what all scripts of this folder have in common."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dqkd", type=pathlib.Path, default=DQKD)
+    parser.add_argument("--qkd014", type=pathlib.Path, default=QKD014, help="the program that puts load on it")
+    parser.add_argument("--tables", type=pathlib.Path, metavar="FILE",
+                        help="TOML tables that every site's file gets besides")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / name)
     parser.add_argument("--dir", type=pathlib.Path, help="files of the sites, kept; a temporary folder unless given")
     return parser

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A long time under half of what two sites can do: memory, files, connections and times must stay as they are.
 
-    cargo build --release
-    python3 -m venv target/plots && target/plots/bin/pip install matplotlib
-    target/plots/bin/python benches/soak.py [--minutes 60] [--ops pair,enc] [--out DIR]
+    cargo build --release --workspace
+    python3 benches/soak.py [--minutes 60] [--ops pair,enc] [--out DIR]
+    target/plots/bin/python benches/draw.py DIR
 
 Two sites and three pool servers in processes of their own, on this machine. First a few short runs with all
 operations at once, as fast as they go: that is the maximum. Then each gets half of what it reached there, in an open
@@ -14,8 +14,8 @@ ten minutes (10 minutes is their default; keys otherwise live for a day). What c
 is drawn and not judged. The rest is halved: "flat" means that the median of the second half differs from that of the
 first by no more than the tolerance that is printed beside it. Slopes are least squares over both halves.
 
-Writes DIR/soak.json and draws DIR/soak.png; `--redraw` draws and judges again. Ends with 1 when anything rises, a
-request fails, a key differs from its twin or a daemon ends.
+Writes DIR/soak.json, which draw.py makes DIR/soak.png of. Ends with 1 when anything rises, a request fails, a key
+differs from its twin or a daemon ends.
 """
 
 import json
@@ -23,12 +23,10 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
-import drawing
-from drawing import Panel
-from network import Failed, Network, errors, folder, insert, machine, options, run, slope, table
+from drawing import Panel, where
+from network import errors, Failed, folder, insert, Load, machine, network, options, run, slope, table
 
 MIB = 1 << 20
 # Short runs that find the maximum.
@@ -56,39 +54,21 @@ OF_OPERATIONS = {
 }
 
 
-class Load:
-    """One `qkd014 bench` for the whole time, and what it tells of each window."""
+def put_load(args, network, operation, rate, seconds):
+    compare = COMPARED_MAX if operation == "pair" else 0
+    return Load(network, "--op", operation, "--rate", rate, "--connections", args.connections, "--duration", seconds,
+                "--warmup", WARMUP_S, "--timeout", 30, "--compare", compare, window_s=args.every)
 
-    def __init__(self, network, operation, rate, connections, seconds, window_s):
-        self.operation, self.windows, self.report, self.start = operation, [], None, None
-        compare = COMPARED_MAX if operation == "pair" else 0
-        options = ["--op", operation, "--rate", rate, "--connections", connections, "--duration", seconds,
-                   "--rounds", 1, "--warmup", WARMUP_S, "--window", window_s, "--timeout", 30, "--compare", compare]
-        self.process = subprocess.Popen(network.bench_command(*options), stdout=subprocess.PIPE, text=True)
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
 
-    def read(self):
-        for line in self.process.stdout:
-            told = json.loads(line)
-            if window := told.get("window"):
-                self.windows.append(window | {"at": time.monotonic()})
-            else:
-                self.report = told
-
-    def result(self):
-        self.process.wait(SLACK_S)
-        self.reader.join(SLACK_S)
-        if self.process.returncode != 0 or self.report is None:
-            return [f"qkd014 bench --op {self.operation} ended with {self.process.returncode}"]
-        run, twins = self.report["rounds"][0]["kme"], self.report["twins"]
-        wrong = [f"{self.operation}: {count:,} x {what}" for what, count in errors([run]).items()]
-        return wrong + [f"{count:,} keys {what}" for what, count in twins.items() if what != "compared" and count]
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+def wrong(operation, load):
+    """What was not as it should be."""
+    try:
+        report = load.result(SLACK_S)
+    except Failed as failure:
+        return [f"{operation}: {failure}"]
+    found = [f"{operation}: {count:,} x {what}" for what, count in errors([report["rounds"][0]["kme"]]).items()]
+    twins = [(count, what) for what, count in report["twins"].items() if what != "compared" and count]
+    return found + [f"{count:,} keys {what}" for count, what in twins]
 
 
 def maximum(network, args):
@@ -155,24 +135,24 @@ def soak(args, network, record):
     record["rate_per_s"] = {operation: round(most / 2, 1) for operation, most in record["maximum_per_s"].items()}
     print(", ".join(f"{operation}: {most:,.0f} a second" for operation, most in record["maximum_per_s"].items())
           + f"; half of it for {seconds / 60:g} minutes", flush=True)
-    samples, start, loads = Samples(network), time.monotonic(), []
+    samples, start, loads = Samples(network), time.monotonic(), {}
     record["samples"] = samples.rows
     try:
         for operation, rate in record["rate_per_s"].items():
-            loads.append(Load(network, operation, rate, args.connections, seconds, args.every))
+            loads[operation] = put_load(args, network, operation, rate, seconds)
         watch(args, samples, start, loads, seconds)
-        record["wrong"] += [each for load in loads for each in load.result()]
+        record["wrong"] += [each for operation, load in loads.items() for each in wrong(operation, load)]
     finally:
-        for load in loads:
+        for load in loads.values():
             load.stop()
-        record["windows"] = {load.operation: [window | {"at_s": window["at"] - start} for window in load.windows]
-                             for load in loads}
+        record["windows"] = {operation: [window | {"at_s": window["at"] - start} for window in load.windows]
+                             for operation, load in loads.items()}
 
 
 def watch(args, samples, start, loads, seconds):
     """Takes samples until the load is over."""
     number, until = 0, start + seconds + WARMUP_S + SLACK_S
-    while any(load.process.poll() is None for load in loads):
+    while any(load.is_running() for load in loads.values()):
         if time.monotonic() > until:
             raise Failed("the load did not end in time")
         samples.take(start)
@@ -186,7 +166,7 @@ def line(row, loads):
     """One line for those who watch."""
     daemons = ", ".join(f"{name} {each['rss_bytes'] / MIB:.0f} MiB {each['files']} files"
                         for name, each in row["daemons"].items())
-    last = [f"{load.operation} p99 {load.windows[-1]['latency_ms']['p99']:.1f} ms" for load in loads
+    last = [f"{operation} p99 {load.windows[-1]['latency_ms']['p99']:.1f} ms" for operation, load in loads.items()
             if load.windows and load.windows[-1]["latency_ms"]]
     return f"  {row['at_s']:6.0f} s: {daemons}" + "".join(f", {each}" for each in last)
 
@@ -236,7 +216,8 @@ def judge(record):
     return rows
 
 
-def draw(record, file):
+def draw(record):
+    """Title, panels and notes."""
     series = all_series(record)
     panels = []
     for key, (unit, *_) in (OF_DAEMONS | OF_SITES | OF_OPERATIONS).items():
@@ -244,14 +225,14 @@ def draw(record, file):
                  for of, name, _, points, _, _ in series if of == key]
         panels.append(Panel(unit, lines, "minutes", band=(0, record["settled_s"] / 60)))
     rates = ", ".join(f"{operation} {rate:,.0f}/s" for operation, rate in record.get("rate_per_s", {}).items())
-    notes = [drawing.where(record["machine"]),
+    notes = [where(record["machine"]),
              f"Half of the maximum: {rates}. Keys live {record['key_ttl_s']} s, pool sets {record['set_ttl_s']} s; "
              "grey: not judged, until everything has expired once."]
-    verdicts = [row for row in record["judged"] if row["verdict"] not in ("flat", "falls")]
+    verdicts = [row for row in judge(record) if row["verdict"] not in ("flat", "falls")]
     verdict = "; ".join(f"{row['name']} {row['verdict']}" for row in verdicts)
     notes.append(f"Not flat: {verdict}" if verdicts else "Nothing rises.")
     notes += [f"Wrong: {each}" for each in record["wrong"]]
-    drawing.draw(file, f"Soak of {record['seconds'] / 60:g} minutes", panels, notes, columns=4, markers=False)
+    return f"Soak of {record['seconds'] / 60:g} minutes", panels, notes
 
 
 def report(record):
@@ -271,11 +252,11 @@ def report(record):
 def measure(args, file):
     seconds = args.minutes * 60
     key_ttl_s, set_ttl_s, settled_s = lives(seconds)
-    record = {"machine": machine(args.dqkd), "seconds": seconds, "key_ttl_s": key_ttl_s, "set_ttl_s": set_ttl_s,
-              "settled_s": settled_s, "wrong": [], "samples": [], "windows": {}}
+    record = {"name": "soak", "machine": machine(args.dqkd), "seconds": seconds, "key_ttl_s": key_ttl_s,
+              "set_ttl_s": set_ttl_s, "settled_s": settled_s, "wrong": [], "samples": [], "windows": {}}
     try:
-        with folder(args) as dir, Network(args.dqkd, dir) as network:
-            soak(args, network, record)
+        with folder(args) as dir, network(args, dir) as sites:
+            soak(args, sites, record)
     except (Failed, OSError) as error:
         record["wrong"].append(str(error))
     except KeyboardInterrupt:
@@ -283,6 +264,7 @@ def measure(args, file):
     finally:
         # Also what there is when somebody ends it.
         file.write_text(json.dumps(record))
+    return record
 
 
 def arguments():
@@ -293,7 +275,6 @@ def arguments():
     parser.add_argument("--every", type=float, default=5, help="seconds between samples, and of each window")
     parser.add_argument("--probes", type=int, default=PROBES, help="short runs that find the maximum")
     parser.add_argument("--probe-seconds", type=float, default=PROBE_S, help="length of each")
-    drawing.options(parser)
     args = parser.parse_args()
     args.ops = args.ops.split(",")
     if not set(args.ops) <= {"pair", "enc"}:
@@ -304,16 +285,8 @@ def arguments():
 def main():
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "soak.json"
-    if not args.no_plots:
-        drawing.demand()
-    if not args.redraw:
-        measure(args, file)
-    record = json.loads(file.read_text())
+    record = measure(args, args.out / "soak.json")
     record["judged"] = judge(record)
-    if not args.no_plots:
-        draw(record, args.out / "soak.png")
-        print(f"drawn: {args.out / 'soak.png'}")
     report(record)
     if record["wrong"] or any(row["verdict"] == "rises" for row in record["judged"]):
         sys.exit("not everything is as it should be")

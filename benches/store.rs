@@ -45,7 +45,8 @@ impl Bench {
         KeyEncryptionKeys::create_file(&file, &OsRandom).unwrap();
         let keks = KeyEncryptionKeys::from_file(&file).unwrap();
         let own = format!("sqlite://{}", dir.path().join("bench.db").display());
-        let settings = StoreSettings { url: url.unwrap_or(&own).to_owned(), keks, migrate: true };
+        let kme = "site-b".parse().unwrap();
+        let settings = StoreSettings { url: url.unwrap_or(&own).to_owned(), kme, keks, migrate: true };
         let runtime = Runtime::new().unwrap();
         let store = Store::open(settings, Arc::new(SystemClock), Arc::new(OsRandom));
         let store = runtime.block_on(store).unwrap();
@@ -81,9 +82,10 @@ impl Bench {
             content: ContentDigest([7; 32]),
             created_at: SystemClock.now(),
             expires_at: SystemClock.now().plus(LIFE),
+            copy_ends_at: None,
             keys,
         };
-        self.store.insert_batch(&batch).await.unwrap();
+        self.store.insert_batches(std::slice::from_ref(&batch)).await.unwrap();
     }
 
     fn recipient(&self) -> Recipient {
@@ -107,10 +109,11 @@ impl Bench {
             content: ContentDigest([7; 32]),
             created_at: SystemClock.now(),
             expires_at: SystemClock.now().plus(LIFE),
+            copy_ends_at: None,
             keys,
         };
         let until = SystemClock.now().plus(LIFE / 2);
-        self.store.insert_ready(&batch, &Self::grade(), until).await.unwrap();
+        self.store.insert_ready(std::slice::from_ref(&batch), &Self::grade(), until).await.unwrap();
     }
 
     async fn retrieve(&self, key_ids: &[KeyId]) {
@@ -137,7 +140,7 @@ impl Bench {
     fn lease(&self, blocks: u32) -> usize {
         let recipient = self.recipient();
         let pair = ReadyPair { master: &self.bob, recipient: &recipient };
-        let leased = self.run(self.store.lease(pair, blocks)).unwrap();
+        let leased = self.run(self.store.lease(pair, blocks, LIFE)).unwrap();
         leased.iter().map(|block| block.keys.len()).sum()
     }
 
@@ -148,14 +151,16 @@ impl Bench {
     fn give_back(&self) {
         let recipient = self.recipient();
         let pair = ReadyPair { master: &self.bob, recipient: &recipient };
-        let blocks = self.run(self.store.lease(pair, 1)).unwrap();
-        let ids: Vec<KeyId> = blocks[0].keys.iter().map(|key| key.id).collect();
+        let blocks = self.run(self.store.lease(pair, 1, LIFE)).unwrap();
         let returned = ReturnedBlock {
             batch_id: blocks[0].batch_id,
+            source: &self.site_b,
             pair,
+            entitled: &blocks[0].entitled,
+            created_at: blocks[0].created_at,
             usable_until: blocks[0].usable_until,
             provenance: &blocks[0].provenance,
-            key_ids: &ids,
+            keys: &blocks[0].keys,
         };
         self.run(self.store.give_back(&[returned])).unwrap();
     }
@@ -239,6 +244,28 @@ fn retrievals(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench) {
             bench.run(join_all(calls))
         };
         bencher.iter_batched(|| bench.stored(), retrieve, BatchSize::PerIteration);
+    });
+    // Each key of another batch, among a hundred thousand.
+    let mut stock: Vec<Vec<KeyId>> = Vec::new();
+    group.bench_function("retrieve/64 callers, random keys", |bencher| {
+        let random = || {
+            if stock.iter().map(Vec::len).sum::<usize>() < 20_000 {
+                stock.extend((0..1_600).map(|_| bench.stored()));
+            }
+            let mut picked = Vec::with_capacity(BATCH);
+            while picked.len() < BATCH {
+                let mut draw = [0; 8];
+                OsRandom.fill(&mut draw).unwrap();
+                let at = usize::try_from(u64::from_be_bytes(draw) % stock.len() as u64).unwrap();
+                picked.extend(stock[at].pop());
+            }
+            picked
+        };
+        let retrieve = |ids: Vec<KeyId>| {
+            let calls = ids.chunks(1).map(|id| bench.retrieve(id));
+            bench.run(join_all(calls))
+        };
+        bencher.iter_batched(random, retrieve, BatchSize::PerIteration);
     });
 }
 

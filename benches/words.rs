@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dqkd::http::sae::{Route, key_container};
-use dqkd::store::{KeyEncryptionKeys, SealedKeys, Sealer};
+use dqkd::store::{KeyEncryptionKeys, RecordSeal, Sealer};
 use kme::{BatchId, Key, KeyId, KeyMaterial, OsRandom, Random as _, SecretBytes, Timestamp};
 use qkd014::KeyContainer;
 
@@ -25,14 +25,17 @@ fn sealing(criterion: &mut Criterion) {
     KeyEncryptionKeys::create_file(&file, &OsRandom).unwrap();
     let keks = KeyEncryptionKeys::from_file(&file).unwrap();
     let (start, batch_id) = (Timestamp::from_ms(0), BatchId::draw(&OsRandom).unwrap());
-    let sealer = Sealer::new(keks, Arc::new(OsRandom), start).unwrap();
-    let seal = |keys: &[Key]| sealer.seal(batch_id, keys, start).unwrap();
-    let open = |batch: &SealedKeys| {
-        let rows = batch.key_ids.as_chunks().0.iter().zip(batch.sealed.chunks_exact(batch.sealed_bytes));
-        let open = |(id, row): (&[u8; 16], &[u8])| {
-            sealer.open(&batch.data_key_id(), KeyId::from_bytes(*id), batch_id, row).unwrap()
-        };
-        rows.filter_map(open).count()
+    let sealer = Sealer::new(keks, "site-a".parse().unwrap(), Arc::new(OsRandom), start).unwrap();
+    // A header of a thousand bytes, as a batch of 64 keys has it.
+    let seal = |keys: &[Key]| {
+        let (_, _, seal) = sealer.begin(batch_id, &[7; 1_000], keys.len(), start).unwrap();
+        let mut slots = Vec::with_capacity(48 * keys.len());
+        (0..).zip(keys).for_each(|(slot, key)| seal.seal(slot, key, &mut slots).unwrap());
+        (seal, slots)
+    };
+    let open = |keys: &[Key], (seal, slots): &(RecordSeal, Vec<u8>)| {
+        let slots = (0..).zip(keys).zip(slots.chunks_exact(48));
+        slots.filter_map(|((slot, key), sealed)| seal.open(slot, key.id, sealed).unwrap()).count()
     };
     let mut group = criterion.benchmark_group("sealing");
     for count in [1, 64] {
@@ -40,9 +43,9 @@ fn sealing(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("seal/{count}"), |bencher| bencher.iter(|| seal(black_box(&keys))));
         let sealed = seal(&keys);
-        assert_eq!(open(&sealed), count, "what is opened is genuine");
+        assert_eq!(open(&keys, &sealed), count, "what is opened is genuine");
         group.bench_function(format!("open/{count}"), |bencher| {
-            bencher.iter(|| open(black_box(&sealed)));
+            bencher.iter(|| open(&keys, black_box(&sealed)));
         });
     }
     group.finish();

@@ -28,7 +28,9 @@ use crate::peer::{PeerClient, PeerClientSettings, PeerMeters};
 use crate::pool::{PoolClient, PoolServers, RecipientSets, SourceSets};
 use crate::self_test;
 use crate::store::{Store, StoreSettings};
-use crate::supply::{Intake, PeerAnnouncer, Peers, Quotas, Supply, SupplyMeter, SupplyParts};
+use crate::supply::{
+    Intake, KEYS_PER_PUSH_MAX, PeerAnnouncer, Peers, Quotas, Supply, SupplyMeter, SupplyParts,
+};
 
 /// Most calls to one peer at once.
 const PEER_CALLS_MAX: usize = 64;
@@ -38,10 +40,10 @@ const TICK: Duration = Duration::from_secs(1);
 const STORE_SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a failed sweep.
 const STORE_SWEEP_AGAIN: Duration = Duration::from_secs(10);
-/// How many keys one transaction of the sweeper erases; other jobs wait for it. Doubles with each second of a
+/// How many batches one transaction of the sweeper erases; other jobs wait for it. Doubles with each second of a
 /// sweep, up to [`STORE_SWEEP_ROWS_MAX`].
-const STORE_SWEEP_ROWS: u32 = 256;
-const STORE_SWEEP_ROWS_MAX: u32 = 4096;
+const STORE_SWEEP_ROWS: u32 = 32;
+const STORE_SWEEP_ROWS_MAX: u32 = 1024;
 /// Pause between two counts of what is stored, and at least so many times as long as a count kept the
 /// database busy.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
@@ -211,7 +213,7 @@ impl Rooms {
 
         let body_max = config.limits.max_body_kib.saturating_mul(1024);
         let intake = Arc::clone(&self.intake);
-        let largest = u32::try_from(blast::MAX_KEYS_PER_BATCH).unwrap_or(u32::MAX);
+        let largest = u32::try_from(KEYS_PER_PUSH_MAX).unwrap_or(u32::MAX);
         let clients = Clients::new("peer", wiring::peer_limits(config), largest, limited.clone());
         let work = supervisor.work.clone();
         let router = http::peer::router(intake, clients, edge, body_max, work, &requests);
@@ -307,7 +309,7 @@ async fn store(
 ) -> anyhow::Result<Arc<Store>> {
     let keks = identity::keks_of(config)?;
     let url = wiring::store_url(&config.store)?;
-    let settings = StoreSettings { url, keks, migrate: config.store.migrate };
+    let settings = StoreSettings { url, kme: config.id.clone(), keks, migrate: config.store.migrate };
     let store = Store::open(settings, Arc::clone(clock), Arc::clone(random));
     Ok(Arc::new(store.await.with_context(|| format!("store {}", config.store.location))?))
 }

@@ -185,6 +185,7 @@ pub(super) fn supply(config: &KmeConfig) -> SupplySettings {
     SupplySettings {
         key_ttl: config.keys.ttl,
         master_refetch: config.retrieval.master_refetch,
+        master_ttl: config.retrieval.master_ttl,
         order_timeout: work_timeout(config),
         max_orders: config.limits.max_concurrent_requests,
         default_key_bytes: words(config.keys.limits.size_bits / 8),
@@ -200,7 +201,11 @@ fn work_timeout(config: &KmeConfig) -> Duration {
 }
 
 pub(super) fn intake(config: &KmeConfig) -> IntakeRules {
-    IntakeRules { limits: config.keys.limits.clone(), clock_skew_max: config.limits.clock_skew_max }
+    IntakeRules {
+        limits: config.keys.limits.clone(),
+        clock_skew_max: config.limits.clock_skew_max,
+        body_max_bytes: config.limits.max_body_kib.saturating_mul(1024),
+    }
 }
 
 pub(super) fn delivery(config: &KmeConfig) -> DeliveryRules {

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use kme::{Clock as _, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Outcome, block_on};
 use crate::app::{self, Daemon, Origin};
 use crate::config::{self, ConfigFile, KmeConfig, PoolServerConfig};
-use crate::store::Store;
+use crate::store::{Store, StoreSettings};
 use crate::telemetry;
 
 pub(super) fn serve(file: &Path) -> Outcome {
@@ -29,7 +30,10 @@ pub(super) fn migrate(file: &Path) -> Outcome {
     let (config, _) = kme_config(file)?;
     let store = &config.store.location;
     let url = app::store_url(&config.store)?;
-    block_on(Store::migrate_only(&url))?.with_context(|| format!("store {store}"))?;
+    let keks = app::key_encryption_keys(&config.store.kek).map_err(anyhow::Error::from)?;
+    let settings = StoreSettings { url, kme: config.id.clone(), keks, migrate: true };
+    let migrated = block_on(Store::migrate(settings, SystemClock.now()))?;
+    migrated.with_context(|| format!("store {store}"))?;
     println!("{store}: the schema is up to date");
     Ok(())
 }

@@ -1,16 +1,15 @@
 //! `dqkd store copy`: copies a store to another database.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use kme::{OsRandom, SystemClock};
+use kme::{Clock as _, SystemClock};
 
 use super::{Failure, Outcome, block_on};
 use crate::app;
 use crate::config::{self, ConfigFile, KmeConfig};
-use crate::store::{CopyParts, KeyEncryptionKeys, Store, StoreError};
+use crate::store::{KeyEncryptionKeys, Store, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct StoreArgs {
@@ -62,8 +61,7 @@ fn copy(args: &CopyArgs) -> Outcome {
             return Err(Failure::Usage(text.to_owned()));
         }
     };
-    let parts = CopyParts { keks, clock: Arc::new(SystemClock), random: Arc::new(OsRandom) };
-    let copied = block_on(Store::copy(&from.url, &to.url, parts))?;
+    let copied = block_on(Store::copy(&from.url, &to.url, keks, SystemClock.now()))?;
     let copied = copied.map_err(|error| match error {
         StoreError::Uncertain(_) => anyhow!(
             "the connection to the target was lost during the commit, so it has everything or nothing. Try again: if it \

@@ -54,13 +54,13 @@ impl IdentityLimits {
     /// Of an SAE that the configuration says nothing about.
     const SAE: Self = Self {
         rates: RateLimits { requests_per_second: 0, keys_per_second: 0, connections: 1024 },
-        stored: StoredLimits { keys: 4_000_000, mib: 1024, tombstones: 0, key_ttl_max: KEY_TTL_MAX },
+        stored: StoredLimits { keys: 16_000_000, mib: 1024, tombstones: 0, key_ttl_max: KEY_TTL_MAX },
     };
     /// Of such a peer.
     const KME: Self = Self {
         rates: RateLimits { requests_per_second: 0, keys_per_second: 0, connections: 256 },
         stored: StoredLimits {
-            keys: 16_000_000,
+            keys: 64_000_000,
             mib: 4096,
             tombstones: 65_536,
             key_ttl_max: Duration::from_hours(24),

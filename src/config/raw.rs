@@ -165,6 +165,7 @@ raw_tables! {
     RawRetrieval {
         mode: String,
         master_refetch: bool,
+        master_ttl: String,
         replay_window: String,
     }
     RawPools {

@@ -275,6 +275,8 @@ pub struct RetrievalConfig {
     pub mode: RetrievalMode,
     /// Whether the master may retrieve by ID at its own site (an extension of the standard).
     pub master_refetch: bool,
+    /// How long after the hand-out it may, at most: never longer than the key lives.
+    pub master_ttl: Duration,
     /// How long the same SAE may repeat a retrieval whose answer was lost.
     pub replay_window: Duration,
 }
@@ -300,6 +302,9 @@ impl RetrievalConfig {
             );
             checker.problem(&window.at, &what, "replay_window <= keys.ttl");
         }
+        let hour = Duration::from_hours(1);
+        let master_ttl =
+            checker.duration(&scope, "master_ttl", raw.master_ttl, hour, TICK..=KEY_TTL_MAX).value;
         let refetch_at = scope.at("master_refetch", raw.master_refetch.as_ref());
         let master_refetch = raw.master_refetch.map_or(!etsi014.strict, Spanned::into_inner);
         if etsi014.strict {
@@ -314,7 +319,7 @@ impl RetrievalConfig {
                 checker.problem(&window.at, beyond, "0s");
             }
         }
-        Self { mode, master_refetch, replay_window: window.value }
+        Self { mode, master_refetch, master_ttl, replay_window: window.value }
     }
 }
 

@@ -107,6 +107,7 @@ fn the_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.keys.ttl, Duration::from_hours(24));
     assert_eq!(config.retrieval.mode, RetrievalMode::Once);
     assert!(config.retrieval.master_refetch);
+    assert_eq!(config.retrieval.master_ttl, Duration::from_hours(1));
     assert!(!config.etsi014.strict);
     assert_eq!(config.retrieval.replay_window, Duration::ZERO);
     let pools = config.pools;
@@ -168,7 +169,7 @@ fn an_unknown_key_names_its_line_and_the_allowed_ones() {
         complaint(&text, &[]),
         format!(
             "site.toml:{line}:1: retrieval.mod: unknown key \"mod\"; allowed: mode, master_refetch, \
-             replay_window{caret}"
+             master_ttl, replay_window{caret}"
         )
     );
 }

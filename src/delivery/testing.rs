@@ -160,6 +160,7 @@ impl TestSource {
                 content: ContentDigest([1; 32]),
                 created_at: now,
                 expires_at: now.plus(KEY_TTL),
+                copy_ends_at: None,
                 keys: &keys,
             };
             assert_eq!(store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
@@ -237,6 +238,7 @@ impl TestSites {
             KeyEncryptionKeys::create_file(&kek, &OsRandom).unwrap();
             let settings = StoreSettings {
                 url: format!("sqlite://{}", files.path().join(format!("{name}.db")).display()),
+                kme: kme(name),
                 keks: KeyEncryptionKeys::from_file(&kek).unwrap(),
                 migrate: true,
             };

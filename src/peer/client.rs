@@ -160,17 +160,34 @@ impl PeerClient {
         if moment.is_some() { Ok(()) } else { Err(failure) }
     }
 
-    /// Pushes a batch. Returns when the peer has stored its keys durably.
+    /// Pushes batches of one pool set, at least one, at most [`Self::batches_per_push`]. Returns when the peer has
+    /// stored their keys durably.
     ///
     /// # Errors
     /// [`NotPushed`] says whether the peer may have stored the keys nevertheless.
-    pub async fn push(&self, batch: &BatchMetadata) -> Result<Pushed, NotPushed> {
-        let flaw = |stored: &BatchStored| {
-            let is_right = stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len();
-            (!is_right).then_some("an acknowledgement of something else")
+    pub async fn push(&self, batches: &[BatchMetadata]) -> Result<Pushed, NotPushed> {
+        const OF_SOMETHING_ELSE: &str = "an acknowledgement of something else";
+        let is_of = |stored: &BatchStored, batch: &BatchMetadata| {
+            stored.batch_id == batch.batch_id && stored.keys == batch.key_ids.len()
         };
-        let (_, hybrid_tls) = self.post(BATCHES_PATH, batch, Some(batch.pool_set.id), &flaw).await?;
+        let set = batches.first().map(|batch| batch.pool_set.id);
+        let hybrid_tls = if let [batch] = batches {
+            let flaw = |stored: &BatchStored| (!is_of(stored, batch)).then_some(OF_SOMETHING_ELSE);
+            self.post(BATCHES_PATH, batch, set, &flaw).await?.1
+        } else {
+            let flaw = |stored: &Vec<BatchStored>| {
+                let is_right = stored.len() == batches.len()
+                    && stored.iter().zip(batches).all(|(stored, batch)| is_of(stored, batch));
+                (!is_right).then_some(OF_SOMETHING_ELSE)
+            };
+            self.post(BATCHES_PATH, &batches, set, &flaw).await?.1
+        };
         Ok(Pushed { hybrid_tls })
+    }
+
+    /// How many batches one push may have: what every replica of the peer said that it takes, or one.
+    pub fn batches_per_push(&self) -> usize {
+        self.routes.iter().map(Route::batches_per_push).min().unwrap_or(1)
     }
 
     /// Compares the pools of a set that the peer discarded after a mismatch. Only the replica that discarded
@@ -200,7 +217,12 @@ impl PeerClient {
         let flaw = |info: &Info| (info.kme_id != self.kme).then_some("the name of another KME");
         let unproven = AtomicBool::new(false);
         let (method, path, body, sent) = (Method::GET, INFO_PATH, Bytes::new(), AtomicUsize::new(0));
-        self.call(Some(place), &PeerCall { method, path, body, set: None, flaw: &flaw, unproven, sent }).await
+        let call = PeerCall { method, path, body, set: None, flaw: &flaw, unproven, sent };
+        let info = self.call(Some(place), &call).await;
+        if let (Ok(info), Some(route)) = (&info, self.routes.get(place)) {
+            route.note_batches_per_push(info.limits.max_batches_per_push);
+        }
+        info
     }
 
     /// The answer, and whether every connection that may have carried the call was hybrid.

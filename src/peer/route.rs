@@ -58,12 +58,24 @@ pub(super) struct Route {
     https: HttpsClient,
     breaker: Breaker,
     lacking: Mutex<VecDeque<PoolSetId>>,
+    batches_per_push: AtomicUsize,
 }
 
 impl Route {
     /// The address `url` of `kme`: scheme and authority; a path is kept as a prefix.
     pub(super) fn new(kme: KmeId, url: &str, https: HttpsClient, breaker: Breaker) -> Self {
-        Self { kme, base: url.trim_end_matches('/').to_owned(), https, breaker, lacking: Mutex::default() }
+        let base = url.trim_end_matches('/').to_owned();
+        Self { kme, base, https, breaker, lacking: Mutex::default(), batches_per_push: AtomicUsize::new(1) }
+    }
+
+    /// How many batches of one push the replica there takes, as far as is known.
+    pub(super) fn batches_per_push(&self) -> usize {
+        self.batches_per_push.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many batches of one push it takes.
+    pub(super) fn note_batches_per_push(&self, most: usize) {
+        self.batches_per_push.store(most.max(1), Ordering::Relaxed);
     }
 
     pub(super) fn url(&self) -> &str {

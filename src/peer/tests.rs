@@ -1,6 +1,7 @@
 //! One peer's client against a real listener, and against nobody.
 
 mod failover;
+mod lists;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,6 +154,13 @@ impl Peer {
             .route(POOL_SETS_PATH, post(answer.clone()))
             .route(VOID_PATH, post(answer.clone()))
             .route(INFO_PATH, get(answer));
+        let mut peer = Self::serving(router, settings).await;
+        peer.calls = calls;
+        peer
+    }
+
+    /// A peer with these answers, whose calls are not counted.
+    async fn serving(router: Router, settings: PeerClientSettings) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", tcp.local_addr().unwrap());
         let tls = ListenerTls::Mutual {
@@ -164,7 +172,7 @@ impl Peer {
         let stop = CancellationToken::new();
         tokio::spawn(listener::serve("peer", tcp, tls, router, ListenerLimits::default(), stop.clone()));
         let client = client_at(&[&url], settings);
-        Self { url, client, calls, stop }
+        Self { url, client, calls: Arc::default(), stop }
     }
 }
 
@@ -172,7 +180,7 @@ impl Peer {
 async fn an_acknowledgement_must_be_of_the_batch_that_was_pushed() {
     let right = r#"{"batch_id": "01010101-0101-0101-0101-010101010101", "keys": 1}"#;
     let peer = Peer::answering(200, right, SETTINGS).await;
-    peer.client.push(&metadata()).await.unwrap();
+    peer.client.push(&[metadata()]).await.unwrap();
     for wrong in [
         r#"{"batch_id": "01010101-0101-0101-0101-010101010101", "keys": 2}"#,
         r#"{"batch_id": "02010101-0101-0101-0101-010101010101", "keys": 1}"#,
@@ -180,7 +188,7 @@ async fn an_acknowledgement_must_be_of_the_batch_that_was_pushed() {
         "not JSON",
     ] {
         let peer = Peer::answering(200, wrong, SETTINGS).await;
-        let refused = peer.client.push(&metadata()).await.unwrap_err().error;
+        let refused = peer.client.push(&[metadata()]).await.unwrap_err().error;
         assert!(matches!(refused, PeerError::Garbled { .. }), "{wrong}: {refused}");
     }
 }
@@ -192,7 +200,7 @@ async fn refusals_are_final_and_sorted_by_who_can_change_them() {
         [(422, false, false), (409, false, false), (424, true, false), (503, false, true)]
     {
         let peer = Peer::answering(status, body, SETTINGS).await;
-        let refused = peer.client.push(&metadata()).await.unwrap_err().error;
+        let refused = peer.client.push(&[metadata()]).await.unwrap_err().error;
         assert_eq!(refused.refuses_set(), set_gone, "{refused}");
         assert_eq!(matches!(refused, PeerError::Busy { .. }), busy, "{refused}");
         assert!(refused.to_string().ends_with("because"), "{refused}");

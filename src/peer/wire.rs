@@ -8,7 +8,8 @@ use std::fmt;
 use blast::Confirm;
 use bytes::Bytes;
 use kme::{BatchId, KeyId, KmeId, PoolSetId, Recipient, SaeId, Seed, Timestamp};
-use serde::de::Visitor;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -18,7 +19,7 @@ use crate::pool::{AnnouncedPool, AnnouncedSet, SetTrouble};
 pub const POOL_SETS_PATH: &str = "/peer/v1/pool-sets";
 /// Path of `POST`: compare the pools of a set that the recipient discarded after a confirmation mismatch.
 pub const COMPARISON_PATH: &str = "/peer/v1/pool-sets/comparison";
-/// Path of `POST`: push one batch.
+/// Path of `POST`: push one batch, or a list of them: [`Push`].
 pub const BATCHES_PATH: &str = "/peer/v1/batches";
 /// Path of `POST`: void keys that nobody retrieved.
 pub const VOID_PATH: &str = "/peer/v1/void";
@@ -109,6 +110,39 @@ impl fmt::Debug for BatchMetadata {
     }
 }
 
+/// Body of `POST /peer/v1/batches`: one batch, or a list of batches of one pool set, which are stored all or none.
+/// The answer has the same form. A list is only for KMEs that allow one: [`InfoLimits::max_batches_per_push`].
+#[derive(Debug)]
+pub enum Push {
+    /// `{...}`
+    One(BatchMetadata),
+    /// `[{...}, ...]`
+    List(Vec<BatchMetadata>),
+}
+
+impl<'de> Deserialize<'de> for Push {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrList;
+        // By hand, because `#[serde(untagged)]` would keep unwiped copies of the seeds.
+        impl<'de> Visitor<'de> for OneOrList {
+            type Value = Push;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a batch or a list of batches")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Push, A::Error> {
+                BatchMetadata::deserialize(MapAccessDeserializer::new(map)).map(Push::One)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Push, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Push::List)
+            }
+        }
+        deserializer.deserialize_any(OneOrList)
+    }
+}
+
 /// Answer to a pushed batch: its keys are stored durably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchStored {
@@ -165,8 +199,15 @@ pub struct InfoLimits {
     pub max_key_size: u32,
     /// Most keys of one batch.
     pub max_keys_per_batch: usize,
+    /// Most batches of one push. A KME that does not say takes one.
+    #[serde(default = "one")]
+    pub max_batches_per_push: usize,
     /// Largest difference of clocks in seconds.
     pub clock_skew_max_secs: u64,
+}
+
+const fn one() -> usize {
+    1
 }
 
 /// Any error answer of the protocol.

@@ -31,11 +31,6 @@ impl Quota {
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Acquire)
     }
-
-    /// Most bytes that may be in use.
-    pub fn max_bytes(&self) -> u64 {
-        self.max_bytes
-    }
 }
 
 /// Bytes taken out of a [`Quota`]; released when dropped.

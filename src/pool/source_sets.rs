@@ -205,6 +205,11 @@ impl SourceSets {
         Err(SourceSetError::Busy("keys are used faster than the pool servers make pools"))
     }
 
+    /// The most bits that one set can ever give at once.
+    pub fn largest_bits(&self) -> u64 {
+        Budget::for_pool_words(self.settings.words_max).left_bits()
+    }
+
     /// Retires a set before its time: a recipient cannot use it, a pool of it differs between the sites, or
     /// somebody read it who should not have.
     pub fn discard(self: &Arc<Self>, group: &BTreeSet<KmeId>, id: PoolSetId) {
@@ -315,7 +320,7 @@ impl SourceSets {
     }
 
     fn step(self: &Arc<Self>, key: &GroupKey, bits: u64) -> Result<Step, SourceSetError> {
-        if bits > Budget::for_pool_words(self.settings.words_max).left_bits() {
+        if bits > self.largest_bits() {
             return Err(SourceSetError::TooLarge { bits });
         }
         let now = self.clock.now();

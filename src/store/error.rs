@@ -163,7 +163,7 @@ impl StoreError {
     }
 
     /// Whether it is about rows that do not open, not about a statement that failed.
-    pub(super) fn is_damage_of_rows(&self) -> bool {
+    pub(super) fn is_about_rows(&self) -> bool {
         match self {
             Self::Corrupt { table, .. } => *table != DATABASE,
             Self::Seal(_) => true,
@@ -252,10 +252,6 @@ impl From<MigrateError> for StoreError {
     fn from(error: MigrateError) -> Self {
         match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
-            MigrateError::VersionMissing(version) => Self::Schema(format!(
-                "the database has schema version {version}, which this program does not know: \
-                 run the dqkd that made it, or a newer one"
-            )),
             other => Self::Schema(format!("the database schema cannot be used: {other}")),
         }
     }

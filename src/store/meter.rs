@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::WeakSender;
 
 use super::error::StoreError;
+use super::writer::Ended;
 use crate::metrics::{
-    Counter, Counters, Counts, Histogram, Labels, Reading, Registry, Seconds, Timings, counter, timing,
+    Counter, Counters, Counts, Histogram, Labels, Reading, Registry, Timings, counter, timing,
 };
 
 /// Names of jobs. A transaction has the name of its jobs, or [`MIXED`].
@@ -36,50 +37,35 @@ pub(super) struct Meter {
     errors: Counters,
     jobs: Histogram<Counts>,
     reruns: Counter,
-    by_name: Vec<ByName>,
 }
 
-#[derive(Debug)]
-struct ByName {
-    name: &'static str,
-    call: Histogram<Seconds>,
-    committed: Counter,
-    rolled_back: Counter,
-    failed: Counter,
-    duration: Histogram<Seconds>,
+fn by_name(name: &'static str) -> Labels {
+    Labels::new([("name", name)])
 }
 
-/// How a transaction ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome<'a> {
-    Committed,
-    /// Not a failure: a caller had given up, or the short way of retrieval did not fit.
-    RolledBack,
-    Failed(&'a StoreError),
+fn by_kind(kind: &'static str) -> Labels {
+    Labels::new([("kind", kind)])
 }
 
 impl Default for Meter {
+    /// Shows every series from the start.
     fn default() -> Self {
         let (calls, transactions, durations, errors) =
             (Timings::default(), Counters::default(), Timings::default(), Counters::default());
-        let name = |name: &'static str| {
-            let label = || Labels::new([("name", name)]);
-            let outcome = |outcome| counter(&transactions, label().and("outcome", outcome));
-            ByName {
-                name,
-                call: if name == MIXED { Histogram::default() } else { timing(&calls, label()) },
-                committed: outcome("committed"),
-                rolled_back: outcome("rolled_back"),
-                failed: outcome("failed"),
-                duration: timing(&durations, label()),
+        for name in JOBS.into_iter().chain([MIXED]) {
+            timing(&durations, by_name(name));
+            for outcome in ["committed", "rolled_back", "failed"] {
+                counter(&transactions, by_name(name).and("outcome", outcome));
             }
-        };
-        let by_name = JOBS.into_iter().chain([MIXED]).map(name).collect();
+        }
+        for name in JOBS {
+            timing(&calls, by_name(name));
+        }
         for kind in ERRORS {
-            counter(&errors, Labels::new([("kind", kind)]));
+            counter(&errors, by_kind(kind));
         }
         let (jobs, reruns) = (Histogram::default(), Counter::default());
-        Self { calls, transactions, durations, errors, jobs, reruns, by_name }
+        Self { calls, transactions, durations, errors, jobs, reruns }
     }
 }
 
@@ -105,48 +91,35 @@ impl Meter {
     }
 
     /// Notes how long a caller waited for a job.
-    pub(super) fn note_call(&self, name: &str, duration: Duration) {
-        if let Some(named) = self.named(name) {
-            named.call.observe(duration);
-        }
+    pub(super) fn note_call(&self, name: &'static str, duration: Duration) {
+        timing(&self.calls, by_name(name)).observe(duration);
     }
 
     /// Notes the end of a transaction of jobs with these names.
-    pub(super) fn note(
-        &self,
-        names: impl Iterator<Item = &'static str>,
-        outcome: Outcome<'_>,
-        duration: Duration,
-    ) {
+    pub(super) fn note(&self, names: impl Iterator<Item = &'static str>, ended: &Ended, duration: Duration) {
         let (mut name, mut jobs) = (MIXED, 0);
         for of_job in names {
             name = if jobs == 0 || name == of_job { of_job } else { MIXED };
             jobs += 1;
         }
-        let Some(named) = self.named(name) else { return };
-        named.duration.observe(duration);
-        match outcome {
-            Outcome::Committed => {
-                named.committed.inc();
+        timing(&self.durations, by_name(name)).observe(duration);
+        let outcome = match ended {
+            Ended::Committed => {
                 self.jobs.observe(jobs);
+                "committed"
             }
-            Outcome::RolledBack => {
-                named.rolled_back.inc();
+            Ended::GivenUp => "rolled_back",
+            Ended::Hindered(error) | Ended::Failed(error) => {
+                counter(&self.errors, by_kind(kind_of(error))).inc();
+                "failed"
             }
-            Outcome::Failed(error) => {
-                named.failed.inc();
-                counter(&self.errors, Labels::new([("kind", kind_of(error))])).inc();
-            }
-        }
+        };
+        counter(&self.transactions, by_name(name).and("outcome", outcome)).inc();
     }
 
     /// Notes that `jobs` jobs run again.
     pub(super) fn note_reruns(&self, jobs: usize) {
         self.reruns.inc_by(jobs as u64);
-    }
-
-    fn named(&self, name: &str) -> Option<&ByName> {
-        self.by_name.iter().find(|named| named.name == name)
     }
 }
 

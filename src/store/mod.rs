@@ -7,16 +7,20 @@
 //! | room | what it does |
 //! |---|---|
 //! | `connection` | addresses and connections, SQLite and Postgres, schema versions |
-//! | `sealing` | key-encryption keys, data keys, sealed rows |
+//! | `sealing` | key-encryption keys, data keys, seals |
+//! | `record` | a batch at rest: what is sealed and what may change |
 //! | `verbs` | what can be done to keys, within a transaction |
 //! | `writer` | the queue, transactions, commits |
 //! | `copy` | a whole store to another database |
+//! | `carry_over` | what an older release stored, into records |
 
+mod carry_over;
 mod connection;
 mod copy;
 mod demo;
 mod error;
 mod meter;
+mod record;
 mod sealing;
 mod types;
 mod usage;
@@ -34,31 +38,33 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kme::{BatchId, Clock, Key, KeyId, KmeId, Random, SourceGrade, Timestamp};
+use kme::{BatchId, Clock, Key, KeyId, KmeId, OsRandom, Random, SourceGrade, Timestamp};
 use sqlx::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span, warn};
 
-use self::connection::{Address, Dialect, Link, Reader, prepare_schema};
-pub use self::copy::{Copied, CopyParts};
+use self::carry_over::carry_over;
+use self::connection::{Address, BE_HASTY, BE_PATIENT, Dialect, Link, Reader, prepare_schema};
+pub use self::copy::Copied;
 pub use self::demo::replace_demo_schema;
 pub use self::error::{RetrieveError, StoreError};
 use self::meter::Meter;
-pub use self::sealing::{DataKeyId, KekError, KeyEncryptionKeys, SealError, SealedKeys, Sealer};
+use self::record::Ready;
+pub use self::sealing::{DataKey, DataKeyId, KekError, KeyEncryptionKeys, RecordSeal, SealError, Sealer};
 pub use self::types::{
     ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, ReadyPair, ReadyVoid, Retrieval,
     RetrievalMode, ReturnedBlock, Role, Swept, Tombstone, VoidOutcome,
 };
 pub use self::usage::{Excess, Owner, Reserved, Stored, Usage};
-pub use self::verbs::MAX_KEYS_PER_RETRIEVAL;
 use self::verbs::{
-    GiveBack, Insert, Lease, PairText, ReadyRow, Retrieve, Sweep, Verb, Void, VoidUnlessLeased,
-    check_data_keys, count_batches, count_tombstones,
+    GiveBack, Insert, Lease, PairText, Retrieve, Sweep, Verb, Void, VoidUnlessLeased, check_data_keys,
+    count_batches, count_tombstones,
 };
-use self::writer::{
-    Answer, CommitRace, GiveUpOnDrop, Job, Message, POSTGRES_WRITERS, Queue, Writer, WriterParts,
-};
+pub use self::verbs::{MAX_BATCHES_PER_INSERT, MAX_KEYS_PER_RETRIEVAL};
+use self::writer::{Answer, CommitRace, GiveUpOnDrop, Job, POSTGRES_WRITERS, Queue, Writer, WriterParts};
 use crate::metrics::Registry;
 
 /// Longest time that a call waits for its answer.
@@ -68,12 +74,16 @@ const COUNT_PAUSE: u32 = 32;
 /// Longest time that closing waits for the writers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 
+const PING: &str = "SELECT 1 FROM records LIMIT 1";
+
 /// Where the store is and how it is sealed.
 #[derive(Clone)]
 pub struct StoreSettings {
     /// `sqlite://FILE`, relative to the working directory or absolute, or `postgres://...`
     /// (docs/configuration.md). May hold a password.
     pub url: String,
+    /// Whose keys these are. What was sealed for another KME does not open.
+    pub kme: KmeId,
     /// The keys that wrap data keys.
     pub keks: KeyEncryptionKeys,
     /// Whether to create the database and bring its schema up to date.
@@ -88,7 +98,9 @@ impl fmt::Debug for StoreSettings {
 
 /// The store of one site. Share it in an `Arc`.
 pub struct Store {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<Job>,
+    stopping: CancellationToken,
+    writers: TaskTracker,
     reader: Reader,
     /// Whether other daemons may use the same database.
     is_shared: bool,
@@ -119,10 +131,10 @@ impl Store {
         let span = info_span!("db.open");
         async move {
             let address = Arc::new(Address::parse(&settings.url)?);
-            let mut link = connect_and_prepare(&address, settings.migrate).await?;
-            let sealer = Arc::new(Sealer::new(settings.keks, Arc::clone(&random), clock.now())?);
-            check_data_keys(&mut link, &sealer).await?;
-            let (queue, jobs) = Queue::new();
+            let (link, sealer) = prepare(&address, settings, Arc::clone(&random), clock.now()).await?;
+            let sealer = Arc::new(sealer);
+            let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+            let (queue, jobs) = Queue::new(stopping.clone());
             let mut link = Some(link);
             let meter = Arc::new(Meter::default());
             let writers = match address.dialect() {
@@ -138,11 +150,11 @@ impl Store {
             };
             for _ in 0..writers {
                 let writer = Writer::new(parts.clone(), link.take())?;
-                tokio::spawn(writer.run(Arc::clone(&jobs)));
+                tasks.spawn(writer.run(Arc::clone(&jobs)));
             }
             let is_shared = address.dialect() == Dialect::Postgres;
             let (reader, usage) = (Reader::new(address), Arc::default());
-            Ok(Self { queue, reader, is_shared, sealer, clock, meter, usage })
+            Ok(Self { queue, stopping, writers: tasks, reader, is_shared, sealer, clock, meter, usage })
         }
         .instrument(span)
         .await
@@ -153,23 +165,15 @@ impl Store {
         self.meter.register(registry, self.queue.downgrade());
     }
 
-    /// Creates the database at `url` if it is missing, and brings its schema up to date.
+    /// Creates the database if it is missing, and brings it up to date.
     ///
     /// # Errors
-    /// As for [`Self::open`], without the KEK.
-    pub async fn migrate_only(url: &str) -> Result<(), StoreError> {
-        let link = connect_and_prepare(&Address::parse(url)?, true).await?;
+    /// As for [`Self::open`].
+    pub async fn migrate(settings: StoreSettings, now: Timestamp) -> Result<(), StoreError> {
+        let address = Address::parse(&settings.url)?;
+        let settings = StoreSettings { migrate: true, ..settings };
+        let (link, _) = prepare(&address, settings, Arc::new(OsRandom), now).await?;
         Ok(link.into_inner().close().await?)
-    }
-
-    /// Copies the store at the URL `from` to the URL `to`, which must be empty; a missing database is made.
-    /// No daemon may use either of them during the copy, nor `from` afterwards: its keys would be handed out
-    /// twice.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the target is empty. After [`StoreError::Uncertain`] it has everything or nothing.
-    pub async fn copy(from: &str, to: &str, parts: CopyParts) -> Result<Copied, StoreError> {
-        copy::copy(from, to, parts).await
     }
 
     /// Checks the form of a store's URL, without a connection. Accepts any SQLite path: the file may be made
@@ -181,54 +185,60 @@ impl Store {
         if url.starts_with("sqlite:") { Ok(()) } else { Address::parse(url).map(|_| ()) }
     }
 
-    /// Stores a batch in one transaction. Storing the same content again changes nothing.
+    /// Stores 1 to [`MAX_BATCHES_PER_INSERT`] batches in one transaction, all or none: none unless each is new or
+    /// already stored. Storing the same content again changes nothing.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored. After [`StoreError::Uncertain`], repeat the call to find out.
-    pub async fn insert_batch(&self, batch: &NewBatch<'_>) -> Result<Inserted, StoreError> {
-        if batch.entitled.is_empty() {
+    pub async fn insert_batches(&self, batches: &[NewBatch<'_>]) -> Result<Inserted, StoreError> {
+        if batches.iter().any(|batch| batch.entitled.is_empty()) {
             return Err(StoreError::Misuse("a batch that nobody here may retrieve"));
         }
-        self.insert(batch, None).await
+        self.insert(batches, None).await
     }
 
-    /// Stores a batch, which must have one recipient, and lists its keys as ready: they can be leased until
-    /// `usable_until`.
+    /// Stores batches, each of which must have one recipient, and lists their keys as ready: they can be leased
+    /// until `usable_until`.
     ///
     /// # Errors
-    /// As for [`Self::insert_batch`].
+    /// As for [`Self::insert_batches`].
     pub async fn insert_ready(
         &self,
-        batch: &NewBatch<'_>,
+        batches: &[NewBatch<'_>],
         grade: &SourceGrade,
         usable_until: Timestamp,
     ) -> Result<Inserted, StoreError> {
-        let [recipient] = batch.recipients else {
+        if batches.iter().any(|batch| batch.recipients.len() != 1) {
             return Err(StoreError::Misuse("ready keys are for one recipient"));
-        };
-        let pair = ReadyPair { master: batch.master, recipient };
-        self.insert(batch, Some(ReadyRow::new(pair, grade, usable_until)?)).await
+        }
+        self.insert(batches, Some(&Ready::new(usable_until, grade.clone()))).await
     }
 
     /// Takes up to `blocks` blocks of a pair's ready keys out of the store, earliest end first. Returns them
-    /// after the commit: no other call, process or restart gets them again.
+    /// after the commit: no other call, process or restart gets them again. The master's copies of these keys
+    /// stay for `master_ttl` after they may last be handed out.
     ///
     /// # Errors
     /// [`StoreError`]; the keys are still ready. After [`StoreError::Uncertain`] they may be lost.
-    pub async fn lease(&self, pair: ReadyPair<'_>, blocks: u32) -> Result<Vec<LeasedBlock>, StoreError> {
+    pub async fn lease(
+        &self,
+        pair: ReadyPair<'_>,
+        blocks: u32,
+        master_ttl: Duration,
+    ) -> Result<Vec<LeasedBlock>, StoreError> {
         let span = info_span!("db.lease", sae.id = %pair.master, blocks);
-        let lease = Lease { pair: PairText::of(pair)?, blocks };
+        let lease = Lease { pair: PairText::of(pair)?, blocks, master_ttl };
         Ok(self.call(lease).instrument(span).await?.blocks)
     }
 
-    /// Gives back leased keys that were not handed out, all blocks in one commit. Only for blocks that are
-    /// stored ([`LeasedBlock::is_stored`]); others become a new batch with [`Self::insert_ready`].
+    /// Gives back leased keys that were not handed out, all blocks in one commit. Those of batches that this
+    /// store does not have (any more) are stored for it, under their old batch ID.
     ///
     /// # Errors
-    /// [`StoreError`]; they stay leased.
+    /// [`StoreError`]. Do not repeat the call: it may have succeeded, and the keys may be leased again.
     pub async fn give_back(&self, blocks: &[ReturnedBlock<'_>]) -> Result<(), StoreError> {
         let span = info_span!("db.give_back", blocks = blocks.len());
-        self.call(GiveBack::new(blocks)?).instrument(span).await
+        self.call(GiveBack::new(blocks, &self.sealer, self.clock.now())?).instrument(span).await
     }
 
     /// How many keys of a pair can be leased.
@@ -237,12 +247,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn ready_count(&self, pair: ReadyPair<'_>) -> Result<u64, StoreError> {
         let pair = PairText::of(pair)?;
-        let read = async {
-            let mut reading = self.reader.take().await?;
-            let count = pair.count(&mut reading.link, self.clock.now()).await?;
-            reading.keep();
-            Ok(count)
-        };
+        let read = self.reader.read(async |link| pair.count(link, self.clock.now()).await);
         bounded(read).instrument(info_span!("db.ready_count")).await
     }
 
@@ -251,9 +256,9 @@ impl Store {
         self.is_shared
     }
 
-    async fn insert(&self, batch: &NewBatch<'_>, ready: Option<ReadyRow>) -> Result<Inserted, StoreError> {
-        let span = info_span!("db.insert_batch", batch.id = %batch.batch_id, keys = batch.keys.len());
-        let insert = Insert::new(batch, ready, &self.sealer, self.clock.now())?;
+    async fn insert(&self, batches: &[NewBatch<'_>], ready: Option<&Ready>) -> Result<Inserted, StoreError> {
+        let span = info_span!("db.insert", batches = batches.len());
+        let insert = Insert::new(batches, ready, &self.sealer, self.clock.now())?;
         self.call(insert).instrument(span).await
     }
 
@@ -300,6 +305,7 @@ impl Store {
 
     /// Voids a batch of ready keys, unless some of them were leased. For a batch of this site whose
     /// [`Self::insert_ready`] failed or was not answered: the batch may be committed and leased nevertheless.
+    /// Does nothing so long after `created_at` that the store may have forgotten a batch that was leased.
     ///
     /// # Errors
     /// As for [`Self::void`].
@@ -307,15 +313,15 @@ impl Store {
         &self,
         source: &KmeId,
         batch_id: BatchId,
+        created_at: Timestamp,
         expires_at: Timestamp,
     ) -> Result<ReadyVoid, StoreError> {
         let span = info_span!("db.void_unless_leased", batch.id = %batch_id);
-        let void = VoidUnlessLeased(Void::new(source, batch_id, &[], expires_at)?);
+        let void = VoidUnlessLeased { void: Void::new(source, batch_id, &[], expires_at)?, created_at };
         self.call(void).instrument(span).await
     }
 
-    /// Erases rows that are due, at most `limit` of each kind. If [`Swept::any`], more may be left; otherwise
-    /// it moves SQLite's write-ahead log into the database file.
+    /// Erases rows that are due, at most `limit` of each kind. If [`Swept::any`], more may be left.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was erased.
@@ -337,15 +343,13 @@ impl Store {
         let (mut count, mut after, mut busy) = (self.usage.begin(), None, Duration::ZERO);
         loop {
             let started = Instant::now();
-            let read = async {
-                let mut reading = self.reader.take().await?;
-                let last = count_batches(&mut reading.link, &mut count, after).await?;
+            let read = self.reader.read(async |link| {
+                let last = count_batches(link, &mut count, after).await?;
                 if last.is_none() {
-                    count_tombstones(&mut reading.link, &mut count).await?;
+                    count_tombstones(link, &mut count).await?;
                 }
-                reading.keep();
-                Ok::<_, StoreError>(last)
-            };
+                Ok(last)
+            });
             after = bounded(read).instrument(info_span!("db.count_stored")).await?;
             let took = started.elapsed();
             busy += took;
@@ -365,17 +369,20 @@ impl Store {
         if self.queue.is_closed() {
             return Err(StoreError::Closed);
         }
-        bounded(self.reader.ping()).instrument(info_span!("db.ping")).await
+        let read = self.reader.read(async |link| {
+            sqlx::query(PING).fetch_optional(&mut **link).await?;
+            Ok(())
+        });
+        bounded(read).instrument(info_span!("db.ping")).await
     }
 
     /// Finishes the waiting jobs and closes the database. Later calls fail with [`StoreError::Closed`].
     pub async fn close(&self) {
-        let (reply, stopped) = oneshot::channel();
         let stop = async {
             self.reader.close().await;
-            if self.queue.send(Message::Stop(reply)).await.is_ok() {
-                let _ = stopped.await;
-            }
+            self.stopping.cancel();
+            self.writers.close();
+            self.writers.wait().await;
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, stop).await.is_err() {
             warn!("the store did not close in time; what is committed is safe");
@@ -407,7 +414,7 @@ impl Store {
     }
 
     async fn exchange<T, E: From<StoreError>>(&self, job: Job, answer: Answer<T, E>) -> Result<T, E> {
-        self.queue.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
     }
 }
@@ -417,9 +424,21 @@ async fn bounded<T, E: From<StoreError>>(work: impl Future<Output = Result<T, E>
     tokio::time::timeout(CALL_TIMEOUT, work).await.unwrap_or_else(|_| Err(StoreError::Busy(None).into()))
 }
 
-async fn connect_and_prepare(address: &Address, migrate: bool) -> Result<Link, StoreError> {
-    address.find(migrate)?;
+/// A connection to a database that is up to date, and what seals in it.
+async fn prepare(
+    address: &Address,
+    settings: StoreSettings,
+    random: Arc<dyn Random>,
+    now: Timestamp,
+) -> Result<(Link, Sealer), StoreError> {
+    address.find(settings.migrate)?;
     let mut link = address.connect().await?;
-    prepare_schema(&mut link, migrate).await?;
-    Ok(link)
+    // Another daemon may be migrating: waits for it as long as it takes.
+    link.set_limits(BE_PATIENT).await?;
+    prepare_schema(&mut link, settings.migrate).await?;
+    let sealer = Sealer::new(settings.keks, settings.kme, random, now)?;
+    check_data_keys(&mut link, &sealer).await?;
+    carry_over(&mut link, &sealer, settings.migrate, now).await?;
+    link.set_limits(BE_HASTY).await?;
+    Ok((link, sealer))
 }

@@ -6,18 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use kme::RetrievalMode;
-pub use kme::life::Inserted;
+pub use kme::life::{Inserted, Role};
 use kme::{BatchId, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Timestamp};
-
-/// The part a party plays for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// It gets the key from `enc_keys`.
-    Master,
-    /// The key was addressed to it.
-    Slave,
-}
 
 /// The right of a party at this site to retrieve each key of a batch once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +41,8 @@ pub struct NewBatch<'a> {
     pub created_at: Timestamp,
     /// When it expires: from then on no key of it is returned.
     pub expires_at: Timestamp,
+    /// When the master's copies at this site end; `None`: with the keys. Each lease sets it anew.
+    pub copy_ends_at: Option<Timestamp>,
     /// At least one, with distinct IDs, all of one length.
     pub keys: &'a [Key],
 }
@@ -69,14 +61,16 @@ pub struct ReadyPair<'a> {
 pub struct LeasedBlock {
     /// Their batch.
     pub batch_id: BatchId,
-    /// From then on they are not handed out.
+    /// Who may retrieve them at this site.
+    pub entitled: Vec<Entitlement>,
+    /// When they were leased. From [`kme::life::HOLD`] after that, they are not handed out but given back.
+    pub leased_at: Timestamp,
+    /// From then on they are neither handed out nor leased.
     pub usable_until: Timestamp,
     /// When they were made.
     pub created_at: Timestamp,
     /// Where they come from and when they expire.
     pub provenance: Arc<Provenance>,
-    /// Whether the store still holds them, because somebody at this site may retrieve them by ID.
-    pub is_stored: bool,
     /// The keys.
     pub keys: Vec<Key>,
 }
@@ -86,14 +80,20 @@ pub struct LeasedBlock {
 pub struct ReturnedBlock<'a> {
     /// Their batch.
     pub batch_id: BatchId,
+    /// This site's KME, which made them.
+    pub source: &'a KmeId,
     /// Whom they are for.
     pub pair: ReadyPair<'a>,
+    /// As it was leased.
+    pub entitled: &'a [Entitlement],
+    /// As it was leased.
+    pub created_at: Timestamp,
     /// As it was leased.
     pub usable_until: Timestamp,
     /// As it was leased.
     pub provenance: &'a Provenance,
     /// At least one.
-    pub key_ids: &'a [KeyId],
+    pub keys: &'a [Key],
 }
 
 /// A request for keys by ID.
@@ -150,15 +150,15 @@ pub enum ReadyVoid {
 /// What one sweep erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Blocks of ready keys that may no longer be handed out.
-    pub ready_blocks: u64,
-    /// Keys, expired or retrieved by everyone.
+    /// Keys that everybody has retrieved and whose replay window has ended.
     pub keys: u64,
-    /// Expired batches.
+    /// Records that cannot be opened, or have no key to erase: somebody changed them in the database.
+    pub unlisted: u64,
+    /// Expired batches with all their keys.
     pub batches: u64,
     /// Expired tombstones.
     pub tombstones: u64,
-    /// Data keys that no batch uses.
+    /// Data keys that no record needs.
     pub data_keys: u64,
     /// On Postgres, commit marks of writers that are gone.
     pub marks: u64,

@@ -4,6 +4,7 @@
 //! Trusts nothing in the metadata: checks who may push for whom, sizes, times, names and pools against this
 //! site's own configuration before it touches a pool.
 
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -14,15 +15,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use blast::{self, BatchSeeds, EngineError};
-use kme::life;
-use kme::{
-    BatchId, Clock, Directory, Key, KeyLimits, KmeId, Party, PoolServerId, Recipient, SaeId, Timestamp,
-};
+use kme::{BatchId, Clock, Directory, Key, KmeId, PoolServerId, Recipient, SaeId, Timestamp};
 use mtls::SparingLog;
 use mtls::identity::AuthenticatedKme;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+pub(super) use self::rules::BATCHES_PER_PUSH_MAX;
+use self::rules::Checked;
+pub use self::rules::{IntakeRules, KEYS_PER_PUSH_MAX};
 use super::compare;
 use super::meter::SupplyMeter;
 use super::{QuotaFull, Quotas};
@@ -32,7 +33,7 @@ use crate::peer::wire::{
     SetReady, VoidAnswer, VoidRequest,
 };
 use crate::pool::{AnnouncedSet, PoolSet, PoolSetError, RecipientSetError, RecipientSets, SetTrouble};
-use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Role, Store, StoreError, Tombstone};
+use crate::store::{ContentDigest, Entitlement, Inserted, NewBatch, Reserved, Store, StoreError, Tombstone};
 
 /// Batches of one peer being regenerated or stored at once; more wait. So the work of one peer delays that of
 /// another by these few at most.
@@ -42,15 +43,6 @@ const WORK_MAX: Duration = Duration::from_mins(4);
 /// How much longer than a push can still arrive it may take to be stored; longer than [`WORK_MAX`] and the
 /// store's own limits.
 const STORING_MAX: Duration = Duration::from_mins(5);
-
-/// What this site accepts from its peers.
-#[derive(Clone, Debug)]
-pub struct IntakeRules {
-    /// Sizes of keys and number of SAEs.
-    pub limits: KeyLimits,
-    /// Largest difference of clocks.
-    pub clock_skew_max: Duration,
-}
 
 /// Why a push was not accepted. The texts are sent to the peer; they hold no metadata beyond names.
 #[derive(Debug, thiserror::Error)]
@@ -166,35 +158,51 @@ impl Intake {
         Ok(SetReady { left_bits: set.left_bits() })
     }
 
-    /// Regenerates a batch and stores it. Repeating the same push changes nothing.
+    /// Regenerates the batches of a push and stores them, all or none. Repeating the same push changes nothing.
     ///
     /// # Errors
-    /// [`IntakeError`]; then no key of the batch is usable here.
-    pub async fn accept_batch(
+    /// [`IntakeError`]; then no key of the push is usable here.
+    pub async fn accept_batches(
         &self,
         caller: &AuthenticatedKme,
-        batch: BatchMetadata,
-    ) -> Result<BatchStored, IntakeError> {
+        batches: Vec<BatchMetadata>,
+    ) -> Result<Vec<BatchStored>, IntakeError> {
         let source = self.peer(caller)?;
-        let result = self.take(&source, batch).await;
-        self.meter.received(&source, &result);
+        let number = batches.len();
+        let result = self.take(&source, batches).await;
+        self.meter.received(&source, number, &result);
         result
     }
 
-    async fn take(&self, source: &KmeId, batch: BatchMetadata) -> Result<BatchStored, IntakeError> {
+    async fn take(
+        &self,
+        source: &KmeId,
+        batches: Vec<BatchMetadata>,
+    ) -> Result<Vec<BatchStored>, IntakeError> {
         let arrived = Instant::now();
+        let Some(first) = batches.first().filter(|_| batches.len() <= BATCHES_PER_PUSH_MAX) else {
+            return Err(IntakeError::Refused(format!("a push has 1 to {BATCHES_PER_PUSH_MAX} batches")));
+        };
+        if batches.iter().any(|batch| batch.pool_set != first.pool_set) {
+            return Err(IntakeError::Refused("all batches of a push are of one pool set".to_owned()));
+        }
         let directory = self.directory.load_full();
         let key_ttl_max = self.quotas.key_ttl_max(source);
-        let checked =
-            Checked { rules: &self.rules, key_ttl_max, directory: &directory, source, batch: &batch };
-        let entitled = checked.entitled_here(self.clock.now())?;
-        let content = content_digest(&batch);
-        let stored = BatchStored { batch_id: batch.batch_id, keys: batch.key_ids.len() };
-        let room = self.quotas.of_peer(source, &batch.master, stored.keys, batch.key_bytes)?;
-        // Only the store knows whether the batch is stored or voided already: another replica may have done
+        let (mut pushed, mut stored, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+        for batch in batches {
+            let checked =
+                Checked { rules: &self.rules, key_ttl_max, directory: &directory, source, batch: &batch };
+            let entitled = checked.entitled_here(self.clock.now())?;
+            let content = content_digest(&batch);
+            let keys = batch.key_ids.len();
+            stored.push(BatchStored { batch_id: batch.batch_id, keys });
+            rooms.push(self.quotas.of_peer(source, &batch.master, keys, batch.key_bytes)?);
+            pushed.push(Pushed { batch, entitled, content });
+        }
+        // Only the store knows whether the batches are stored or voided already: another replica may have done
         // that.
-        if self.regenerate_and_store(source, batch, &entitled, content, arrived).await? == Inserted::Stored {
-            room.stored();
+        if self.regenerate_and_store(source, pushed, arrived).await? == Inserted::Stored {
+            rooms.into_iter().for_each(Reserved::stored);
         }
         Ok(stored)
     }
@@ -202,19 +210,21 @@ impl Intake {
     async fn regenerate_and_store(
         &self,
         source: &KmeId,
-        batch: BatchMetadata,
-        entitled: &[Entitlement],
-        content: [u8; 32],
+        pushed: Vec<Pushed>,
         arrived: Instant,
     ) -> Result<Inserted, IntakeError> {
+        let first = pushed.first().ok_or_else(stopping)?;
         // Before the wait for a place: whoever announces pools that cannot be had delays itself only.
-        let set = self.set(source, &batch.pool_set).await?;
-        let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
-        let permit = self.in_work.get(source).ok_or_else(stopping)?.acquire();
-        let _permit = permit.await.map_err(|_| stopping())?;
-        set.spend_once(bits, content).map_err(refused)?;
+        let set = self.set(source, &first.batch.pool_set).await?;
+        let places = u32::try_from(pushed.len()).map_err(|_| stopping())?;
+        let permits = self.in_work.get(source).ok_or_else(stopping)?.acquire_many(places);
+        let _permits = permits.await.map_err(|_| stopping())?;
+        for Pushed { batch, content, .. } in &pushed {
+            let bits = blast::output_bits(batch.key_bytes, batch.key_ids.len()).map_err(refused)?;
+            set.spend_once(bits, *content).map_err(refused)?;
+        }
         let started = Instant::now();
-        let made = match regenerate(Arc::clone(&set), batch, source, &self.log).await {
+        let made = match regenerate(Arc::clone(&set), pushed, source, &self.log).await {
             Err(IntakeError::Mismatch) => {
                 // No key was stored. Whatever the cause, this set has ended here.
                 self.sets.discard(source, &set);
@@ -231,9 +241,9 @@ impl Intake {
         if arrived.elapsed() > WORK_MAX {
             return Err(IntakeError::Unavailable("this KME was too slow to store the batch".to_owned()));
         }
-        match self.insert(source, &made, entitled, content).await? {
+        match self.insert(source, &made).await? {
             Inserted::Stored => {
-                self.meter.regenerated(source, made.keys.len());
+                self.meter.regenerated(source, made.iter().map(|made| made.keys.len()).sum());
                 Ok(Inserted::Stored)
             }
             Inserted::AlreadyStored => Ok(Inserted::AlreadyStored),
@@ -313,6 +323,7 @@ impl Intake {
                 min_key_size: self.rules.limits.min_size_bits,
                 max_key_size: self.rules.limits.max_size_bits,
                 max_keys_per_batch: blast::MAX_KEYS_PER_BATCH,
+                max_batches_per_push: self.rules.batches_per_push(),
                 clock_skew_max_secs: self.rules.clock_skew_max.as_secs(),
             },
         })
@@ -364,26 +375,18 @@ impl Intake {
         })
     }
 
-    async fn insert(
-        &self,
-        source: &KmeId,
-        made: &Regenerated,
-        entitled: &[Entitlement],
-        content: [u8; 32],
-    ) -> Result<Inserted, IntakeError> {
-        let batch = NewBatch {
-            batch_id: made.batch_id,
-            source,
-            master: &made.master,
-            recipients: &made.recipients,
-            entitled,
-            content: ContentDigest(content),
-            created_at: made.created_at,
-            expires_at: made.expires_at,
-            keys: &made.keys,
-        };
-        self.store.insert_batch(&batch).await.map_err(|error| unavailable(&error))
+    async fn insert(&self, source: &KmeId, made: &[Regenerated]) -> Result<Inserted, IntakeError> {
+        let batches: Vec<NewBatch<'_>> = made.iter().map(|made| made.as_new(source)).collect();
+        self.store.insert_batches(&batches).await.map_err(|error| unavailable(&error))
     }
+}
+
+/// A batch that this site's rules allow.
+struct Pushed {
+    batch: BatchMetadata,
+    /// Who may retrieve its keys here.
+    entitled: Vec<Entitlement>,
+    content: [u8; 32],
 }
 
 /// A batch without its seeds, with its keys.
@@ -391,19 +394,38 @@ struct Regenerated {
     batch_id: BatchId,
     master: SaeId,
     recipients: Vec<Recipient>,
+    entitled: Vec<Entitlement>,
+    content: [u8; 32],
     created_at: Timestamp,
     expires_at: Timestamp,
     keys: Vec<Key>,
 }
 
+impl Regenerated {
+    fn as_new<'a>(&'a self, source: &'a KmeId) -> NewBatch<'a> {
+        NewBatch {
+            batch_id: self.batch_id,
+            source,
+            master: &self.master,
+            recipients: &self.recipients,
+            entitled: &self.entitled,
+            content: ContentDigest(self.content),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            copy_ends_at: None,
+            keys: &self.keys,
+        }
+    }
+}
+
 /// Runs the engine on a blocking thread, so that other tasks go on.
 async fn regenerate(
     set: Arc<PoolSet>,
-    batch: BatchMetadata,
+    pushed: Vec<Pushed>,
     source: &KmeId,
     log: &SparingLog,
-) -> Result<Regenerated, IntakeError> {
-    let work = move || {
+) -> Result<Vec<Regenerated>, IntakeError> {
+    let of_one = move |Pushed { batch, entitled, content }| {
         let seeds = BatchSeeds { seed: batch.seed, mask_seed: batch.mask_seed };
         let keys = blast::regenerate(
             &set.sources(),
@@ -417,11 +439,14 @@ async fn regenerate(
             batch_id: batch.batch_id,
             master: batch.master,
             recipients: batch.recipients,
+            entitled,
+            content,
             created_at: batch.created_at,
             expires_at: batch.expires_at,
             keys,
         })
     };
+    let work = move || pushed.into_iter().map(of_one).collect::<Result<Vec<_>, _>>();
     match tokio::task::spawn_blocking(work).await {
         Ok(made) => made.map_err(|error: EngineError| match error {
             EngineError::ConfirmMismatch => IntakeError::Mismatch,
@@ -434,135 +459,6 @@ async fn regenerate(
             }
         }),
         Err(_) => Err(stopping()),
-    }
-}
-
-/// One push, checked against this site's rules.
-struct Checked<'a> {
-    rules: &'a IntakeRules,
-    key_ttl_max: Duration,
-    directory: &'a Directory,
-    source: &'a KmeId,
-    batch: &'a BatchMetadata,
-}
-
-impl Checked<'_> {
-    /// Who may retrieve the keys of the batch at this site. Fails if the push breaks a rule.
-    fn entitled_here(&self, now: Timestamp) -> Result<Vec<Entitlement>, IntakeError> {
-        self.suite_and_sizes()?;
-        self.times(now)?;
-        self.master()?;
-        self.recipients()
-    }
-
-    fn suite_and_sizes(&self) -> Result<(), IntakeError> {
-        let refuse = |text: String| Err(IntakeError::Refused(text));
-        let (batch, limits) = (self.batch, &self.rules.limits);
-        if batch.suite != blast::SUITE {
-            return refuse(format!("the suite is unknown; this KME knows {}", blast::SUITE));
-        }
-        let bits = batch.key_bytes.saturating_mul(8);
-        let within = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
-        if bits < within(limits.min_size_bits) || bits > within(limits.max_size_bits) {
-            let (min, max) = (limits.min_size_bits, limits.max_size_bits);
-            return refuse(format!("keys of {bits} bits are not accepted, {min} to {max} are"));
-        }
-        blast::output_bits(batch.key_bytes, batch.key_ids.len()).map(drop).map_err(refused)
-    }
-
-    fn times(&self, now: Timestamp) -> Result<(), IntakeError> {
-        let refuse = |text: String| Err(IntakeError::Refused(text));
-        let (created_at, expires_at) = (self.batch.created_at, self.batch.expires_at);
-        let skew = now.since(created_at).max(created_at.since(now));
-        if skew > self.rules.clock_skew_max {
-            return refuse(format!(
-                "the clocks differ: the batch was made at {created_at}, the time here is {now}, {} s are allowed",
-                self.rules.clock_skew_max.as_secs()
-            ));
-        }
-        if !life::is_live(expires_at, now) || expires_at <= created_at {
-            return refuse(format!("the batch expired at {expires_at}, the time here is {now}"));
-        }
-        let life = expires_at.since(created_at);
-        if life > self.key_ttl_max {
-            return refuse(format!(
-                "these keys would live {} s (keys.ttl at KME {}); at KME {} they may live {} s \
-                 (limits.kme.key_ttl_max)",
-                life.as_secs(),
-                self.source,
-                self.directory.local(),
-                self.key_ttl_max.as_secs()
-            ));
-        }
-        Ok(())
-    }
-
-    /// A peer speaks only for masters that the directory places at its site.
-    fn master(&self) -> Result<(), IntakeError> {
-        let master = &self.batch.master;
-        let not_allowed = |text: String| Err(IntakeError::NotAllowed(text));
-        match self.directory.resolve(master.as_str()) {
-            Some(Recipient { party: Party::Sae(_), kme }) if kme == self.source => Ok(()),
-            Some(Recipient { party: Party::Sae(_), kme }) => {
-                not_allowed(format!("SAE {master} lives at KME {kme}, not at {}", self.source))
-            }
-            Some(Recipient { party: Party::Kme(_), .. }) => {
-                not_allowed(format!("{master} is a KME, not an SAE"))
-            }
-            // Otherwise a peer could speak for an SAE of any site.
-            None => not_allowed(format!(
-                "SAE {master} is not listed here: add it to [[sae]] of this site, with kme = \"{}\"",
-                self.source
-            )),
-        }
-    }
-
-    fn recipients(&self) -> Result<Vec<Entitlement>, IntakeError> {
-        let refuse = |text: String| Err(IntakeError::Refused(text));
-        let recipients = &self.batch.recipients;
-        let most =
-            usize::try_from(self.rules.limits.max_additional_saes).unwrap_or(usize::MAX).saturating_add(1);
-        if recipients.is_empty() || recipients.len() > most {
-            return refuse(format!("a batch has 1 to {most} recipients"));
-        }
-        let local = self.directory.local();
-        let mut entitled = Vec::new();
-        for (index, recipient) in recipients.iter().enumerate() {
-            if recipients.iter().take(index).any(|earlier| earlier.party == recipient.party) {
-                return refuse("a recipient is named twice".to_owned());
-            }
-            if recipient.party == Party::Sae(self.batch.master.clone()) {
-                return refuse("the master is among the recipients".to_owned());
-            }
-            let known = match &recipient.party {
-                Party::Sae(sae) => self.directory.home_of(sae),
-                Party::Kme(kme) => Some(kme),
-            };
-            match known {
-                Some(home) if home != &recipient.kme => {
-                    let (party, named) = (name_of(&recipient.party), &recipient.kme);
-                    return refuse(format!("{party} lives at KME {home}, not at {named}"));
-                }
-                None if recipient.kme == *local => {
-                    return refuse(format!("{} is not known at this KME", name_of(&recipient.party)));
-                }
-                _ => {}
-            }
-            if recipient.kme == *local {
-                entitled.push(Entitlement { party: recipient.party.clone(), role: Role::Slave });
-            }
-        }
-        if entitled.is_empty() {
-            return refuse("no recipient lives at this KME".to_owned());
-        }
-        Ok(entitled)
-    }
-}
-
-fn name_of(party: &Party) -> String {
-    match party {
-        Party::Sae(sae) => format!("SAE {sae}"),
-        Party::Kme(kme) => format!("KME {kme}"),
     }
 }
 

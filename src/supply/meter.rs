@@ -121,7 +121,7 @@ impl SupplyMeter {
         let of_outcome = |(outcome, name)| (outcome, counter(&retracted, one("outcome", name)));
         let retracted = RETRACTED.into_iter().map(of_outcome).collect();
         let engine = Timings::default();
-        let help = "Work of the extractor on one batch, its wait for a thread included";
+        let help = "Work of the extractor on the batches of one push, its wait for a thread included";
         registry.register("dqkd_engine_duration_seconds", help, engine.clone());
         Self {
             causes,
@@ -154,7 +154,7 @@ impl SupplyMeter {
         self.handed_out_made.inc_by(keys as u64);
     }
 
-    pub(super) fn pushed<T>(&self, peer: &KmeId, result: Result<T, &PeerError>) {
+    pub(super) fn pushed<T>(&self, peer: &KmeId, batches: usize, result: Result<T, &PeerError>) {
         let outcome = match result {
             Ok(_) => "stored",
             Err(error) if error.was_not_sent() => "not_sent",
@@ -162,10 +162,10 @@ impl SupplyMeter {
             Err(PeerError::Refused { .. } | PeerError::Full { .. }) => "refused",
             Err(_) => "failed",
         };
-        add(self.peers.get(peer).map(|peer| peer.pushed.as_slice()), outcome);
+        add(self.peers.get(peer).map(|peer| peer.pushed.as_slice()), outcome, batches);
     }
 
-    pub(super) fn received<T>(&self, peer: &KmeId, result: &Result<T, IntakeError>) {
+    pub(super) fn received<T>(&self, peer: &KmeId, batches: usize, result: &Result<T, IntakeError>) {
         let outcome = match result {
             Ok(_) => "stored",
             Err(IntakeError::NotAllowed(_)) => "not_allowed",
@@ -179,7 +179,7 @@ impl SupplyMeter {
             // The second is never the answer to a batch.
             Err(IntakeError::Unavailable(_) | IntakeError::NothingToCompare) => "unavailable",
         };
-        add(self.peers.get(peer).map(|peer| peer.received.as_slice()), outcome);
+        add(self.peers.get(peer).map(|peer| peer.received.as_slice()), outcome, batches);
     }
 
     pub(super) fn regenerated(&self, peer: &KmeId, keys: usize) {
@@ -208,9 +208,9 @@ impl SupplyMeter {
     }
 }
 
-fn add(counters: Option<&[(&'static str, Counter)]>, outcome: &str) {
+fn add(counters: Option<&[(&'static str, Counter)]>, outcome: &str, number: usize) {
     let found = counters.and_then(|counters| counters.iter().find(|(name, _)| *name == outcome));
     if let Some((_, count)) = found {
-        count.inc();
+        count.inc_by(number as u64);
     }
 }

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 pub use announce::PeerAnnouncer;
 pub use error::SupplyError;
-pub use intake::{Intake, IntakeError, IntakeRules};
+pub use intake::{Intake, IntakeError, IntakeRules, KEYS_PER_PUSH_MAX};
 use kme::{Clock, FreshKey, KmeId, Random, Recipient, SaeId};
 pub use meter::SupplyMeter;
 pub use order::KeyOrder;
@@ -48,6 +48,8 @@ pub struct SupplySettings {
     pub key_ttl: Duration,
     /// Whether the master may retrieve its keys at this site by ID.
     pub master_refetch: bool,
+    /// For how long after the hand-out at least, unless the key expires before.
+    pub master_ttl: Duration,
     /// The longest that an order may take. After that it fails and its keys are voided.
     pub order_timeout: Duration,
     /// Most orders in work at once; more are refused.
@@ -108,19 +110,23 @@ impl Supply {
     /// A supply from `parts`. Keys are made ahead of demand while [`Self::keep_filled`] runs.
     pub fn new(parts: SupplyParts, settings: SupplySettings) -> Arc<Self> {
         let orders = Semaphore::new(settings.max_orders.clamp(1, Semaphore::MAX_PERMITS));
-        let (store, random) = (Arc::clone(&parts.store), Arc::clone(&parts.random));
+        let store = Arc::clone(&parts.store);
         let (local, tasks, stopping) = (parts.local.clone(), parts.tasks.clone(), parts.stopping.clone());
         let parts = Arc::new(parts);
         let maker = Arc::new(KeyMaker::new(Arc::clone(&parts), settings));
         let max = u64::from(settings.max_stored_per_pair);
         let reserve_settings = ReserveSettings {
-            bounds: Bounds { floor: u64::from(settings.min_stored_per_pair).min(max), max },
-            block_keys: blast::max_keys_per_batch(settings.default_key_bytes).max(1),
+            bounds: Bounds {
+                floor: u64::from(settings.min_stored_per_pair).min(max),
+                max,
+                block: blast::max_keys_per_batch(settings.default_key_bytes).max(1) as u64,
+                delivery: batch::keys_per_delivery(settings.default_key_bytes, parts.sets.largest_bits()),
+            },
             pairs_max: PAIRS_MAX,
             leased_max: LEASED_MAX,
+            master_ttl: settings.master_ttl,
         };
-        let reserve_parts =
-            ReserveParts { maker: Arc::clone(&maker) as _, store, random, local, tasks, stopping };
+        let reserve_parts = ReserveParts { maker: Arc::clone(&maker) as _, store, local, tasks, stopping };
         let reserve = Reserve::new(reserve_parts, reserve_settings);
         Arc::new(Self { parts, settings, maker, reserve, orders })
     }

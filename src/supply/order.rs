@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use blast::{self, BatchSeeds, EngineError};
 use futures_util::future::{BoxFuture, try_join_all};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kme::life;
 use kme::{
     BatchId, Demands, FreshKey, Key, KeyId, KmeId, Party, Provenance, Recipient, SaeId, Seed, SourceGrade,
@@ -23,12 +23,16 @@ use super::reserve::{Maker, Purpose};
 use super::retract::{Retractor, Traces};
 use super::{SupplyError, SupplyParts, SupplySettings, batch, compare};
 use crate::peer::wire::BatchMetadata;
-use crate::peer::{NotPushed, Pushed, content_digest};
+use crate::peer::{NotPushed, PeerClient, Pushed, content_digest};
 use crate::pool::{PoolSet, PoolSetError, SetTrouble, SourceSetError};
-use crate::store::{ContentDigest, Entitlement, Inserted, LeasedBlock, NewBatch, Reserved, Role};
+use crate::store::{
+    ContentDigest, Entitlement, Inserted, LeasedBlock, MAX_BATCHES_PER_INSERT, NewBatch, Reserved, Role,
+};
 
-/// Batches of one order in work at once.
-const BATCHES_AT_ONCE: usize = 4;
+/// Deliveries of one order in work at once.
+const DELIVERIES_AT_ONCE: usize = 2;
+/// Batches with more recipients are pushed one by one.
+const RECIPIENTS_OF_LISTS: usize = 8;
 
 /// Batches of one master in work at once; more wait. Half of the calls to a peer that may be under way, and
 /// little for the engine: so the orders of one SAE delay those of another by these few at most.
@@ -93,20 +97,25 @@ impl KeyMaker {
 
     /// Makes the keys of `order`, all or none.
     pub(super) async fn fill(&self, order: KeyOrder<'_>) -> Result<Vec<FreshKey>, SupplyError> {
-        let counts = batch::split(order.number, order.key_bytes).ok_or_else(|| {
-            tracing::error!(key_bytes = order.key_bytes, "no batch can hold keys of this size");
-            SupplyError::Internal
-        })?;
+        let deliveries = self.split(order)?;
         if !order.demands.met_by_life(self.settings.key_ttl) {
             return Err(SupplyError::DemandsNotMet);
         }
         let work = Work::new(self, order);
-        let room = work.reserve(Purpose::Leased)?;
-        let made = self.in_time(work.make_all(&counts)).await;
-        self.parts.meter.made(Cause::Order, counts.len(), order.number, &made);
+        let room = work.reserve(Purpose::Waiting)?;
+        let made = self.in_time(work.make_all(&deliveries)).await;
+        self.parts.meter.made(Cause::Order, deliveries.iter().map(Vec::len).sum(), order.number, &made);
         let made = work.settle(made)?;
         room.into_iter().for_each(Reserved::stored);
         Ok(made)
+    }
+
+    /// The numbers of keys of the batches of each delivery.
+    fn split(&self, order: KeyOrder<'_>) -> Result<Vec<Vec<usize>>, SupplyError> {
+        batch::deliveries(order.number, order.key_bytes, self.parts.sets.largest_bits()).ok_or_else(|| {
+            tracing::error!(key_bytes = order.key_bytes, "no batch can hold keys of this size");
+            SupplyError::Internal
+        })
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, SupplyError>>) -> Result<T, SupplyError> {
@@ -121,7 +130,7 @@ impl Maker for KeyMaker {
         recipient: &'a Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
+    ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
             let order = KeyOrder {
                 master,
@@ -130,14 +139,15 @@ impl Maker for KeyMaker {
                 key_bytes: self.settings.default_key_bytes,
                 demands: &Demands::default(),
             };
+            let deliveries = self.split(order)?;
             let work = Work::new(&self, order);
             let room = work.reserve(purpose)?;
-            let made = self.in_time(work.make_one(purpose)).await;
+            let made = self.in_time(work.make_blocks(&deliveries, purpose)).await;
             let cause = match purpose {
-                Purpose::Ready => Cause::Refill,
-                Purpose::Leased => Cause::Waiting,
+                Purpose::Ready | Purpose::Ahead => Cause::Refill,
+                Purpose::Waiting => Cause::Waiting,
             };
-            self.parts.meter.made(cause, 1, number, &made);
+            self.parts.meter.made(cause, deliveries.iter().map(Vec::len).sum(), number, &made);
             let made = work.settle(made)?;
             room.into_iter().for_each(Reserved::stored);
             Ok(made)
@@ -186,7 +196,7 @@ impl<'a> Work<'a> {
     /// Room for what the order will leave in this site's store; `None` if that is nothing.
     fn reserve(&self, purpose: Purpose) -> Result<Option<Reserved>, SupplyError> {
         let KeyOrder { master, number, key_bytes, .. } = self.order;
-        if purpose == Purpose::Leased && self.entitled_here().is_empty() {
+        if purpose != Purpose::Ready && self.entitled_here().is_empty() {
             return Ok(None);
         }
         Ok(Some(self.maker.parts.quotas.own(master, number, key_bytes)?))
@@ -201,53 +211,66 @@ impl<'a> Work<'a> {
                 sites = self.sites.len(),
                 "an order for keys failed"
             );
-            self.maker.retractor.start(self.traces.into_inner(), self.expires_at);
+            self.maker.retractor.start(self.traces.into_inner(), self.created_at, self.expires_at);
         }
         made
     }
 
-    /// One batch for the reserve.
-    async fn make_one(&self, purpose: Purpose) -> Result<Option<LeasedBlock>, SupplyError> {
-        let made = self.make(self.order.number).await?;
+    /// Blocks for the reserve.
+    async fn make_blocks(
+        &self,
+        deliveries: &[Vec<usize>],
+        purpose: Purpose,
+    ) -> Result<Vec<LeasedBlock>, SupplyError> {
+        let made = self.make_each(deliveries).await?;
         let entitled = self.entitled_here();
         // Keys are handed out in the first half of their life, so that everyone has the second half to
         // retrieve them.
         let usable_until = life::usable_until(self.created_at, self.expires_at);
-        match purpose {
-            Purpose::Ready => {
-                self.store(&made, &entitled, Some(usable_until)).await?;
-                return Ok(None);
-            }
-            Purpose::Leased if !entitled.is_empty() => self.store(&made, &entitled, None).await?,
-            Purpose::Leased => {}
+        if purpose == Purpose::Ready {
+            self.store(&made, &entitled, As::Ready(usable_until)).await?;
+            return Ok(Vec::new());
         }
-        Ok(Some(LeasedBlock {
+        let leased_at = self.maker.parts.clock.now();
+        if !entitled.is_empty() {
+            let hand_out_until = life::hand_out_until(self.created_at, self.expires_at, leased_at);
+            self.store(&made, &entitled, As::HandedOut(hand_out_until)).await?;
+        }
+        let block = |made: Made| LeasedBlock {
             batch_id: made.batch_id,
+            entitled: entitled.clone(),
+            leased_at,
             usable_until,
             created_at: self.created_at,
             provenance: made.provenance,
-            is_stored: !entitled.is_empty(),
             keys: made.keys,
-        }))
+        };
+        Ok(made.into_iter().map(block).collect())
     }
 
-    async fn make_all(&self, counts: &[usize]) -> Result<Vec<FreshKey>, SupplyError> {
-        let batches = counts.iter().copied().map(|count| self.make(count));
-        let mut running = stream::iter(batches).buffered(BATCHES_AT_ONCE);
-        let mut made = Vec::with_capacity(counts.len());
-        while let Some(batch) = running.next().await {
-            made.push(batch?);
-        }
+    async fn make_all(&self, deliveries: &[Vec<usize>]) -> Result<Vec<FreshKey>, SupplyError> {
+        let made = self.make_each(deliveries).await?;
         // Every other site has stored every batch. Only now does this site store what may be retrieved here.
         let entitled = self.entitled_here();
         if !entitled.is_empty() {
-            try_join_all(made.iter().map(|batch| self.store(batch, &entitled, None))).await?;
+            let handed_out = As::HandedOut(self.created_at.plus(self.maker.settings.order_timeout));
+            self.store(&made, &entitled, handed_out).await?;
         }
         let fresh = |batch: Made| {
             let provenance = batch.provenance;
             batch.keys.into_iter().map(move |key| FreshKey { key, provenance: Arc::clone(&provenance) })
         };
         Ok(made.into_iter().flat_map(fresh).collect())
+    }
+
+    async fn make_each(&self, deliveries: &[Vec<usize>]) -> Result<Vec<Made>, SupplyError> {
+        // (A closure over these references would not be Send.)
+        let mut running = Vec::with_capacity(deliveries.len());
+        for counts in deliveries {
+            running.push(self.make(counts));
+        }
+        let made: Vec<Vec<Made>> = stream::iter(running).buffered(DELIVERIES_AT_ONCE).try_collect().await?;
+        Ok(made.into_iter().flatten().collect())
     }
 
     /// Who may retrieve the keys at this site.
@@ -258,53 +281,68 @@ impl<'a> Work<'a> {
         self.maker.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
-    /// One batch that every site has. If a site cannot use the pool set (it restarted, or its pools differ),
-    /// tries once more with a new set.
-    async fn make(&self, count: usize) -> Result<Made, SupplyError> {
-        let bits = blast::output_bits(self.order.key_bytes, count).map_err(internal)?;
-        let _turns = self.turns.acquire_many(turns_of(bits)).await.map_err(internal)?;
-        match self.attempt(count).await {
+    /// A delivery: batches of one pool set that every site has. If a site cannot use the set (it restarted, or its
+    /// pools differ), tries once more with a new one.
+    async fn make(&self, counts: &[usize]) -> Result<Vec<Made>, SupplyError> {
+        let bits = |count: &usize| blast::output_bits(self.order.key_bytes, *count).map_err(internal);
+        let bits = counts.iter().map(bits).collect::<Result<Vec<_>, _>>()?;
+        let turns = bits.iter().map(|bits| turns_of(*bits)).sum();
+        let _turns = self.turns.acquire_many(turns).await.map_err(internal)?;
+        let bits = bits.iter().sum();
+        let drawn = self.draw(counts)?;
+        let ids: BTreeSet<BatchId> = drawn.iter().map(|drawn| drawn.batch_id).collect();
+        match self.attempt(drawn, bits).await {
             Err(Failure::SetGone { error, .. }) => {
                 tracing::info!(error = &error as &dyn std::error::Error, "trying again with a new pool set");
-                self.attempt(count).await.map_err(Failure::into_error)
+                self.retract(&ids);
+                self.attempt(self.draw(counts)?, bits).await.map_err(Failure::into_error)
             }
             result => result.map_err(Failure::into_error),
         }
     }
 
-    async fn attempt(&self, count: usize) -> Result<Made, Failure> {
+    /// Voids batches that some sites may have stored, although the order goes on without them.
+    fn retract(&self, ids: &BTreeSet<BatchId>) {
+        let mut traces = self.traces.lock();
+        let (given_up, kept) =
+            std::mem::take(&mut traces.remote).into_iter().partition(|(_, batch)| ids.contains(batch));
+        traces.remote = kept;
+        drop(traces);
+        let given_up = Traces { remote: given_up, ..Traces::default() };
+        self.maker.retractor.start(given_up, self.created_at, self.expires_at);
+    }
+
+    /// `bits` is what all batches together take from a pool set.
+    async fn attempt(&self, drawn: Vec<Drawn>, bits: u64) -> Result<Vec<Made>, Failure> {
         let (order, parts) = (self.order, &self.maker.parts);
-        let bits = blast::output_bits(order.key_bytes, count).map_err(internal)?;
         let set = parts.sets.acquire(&self.sites, bits).await.map_err(no_set)?;
         let (pools, entropy_sources) = (set.pool_count(), set.entropy_sources());
         if !order.demands.met_by_pools(pools, &entropy_sources) {
             return Err(SupplyError::DemandsNotMet.into());
         }
-        let batch_id = BatchId::draw(&*parts.random).map_err(internal)?;
-        let key_ids = KeyId::draw_batch(count, &*parts.random).map_err(internal)?;
-        let seeds = BatchSeeds {
-            seed: Seed::draw(&*parts.random).map_err(internal)?,
-            mask_seed: Seed::draw(&*parts.random).map_err(internal)?,
-        };
         let started = Instant::now();
-        let made = generate(Arc::clone(&set), seeds, order.key_bytes, key_ids).await?;
+        let generated = generate(Arc::clone(&set), order.key_bytes, drawn).await?;
         parts.meter.generate(started.elapsed());
-        let metadata = BatchMetadata {
-            batch_id,
-            suite: blast::SUITE.to_owned(),
-            pool_set: set.announcement(),
-            seed: made.seeds.seed,
-            mask_seed: made.seeds.mask_seed,
-            words_per_pool: made.batch.words_per_pool,
-            key_bytes: order.key_bytes,
-            key_ids: made.key_ids,
-            master: order.master.clone(),
-            recipients: order.recipients.to_vec(),
-            created_at: self.created_at,
-            expires_at: self.expires_at,
-            confirm: made.batch.confirm,
-        };
-        let pushed = match try_join_all(self.sites.iter().map(|kme| self.push(kme, &metadata))).await {
+        let (mut keys, mut batches) = (Vec::new(), Vec::new());
+        for Generated { drawn, batch } in generated {
+            keys.push(batch.keys);
+            batches.push(BatchMetadata {
+                batch_id: drawn.batch_id,
+                suite: blast::SUITE.to_owned(),
+                pool_set: set.announcement(),
+                seed: drawn.seeds.seed,
+                mask_seed: drawn.seeds.mask_seed,
+                words_per_pool: batch.words_per_pool,
+                key_bytes: order.key_bytes,
+                key_ids: drawn.key_ids,
+                master: order.master.clone(),
+                recipients: order.recipients.to_vec(),
+                created_at: self.created_at,
+                expires_at: self.expires_at,
+                confirm: batch.confirm,
+            });
+        }
+        let pushed = match try_join_all(self.sites.iter().map(|kme| self.push(kme, &batches))).await {
             Ok(pushed) => pushed,
             Err(failure) => {
                 self.heed(&failure, &set).await;
@@ -312,14 +350,36 @@ impl<'a> Work<'a> {
             }
         };
         set.note_proof();
-        let hybrid_tls = pushed.iter().all(|pushed| pushed.hybrid_tls);
+        let hybrid_tls = pushed.iter().all(|is_hybrid| *is_hybrid);
         let grade = SourceGrade { entropy_sources, pools, hybrid_tls };
         let provenance = Provenance { grade, expires_at: self.expires_at };
         if !order.demands.met_by(&provenance, self.created_at) {
             return Err(SupplyError::DemandsNotMet.into());
         }
-        let content = ContentDigest(content_digest(&metadata));
-        Ok(Made { batch_id, content, keys: made.batch.keys, provenance: Arc::new(provenance) })
+        let provenance = Arc::new(provenance);
+        let made = |(batch, keys): (&BatchMetadata, _)| Made {
+            batch_id: batch.batch_id,
+            content: ContentDigest(content_digest(batch)),
+            keys,
+            provenance: Arc::clone(&provenance),
+        };
+        Ok(batches.iter().zip(keys).map(made).collect())
+    }
+
+    /// What is random in batches of so many keys.
+    fn draw(&self, counts: &[usize]) -> Result<Vec<Drawn>, SupplyError> {
+        let random = &*self.maker.parts.random;
+        let draw = |count: &usize| {
+            Ok(Drawn {
+                batch_id: BatchId::draw(random).map_err(internal)?,
+                key_ids: KeyId::draw_batch(*count, random).map_err(internal)?,
+                seeds: BatchSeeds {
+                    seed: Seed::draw(random).map_err(internal)?,
+                    mask_seed: Seed::draw(random).map_err(internal)?,
+                },
+            })
+        };
+        counts.iter().map(draw).collect()
     }
 
     /// Draws the consequences of a failure that is about the pool set, so that the next set may do.
@@ -345,26 +405,42 @@ impl<'a> Work<'a> {
         }
     }
 
-    async fn push(&self, kme: &KmeId, metadata: &BatchMetadata) -> Result<Pushed, Failure> {
+    /// Pushes all of `batches` to a site. Returns whether all connections were hybrid.
+    async fn push(&self, kme: &KmeId, batches: &[BatchMetadata]) -> Result<bool, Failure> {
         let peer = self.maker.parts.peers.find(kme);
         let peer = peer.ok_or_else(|| SupplyError::PeerUnavailable(kme.clone()))?;
-        let trace = (kme.clone(), metadata.batch_id);
-        // Noted before the call: even if it fails, the site may have stored the batch.
-        self.traces.lock().remote.insert(trace.clone());
+        let mut pushes = Vec::new();
+        // Many recipients make a list longer than a request may be.
+        let is_short = self.order.recipients.len() <= RECIPIENTS_OF_LISTS;
+        for batches in batches.chunks(if is_short { peer.batches_per_push() } else { 1 }) {
+            pushes.push(self.push_together(peer, batches));
+        }
+        Ok(try_join_all(pushes).await?.iter().all(|pushed| pushed.hybrid_tls))
+    }
+
+    async fn push_together(&self, peer: &PeerClient, batches: &[BatchMetadata]) -> Result<Pushed, Failure> {
+        let kme = peer.kme();
+        let traces = || batches.iter().map(|batch| (kme.clone(), batch.batch_id));
+        // Noted before the call: even if it fails, the site may have stored the batches.
+        self.traces.lock().remote.extend(traces());
         let started = Instant::now();
-        let pushed = peer.push(metadata).await;
-        self.maker.parts.meter.pushed(kme, pushed.as_ref().map_err(|failed| &failed.error));
+        let pushed = peer.push(batches).await;
+        let result = pushed.as_ref().map_err(|failed| &failed.error);
+        self.maker.parts.meter.pushed(kme, batches.len(), result);
         tracing::debug!(
             peer = %kme,
-            batch = %metadata.batch_id,
-            keys = metadata.key_ids.len(),
+            batches = batches.len(),
+            keys = batches.iter().map(|batch| batch.key_ids.len()).sum::<usize>(),
             acknowledged = pushed.is_ok(),
             duration_ms = started.elapsed().as_secs_f64() * 1e3,
-            "batch pushed"
+            "batches pushed"
         );
         pushed.map_err(|NotPushed { error, may_be_stored }| {
             if !may_be_stored {
-                self.traces.lock().remote.remove(&trace);
+                let mut noted = self.traces.lock();
+                for trace in traces() {
+                    noted.remote.remove(&trace);
+                }
             }
             let supply_error = SupplyError::of_peer(&error);
             if error.refuses_set() || error.is_mismatch() {
@@ -378,15 +454,27 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Stores a batch here; as ready keys when `usable_until` says how long they may be handed out.
-    async fn store(
-        &self,
-        made: &Made,
-        entitled: &[Entitlement],
-        usable_until: Option<Timestamp>,
+    /// Stores batches here, as many in one commit as the store takes.
+    async fn store(&self, made: &[Made], entitled: &[Entitlement], keys: As) -> Result<(), SupplyError> {
+        let mut stores = Vec::new();
+        for made in made.chunks(MAX_BATCHES_PER_INSERT) {
+            stores.push(self.store_together(made, entitled, keys));
+        }
+        try_join_all(stores).await.map(drop)
+    }
+
+    async fn store_together<'m>(
+        &'m self,
+        made: &'m [Made],
+        entitled: &'m [Entitlement],
+        keys: As,
     ) -> Result<(), SupplyError> {
         let parts = &self.maker.parts;
-        let batch = NewBatch {
+        let copy_ends_at = match keys {
+            As::Ready(_) => None,
+            As::HandedOut(until) => Some(life::copy_ends_at(until, self.maker.settings.master_ttl)),
+        };
+        let batch = |made: &'m Made| NewBatch {
             batch_id: made.batch_id,
             source: &parts.local,
             master: self.order.master,
@@ -395,24 +483,36 @@ impl<'a> Work<'a> {
             content: made.content,
             created_at: self.created_at,
             expires_at: self.expires_at,
+            copy_ends_at,
             keys: &made.keys,
         };
-        let inserted = if let Some(until) = usable_until {
-            self.traces.lock().ready.push(made.batch_id);
-            parts.store.insert_ready(&batch, &made.provenance.grade, until).await
+        let batches: Vec<NewBatch<'_>> = made.iter().map(batch).collect();
+        let ids = made.iter().map(|made| made.batch_id);
+        let inserted = if let (As::Ready(until), Some(first)) = (keys, made.first()) {
+            self.traces.lock().ready.extend(ids);
+            parts.store.insert_ready(&batches, &first.provenance.grade, until).await
         } else {
-            self.traces.lock().local.push(made.batch_id);
-            parts.store.insert_batch(&batch).await
+            self.traces.lock().local.extend(ids);
+            parts.store.insert_batches(&batches).await
         };
         match inserted {
             Ok(Inserted::Stored) => Ok(()),
             Ok(other) => {
-                tracing::error!(batch = %made.batch_id, ?other, "a fresh batch was not stored");
+                tracing::error!(?other, "fresh batches were not stored");
                 Err(SupplyError::Internal)
             }
             Err(error) => Err(SupplyError::of_store(&error)),
         }
     }
+}
+
+/// As what the keys of a batch are stored here.
+#[derive(Clone, Copy)]
+enum As {
+    /// They may be leased until then.
+    Ready(Timestamp),
+    /// They are handed out before then, without a lease.
+    HandedOut(Timestamp),
 }
 
 /// Why a batch was not made.
@@ -444,27 +544,33 @@ impl From<SupplyError> for Failure {
     }
 }
 
+/// What is random in a batch.
+struct Drawn {
+    batch_id: BatchId,
+    key_ids: Vec<KeyId>,
+    seeds: BatchSeeds,
+}
+
 /// A batch from the engine, with what it was made from.
 struct Generated {
+    drawn: Drawn,
     batch: blast::Generated,
-    seeds: BatchSeeds,
-    key_ids: Vec<KeyId>,
 }
 
 /// Runs the engine on a blocking thread, so that other tasks go on.
 async fn generate(
     set: Arc<PoolSet>,
-    seeds: BatchSeeds,
     key_bytes: usize,
-    key_ids: Vec<KeyId>,
-) -> Result<Generated, SupplyError> {
-    tokio::task::spawn_blocking(move || {
-        let batch = blast::generate(&set.sources(), &seeds, key_bytes, &key_ids)?;
-        Ok(Generated { batch, seeds, key_ids })
-    })
-    .await
-    .map_err(internal)?
-    .map_err(|error: EngineError| internal(error))
+    drawn: Vec<Drawn>,
+) -> Result<Vec<Generated>, SupplyError> {
+    let of_one = move |drawn: Drawn| {
+        let batch = blast::generate(&set.sources(), &drawn.seeds, key_bytes, &drawn.key_ids)?;
+        Ok(Generated { drawn, batch })
+    };
+    tokio::task::spawn_blocking(move || drawn.into_iter().map(of_one).collect::<Result<_, _>>())
+        .await
+        .map_err(internal)?
+        .map_err(|error: EngineError| internal(error))
 }
 
 fn internal(error: impl std::error::Error + 'static) -> SupplyError {

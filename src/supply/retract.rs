@@ -51,8 +51,8 @@ impl Retractor {
         Self { parts, permits, log: SparingLog::new("sae") }
     }
 
-    /// Starts to void what `traces` name.
-    pub(super) fn start(&self, mut traces: Traces, expires_at: Timestamp) {
+    /// Starts to void what `traces` name: batches with this life.
+    pub(super) fn start(&self, mut traces: Traces, created_at: Timestamp, expires_at: Timestamp) {
         if traces.remote.is_empty() && traces.local.is_empty() && traces.ready.is_empty() {
             return;
         }
@@ -68,8 +68,9 @@ impl Retractor {
             let remote = async {
                 // At home first: a twin may be voided only if its key was never handed out and never will be.
                 let ready = traces.ready.iter();
-                let ready =
-                    ready.map(async |batch| (batch, void_ready_at_home(&parts, *batch, expires_at).await));
+                let ready = ready.map(async |batch| {
+                    (batch, void_ready_at_home(&parts, *batch, created_at, expires_at).await)
+                });
                 for (batch, is_voided) in join_all(ready).await {
                     if !is_voided {
                         traces.remote.retain(|(_, other)| other != batch);
@@ -145,10 +146,15 @@ async fn void_at_peer(parts: &SupplyParts, peer: &PeerClient, batch_id: BatchId,
 }
 
 /// Voids a batch of ready keys here, unless some were leased. `true`: none was leased, and none ever will be.
-async fn void_ready_at_home(parts: &SupplyParts, batch_id: BatchId, expires_at: Timestamp) -> bool {
+async fn void_ready_at_home(
+    parts: &SupplyParts,
+    batch_id: BatchId,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+) -> bool {
     let mut attempts = Attempts::default();
     loop {
-        match parts.store.void_unless_leased(&parts.local, batch_id, expires_at).await {
+        match parts.store.void_unless_leased(&parts.local, batch_id, created_at, expires_at).await {
             Ok(ReadyVoid::Voided) => return true,
             Ok(ReadyVoid::InUse) => {
                 tracing::info!(batch = %batch_id, "ready keys were stored after all and are in use");

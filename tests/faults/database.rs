@@ -137,7 +137,7 @@ impl Database {
             Kind::Sqlite(file) => lock(file, lasts).await.map_err(|error| error.to_string()),
             Kind::Postgres(server) => {
                 let (server, secs) = (Arc::clone(server), lasts.as_secs_f64());
-                let lock = format!("BEGIN; LOCK TABLE keys; SELECT pg_sleep({secs}); COMMIT");
+                let lock = format!("BEGIN; LOCK TABLE records; SELECT pg_sleep({secs}); COMMIT");
                 spawn_blocking(move || server.try_sql(ROLE, &[&lock])).await.unwrap().map(drop)
             }
         }
@@ -236,10 +236,10 @@ mod tests {
         let database = Arc::new(Database::postgres(folder.path(), disk.ok()));
         let server = Arc::clone(database.server().unwrap());
         let url = database.url(None);
-        server.sql(ROLE, &["CREATE TABLE keys (n INT)", &format!("GRANT ALL ON keys TO {ROLE}")]);
+        server.sql(ROLE, &["CREATE TABLE records (n INT)", &format!("GRANT ALL ON records TO {ROLE}")]);
         let insert = || {
             let (server, url) = (Arc::clone(&server), url.clone());
-            let insert = "SET statement_timeout = 500; INSERT INTO keys SELECT generate_series(1, 5000)";
+            let insert = "SET statement_timeout = 500; INSERT INTO records SELECT generate_series(1, 5000)";
             spawn_blocking(move || server.try_sql(&url, &[insert]))
         };
         insert().await.unwrap().unwrap();
@@ -275,7 +275,7 @@ mod tests {
         insert().await.unwrap().unwrap();
         assert!(started.elapsed() > lasts / 4, "it waited for the server");
         frozen.await.unwrap().unwrap();
-        let count: u64 = server.sql(ROLE, &["SELECT count(*) FROM keys"]).parse().unwrap();
+        let count: u64 = server.sql(ROLE, &["SELECT count(*) FROM records"]).parse().unwrap();
         assert!(count >= 8 * 5000 && count.is_multiple_of(5000), "{count}");
     }
 }

@@ -117,7 +117,7 @@ fn whatever_fails_no_key_outlives_its_expiry_or_goes_before_it() {
     run(Plan {
         seed: seed(),
         lasts: Duration::from_secs(20),
-        shape: ONE_DAEMON,
+        shape: shape(ONE_DAEMON),
         ttl: Duration::from_secs(4),
         is_expiring: true,
     });

@@ -159,7 +159,9 @@ async fn recovery(network: &Network, world: &Arc<World>) -> Option<i64> {
                 let slave = Slave { party: Party::Sae(to.sae.clone()), site: to.site };
                 loop {
                     let ask = Ask::Enc { slaves: vec![slave.clone()], number: 1, bits: 256 };
-                    let event = client.ask(world, "enc_keys?size=256", &slave.party, ask, None, None).await;
+                    let body = world.ask_expiry.then(|| world.enc_body(std::slice::from_ref(&slave), 1, 256));
+                    let call = if body.is_some() { "enc_keys" } else { "enc_keys?size=256" };
+                    let event = client.ask(world, call, &slave.party, ask, body, None).await;
                     if event.status() == 200 {
                         let ids: Vec<_> = event.keys().iter().map(|seen| seen.id).collect();
                         world.board.add_fresh(from, std::slice::from_ref(&slave), &ids);

@@ -31,6 +31,24 @@ pub(crate) struct World {
     pub(crate) stop: AtomicBool,
 }
 
+impl World {
+    /// The body of an order. It asks for the expiry if this run looks at that.
+    pub(crate) fn enc_body(&self, slaves: &[Slave], number: usize, bits: usize) -> Value {
+        let additional: Vec<&str> = slaves[1..]
+            .iter()
+            .filter_map(|slave| if let Party::Sae(sae) = &slave.party { Some(&**sae) } else { None })
+            .collect();
+        let mut body = json!({ "number": number, "size": bits });
+        if !additional.is_empty() {
+            body["additional_slave_SAE_IDs"] = json!(additional);
+        }
+        if self.ask_expiry {
+            body["extension_optional"] = json!([{ "dqkd_expiry": {} }]);
+        }
+        body
+    }
+}
+
 /// One application thread.
 pub(crate) struct Worker {
     pub(crate) world: Arc<World>,
@@ -86,7 +104,7 @@ impl Worker {
         let bits = *self.choices.one_of(&SIZES_BITS);
         let hang_up = self.patience(hang_up);
         let may_get = slaves.len() == 1 && !self.world.ask_expiry;
-        let body = (!may_get || self.choices.percent(50)).then(|| self.enc_body(&slaves, number, bits));
+        let body = (!may_get || self.choices.percent(50)).then(|| self.world.enc_body(&slaves, number, bits));
         self.order(slaves, number, bits, body, hang_up).await;
     }
 
@@ -113,21 +131,6 @@ impl Worker {
         }
         self.breathe(&event).await;
         event.status()
-    }
-
-    fn enc_body(&self, slaves: &[Slave], number: usize, bits: usize) -> Value {
-        let additional: Vec<&str> = slaves[1..]
-            .iter()
-            .filter_map(|slave| if let Party::Sae(sae) = &slave.party { Some(&**sae) } else { None })
-            .collect();
-        let mut body = json!({ "number": number, "size": bits });
-        if !additional.is_empty() {
-            body["additional_slave_SAE_IDs"] = json!(additional);
-        }
-        if self.world.ask_expiry {
-            body["extension_optional"] = json!([{ "dqkd_expiry": {} }]);
-        }
-        body
     }
 
     fn slaves(&mut self) -> Vec<Slave> {

@@ -38,7 +38,7 @@ fn with_a_postgres_each_site_has_a_schema_of_its_own_and_a_second_demo_replaces_
     }
     let database = TestPostgres::database_of(&url);
     for schema in ["dqkd_demo_site_a", "dqkd_demo_site_b"] {
-        let count = format!("SELECT count(*) > 0 FROM {schema}.batches");
+        let count = format!("SELECT count(*) > 0 FROM {schema}.records");
         assert_eq!(TestPostgres::shared().sql(database, &[&count]), "t");
     }
 }

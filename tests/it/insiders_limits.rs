@@ -7,7 +7,7 @@ use testkit::postgres::TestPostgres;
 use testkit::{Curl, CurlAnswer, Network, RawClient, RawH2, eventually, needs};
 
 /// Adds a line to the `[[sae]]` or `[[peer]]` entry of `id` in the configuration of a site.
-fn limit(network: &Network, site: usize, id: &str, limits: &str) {
+pub(crate) fn limit(network: &Network, site: usize, id: &str, limits: &str) {
     let entry = format!("id = \"{id}\"\n");
     // The first entry of this name after the site's own table.
     let config = &network.site(site).config;

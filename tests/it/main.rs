@@ -11,9 +11,12 @@
     reason = "a test fails by panicking, and waits for processes by the real clock"
 )]
 
+mod carry_over;
 mod commands;
 mod conformance;
+mod copies;
 mod defects;
+mod deliveries;
 mod demo;
 mod deploy;
 mod identity;

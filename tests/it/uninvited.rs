@@ -351,7 +351,7 @@ fn a_body_that_is_too_large_is_413_at_every_listener() {
 }
 
 /// The metadata of a batch as a peer could forge it.
-fn forged(network: &Network) -> Value {
+pub(crate) fn forged(network: &Network) -> Value {
     let id = |n: u8| format!("{n:08x}-0000-4000-8000-000000000000");
     let now = time::OffsetDateTime::now_utc();
     let text =

@@ -249,6 +249,12 @@ impl KeyId {
     /// First bytes that all key IDs of a batch share, so that they are neighbours in an index.
     pub const SHARED_PREFIX_BYTES: usize = 6;
 
+    /// Whether all of `ids` begin with the same bytes, as those of one batch do.
+    pub fn share_prefix(ids: &[Self]) -> bool {
+        let prefix = |id: &Self| id.0.first_chunk::<{ Self::SHARED_PREFIX_BYTES }>().copied();
+        ids.windows(2).all(|pair| matches!(pair, [one, next] if prefix(one) == prefix(next)))
+    }
+
     /// `count` distinct UUIDv4 for one batch: six bytes are drawn for the batch, 74 bits for each key.
     ///
     /// # Errors
@@ -325,7 +331,9 @@ mod tests {
             assert_eq!(uuid.get_version_num(), 4);
             assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);
         }
+        assert!(KeyId::share_prefix(&ids) && KeyId::share_prefix(&ids[..1]) && KeyId::share_prefix(&[]));
         let other = KeyId::draw_batch(1, &OsRandom).unwrap();
         assert_ne!(other[0].as_bytes()[..6], ids[0].as_bytes()[..6]);
+        assert!(!KeyId::share_prefix(&[ids[0], other[0]]));
     }
 }

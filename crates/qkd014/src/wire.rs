@@ -108,8 +108,17 @@ impl fmt::Debug for DeliveredKey {
 
 /// Error (clause 6.5).
 #[derive(Debug, Deserialize)]
-pub(crate) struct ErrorBody {
-    pub(crate) message: String,
+struct ErrorBody {
+    message: String,
+}
+
+/// Characters of a KME's message that are kept.
+const MESSAGE_MAX_CHARS: usize = 500;
+
+/// The message of an error, without control characters for a terminal; empty where there is none.
+pub(crate) fn message_of(body: &[u8]) -> String {
+    let text = serde_json::from_slice::<ErrorBody>(body).map(|error| error.message).unwrap_or_default();
+    text.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretBytes, D::Error> {

@@ -35,7 +35,7 @@ pub use manifest::Sae;
 pub use needs::Need;
 pub use network::{Network, Ports};
 pub use process::{
-    Daemon, Killed, PATIENCE, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
+    Daemon, Killed, PATIENCE, Starting, dqkd, eventually, lines_of, output_of, program, qkd014, run_to_end,
 };
 pub use raw_h2::{RawAnswer, RawClient, RawH2};
 pub use small_kme::SmallKme;

@@ -109,19 +109,7 @@ impl Daemon {
 
     /// The same; the error is its log.
     pub fn try_start(command: &str, config: &Path, listeners: usize) -> Result<Self, String> {
-        let log = config.with_extension("log");
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        let mut process = dqkd();
-        process.arg(command).arg("--config").arg(config).stdout(Stdio::piped()).stderr(file);
-        let mut daemon = Self { child: process.spawn().unwrap(), log };
-        let lines = lines_of(&mut daemon.child);
-        for _ in 0..listeners {
-            let line = lines.recv_timeout(PATIENCE);
-            if line.is_err() {
-                return Err(format!("{} did not start:\n{}", config.display(), daemon.log()));
-            }
-        }
-        Ok(daemon)
+        Starting::launch(command, config).up(listeners)
     }
 
     /// What it wrote to standard error so far, over all of its starts.
@@ -175,6 +163,49 @@ impl Daemon {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// A daemon that may not serve yet; killed when dropped.
+pub struct Starting {
+    daemon: Daemon,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Starting {
+    /// Starts `dqkd COMMAND --config FILE` and returns at once.
+    pub fn launch(command: &str, config: &Path) -> Self {
+        let log = config.with_extension("log");
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut process = dqkd();
+        process.arg(command).arg("--config").arg(config).stdout(Stdio::piped()).stderr(file);
+        let mut daemon = Daemon { child: process.spawn().unwrap(), log };
+        let lines = lines_of(&mut daemon.child);
+        Self { daemon, lines }
+    }
+
+    /// Whether it has printed a line, which it does when it serves.
+    pub fn serves(&self) -> bool {
+        self.lines.try_recv().is_ok()
+    }
+
+    /// Waits until it has printed `listeners` lines with its addresses. The error is its log.
+    pub fn up(self, listeners: usize) -> Result<Daemon, String> {
+        for _ in 0..listeners {
+            if self.lines.recv_timeout(PATIENCE).is_err() {
+                return Err(format!(
+                    "a daemon did not start: {}\n{}",
+                    self.daemon.log.display(),
+                    self.daemon.log()
+                ));
+            }
+        }
+        Ok(self.daemon)
+    }
+
+    /// Sends SIGKILL.
+    pub fn kill(self) {
+        self.daemon.kill();
     }
 }
 

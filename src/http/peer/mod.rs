@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::StatusCode;
@@ -20,8 +21,8 @@ use super::meter::RequestMeters;
 use super::middleware::{Client, Edge, EdgeLimits};
 use super::{extract, json};
 use crate::peer::wire::{
-    BATCHES_PATH, BatchMetadata, BatchStored, COMPARISON_PATH, ComparisonAnswer, INFO_PATH, Info,
-    POOL_SETS_PATH, SetReady, VOID_PATH, VoidAnswer,
+    BATCHES_PATH, COMPARISON_PATH, ComparisonAnswer, INFO_PATH, Info, POOL_SETS_PATH, Push, SetReady,
+    VOID_PATH, VoidAnswer,
 };
 use crate::peer::{QUOTA_FULL, SET_UNAVAILABLE};
 use crate::supply::{Intake, IntakeError};
@@ -78,13 +79,21 @@ async fn comparison(
     api.intake.compare(&caller, asked).await.map(Json).map_err(refusal)
 }
 
-async fn batches(State(api): State<PeerApi>, request: Request) -> Result<Json<BatchStored>, ApiError> {
+async fn batches(State(api): State<PeerApi>, request: Request) -> Result<Response, ApiError> {
     let client = request.extensions().get::<Arc<Client>>().cloned();
-    let (caller, batch): (_, BatchMetadata) = api.open(request).await?;
+    let (caller, push) = api.open(request).await?;
+    let (batches, is_list) = match push {
+        Push::One(batch) => (vec![batch], false),
+        Push::List(batches) => (batches, true),
+    };
     if let Some(client) = client {
-        api.edge.take_keys(&client, batch.key_ids.len())?;
+        api.edge.take_keys(&client, batches.iter().map(|batch| batch.key_ids.len()).sum())?;
     }
-    api.intake.accept_batch(&caller, batch).await.map(Json).map_err(refusal)
+    let stored = api.intake.accept_batches(&caller, batches).await.map_err(refusal)?;
+    Ok(match stored.as_slice() {
+        [one] if !is_list => Json(one).into_response(),
+        stored => Json(stored).into_response(),
+    })
 }
 
 async fn void(State(api): State<PeerApi>, request: Request) -> Result<Json<VoidAnswer>, ApiError> {

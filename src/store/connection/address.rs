@@ -91,6 +91,12 @@ mod tests {
             ("postgres://u@h/d?sslmode=disable&password=hunter2", "password"),
             ("postgres://u:hunter2@127.0.0.1:hunter2/d", "store.url"),
             ("postgres://u:hunter2@127.0.0.1,/d", "a host"),
+            ("postgres://u:hunter2@127.0.0.1#hunter2/d?sslmode=disable", "%23"),
+            ("postgres://u:hunter2@127.0.0.1/d?sslmode=disable#hunter2", "%23"),
+            ("postgres://u:hunter2@/d?host=/run/hunter2,/run/b", "several hosts"),
+            ("postgres://u:hunter2@127.0.0.1/d?host=db.example", "two places"),
+            ("postgres://u:hunter2@/d?host=127.0.0.1&host=db.example", "sslmode=verify-full"),
+            ("postgres://u@[2001:db8::1]:5433/d", "sslmode=verify-full"),
         ] {
             let text = Address::parse(url).map(|_| ()).unwrap_err().to_string();
             assert!(text.contains(hint), "{url}: {text}");

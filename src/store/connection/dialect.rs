@@ -4,6 +4,11 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::AnyConnection;
 
+/// For a session that may wait long, also for a migration by another daemon.
+pub(crate) const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
+/// Back to the limits of the connection.
+pub(crate) const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
+
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -22,13 +27,6 @@ impl Sql {
     /// A statement with one text for both.
     pub(crate) const fn same(text: &'static str) -> Self {
         Self { sqlite: text, postgres: text }
-    }
-
-    fn on(self, dialect: Dialect) -> &'static str {
-        match dialect {
-            Dialect::Sqlite => self.sqlite,
-            Dialect::Postgres => self.postgres,
-        }
     }
 }
 
@@ -49,7 +47,18 @@ impl Link {
 
     /// The text of `statement` for this connection.
     pub(crate) fn text(&self, statement: Sql) -> &'static str {
-        statement.on(self.dialect)
+        match self.dialect {
+            Dialect::Sqlite => statement.sqlite,
+            Dialect::Postgres => statement.postgres,
+        }
+    }
+
+    /// Sets how long statements of this session may take: [`BE_PATIENT`] or [`BE_HASTY`]. SQLite has no such limit.
+    pub(crate) async fn set_limits(&mut self, limits: &'static str) -> Result<(), sqlx::Error> {
+        if self.dialect == Dialect::Postgres {
+            sqlx::raw_sql(limits).execute(&mut self.connection).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn into_inner(self) -> AnyConnection {

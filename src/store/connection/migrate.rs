@@ -3,7 +3,7 @@
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use super::dialect::{Dialect, Link, Sql};
+use super::dialect::{Link, Sql};
 use crate::store::error::StoreError;
 
 const HAS_MIGRATIONS: Sql = Sql {
@@ -11,16 +11,12 @@ const HAS_MIGRATIONS: Sql = Sql {
     postgres: "SELECT CASE WHEN to_regclass('_sqlx_migrations') IS NULL THEN 0 ELSE 1 END",
 };
 const SCHEMA_VERSION: Sql = Sql::same("SELECT coalesce(max(version), 0) FROM _sqlx_migrations");
-const BE_PATIENT: &str = "SET statement_timeout = '10min'; SET lock_timeout = '10min'";
-/// Back to the limits of the connection.
-const BE_HASTY: &str = "RESET statement_timeout; RESET lock_timeout";
 
 /// A schema version: its name and its statements, which never change once published.
 struct Version {
     number: i64,
     name: &'static str,
-    sqlite: &'static str,
-    postgres: &'static str,
+    sql: Sql,
 }
 
 macro_rules! version {
@@ -28,29 +24,23 @@ macro_rules! version {
         Version {
             number: $number,
             name: $name,
-            sqlite: include_str!(concat!("../../../migrations/sqlite/", $file)),
-            postgres: include_str!(concat!("../../../migrations/postgres/", $file)),
+            sql: Sql {
+                sqlite: include_str!(concat!("../../../migrations/sqlite/", $file)),
+                postgres: include_str!(concat!("../../../migrations/postgres/", $file)),
+            },
         }
     };
 }
 
 /// Oldest first.
-const VERSIONS: &[Version] =
-    &[version!(1, "keys", "0001_keys.sql"), version!(2, "ready_blocks", "0002_ready_blocks.sql")];
+const VERSIONS: &[Version] = &[
+    version!(1, "keys", "0001_keys.sql"),
+    version!(2, "ready_blocks", "0002_ready_blocks.sql"),
+    version!(3, "records", "0003_records.sql"),
+];
 
 /// Refuses a schema that this program does not know. With `migrate`, brings an older one up to date.
 pub(crate) async fn prepare_schema(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
-    if link.dialect() == Dialect::Sqlite {
-        return check_and_migrate(link, migrate).await;
-    }
-    // Another daemon may be migrating: waits for it as long as it takes.
-    sqlx::raw_sql(BE_PATIENT).execute(&mut **link).await?;
-    check_and_migrate(link, migrate).await?;
-    sqlx::raw_sql(BE_HASTY).execute(&mut **link).await?;
-    Ok(())
-}
-
-async fn check_and_migrate(link: &mut Link, migrate: bool) -> Result<(), StoreError> {
     let newest = VERSIONS.last().map_or(0, |version| version.number);
     let has_table: i64 = sqlx::query_scalar(link.text(HAS_MIGRATIONS)).fetch_one(&mut **link).await?;
     let version: i64 = if has_table == 0 {
@@ -65,8 +55,7 @@ async fn check_and_migrate(link: &mut Link, migrate: bool) -> Result<(), StoreEr
         )));
     }
     if migrate {
-        let migrator = migrator(link.dialect());
-        return Ok(migrator.run_direct(None, &mut **link, false).await?);
+        return Ok(migrator(link).run_direct(None, &mut **link, false).await?);
     }
     if version < newest {
         return Err(StoreError::Schema(format!(
@@ -76,13 +65,18 @@ async fn check_and_migrate(link: &mut Link, migrate: bool) -> Result<(), StoreEr
     Ok(())
 }
 
-fn migrator(dialect: Dialect) -> Migrator {
+/// The schema of an older release, for tests.
+#[cfg(test)]
+pub(crate) async fn migrate_to(link: &mut Link, number: i64) -> Result<(), StoreError> {
+    let all = migrator(link);
+    let older = all.iter().filter(|migration| migration.version <= number).cloned().collect();
+    Ok(Migrator::with_migrations(older).run_direct(None, &mut **link, false).await?)
+}
+
+fn migrator(link: &Link) -> Migrator {
     let migration = |version: &Version| {
-        let sql = match dialect {
-            Dialect::Sqlite => version.sqlite,
-            Dialect::Postgres => version.postgres,
-        };
-        Migration::new(version.number, version.name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        let sql = link.text(version.sql).into_sql_str();
+        Migration::new(version.number, version.name.into(), MigrationType::Simple, sql, false)
     };
     Migrator::with_migrations(VERSIONS.iter().map(migration).collect())
 }

@@ -11,6 +11,8 @@ mod reader;
 mod sqlite;
 
 pub(crate) use self::address::Address;
-pub(crate) use self::dialect::{Dialect, Link, Sql};
+pub(crate) use self::dialect::{BE_HASTY, BE_PATIENT, Dialect, Link, Sql};
+#[cfg(test)]
+pub(crate) use self::migrate::migrate_to;
 pub(crate) use self::migrate::prepare_schema;
 pub(crate) use self::reader::Reader;

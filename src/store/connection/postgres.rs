@@ -4,15 +4,15 @@
 //! used. Every wait for a server is bounded: by the server (`statement_timeout` and others, set for each
 //! session) and here.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::AnyConnection;
 use sqlx::any::AnyConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, SqlSafeStr};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -23,12 +23,17 @@ use crate::store::error::StoreError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Settings of each session. The timeouts bound every wait; the server ends a session that goes silent inside
-/// a transaction, which frees its locks. The planner may use only indexes: the statistics of tables that
-/// change this fast are always wrong (docs/lab/query-plans.md shows the plans).
+/// a transaction, which frees its locks. While a statement runs or waits, the server looks each second whether
+/// its daemon is still there: else the statement of a killed daemon could wait for minutes with the locks that it
+/// has ([`super::BE_PATIENT`]). None of these ends a statement whose answer nobody takes; `tcp_user_timeout` does (not
+/// on a socket of this machine). The planner may use only indexes: the statistics of tables that change this fast are
+/// always wrong (docs/lab/query-plans.md shows the plans), and a plan for the very values of a statement's
+/// parameters costs time and is no better.
 const SESSION: &str = "-c statement_timeout=5000 -c lock_timeout=3000 \
-     -c idle_in_transaction_session_timeout=5000 -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 \
-     -c tcp_keepalives_count=3 -c default_transaction_isolation=read\\ committed -c jit=off \
-     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+     -c idle_in_transaction_session_timeout=5000 -c client_connection_check_interval=1000 \
+     -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 \
+     -c tcp_user_timeout=10000 -c default_transaction_isolation=read\\ committed -c jit=off \
+     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan";
 
 /// Parameters that the URL may have. Any other is refused, so that a misspelt `sslmode` is noticed.
 const PARAMETERS: &[&str] = &[
@@ -64,50 +69,45 @@ struct PostgresServer {
     options: AnyConnectOptions,
 }
 
-/// The parts of a URL, still escaped.
-struct Parts<'a> {
-    user_info: &'a str,
-    hosts: Vec<Host>,
-    database: &'a str,
-    parameters: Vec<(&'a str, &'a str)>,
-}
-
-/// An address, unescaped.
-struct Host {
-    host: String,
-    port: u16,
-}
-
-impl Host {
-    fn is_socket(&self) -> bool {
-        self.host.starts_with('/')
-    }
-
-    /// Whether what is sent there stays on this machine.
-    fn is_local(&self) -> bool {
-        self.is_socket()
-            || self.host == "localhost"
-            || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-    }
-}
-
 impl PostgresServers {
     /// Reads what follows `postgres://` in the URL.
     ///
     /// # Errors
     /// [`StoreError::Settings`]; the text never repeats the URL.
     pub(crate) fn parse(rest: &str) -> Result<Self, StoreError> {
-        let parts = Parts::of(rest)?;
-        parts.check_secrecy()?;
-        let server = |host: &Host| {
-            let options: AnyConnectOptions =
-                parts.url_for(host).parse().map_err(|_| settings("cannot be read as a Postgres address"))?;
-            Ok(PostgresServer {
-                name: format!("{}:{}", host.host, host.port),
-                options: options.disable_statement_logging(),
-            })
+        if rest.contains('#') {
+            // For the driver it would end the URL, and with it the session's settings.
+            return Err(settings("has a #: write it as %23"));
+        }
+        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = address.split_once('/').unwrap_or((address, ""));
+        let (user_info, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let pairs = query.split('&').filter(|text| !text.is_empty());
+        let parameters: Vec<(&str, &str)> =
+            pairs.map(|text| text.split_once('=').unwrap_or((text, ""))).collect();
+        if let Some((name, _)) = parameters.iter().find(|(name, _)| !PARAMETERS.contains(name)) {
+            return Err(settings(&format!(
+                "has an unknown parameter: {} (a password goes into store.password_file)",
+                name.escape_default()
+            )));
+        }
+        let value = |name| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let hosts = match (hosts, value("host")) {
+            ("", Some(host)) if host.contains(',') => {
+                return Err(settings(
+                    "names several hosts as a parameter: put them before the database's name",
+                ));
+            }
+            // The driver wants some host there; the parameter wins.
+            ("", Some(_)) => "localhost",
+            (_, Some(_)) => return Err(settings("names hosts in two places")),
+            (hosts, None) => hosts,
         };
-        let servers = parts.hosts.iter().map(server).collect::<Result<Vec<_>, StoreError>>()?;
+        let server = |host: &str| {
+            let url = url_of(user_info, host, database, query)?;
+            PostgresServer::of(&url, value("sslmode").is_some())
+        };
+        let servers = hosts.split(',').map(server).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             servers,
             preferred: AtomicUsize::default(),
@@ -163,127 +163,50 @@ impl PostgresServers {
     }
 }
 
-impl<'a> Parts<'a> {
-    fn of(rest: &'a str) -> Result<Self, StoreError> {
-        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = address.split_once('/').unwrap_or((address, ""));
-        let (user_info, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let pair = |text: &'a str| text.split_once('=').unwrap_or((text, ""));
-        let parameters: Vec<_> = query.split('&').filter(|text| !text.is_empty()).map(pair).collect();
-        if let Some((name, _)) = parameters.iter().find(|(name, _)| !PARAMETERS.contains(name)) {
-            return Err(settings(&format!(
-                "has an unknown parameter: {} (a password goes into store.password_file)",
-                name.escape_default()
-            )));
+/// The URL of one server, in the form that the driver reads.
+fn url_of(user_info: &str, host: &str, database: &str, query: &str) -> Result<String, StoreError> {
+    let user_info = if user_info.is_empty() { String::new() } else { format!("{user_info}@") };
+    // The driver takes a bracketed IPv6 address for a name. As a parameter, without brackets, it works.
+    let (host, v6) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (format!("localhost{port}"), format!("&host={address}")),
+        None if host.is_empty() => {
+            return Err(settings("needs a host between commas, or the directory of a socket as ?host=/DIR"));
         }
-        let value = |name: &str| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        let hosts = match (hosts, value("host")) {
-            ("", Some(hosts)) => with_ports(hosts, value("port"))?,
-            (_, Some(_)) => return Err(settings("names hosts in two places")),
-            ("", None) => return Err(settings("needs a host, or the directory of a socket as ?host=/DIR")),
-            (hosts, None) => hosts.split(',').map(host_and_port).collect::<Result<Vec<_>, _>>()?,
-        };
-        Ok(Self { user_info, hosts, database, parameters })
-    }
+        None => (host.to_owned(), String::new()),
+    };
+    // The operator's parameters come last, so they win.
+    let session = utf8_percent_encode(SESSION, NON_ALPHANUMERIC);
+    Ok(format!("postgres://{user_info}{host}/{database}?application_name=dqkd&options={session}{v6}&{query}"))
+}
 
-    fn value(&self, name: &str) -> Option<&'a str> {
-        self.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
-    }
-
-    /// A server on another machine has to prove who it is. It is sent sealed keys, and its answers decide
-    /// whether a key was retrieved before. `require` and `prefer` look safe but accept any certificate. An
-    /// explicit `disable` is accepted: the operator has a separate network.
-    fn check_secrecy(&self) -> Result<(), StoreError> {
-        let mode = self.value("sslmode");
-        let is_safe = matches!(mode, Some("verify-full" | "disable"));
-        match self.hosts.iter().find(|host| !host.is_local()) {
-            Some(_) if !is_safe => Err(settings(
+impl PostgresServer {
+    /// Reads the URL of one server.
+    fn of(url: &str, says_sslmode: bool) -> Result<Self, StoreError> {
+        let unreadable = |_| settings("cannot be read as a Postgres address");
+        let read: PgConnectOptions = url.parse().map_err(unreadable)?;
+        // A server on another machine has to prove who it is. It is sent sealed keys, and its answers decide
+        // whether a key was retrieved before. `require` and `prefer` look safe but accept any certificate. An
+        // explicit `disable` is accepted: the operator has a separate network.
+        let is_safe =
+            says_sslmode && matches!(read.get_ssl_mode(), PgSslMode::VerifyFull | PgSslMode::Disable);
+        if !is_safe && !is_local(&read) {
+            return Err(settings(
                 "names a database on another machine, which needs sslmode=verify-full (and sslrootcert=FILE for a \
                  private CA); sslmode=disable only where nobody else is on that network",
-            )),
-            _ => Ok(()),
+            ));
         }
-    }
-
-    /// The URL of one host, in the form that the driver reads.
-    fn url_for(&self, host: &Host) -> String {
-        let mut url = "postgres://".to_owned();
-        if !self.user_info.is_empty() {
-            url.push_str(self.user_info);
-            url.push('@');
-        }
-        // The driver takes a bracketed IPv6 address for a name. As a parameter, without brackets, it works.
-        let is_v6 = host.host.contains(':');
-        // The driver wants a name unescaped, and a socket's directory escaped.
-        let shown = match host.host.as_str() {
-            _ if is_v6 => "localhost".to_owned(),
-            directory if host.is_socket() => escaped(directory).to_string(),
-            name => name.to_owned(),
-        };
-        let _ = write!(url, "{shown}:{}/{}?", host.port, self.database);
-        if is_v6 {
-            let _ = write!(url, "host={}&", escaped(&host.host));
-        }
-        if host.is_socket() && self.value("sslmode").is_none() {
-            url.push_str("sslmode=disable&");
-        }
-        if self.value("application_name").is_none() {
-            url.push_str("application_name=dqkd&");
-        }
-        // The operator's parameters come last, so they win.
-        let _ = write!(url, "options={}", escaped(SESSION));
-        for (name, value) in &self.parameters {
-            if !matches!(*name, "host" | "port") {
-                let _ = write!(url, "&{name}={value}");
-            }
-        }
-        url
+        let options: AnyConnectOptions = url.parse().map_err(unreadable)?;
+        let host = read.get_socket().map_or(read.get_host().into(), |directory| directory.to_string_lossy());
+        let name = format!("{host}:{}", read.get_port());
+        Ok(Self { name, options: options.disable_statement_logging() })
     }
 }
 
-fn with_ports(hosts: &str, ports: Option<&str>) -> Result<Vec<Host>, StoreError> {
-    let ports: Vec<&str> = ports.map_or_else(Vec::new, |ports| ports.split(',').collect());
-    let host = |(index, host): (usize, &str)| {
-        let port = ports.get(index).or(ports.first()).copied();
-        Ok(Host { host: unescaped(host)?, port: port_of(port)? })
-    };
-    hosts.split(',').enumerate().map(host).collect()
-}
-
-fn host_and_port(text: &str) -> Result<Host, StoreError> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, port)) => {
-            (host, Some(port.strip_prefix(':').ok_or_else(|| settings("has no port after ]"))?))
-        }
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    Ok(Host { host: unescaped(host)?, port: port_of(port)? })
-}
-
-fn port_of(text: Option<&str>) -> Result<u16, StoreError> {
-    match text {
-        None => Ok(5432),
-        Some(text) => text.parse().map_err(|_| settings("has a port that is not a number up to 65535")),
-    }
-}
-
-fn unescaped(host: &str) -> Result<String, StoreError> {
-    match percent_decode_str(host).decode_utf8() {
-        Ok(host) if host.starts_with('/') && !host.contains('\0') => Ok(host.into_owned()),
-        Ok(host) if is_name(&host) => Ok(host.into_owned()),
-        _ => Err(settings("needs a host, by name or address, between commas")),
-    }
-}
-
-/// A host name or an address, IPv6 without brackets.
-fn is_name(host: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    !host.is_empty() && host.chars().all(is_plain)
-}
-
-fn escaped(text: &str) -> impl std::fmt::Display {
-    utf8_percent_encode(text, NON_ALPHANUMERIC)
+/// Whether what is sent there stays on this machine.
+fn is_local(options: &PgConnectOptions) -> bool {
+    options.get_socket().is_some()
+        || options.get_host() == "localhost"
+        || options.get_host().parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn settings(what: &str) -> StoreError {

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use sqlx::Connection;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
 use super::address::Address;
-use super::dialect::{Link, Sql};
+use super::dialect::Link;
 use crate::store::error::StoreError;
-
-const PING: Sql = Sql::same("SELECT 1 FROM batches LIMIT 1");
 
 /// The reading connection of a store, for one reader at a time.
 pub(crate) struct Reader {
@@ -23,37 +21,28 @@ struct Slot {
     is_closed: bool,
 }
 
-/// The reading connection, in use. Closed unless it is kept: a read that failed or was abandoned may have
-/// left it in any state.
-pub(crate) struct Reading<'a> {
-    pub(crate) link: Link,
-    slot: MutexGuard<'a, Slot>,
-}
-
 impl Reader {
     pub(crate) fn new(address: Arc<Address>) -> Self {
         Self { address, slot: Mutex::default() }
     }
 
-    /// Waits for the connection.
-    pub(crate) async fn take(&self) -> Result<Reading<'_>, StoreError> {
+    /// Waits for the connection and does `work` with it. The connection is closed unless that succeeds: a read
+    /// that failed or was abandoned may have left it in any state.
+    pub(crate) async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Link) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut slot = self.slot.lock().await;
         if slot.is_closed {
             return Err(StoreError::Closed);
         }
-        let link = match slot.link.take() {
+        let mut link = match slot.link.take() {
             Some(link) => link,
             None => self.address.connect_to_read().await?,
         };
-        Ok(Reading { link, slot })
-    }
-
-    /// Whether the database can be read.
-    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        let mut reading = self.take().await?;
-        sqlx::query(reading.link.text(PING)).fetch_optional(&mut *reading.link).await?;
-        reading.keep();
-        Ok(())
+        let result = work(&mut link).await?;
+        slot.link = Some(link);
+        Ok(result)
     }
 
     /// Closes the connection after the present read. Later readers get [`StoreError::Closed`].
@@ -64,12 +53,5 @@ impl Reader {
             // The connection is gone either way.
             let _ = link.into_inner().close().await;
         }
-    }
-}
-
-impl Reading<'_> {
-    /// Keeps the connection for the next reader, after a read that succeeded.
-    pub(crate) fn keep(mut self) {
-        self.slot.link = Some(self.link);
     }
 }

@@ -42,10 +42,7 @@ impl SqliteFile {
     pub(crate) fn parse(rest: &str) -> Result<Self, StoreError> {
         let path = database_file(rest)?;
         let unusable = || StoreError::Settings("store.url: the file name cannot be used".to_owned());
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(unusable()) };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let absolute = parent.canonicalize().map_err(|_| unusable())?.join(name);
-        let text = absolute.to_str().ok_or_else(unusable)?;
+        let text = path.to_str().ok_or_else(unusable)?;
         let url = format!("sqlite://{}?mode=rw", utf8_percent_encode(text, IN_URL));
         let options: AnyConnectOptions = url.parse().map_err(|_| unusable())?;
         Ok(Self { path, options: options.disable_statement_logging() })
@@ -88,36 +85,27 @@ impl SqliteFile {
     }
 }
 
+/// The path of the file, absolute and without links in its directories: the driver would read `..` as text.
 fn database_file(rest: &str) -> Result<PathBuf, StoreError> {
-    let settings = |text: &str| Err(StoreError::Settings(text.to_owned()));
+    let settings = |text: String| StoreError::Settings(format!("store.url{text}"));
     let path = rest.strip_prefix("//").unwrap_or(rest);
     if path.is_empty() || path == ":memory:" {
-        return settings("store.url must name a file: keys in memory would not survive a restart");
+        return Err(settings(" must name a file: keys in memory would not survive a restart".to_owned()));
     }
     if path.contains('?') {
-        return settings("store.url takes no options after the file name");
+        return Err(settings(" takes no options after the file name".to_owned()));
     }
-    let Ok(path) = percent_decode_str(path).decode_utf8() else {
-        return settings("store.url: the file name is not UTF-8");
-    };
-    let path = PathBuf::from(path.into_owned());
+    let unusable = || settings(": the file name cannot be used".to_owned());
+    let path = percent_decode_str(path).decode_utf8();
+    let path = path.ok().and_then(|path| std::path::absolute(&*path).ok()).ok_or_else(unusable)?;
     if path.is_dir() {
-        return Err(StoreError::Settings(format!(
-            "store.url: {} is a directory; name a file in it",
-            path.display()
-        )));
+        return Err(settings(format!(": {} is a directory; name a file in it", path.display())));
     }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if !parent.is_dir() {
-        return Err(StoreError::Settings(format!(
-            "store.url: the directory {} does not exist; create it",
-            parent.display()
-        )));
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(unusable()) };
+    match parent.canonicalize() {
+        Ok(parent) => Ok(parent.join(name)),
+        Err(_) => Err(settings(format!(": the directory {} does not exist; create it", parent.display()))),
     }
-    Ok(path)
 }
 
 /// Makes the file with mode 0600; SQLite would make it readable for others. SQLite gives `-wal` and `-shm`
@@ -152,7 +140,7 @@ mod tests {
             ("///tmp/a%20b.db", "/tmp/a b.db"),
             ("/tmp/a.db", "/tmp/a.db"),
         ] {
-            assert_eq!(database_file(url).unwrap(), Path::new(path), "{url}");
+            assert_eq!(database_file(url).unwrap(), std::path::absolute(path).unwrap(), "{url}");
         }
     }
 

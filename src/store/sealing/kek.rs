@@ -39,31 +39,9 @@ pub enum KekError {
         #[source]
         source: std::io::Error,
     },
-    /// The environment variable is not set, or not text.
-    #[error("environment variable {0} with the key-encryption key is not set")]
-    NotSet(String),
-    /// The credential's name is not a plain file name.
-    #[error("{0:?} is not the name of a systemd credential")]
-    CredentialName(String),
-    /// A line is not a key.
-    #[error("{origin}, line {line}: a key-encryption key is 64 hexadecimal digits and not all zero")]
-    Syntax {
-        /// The file or variable.
-        origin: String,
-        /// Counted from 1.
-        line: usize,
-    },
-    /// There is no key at all.
-    #[error("{0} has no key-encryption key")]
-    Empty(String),
-    /// The same key twice.
-    #[error("{origin}, line {line}: this key-encryption key is listed twice")]
-    Twice {
-        /// The file or variable.
-        origin: String,
-        /// Counted from 1.
-        line: usize,
-    },
+    /// No keys there, or something that is none. The text says where, and never what is there.
+    #[error("{0}")]
+    Unusable(String),
     /// No random bytes for a new key.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -103,7 +81,7 @@ impl KeyEncryptionKeys {
     /// # Errors
     /// [`KekError`] names the variable and the line.
     pub fn from_env(name: &str) -> Result<Self, KekError> {
-        let text = std::env::var(name).map_err(|_| KekError::NotSet(name.to_owned()))?;
+        let text = std::env::var(name).map_err(|_| not_set(name))?;
         Self::parse(&Zeroizing::new(text), &format!("environment variable {name}"))
     }
 
@@ -113,14 +91,14 @@ impl KeyEncryptionKeys {
     /// # Errors
     /// [`KekError`] when `$CREDENTIALS_DIRECTORY` is not set, or as for [`Self::from_file`].
     pub fn from_credential(name: &str) -> Result<Self, KekError> {
-        let dir = std::env::var_os("CREDENTIALS_DIRECTORY")
-            .ok_or_else(|| KekError::NotSet("CREDENTIALS_DIRECTORY".to_owned()))?;
+        const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+        let dir = std::env::var_os(DIRECTORY).ok_or_else(|| not_set(DIRECTORY))?;
         Self::from_credential_in(Path::new(&dir), name)
     }
 
     fn from_credential_in(dir: &Path, name: &str) -> Result<Self, KekError> {
         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-            return Err(KekError::CredentialName(name.to_owned()));
+            return Err(KekError::Unusable(format!("{name:?} is not the name of a systemd credential")));
         }
         Self::from_file(&dir.join(name))
     }
@@ -156,19 +134,23 @@ impl KeyEncryptionKeys {
             if line.is_empty() {
                 continue;
             }
-            let wrong = || KekError::Syntax { origin: origin.to_owned(), line: index + 1 };
+            let wrong = |what: &str| KekError::Unusable(format!("{origin}, line {}: {what}", index + 1));
+            let no_key = || wrong("a key-encryption key is 64 hexadecimal digits and not all zero");
             let mut key = SecretBytes::zeroed(KEK_BYTES);
-            hex::decode_to_slice(line, key.expose_mut()).map_err(|_| wrong())?;
+            hex::decode_to_slice(line, key.expose_mut()).map_err(|_| no_key())?;
             if key.expose().iter().all(|byte| *byte == 0) {
-                return Err(wrong());
+                return Err(no_key());
             }
             let id = kek_id(&key);
             if keks.iter().any(|known| known.id == id) {
-                return Err(KekError::Twice { origin: origin.to_owned(), line: index + 1 });
+                return Err(wrong("this key-encryption key is listed twice"));
             }
             keks.push(Kek { id, key });
         }
-        if keks.is_empty() { Err(KekError::Empty(origin.to_owned())) } else { Ok(Self(keks.into())) }
+        if keks.is_empty() {
+            return Err(KekError::Unusable(format!("{origin} has no key-encryption key")));
+        }
+        Ok(Self(keks.into()))
     }
 
     /// Wraps `data_key` with the first KEK. Returns that KEK's ID and the wrapped key.
@@ -198,6 +180,10 @@ impl KeyEncryptionKeys {
             _ => Ok(None),
         }
     }
+}
+
+fn not_set(variable: &str) -> KekError {
+    KekError::Unusable(format!("environment variable {variable} with the key-encryption key is not set"))
 }
 
 /// The first bytes of SHA3-256 over a label and the key. Tells keys apart and reveals nothing of them: 256
@@ -244,13 +230,13 @@ mod tests {
     #[test]
     fn bad_lines_are_named_and_never_shown() {
         let bad = format!("{ONE}\n{}\n", &TWO[1..]);
-        let error = KeyEncryptionKeys::parse(&bad, "site-a.kek").unwrap_err().to_string();
-        assert!(error.contains("site-a.kek, line 2"), "{error}");
-        assert!(!error.contains(&TWO[1..9]), "{error}");
-        assert!(matches!(KeyEncryptionKeys::parse("# none\n", "x"), Err(KekError::Empty(_))));
-        assert!(matches!(KeyEncryptionKeys::parse(&"0".repeat(64), "x"), Err(KekError::Syntax { .. })));
+        let error = |text: &str| KeyEncryptionKeys::parse(text, "site-a.kek").unwrap_err().to_string();
+        assert!(error(&bad).contains("site-a.kek, line 2: a key-encryption key is 64"), "{}", error(&bad));
+        assert!(!error(&bad).contains(&TWO[1..9]), "{}", error(&bad));
+        assert!(error("# none\n").contains("has no key-encryption key"));
+        assert!(error(&"0".repeat(64)).contains("line 1: a key-encryption key is 64"));
         let twice = format!("{ONE}\n{}\n", ONE.to_uppercase());
-        assert!(matches!(KeyEncryptionKeys::parse(&twice, "x"), Err(KekError::Twice { line: 2, .. })));
+        assert!(error(&twice).contains("line 2: this key-encryption key is listed twice"));
     }
 
     #[test]
@@ -266,10 +252,8 @@ mod tests {
             Err(KekError::File { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists
         ));
         for name in ["", "..", "../a.kek"] {
-            assert!(matches!(
-                KeyEncryptionKeys::from_credential_in(dir.path(), name),
-                Err(KekError::CredentialName(_))
-            ));
+            let refused = KeyEncryptionKeys::from_credential_in(dir.path(), name).unwrap_err().to_string();
+            assert!(refused.contains("is not the name of a systemd credential"), "{refused}");
         }
     }
 

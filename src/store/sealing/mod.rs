@@ -1,9 +1,12 @@
-//! Sealing of key material: key-encryption keys wrap data keys, data keys seal rows. Knows nothing of SQL.
+//! Sealing: key-encryption keys wrap data keys, data keys seal records. Knows nothing of SQL.
 
+mod data_key;
 mod error;
 mod kek;
 mod seal;
 
+pub use self::data_key::{DataKey, DataKeyId};
 pub use self::error::SealError;
 pub use self::kek::{KekError, KeyEncryptionKeys};
-pub use self::seal::{DataKeyId, SealedKeys, Sealer};
+pub(crate) use self::seal::{MAC_BYTES, TAG_BYTES};
+pub use self::seal::{RecordSeal, Sealer};

@@ -8,10 +8,11 @@ mod on_sqlite;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kme::{KeyMaterial, ManualClock, OsRandom, Party, Recipient, SaeId, SecretBytes, SourceGrade};
+use kme::{KeyMaterial, ManualClock, Party, Recipient, SaeId, SecretBytes, SourceGrade};
 use testkit::postgres::TestPostgres;
 
 use super::testing::{Counts, counts};
@@ -56,7 +57,7 @@ impl Site {
 
     pub(super) fn settings(&self, kek_file: &str) -> StoreSettings {
         let keks = KeyEncryptionKeys::from_file(&self.path(kek_file)).unwrap();
-        StoreSettings { url: self.url.clone(), keks, migrate: true }
+        StoreSettings { url: self.url.clone(), kme: kme("site-b"), keks, migrate: true }
     }
 
     pub(super) async fn try_open(&self, kek_file: &str) -> Result<Store, StoreError> {
@@ -67,24 +68,37 @@ impl Site {
         self.try_open("one.kek").await.unwrap()
     }
 
+    pub(super) async fn migrate(&self) -> Result<(), StoreError> {
+        Store::migrate(self.settings("one.kek"), self.clock.now()).await
+    }
+
     /// A connection of the test itself, to read or spoil what is stored.
     pub(super) async fn sql(&self) -> Link {
         Address::parse(&self.url).unwrap().connect().await.unwrap()
     }
 
-    /// Overwrites the sealed keys of the rows that meet `condition`, which has `id` as `$1`.
-    pub(super) async fn spoil(&self, condition: &'static str, id: &[u8; 16]) {
+    /// Overwrites the sealed keys of `batch` whose IDs are in `ids`.
+    pub(super) async fn spoil(&self, batch: &Sample, ids: &[KeyId]) {
         let mut link = self.sql().await;
-        let zeros = match link.dialect() {
-            Dialect::Sqlite => "zeroblob(length(sealed))",
-            Dialect::Postgres => "decode(repeat('00', length(sealed)), 'hex')",
-        };
-        for table in ["keys", "ready_blocks"] {
-            if table == "keys" || condition.starts_with("batch_id") {
-                let text = format!("UPDATE {table} SET sealed = {zeros} WHERE {condition}");
-                sqlx::query(sqlx::AssertSqlSafe(text)).bind(id.as_slice()).execute(&mut *link).await.unwrap();
-            }
+        let id: &[u8] = batch.batch_id.as_bytes();
+        let mut slots: Vec<u8> = sqlx::query_scalar("SELECT slots FROM records WHERE batch_id = $1")
+            .bind(id)
+            .fetch_one(&mut *link)
+            .await
+            .unwrap();
+        let mut all = batch.ids();
+        all.sort();
+        let slot_bytes = slots.len() / all.len();
+        for id in ids {
+            let slot = all.binary_search(id).unwrap();
+            slots[slot * slot_bytes..][..slot_bytes].fill(7);
         }
+        sqlx::query("UPDATE records SET slots = $2 WHERE batch_id = $1")
+            .bind(id)
+            .bind(slots)
+            .execute(&mut *link)
+            .await
+            .unwrap();
     }
 }
 
@@ -130,9 +144,11 @@ pub(super) fn slave(party: Party) -> Entitlement {
 pub(super) struct Sample {
     pub(super) batch_id: BatchId,
     pub(super) source: KmeId,
+    master: SaeId,
     pub(super) recipients: Vec<Recipient>,
     pub(super) entitled: Vec<Entitlement>,
     pub(super) content: ContentDigest,
+    pub(super) copy_ends_at: Option<Timestamp>,
     pub(super) keys: Vec<Key>,
 }
 
@@ -143,18 +159,42 @@ impl Sample {
         Self {
             batch_id: BatchId::draw(&OsRandom).unwrap(),
             source: kme("site-a"),
+            master: sae("alice"),
             recipients: parties
                 .iter()
                 .map(|party| Recipient { party: party.clone(), kme: kme("site-b") })
                 .collect(),
             entitled: parties.iter().cloned().map(slave).collect(),
             content: ContentDigest([7; 32]),
-            keys: ids.into_iter().map(|id| Key { id, material: material(id) }).collect(),
+            copy_ends_at: None,
+            keys: ids.into_iter().map(key_of).collect(),
         }
     }
 
     pub(super) fn to_bob(keys: usize) -> Self {
         Self::to(&[to_sae("bob")], keys)
+    }
+
+    /// With key IDs that begin like those of `other`.
+    pub(super) fn beside(mut self, other: &Self) -> Self {
+        for key in &mut self.keys {
+            let mut id = *key.id.as_bytes();
+            id[..6].copy_from_slice(&other.keys[0].id.as_bytes()[..6]);
+            *key = key_of(KeyId::from_bytes(id));
+        }
+        self
+    }
+
+    /// Of another master.
+    pub(super) fn of(mut self, master: &str) -> Self {
+        self.master = sae(master);
+        self
+    }
+
+    /// With one more key.
+    pub(super) fn with(mut self, id: KeyId) -> Self {
+        self.keys.push(key_of(id));
+        self
     }
 
     pub(super) fn ids(&self) -> Vec<KeyId> {
@@ -163,18 +203,32 @@ impl Sample {
 
     /// Calls `work` with the batch: made at the start, expired an hour later.
     pub(super) async fn with_batch<T>(&self, work: impl AsyncFnOnce(&NewBatch<'_>) -> T) -> T {
-        work(&NewBatch {
+        self.with_life(START.plus(HOUR), work).await
+    }
+
+    /// Calls `work` with the batch, which expires at `expires_at`.
+    pub(super) async fn with_life<T>(
+        &self,
+        expires_at: Timestamp,
+        work: impl AsyncFnOnce(&NewBatch<'_>) -> T,
+    ) -> T {
+        work(&self.as_new(expires_at)).await
+    }
+
+    /// The batch, which expires at `expires_at`.
+    pub(super) fn as_new(&self, expires_at: Timestamp) -> NewBatch<'_> {
+        NewBatch {
             batch_id: self.batch_id,
             source: &self.source,
-            master: &sae("alice"),
+            master: &self.master,
             recipients: &self.recipients,
             entitled: &self.entitled,
             content: self.content,
             created_at: START,
-            expires_at: START.plus(HOUR),
+            expires_at,
+            copy_ends_at: self.copy_ends_at,
             keys: &self.keys,
-        })
-        .await
+        }
     }
 
     pub(super) async fn insert(&self, store: &Store) -> Result<Inserted, StoreError> {
@@ -192,15 +246,60 @@ pub(super) fn grade() -> SourceGrade {
 }
 
 impl Sample {
+    /// Alice, who made them with an order, may retrieve her copies here until `end`.
+    pub(super) fn ordered(mut self, end: Timestamp) -> Self {
+        self.entitled.push(Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master });
+        self.copy_ends_at = Some(end);
+        self
+    }
+
+    /// No slave may retrieve them here.
+    pub(super) fn for_others(mut self) -> Self {
+        self.entitled.clear();
+        self
+    }
+
     /// Ready keys of alice at site-a for bob at site-b, in the store of site-a.
     pub(super) async fn ready(mut self, store: &Store, master_refetch: bool) -> Self {
-        let master = Entitlement { party: to_sae("alice"), role: Role::Master };
+        let master = Entitlement { party: Party::Sae(self.master.clone()), role: Role::Master };
         self.entitled = master_refetch.then_some(master).into_iter().collect();
         let until = START.plus(HALF);
-        let inserted = self.with_batch(async |batch| store.insert_ready(batch, &grade(), until).await).await;
+        let inserted = self
+            .with_batch(async |batch| store.insert_ready(slice::from_ref(batch), &grade(), until).await)
+            .await;
         assert_eq!(inserted.unwrap(), Inserted::Stored);
         self
     }
+}
+
+pub(super) fn key_of(id: KeyId) -> Key {
+    Key { id, material: material(id) }
+}
+
+/// A leased block of a pair, to be given back to the store of site-a.
+pub(super) fn returned<'a>(
+    leased: &'a LeasedBlock,
+    source: &'a KmeId,
+    pair: ReadyPair<'a>,
+) -> ReturnedBlock<'a> {
+    ReturnedBlock {
+        batch_id: leased.batch_id,
+        source,
+        pair,
+        entitled: &leased.entitled,
+        created_at: leased.created_at,
+        usable_until: leased.usable_until,
+        provenance: &leased.provenance,
+        keys: &leased.keys,
+    }
+}
+
+/// Gives back those of the leased keys whose IDs are in `ids`.
+pub(super) async fn give_back(store: &Store, mut leased: LeasedBlock, ids: &[KeyId]) {
+    leased.keys.retain(|key| ids.contains(&key.id));
+    let recipient = Recipient { party: to_sae("bob"), kme: kme("site-b") };
+    let pair = ReadyPair { master: &sae("alice"), recipient: &recipient };
+    store.give_back(&[returned(&leased, &kme("site-a"), pair)]).await.unwrap();
 }
 
 /// Material that follows from the ID, so that a test can check it.

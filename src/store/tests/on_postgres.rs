@@ -14,6 +14,10 @@ macro_rules! site {
     }};
 }
 
+#[path = "carry_over.rs"]
+mod carry_over;
+#[path = "copies.rs"]
+mod copies;
 #[path = "durability.rs"]
 mod durability;
 #[path = "insert.rs"]
@@ -26,6 +30,8 @@ mod replicas;
 #[path = "retrieve.rs"]
 mod retrieve;
 
+#[path = "tampering.rs"]
+mod tampering;
 mod trouble;
 #[path = "usage.rs"]
 mod usage;

@@ -13,6 +13,10 @@ macro_rules! site {
     };
 }
 
+#[path = "carry_over.rs"]
+mod carry_over;
+#[path = "copies.rs"]
+mod copies;
 #[path = "durability.rs"]
 mod durability;
 mod files;
@@ -22,6 +26,8 @@ mod insert;
 mod ready;
 #[path = "retrieve.rs"]
 mod retrieve;
+#[path = "tampering.rs"]
+mod tampering;
 #[path = "usage.rs"]
 mod usage;
 #[path = "void_and_sweep.rs"]

@@ -7,7 +7,7 @@ fn bob() -> Recipient {
 }
 
 async fn lease(store: &Store, blocks: u32) -> Vec<LeasedBlock> {
-    store.lease(ReadyPair { master: &sae("alice"), recipient: &bob() }, blocks).await.unwrap()
+    store.lease(ReadyPair { master: &sae("alice"), recipient: &bob() }, blocks, HOUR).await.unwrap()
 }
 
 async fn count(store: &Store) -> u64 {
@@ -65,15 +65,7 @@ async fn what_is_given_back_is_leased_again_and_what_was_handed_out_is_not() {
     let sample = Sample::to_bob(4).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();
     let rest = &sample.ids()[1..];
-    let pair = ReadyPair { master: &sae("alice"), recipient: &bob() };
-    let back = ReturnedBlock {
-        batch_id: leased.batch_id,
-        pair,
-        usable_until: leased.usable_until,
-        provenance: &leased.provenance,
-        key_ids: rest,
-    };
-    store.give_back(&[back]).await.unwrap();
+    give_back(&store, leased, rest).await;
     assert_eq!(count(&store).await, 3);
     assert_eq!(ids_of(&lease(&store, 1).await[0]), set_of(rest));
 }
@@ -107,13 +99,18 @@ async fn a_key_that_was_voided_or_retrieved_while_it_was_ready_is_not_leased() {
 async fn where_nobody_may_retrieve_a_leased_key_its_material_leaves_the_store() {
     let site = site!();
     let store = site.open().await;
-    Sample::to_bob(3).ready(&store, false).await;
+    let sample = Sample::to_bob(3).ready(&store, false).await;
     assert_eq!(counts(&store).await.keys, 3);
     let leased = lease(&store, 1).await.pop().unwrap();
-    assert!(!leased.is_stored);
     assert_eq!(counts(&store).await.keys, 0);
+    let (batch_id, ids) = (leased.batch_id, sample.ids());
+    give_back(&store, leased, &ids).await;
+    assert_eq!((counts(&store).await, count(&store).await), (Counts { batches: 1, keys: 3 }, 3));
+    let again = lease(&store, 1).await.pop().unwrap();
+    assert_eq!((again.batch_id, ids_of(&again)), (batch_id, set_of(&ids)), "under the same ID");
+    assert!(again.keys.iter().all(|key| key.material.ct_eq(&material(key.id))));
     Sample::to_bob(3).ready(&store, true).await;
-    assert!(lease(&store, 1).await[0].is_stored);
+    lease(&store, 1).await;
     assert_eq!(counts(&store).await.keys, 3, "the master may still retrieve these");
 }
 
@@ -128,29 +125,20 @@ async fn a_voided_batch_is_not_leased_and_not_given_back() {
     let other = Sample::to_bob(2).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();
     store.void(&other.source, other.batch_id, &[], START.plus(HOUR)).await.unwrap();
-    let back = ReturnedBlock {
-        batch_id: leased.batch_id,
-        pair: ReadyPair { master: &sae("alice"), recipient: &bob() },
-        usable_until: leased.usable_until,
-        provenance: &leased.provenance,
-        key_ids: &other.ids(),
-    };
-    store.give_back(&[back]).await.unwrap();
+    give_back(&store, leased, &other.ids()).await;
     assert!(lease(&store, 1).await.is_empty());
 }
 
 #[tokio::test]
-async fn keys_past_their_use_are_neither_counted_nor_leased_and_are_swept() {
+async fn keys_past_their_use_are_neither_counted_nor_leased_and_go() {
     let site = site!();
     let store = site.open().await;
     Sample::to_bob(2).ready(&store, true).await;
     site.clock.advance(HALF);
     assert_eq!(count(&store).await, 0);
     assert!(lease(&store, 1).await.is_empty());
-    assert_eq!(store.sweep(10).await.unwrap().ready_blocks, 1);
-    site.clock.advance(HALF);
     while store.sweep(10).await.unwrap().any() {}
-    assert_eq!(counts(&store).await, Counts::default());
+    assert_eq!(counts(&store).await, Counts::default(), "nobody has them, and nobody will");
 }
 
 #[tokio::test]
@@ -159,7 +147,7 @@ async fn a_damaged_block_does_not_stand_in_the_way_of_the_others() {
     let store = site.open().await;
     let spoiled = Sample::to_bob(2).ready(&store, true).await;
     let good = Sample::to_bob(2).ready(&store, true).await;
-    site.spoil("batch_id = $1", spoiled.batch_id.as_bytes()).await;
+    site.spoil(&spoiled, &spoiled.ids()).await;
     let leased = lease(&store, 2).await;
     assert_eq!(leased.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&good.ids())]);
 }
@@ -171,8 +159,9 @@ async fn a_commit_that_nobody_saw_is_voided_only_while_none_of_its_keys_was_leas
     let end = START.plus(HOUR);
     let untouched = Sample::to_bob(2).ready(&store, true).await;
     let leased = Sample::to_bob(2).ready(&store, true).await;
-    let void =
-        async |sample: &Sample| store.void_unless_leased(&sample.source, sample.batch_id, end).await.unwrap();
+    let void = async |sample: &Sample| {
+        store.void_unless_leased(&sample.source, sample.batch_id, START, end).await.unwrap()
+    };
     assert_eq!(void(&untouched).await, ReadyVoid::Voided);
     assert_eq!(void(&untouched).await, ReadyVoid::Voided, "again");
     assert_eq!(lease(&store, 2).await.len(), 1);
@@ -192,14 +181,51 @@ async fn what_is_given_back_in_part_counts_as_in_use() {
     let store = site.open().await;
     let sample = Sample::to_bob(3).ready(&store, true).await;
     let leased = lease(&store, 1).await.pop().unwrap();
-    let back = ReturnedBlock {
-        batch_id: leased.batch_id,
-        pair: ReadyPair { master: &sae("alice"), recipient: &bob() },
-        usable_until: leased.usable_until,
-        provenance: &leased.provenance,
-        key_ids: &sample.ids()[1..],
-    };
-    store.give_back(&[back]).await.unwrap();
-    let outcome = store.void_unless_leased(&sample.source, sample.batch_id, START.plus(HOUR)).await.unwrap();
+    give_back(&store, leased, &sample.ids()[1..]).await;
+    let outcome =
+        store.void_unless_leased(&sample.source, sample.batch_id, START, START.plus(HOUR)).await.unwrap();
     assert_eq!(outcome, ReadyVoid::InUse);
+}
+
+/// Keys made on demand, where nobody may retrieve them at this site: this site never stored them.
+#[tokio::test]
+async fn keys_that_the_store_never_had_are_given_back_under_their_own_batch_id() {
+    let site = site!();
+    let store = site.open().await;
+    let sample = Sample::to_bob(3);
+    let leased = LeasedBlock {
+        batch_id: sample.batch_id,
+        entitled: Vec::new(),
+        leased_at: START,
+        usable_until: START.plus(HALF),
+        created_at: START,
+        provenance: Arc::new(kme::Provenance { grade: grade(), expires_at: START.plus(HOUR) }),
+        keys: sample.ids().into_iter().map(key_of).collect(),
+    };
+    give_back(&store, leased, &sample.ids()).await;
+    let leased = lease(&store, 1).await.pop().unwrap();
+    assert_eq!((leased.batch_id, ids_of(&leased)), (sample.batch_id, set_of(&sample.ids())));
+    assert_eq!(leased.provenance.grade, grade());
+    assert_eq!(counts(&store).await, Counts { batches: 1, keys: 0 });
+    // What its source voids meanwhile does not come back.
+    store.void(&sample.source, sample.batch_id, &[], START.plus(HOUR)).await.unwrap();
+    give_back(&store, leased, &sample.ids()).await;
+    assert!(lease(&store, 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_record_that_was_spoiled_costs_no_other_block_that_is_given_back() {
+    let site = site!();
+    let store = site.open().await;
+    let spoiled = Sample::to_bob(2).ready(&store, true).await;
+    let good = Sample::to_bob(2).ready(&store, true).await;
+    let leased = lease(&store, 2).await;
+    let mut link = site.sql().await;
+    let spoil = "UPDATE records SET header = slots WHERE batch_id = $1";
+    sqlx::query(spoil).bind(spoiled.batch_id.as_bytes().as_slice()).execute(&mut *link).await.unwrap();
+    let (source, recipient) = (kme("site-a"), bob());
+    let pair = ReadyPair { master: &good.master, recipient: &recipient };
+    let returned: Vec<_> = leased.iter().map(|block| returned(block, &source, pair)).collect();
+    store.give_back(&returned).await.unwrap();
+    assert_eq!(lease(&store, 2).await.iter().map(ids_of).collect::<Vec<_>>(), [set_of(&good.ids())]);
 }

@@ -1,5 +1,7 @@
 //! Who may retrieve a key, and how often.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -296,14 +298,51 @@ async fn whoever_is_told_that_the_store_is_busy_has_used_up_nothing_also_later()
     let store = site.open().await;
     let ids = Sample::to_bob(1).stored(&store).await.ids();
     let mut other = site.sql().await;
-    let lock = match other.dialect() {
-        Dialect::Sqlite => "BEGIN IMMEDIATE",
-        Dialect::Postgres => "BEGIN; LOCK TABLE keys IN ACCESS EXCLUSIVE MODE",
-    };
-    sqlx::raw_sql(lock).execute(&mut *other).await.unwrap();
+    sqlx::raw_sql(lock_out(&other)).execute(&mut *other).await.unwrap();
     let refused = Ask::by("bob").patient_for(Duration::from_millis(50)).at(&store, &ids).await;
     assert!(matches!(refused, Err(RetrieveError::Store(StoreError::Busy(None)))), "{refused:?}");
     // Its job still waits for the lock.
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
     Ask::by("bob").gets(&store, &ids).await;
+}
+
+/// A clock that counts how often it was read.
+struct Watched {
+    clock: Arc<ManualClock>,
+    reads: AtomicU32,
+}
+
+impl Clock for Watched {
+    fn now(&self) -> Timestamp {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.clock.now()
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_expires_while_its_retrieval_waits_for_a_lock_is_not_returned() {
+    let site = site!();
+    let clock = Arc::new(Watched { clock: Arc::clone(&site.clock), reads: AtomicU32::default() });
+    let store = Store::open(site.settings("one.kek"), clock.clone(), Arc::new(OsRandom)).await.unwrap();
+    let ids = Sample::to_bob(1).stored(&store).await.ids();
+    let mut other = site.sql().await;
+    sqlx::raw_sql(lock_out(&other)).execute(&mut *other).await.unwrap();
+    let before = clock.reads.load(Ordering::SeqCst);
+    let bob = Ask::by("bob");
+    let hour = async {
+        while clock.reads.load(Ordering::SeqCst) == before {
+            tokio::task::yield_now().await;
+        }
+        site.clock.advance(HOUR);
+        sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
+    };
+    tokio::join!(bob.finds_nothing(&store, &ids), hour);
+}
+
+/// What keeps every retrieval waiting until a ROLLBACK.
+fn lock_out(link: &Link) -> &'static str {
+    match link.dialect() {
+        Dialect::Sqlite => "BEGIN IMMEDIATE",
+        Dialect::Postgres => "BEGIN; LOCK TABLE records IN ACCESS EXCLUSIVE MODE",
+    }
 }

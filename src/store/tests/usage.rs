@@ -35,8 +35,8 @@ async fn a_count_finds_what_all_have_stored_and_forgets_what_was_retrieved_voide
     site.clock.advance(HALF);
     store.sweep(100).await.unwrap();
     store.count_stored().await.unwrap();
-    // The batch without keys counts as one, and voided keys have no bytes.
-    assert_eq!(store.usage().of(&source("site-a")), stored(3, 0));
+    // A batch of which no key is left counts as one.
+    assert_eq!(store.usage().of(&source("site-a")), stored(2, 0));
 
     site.clock.advance(HOUR);
     while store.sweep(100).await.unwrap().any() {}
@@ -56,16 +56,16 @@ async fn a_count_goes_through_all_pieces() {
         Dialect::Postgres => "decode(md5(random()::text), 'hex')",
     };
     let double = format!(
-        "INSERT INTO batches (batch_id, source_kme, master_sae, recipients, entitled, key_bytes, key_ids, \
-         data_key_id, content_digest, state, created_at_ms, expires_at_ms) \
-         SELECT {bits}, source_kme, master_sae, recipients, entitled, key_bytes, key_ids, data_key_id, \
-         content_digest, state, created_at_ms, expires_at_ms FROM batches"
+        "INSERT INTO records (batch_id, prefix, source_kme, master_sae, recipient, key_count, key_bytes, \
+         data_key_id, expires_at_ms, ready_keys, ready_until_ms, erase_at_ms, header, state, slots) \
+         SELECT {bits}, prefix, source_kme, master_sae, recipient, key_count, key_bytes, data_key_id, \
+         expires_at_ms, ready_keys, ready_until_ms, erase_at_ms, header, state, slots FROM records"
     );
     for _ in 0..10 {
         sqlx::raw_sql(sqlx::AssertSqlSafe(double.clone())).execute(&mut *link).await.unwrap();
     }
     store.count_stored().await.unwrap();
-    assert_eq!(store.usage().of(&alice()), stored(1023 + 2, 2 * 32));
+    assert_eq!(store.usage().of(&alice()), stored(1024 * 2, 1024 * 2 * 32));
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_name_that_is_none_any_more_does_not_stop_the_count() {
     Sample::to_bob(2).stored(&store).await;
     // Nobody sees the last character.
     let mut link = site.sql().await;
-    let rename = "UPDATE batches SET master_sae = 'alice\u{200b}'";
+    let rename = "UPDATE records SET master_sae = 'alice\u{200b}'";
     sqlx::raw_sql(sqlx::AssertSqlSafe(rename.to_owned())).execute(&mut *link).await.unwrap();
     Sample::to_bob(3).stored(&store).await;
     store.count_stored().await.unwrap();

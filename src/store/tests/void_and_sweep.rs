@@ -96,64 +96,83 @@ async fn only_the_source_voids_and_only_keys_of_that_batch() {
 async fn the_sweep_erases_expired_batches_in_bounded_chunks() {
     let site = site!();
     let store = site.open().await;
-    Sample::to_bob(5).stored(&store).await;
+    for _ in 0..5 {
+        Sample::to_bob(5).stored(&store).await;
+    }
     assert!(!store.sweep(100).await.unwrap().any());
     site.clock.advance(HOUR);
-    assert_eq!(store.sweep(3).await.unwrap(), Swept { keys: 3, ..Swept::default() });
-    assert_eq!(store.sweep(3).await.unwrap(), Swept { keys: 2, batches: 1, ..Swept::default() });
+    assert_eq!(store.sweep(3).await.unwrap(), Swept { batches: 3, ..Swept::default() });
+    assert_eq!(store.sweep(3).await.unwrap(), Swept { batches: 2, data_keys: 1, ..Swept::default() });
     assert!(!store.sweep(3).await.unwrap().any());
     assert_eq!(counts(&store).await, Counts::default());
 }
 
 #[tokio::test]
-async fn a_piece_of_the_sweep_does_not_walk_through_all_that_has_expired() {
-    let site = site!();
-    let store = site.open().await;
-    for _ in 0..3 {
-        let ids = Sample::to_bob(1).stored(&store).await.ids();
-        Ask::by("bob").gets(&store, &ids).await;
-    }
-    let last = Sample::to_bob(2).stored(&store).await;
-    sqlx::query("UPDATE batches SET expires_at_ms = expires_at_ms + 1 WHERE batch_id = $1")
-        .bind(last.batch_id.as_bytes().as_slice())
-        .execute(&mut *site.sql().await)
-        .await
-        .unwrap();
-    site.clock.advance(2 * HOUR);
-    // The first two have no key left. The third and the last are the next piece.
-    assert_eq!(store.sweep(2).await.unwrap(), Swept { batches: 2, ..Swept::default() });
-    assert_eq!(store.sweep(2).await.unwrap(), Swept { keys: 2, batches: 2, ..Swept::default() });
-    assert!(!store.sweep(2).await.unwrap().any());
-}
-
-#[tokio::test]
-async fn the_sweep_erases_retrievals_with_their_key() {
-    let site = site!();
-    let store = site.open().await;
-    let ids = Sample::to(&[to_sae("bob"), to_sae("carol")], 2).stored(&store).await.ids();
-    Ask::by("bob").gets(&store, &ids).await;
-    site.clock.advance(HOUR);
-    store.sweep(100).await.unwrap();
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM retrievals")
-        .fetch_one(&mut *site.sql().await)
-        .await
-        .unwrap();
-    assert_eq!(left, 0);
-}
-
-#[tokio::test]
-async fn data_keys_without_batches_are_swept_but_not_the_one_in_use() {
+async fn data_keys_without_records_are_swept_but_not_the_one_in_use() {
     let site = site!();
     let store = site.open().await;
     Sample::to_bob(1).stored(&store).await;
     store.close().await;
     let store = site.open().await;
-    let other = Sample::to_bob(1);
-    other.insert(&store).await.unwrap();
+    Sample::to_bob(1).stored(&store).await;
     assert!(!store.sweep(100).await.unwrap().any(), "both data keys have a live batch");
     site.clock.advance(HOUR);
-    assert_eq!(store.sweep(100).await.unwrap().data_keys, 1);
-    // The one in use still seals.
-    let fresh = Sample::to_bob(1);
-    assert_eq!(fresh.insert(&store).await.unwrap(), Inserted::Stored);
+    // The second would not seal any more: it is an hour old.
+    assert_eq!(store.sweep(100).await.unwrap().data_keys, 2);
+    // This one has expired when it comes.
+    Sample::to_bob(1).stored(&store).await;
+    assert_eq!(store.sweep(100).await.unwrap(), Swept { batches: 1, ..Swept::default() });
+    assert_eq!(data_keys(&site).await, 1, "the one in use stays without a record");
+}
+
+/// A batch is sealed before its transaction begins. Meanwhile its data key may end, and go with its last record.
+#[tokio::test]
+async fn a_data_key_that_is_swept_while_a_batch_waits_comes_back_with_the_batch() {
+    let site = site!();
+    let store = site.open().await;
+    Sample::to_bob(1).stored(&store).await;
+    site.clock.advance(Duration::from_mins(59));
+    let sample = Sample::to_bob(2);
+    let seal = async |batch: &NewBatch<'_>| {
+        Insert::new(slice::from_ref(batch), None, &store.sealer, store.clock.now())
+    };
+    let waiting = sample.with_life(START.plus(3 * HOUR), seal).await.unwrap();
+    site.clock.advance(HOUR);
+    let swept = Swept { batches: 1, data_keys: 1, ..Swept::default() };
+    assert_eq!(store.sweep(100).await.unwrap(), swept);
+    assert_eq!(store.call(waiting).await.unwrap(), Inserted::Stored);
+    Ask::by("bob").gets(&store, &sample.ids()[..1]).await;
+    Ask::by("bob").gets(&site.open().await, &sample.ids()[1..]).await;
+}
+
+async fn data_keys(site: &Site) -> i64 {
+    let mut link = site.sql().await;
+    sqlx::query_scalar("SELECT count(*) FROM data_keys").fetch_one(&mut *link).await.unwrap()
+}
+
+/// Whoever gets a copy of the database and a data key reads the records of an hour.
+#[tokio::test]
+async fn every_hour_has_a_data_key_of_its_own_which_goes_with_its_last_record() {
+    let site = site!();
+    let store = site.open().await;
+    let first = Sample::to_bob(1).stored(&store).await;
+    site.clock.advance(Duration::from_mins(59));
+    Sample::to_bob(1).stored(&store).await;
+    assert_eq!(data_keys(&site).await, 1);
+    site.clock.advance(Duration::from_mins(1));
+    let until = START.plus(3 * HOUR);
+    let second = Sample::to_bob(2);
+    second.with_life(until, async |batch| store.insert_batch(batch).await).await.unwrap();
+    assert_eq!(data_keys(&site).await, 2);
+    Ask::by("bob").finds_nothing(&store, &first.ids()).await;
+    Ask::by("bob").gets(&store, &second.ids()[..1]).await;
+    store.sweep(100).await.unwrap();
+    assert_eq!(data_keys(&site).await, 1, "the first hour is over");
+    site.clock.advance(HOUR);
+    store.sweep(100).await.unwrap();
+    assert_eq!(data_keys(&site).await, 1, "it has a live record");
+    Ask::by("bob").gets(&store, &second.ids()[1..]).await;
+    site.clock.advance(HOUR);
+    store.sweep(100).await.unwrap();
+    assert_eq!(data_keys(&site).await, 0);
 }

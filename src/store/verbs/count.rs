@@ -6,10 +6,14 @@ use super::ids::id_bytes;
 use super::sql;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
+use crate::store::record::keys_left;
 use crate::store::usage::{Count, Owner, Stored};
 
 /// Batches of one chunk.
 pub(crate) const CHUNK: u32 = 256;
+
+/// Batch ID, source, master, number of keys, length of each, state.
+type Row = (Vec<u8>, String, String, i64, i64, Vec<u8>);
 
 /// Adds the batches after `after` to `count`, at most [`CHUNK`] of them. Returns the last one; `None` when
 /// there are no more.
@@ -19,23 +23,21 @@ pub(crate) async fn count_batches(
     after: Option<BatchId>,
 ) -> Result<Option<BatchId>, StoreError> {
     let after = after.as_ref().map_or(&[][..], |id| id.as_bytes());
-    let rows: Vec<(Vec<u8>, String, String, i64, String, i64)> =
-        sqlx::query_as(link.text(sql::COUNT_BATCHES))
-            .bind(after)
-            .bind(i64::from(CHUNK))
-            .fetch_all(&mut **link)
-            .await?;
+    let rows: Vec<Row> = sqlx::query_as(link.text(sql::COUNT_BATCHES))
+        .bind(after)
+        .bind(i64::from(CHUNK))
+        .fetch_all(&mut **link)
+        .await?;
     let mut last = None;
-    for (id, source, master, key_bytes, state, keys) in rows {
-        let id = BatchId::from_bytes(id_bytes(&id, "batches")?);
+    for (id, source, master, keys, key_bytes, state) in rows {
+        let id = BatchId::from_bytes(id_bytes(&id, "records")?);
         last = Some(id);
         // A name that is none any more, of an earlier version: nobody of that name stores more. The count must
         // end, because without it the sums only grow.
         let (Ok(source), Ok(master)) = (source.parse::<KmeId>(), master.parse()) else { continue };
-        // The rows of voided keys are empty.
-        let key_bytes = if state == "voided" { 0 } else { key_bytes.unsigned_abs() };
-        let keys = keys.unsigned_abs();
-        let amount = Stored { keys: keys.max(1), bytes: keys.saturating_mul(key_bytes), ..Stored::default() };
+        let keys = keys_left(&state, keys.unsigned_abs());
+        let bytes = keys.saturating_mul(key_bytes.unsigned_abs());
+        let amount = Stored { keys: keys.max(1), bytes, ..Stored::default() };
         count.add(Owner::Source(source.clone()), amount);
         count.add(Owner::Master(source, master), amount);
     }

@@ -1,118 +1,101 @@
-//! Storing a batch.
+//! Storing batches.
 
-use std::sync::Arc;
-
-use kme::Timestamp;
 use kme::life::{self, Known};
+use kme::{Key, KeyId, Timestamp};
 
-use super::batch_cache::BatchFacts;
-use super::ids::are_distinct;
 use super::locks::Needs;
-use super::ready::ReadyRow;
-use super::sql;
-use super::verb::{AfterCommit, Verb};
+use super::rows::{self, Found};
+use super::verb::Verb;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
-use crate::store::sealing::{SealedKeys, Sealer};
+use crate::store::record::{Header, NewRecord, Ready, Record, State, check_keys};
+use crate::store::sealing::Sealer;
 use crate::store::types::{Inserted, NewBatch};
 
-/// Most keys that a stored batch may have: its row lists all their IDs.
-pub(super) const MAX_STORED_BATCH_KEYS: usize = 65_536;
+/// Most batches of one insert.
+pub const MAX_BATCHES_PER_INSERT: usize = 16;
+/// Most records whose key IDs begin with the same bytes. A retrieval reads all of them, so a peer that chooses them
+/// on purpose must not make one request read its whole store. By chance there are hardly ever two.
+const RECORDS_PER_PREFIX: usize = 8;
 
-/// Stores a batch, which is sealed already.
-pub(crate) struct Insert {
-    facts: Arc<BatchFacts>,
-    key_bytes: usize,
-    content: [u8; 32],
-    created_at: Timestamp,
-    keys: SealedKeys,
-    ready: Option<ReadyRow>,
-}
+/// Stores batches, which are sealed already: all of them or none.
+pub(crate) struct Insert(Vec<NewRecord>);
+
+/// The tombstones of some batches: batch and source.
+type Tombstones = [(Vec<u8>, String)];
 
 impl Insert {
-    /// Checks and seals `batch`. With `ready`, its keys are also listed as ready.
+    /// Checks and seals `batches`. With `ready`, their keys may be leased.
     pub(crate) fn new(
-        batch: &NewBatch<'_>,
-        ready: Option<ReadyRow>,
+        batches: &[NewBatch<'_>],
+        ready: Option<&Ready>,
         sealer: &Sealer,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let key_bytes = check(batch)?;
-        let keys = sealer.seal(batch.batch_id, batch.keys, now)?;
-        let facts = Arc::new(BatchFacts {
-            batch_id: batch.batch_id,
-            source: batch.source.clone(),
-            master: batch.master.clone(),
-            recipients: batch.recipients.to_vec(),
-            entitled: batch.entitled.to_vec(),
-            data_key_id: keys.data_key.id,
-            expires_at: batch.expires_at,
-        });
-        Ok(Self { facts, key_bytes, content: batch.content.0, created_at: batch.created_at, keys, ready })
-    }
-
-    async fn known(&self, link: &mut Link) -> Result<Known, StoreError> {
-        let id: &[u8] = self.facts.batch_id.as_bytes();
-        let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
-            sqlx::query_as(link.text(sql::BATCH)).bind(id).fetch_optional(&mut **link).await?;
-        if let Some((source, content, state, _)) = known {
-            let same_content = source == self.facts.source.as_str() && content == self.content;
-            return Ok(Known::Batch { same_content, voided: state == "voided" });
-        }
-        let tombstones: i64 = sqlx::query_scalar(link.text(sql::TOMBSTONE))
-            .bind(id)
-            .bind(self.facts.source.as_str())
-            .fetch_one(&mut **link)
-            .await?;
-        if tombstones > 0 {
-            return Ok(Known::Tombstone);
-        }
-        let in_use: i64 = sqlx::query_scalar(link.text(sql::KEYS_IN_USE))
-            .bind(self.keys.key_ids.as_slice())
-            .fetch_one(&mut **link)
-            .await?;
-        Ok(if in_use > 0 { Known::KeyIdsInUse } else { Known::Unknown })
-    }
-
-    async fn write(&self, link: &mut Link) -> Result<(), StoreError> {
-        let (facts, data_key) = (&self.facts, &self.keys.data_key);
-        let json = |text: Result<String, serde_json::Error>| {
-            text.map_err(|_| StoreError::Misuse("parties that cannot be JSON"))
+        let seal = |batch: &NewBatch<'_>| {
+            let mut keys: Vec<&Key> = batch.keys.iter().collect();
+            let (key_ids, key_bytes) = check_keys(&mut keys)?;
+            let mut state = State::fresh(keys.len(), ready.cloned());
+            if let Some(end) = batch.copy_ends_at {
+                state.keep_copies_until(end);
+            }
+            let header = Header::of(batch, key_ids, key_bytes);
+            let keys = keys.into_iter().map(Some);
+            Record::seal(batch.batch_id, header, state, keys, sealer, now)
         };
-        // With every batch: the sweep of another process may have erased it as unused.
-        sqlx::query(link.text(sql::INSERT_DATA_KEY))
-            .bind(data_key.id.as_slice())
-            .bind(data_key.kek_id.as_str())
-            .bind(data_key.wrapped.as_slice())
-            .bind(data_key.created_at.as_ms())
-            .execute(&mut **link)
-            .await?;
-        sqlx::query(link.text(sql::INSERT_BATCH))
-            .bind(facts.batch_id.as_bytes().as_slice())
-            .bind(facts.source.as_str())
-            .bind(facts.master.as_str())
-            .bind(json(serde_json::to_string(&facts.recipients))?)
-            .bind(json(serde_json::to_string(&facts.entitled))?)
-            .bind(length(self.key_bytes)?)
-            .bind(self.keys.key_ids.as_slice())
-            .bind(data_key.id.as_slice())
-            .bind(self.content.as_slice())
-            .bind(self.created_at.as_ms())
-            .bind(facts.expires_at.as_ms())
-            .execute(&mut **link)
-            .await?;
-        sqlx::query(link.text(sql::INSERT_KEYS))
-            .bind(self.keys.key_ids.as_slice())
-            .bind(facts.batch_id.as_bytes().as_slice())
-            .bind(self.keys.sealed.as_slice())
-            .bind(length(self.keys.sealed_bytes)?)
-            .execute(&mut **link)
-            .await?;
-        if let Some(ready) = &self.ready {
-            ready.write(link, facts.batch_id, &self.keys.key_ids, Some(&self.keys.sealed)).await?;
+        if batches.is_empty() || batches.len() > MAX_BATCHES_PER_INSERT {
+            return Err(StoreError::Misuse("no batch, or too many, in one insert"));
         }
-        Ok(())
+        batches.iter().map(seal).collect::<Result<_, _>>().map(Self)
     }
+
+    /// Adds what this brings to `needs`.
+    pub(super) fn needs(&self, needs: &mut Needs) {
+        for NewRecord { record, .. } in &self.0 {
+            needs.new_batch(record.batch_id, record.header.prefix());
+        }
+    }
+
+    /// Stores them unless the rule for pushes forbids one of them.
+    pub(super) async fn carry_out(&self, link: &mut Link, sealer: &Sealer) -> Result<Inserted, StoreError> {
+        let met = rows::met_by(link, sealer, &self.0).await?;
+        let met = met.into_iter().map(Found::sound).collect::<Result<Vec<_>, _>>()?;
+        let tombstones = rows::tombstones(link, &self.0).await?;
+        let (mut others, mut fresh) = (met.iter().collect::<Vec<_>>(), Vec::with_capacity(self.0.len()));
+        for new in &self.0 {
+            match life::push(known(&new.record, &others, &tombstones)) {
+                Inserted::Stored => fresh.push(new),
+                Inserted::AlreadyStored => {}
+                refused => return Ok(refused),
+            }
+            others.push(&new.record);
+        }
+        if fresh.is_empty() {
+            return Ok(Inserted::AlreadyStored);
+        }
+        rows::insert(link, sealer, &fresh).await?;
+        Ok(Inserted::Stored)
+    }
+}
+
+/// What this site knows of a new batch, where it meets `others`.
+fn known(new: &Record, others: &[&Record], tombstones: &Tombstones) -> Known {
+    if let Some(known) = others.iter().find(|record| record.batch_id == new.batch_id) {
+        let same_content =
+            known.header.source == new.header.source && known.header.content == new.header.content;
+        return Known::Batch { same_content, voided: known.state.voided };
+    }
+    let id: &[u8] = new.batch_id.as_bytes();
+    if tombstones.iter().any(|(batch, source)| batch == id && *source == new.header.source.as_str()) {
+        return Known::Tombstone;
+    }
+    let prefix = new.header.prefix();
+    let alike = || others.iter().filter(|other| other.header.prefix() == prefix);
+    let is_in_use = |id: &KeyId| alike().any(|other| other.slot_of(*id).is_some());
+    if alike().count() >= RECORDS_PER_PREFIX || new.header.key_ids.iter().any(is_in_use) {
+        return Known::KeyIdsInUse;
+    }
+    Known::Unknown
 }
 
 impl Verb for Insert {
@@ -120,53 +103,20 @@ impl Verb for Insert {
     const NAME: &'static str = "insert";
 
     fn key_count(&self) -> usize {
-        self.keys.key_ids.len() / 16
+        self.0.iter().map(|new| new.record.header.key_ids.len()).sum()
     }
 
-    /// Keeps others from storing or voiding this batch, so what [`Self::known`] finds still holds at the
+    /// Keeps others from storing or voiding these batches, so what [`Self::carry_out`] finds still holds at the
     /// write.
     fn lock(&self, needs: &mut Needs) {
-        needs.batch(self.facts.batch_id);
+        self.needs(needs);
     }
 
-    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<Inserted, StoreError> {
-        let inserted = life::push(self.known(link).await?);
-        if inserted == Inserted::Stored {
-            self.write(link).await?;
-        }
-        Ok(inserted)
+    async fn run(&self, link: &mut Link, sealer: &Sealer, _: Timestamp) -> Result<Inserted, StoreError> {
+        self.carry_out(link, sealer).await
     }
 
     fn is_change(inserted: &Inserted) -> bool {
         *inserted == Inserted::Stored
     }
-
-    fn after_commit(&self, inserted: &Inserted) -> AfterCommit {
-        match inserted {
-            Inserted::Stored => AfterCommit::Cache(Arc::clone(&self.facts)),
-            _ => AfterCommit::Nothing,
-        }
-    }
-}
-
-/// Returns the length of the keys in bytes.
-fn check(batch: &NewBatch<'_>) -> Result<usize, StoreError> {
-    let Some(first) = batch.keys.first() else {
-        return Err(StoreError::Misuse("a batch without keys"));
-    };
-    let key_bytes = first.material.len_bytes();
-    if batch.keys.len() > MAX_STORED_BATCH_KEYS {
-        return Err(StoreError::Misuse("too many keys in one batch"));
-    }
-    if key_bytes == 0 || batch.keys.iter().any(|key| key.material.len_bytes() != key_bytes) {
-        return Err(StoreError::Misuse("the keys of a batch must have one length, of at least a byte"));
-    }
-    if !are_distinct(batch.keys.iter().map(|key| key.id)) {
-        return Err(StoreError::Misuse("a key ID twice in one batch"));
-    }
-    Ok(key_bytes)
-}
-
-fn length(bytes: usize) -> Result<i64, StoreError> {
-    i64::try_from(bytes).map_err(|_| StoreError::Misuse("a key too long"))
 }

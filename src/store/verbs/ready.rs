@@ -1,24 +1,27 @@
-//! Keys made ahead of demand: listed as ready, leased by a daemon, given back.
+//! Keys made ahead of demand: ready, leased by a daemon, given back.
 //!
-//! A lease deletes the row that lists the keys, and is committed before the keys reach the daemon's memory.
-//! So after a crash nobody hands them out again; at worst they are lost to `enc_keys`.
+//! A lease makes keys unready, and is committed before they reach the daemon's memory. So after a crash nobody
+//! hands them out again; at worst they are lost to `enc_keys`.
 
-use kme::{BatchId, Key, KeyId, Provenance, SourceGrade, Timestamp};
-use sqlx::Row;
-use sqlx::any::AnyRow;
-use tracing::error;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::data_keys::learn_data_key;
-use super::ids::{id_bytes, pack, pack_batches, unpack};
+use kme::life;
+use kme::{BatchId, Key, KeyMaterial, KmeId, Provenance, SecretBytes, Timestamp};
+use tracing::{error, warn};
+
+use super::insert::Insert;
 use super::locks::Needs;
+use super::rows::{self, Found};
 use super::sql;
 use super::verb::Verb;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
-use crate::store::sealing::{DataKeyId, Sealer};
-use crate::store::types::{LeasedBlock, ReadyPair, ReturnedBlock};
+use crate::store::record::{KeyState, Ready, Record, recipient_text};
+use crate::store::sealing::Sealer;
+use crate::store::types::{ContentDigest, LeasedBlock, NewBatch, ReadyPair, ReturnedBlock};
 
-/// Estimated number of keys in a block that was not read yet.
+/// Estimated number of keys in a record that was not read yet.
 const BLOCK_KEYS: usize = 64;
 
 /// A pair as the columns hold it.
@@ -30,9 +33,7 @@ pub(crate) struct PairText {
 
 impl PairText {
     pub(crate) fn of(pair: ReadyPair<'_>) -> Result<Self, StoreError> {
-        let recipient = serde_json::to_string(pair.recipient)
-            .map_err(|_| StoreError::Misuse("a recipient that cannot be JSON"))?;
-        Ok(Self { master: pair.master.to_string(), recipient })
+        Ok(Self { master: pair.master.to_string(), recipient: recipient_text(pair.recipient)? })
     }
 
     /// How many keys are ready for the pair.
@@ -45,46 +46,11 @@ impl PairText {
             .await?;
         Ok(count.unsigned_abs())
     }
-}
 
-/// A block to be listed as ready.
-pub(crate) struct ReadyRow {
-    pair: PairText,
-    grade: String,
-    usable_until: Timestamp,
-}
-
-impl ReadyRow {
-    pub(crate) fn new(
-        pair: ReadyPair<'_>,
-        grade: &SourceGrade,
-        usable_until: Timestamp,
-    ) -> Result<Self, StoreError> {
-        let grade =
-            serde_json::to_string(grade).map_err(|_| StoreError::Misuse("a grade that cannot be JSON"))?;
-        Ok(Self { pair: PairText::of(pair)?, grade, usable_until })
-    }
-
-    /// Lists `key_ids` of a stored batch, with or without the `sealed` keys. Does nothing if the batch was
-    /// voided.
-    pub(super) async fn write(
-        &self,
-        link: &mut Link,
-        batch_id: BatchId,
-        key_ids: &[u8],
-        sealed: Option<&[u8]>,
-    ) -> Result<(), StoreError> {
-        sqlx::query(link.text(sql::INSERT_READY))
-            .bind(batch_id.as_bytes().as_slice())
-            .bind(self.pair.master.as_str())
-            .bind(self.pair.recipient.as_str())
-            .bind(key_ids)
-            .bind(self.grade.as_str())
-            .bind(self.usable_until.as_ms())
-            .bind(sealed)
-            .execute(&mut **link)
-            .await?;
-        Ok(())
+    /// Whether the record's seals say that its ready keys are this pair's.
+    fn has(&self, record: &Record) -> Result<bool, StoreError> {
+        Ok(record.header.master.as_str() == self.master
+            && record.listed()?.recipient.as_ref() == Some(&self.recipient))
     }
 }
 
@@ -93,6 +59,8 @@ pub(crate) struct Lease {
     pub(crate) pair: PairText,
     /// How many at most.
     pub(crate) blocks: u32,
+    /// How long the master's copy stays after a hand-out.
+    pub(crate) master_ttl: Duration,
 }
 
 /// What a lease took out of the store.
@@ -100,6 +68,44 @@ pub(crate) struct Leased {
     pub(crate) blocks: Vec<LeasedBlock>,
     /// Also true when all blocks were damaged.
     took_any: bool,
+}
+
+impl Lease {
+    /// The ready keys of `record`, which it has no more from then on. `None`: the row says what the seals do
+    /// not.
+    fn take(&self, record: &mut Record, now: Timestamp) -> Result<Option<LeasedBlock>, StoreError> {
+        let Some(terms) = record.state.ready().cloned() else { return Ok(None) };
+        let is_live = now < terms.until() && life::is_live(record.header.expires_at, now);
+        if !is_live || !self.pair.has(record)? {
+            return Ok(None);
+        }
+        let mut keys = Vec::new();
+        let stays = !record.header.entitled.is_empty();
+        for slot in record.state.ready_slots() {
+            match record.key(slot)? {
+                Some(key) => keys.push(key),
+                None => {
+                    error!(batch.id = %record.batch_id, slot, "a ready key cannot be opened and is dropped");
+                }
+            }
+            if !stays {
+                record.erase(slot, KeyState::Gone);
+            }
+        }
+        record.state.withdraw_ready();
+        let (created_at, expires_at) = (record.header.created_at, record.header.expires_at);
+        let hand_out_until = life::hand_out_until(created_at, expires_at, now);
+        record.state.keep_copies_until(life::copy_ends_at(hand_out_until, self.master_ttl));
+        Ok(Some(LeasedBlock {
+            batch_id: record.batch_id,
+            entitled: record.header.entitled.clone(),
+            leased_at: now,
+            usable_until: terms.until(),
+            created_at,
+            provenance: Arc::new(Provenance { grade: terms.grade, expires_at }),
+            keys,
+        }))
+    }
 }
 
 impl Verb for Lease {
@@ -110,32 +116,37 @@ impl Verb for Lease {
         usize::try_from(self.blocks).unwrap_or(usize::MAX).saturating_mul(BLOCK_KEYS)
     }
 
-    /// Takes the blocks that end first. A damaged block is reported and deleted, so that it does not block
-    /// the others.
+    /// Takes the blocks that end first. A damaged one is reported and unlisted, so that it does not stand in
+    /// the way of the others. One whose KEK is missing here stays for the daemons that have it.
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<Leased, StoreError> {
-        let rows = sqlx::query(link.text(sql::READY))
-            .bind(self.pair.master.as_str())
-            .bind(self.pair.recipient.as_str())
-            .bind(now.as_ms())
-            .bind(i64::from(self.blocks))
-            .fetch_all(&mut **link)
-            .await?;
-        let mut leased = Leased { blocks: Vec::with_capacity(rows.len()), took_any: !rows.is_empty() };
-        if rows.is_empty() {
-            return Ok(leased);
-        }
-        let blocks = rows.iter().map(Block::read).collect::<Result<Vec<_>, _>>()?;
-        let ids = pack_batches(blocks.iter().map(|block| &block.batch_id));
-        sqlx::query(link.text(sql::DELETE_READY)).bind(ids).execute(&mut **link).await?;
-        for block in blocks {
-            match block.open(link, sealer).await {
-                Ok(keys) => leased.blocks.push(block.leased(keys)),
-                Err(error) if error.is_damage_of_rows() => {
-                    error!(batch.id = %block.batch_id, "ready keys cannot be opened and are dropped");
+        let pair = (self.pair.master.as_str(), self.pair.recipient.as_str());
+        let found = rows::ready_records(link, sealer, pair, now, self.blocks).await?;
+        let mut leased = Leased { blocks: Vec::with_capacity(found.len()), took_any: false };
+        let mut taken = Vec::with_capacity(found.len());
+        for found in found {
+            let spoiled = match found {
+                Found::Record(mut record) => match self.take(&mut record, now)? {
+                    Some(block) => {
+                        leased.blocks.extend((!block.keys.is_empty()).then_some(block));
+                        leased.took_any = true;
+                        taken.push(record);
+                        continue;
+                    }
+                    None => record.batch_id,
+                },
+                Found::Damaged { error: StoreError::Seal(error), .. } => {
+                    if sealer.may_warn(now) {
+                        warn!(%error, "ready keys of another daemon cannot be opened here");
+                    }
+                    continue;
                 }
-                Err(error) => return Err(error),
-            }
+                Found::Damaged { batch_id, .. } => batch_id,
+            };
+            leased.took_any = true;
+            error!(batch.id = %spoiled, "ready keys were changed in the database and are dropped");
+            rows::unlist(link, spoiled).await?;
         }
+        rows::save(link, &taken.iter().map(|record| &**record).collect::<Vec<_>>()).await?;
         Ok(leased)
     }
 
@@ -144,110 +155,71 @@ impl Verb for Lease {
     }
 }
 
-/// A row of `ready_blocks`, with columns of its batch.
-struct Block {
+/// Makes leased keys ready again.
+pub(crate) struct GiveBack(Vec<Returned>);
+
+struct Returned {
     batch_id: BatchId,
-    key_ids: Vec<KeyId>,
-    /// The sealed keys, concatenated. `None`: each has to be looked up.
-    sealed: Option<Vec<u8>>,
-    grade: SourceGrade,
-    usable_until: Timestamp,
-    created_at: Timestamp,
-    expires_at: Timestamp,
-    data_key_id: DataKeyId,
-    is_retrievable: bool,
-}
-
-impl Block {
-    fn read(row: &AnyRow) -> Result<Self, StoreError> {
-        let batch_id = BatchId::from_bytes(id_bytes(row.try_get("batch_id")?, "ready_blocks")?);
-        let time = |column: &str| row.try_get::<i64, _>(column).map(Timestamp::from_ms);
-        let grade: String = row.try_get("grade")?;
-        let entitled: String = row.try_get("entitled")?;
-        Ok(Self {
-            batch_id,
-            key_ids: unpack(row.try_get("key_ids")?),
-            sealed: row.try_get("sealed")?,
-            grade: serde_json::from_str(&grade).map_err(|_| StoreError::corrupt("ready_blocks", batch_id))?,
-            usable_until: time("usable_until_ms")?,
-            created_at: time("created_at_ms")?,
-            expires_at: time("expires_at_ms")?,
-            data_key_id: id_bytes(row.try_get("data_key_id")?, "batches")?,
-            is_retrievable: entitled != "[]",
-        })
-    }
-
-    /// The keys of the block. Erases them if nobody may retrieve them at this site.
-    async fn open(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
-        learn_data_key(link, sealer, self.data_key_id).await?;
-        let keys = match &self.sealed {
-            Some(sealed) => self.open_all(sealer, sealed)?,
-            None => self.look_up(link, sealer).await?,
-        };
-        if !self.is_retrievable {
-            sqlx::query(link.text(sql::ERASE_KEYS)).bind(pack(&self.key_ids)).execute(&mut **link).await?;
-        }
-        Ok(keys)
-    }
-
-    /// The keys in the block itself.
-    fn open_all(&self, sealer: &Sealer, sealed: &[u8]) -> Result<Vec<Key>, StoreError> {
-        let damaged = || StoreError::corrupt("ready_blocks", self.batch_id);
-        let row_bytes = sealed.len().checked_div(self.key_ids.len()).filter(|bytes| *bytes > 0);
-        let rows = sealed.chunks_exact(row_bytes.ok_or_else(damaged)?);
-        if rows.len() != self.key_ids.len() || !rows.remainder().is_empty() {
-            return Err(damaged());
-        }
-        let open = |(id, row): (&KeyId, &[u8])| {
-            sealer.open(&self.data_key_id, *id, self.batch_id, row)?.ok_or_else(damaged)
-        };
-        self.key_ids.iter().zip(rows).map(open).collect()
-    }
-
-    /// The keys of the block that are still in `keys`.
-    async fn look_up(&self, link: &mut Link, sealer: &Sealer) -> Result<Vec<Key>, StoreError> {
-        let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(link.text(sql::READY_KEYS))
-            .bind(pack(&self.key_ids))
-            .bind(self.batch_id.as_bytes().as_slice())
-            .fetch_all(&mut **link)
-            .await?;
-        let mut keys = Vec::with_capacity(rows.len());
-        for (id, sealed) in rows {
-            let id = KeyId::from_bytes(id_bytes(&id, "keys")?);
-            let key = sealer.open(&self.data_key_id, id, self.batch_id, &sealed)?;
-            keys.push(key.ok_or_else(|| StoreError::corrupt("keys", id))?);
-        }
-        Ok(keys)
-    }
-
-    fn leased(self, keys: Vec<Key>) -> LeasedBlock {
-        LeasedBlock {
-            batch_id: self.batch_id,
-            usable_until: self.usable_until,
-            created_at: self.created_at,
-            provenance: Provenance { grade: self.grade, expires_at: self.expires_at }.into(),
-            is_stored: self.is_retrievable,
-            keys,
-        }
-    }
-}
-
-/// Lists leased keys as ready again.
-pub(crate) struct GiveBack(Vec<ReturnedRow>);
-
-struct ReturnedRow {
-    batch_id: BatchId,
-    key_ids: Vec<u8>,
-    row: ReadyRow,
+    source: KmeId,
+    terms: Ready,
+    keys: Vec<Key>,
+    /// Stores them where this site does not have the batch (any more).
+    anew: Insert,
 }
 
 impl GiveBack {
-    pub(crate) fn new(blocks: &[ReturnedBlock<'_>]) -> Result<Self, StoreError> {
-        let row = |block: &ReturnedBlock<'_>| {
-            let row = ReadyRow::new(block.pair, &block.provenance.grade, block.usable_until)?;
-            Ok(ReturnedRow { batch_id: block.batch_id, key_ids: pack(block.key_ids), row })
+    pub(crate) fn new(
+        blocks: &[ReturnedBlock<'_>],
+        sealer: &Sealer,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let returned = |block: &ReturnedBlock<'_>| {
+            let terms = Ready::new(block.usable_until, block.provenance.grade.clone());
+            let batch = NewBatch {
+                batch_id: block.batch_id,
+                source: block.source,
+                master: block.pair.master,
+                recipients: std::slice::from_ref(block.pair.recipient),
+                entitled: block.entitled,
+                // Nobody pushes this batch to its own source, so its digest is never compared.
+                content: ContentDigest([0; 32]),
+                created_at: block.created_at,
+                expires_at: block.provenance.expires_at,
+                copy_ends_at: None,
+                keys: block.keys,
+            };
+            let anew = Insert::new(std::slice::from_ref(&batch), Some(&terms), sealer, now)?;
+            let copy = |key: &Key| Key {
+                id: key.id,
+                material: KeyMaterial::new(SecretBytes::copy_of(key.material.expose())),
+            };
+            let keys = block.keys.iter().map(copy).collect();
+            Ok(Returned { batch_id: block.batch_id, source: block.source.clone(), terms, keys, anew })
         };
-        blocks.iter().map(row).collect::<Result<_, _>>().map(Self)
+        blocks.iter().map(returned).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Returned {
+    fn give_back(&self, record: &mut Record) -> Result<(), StoreError> {
+        if record.state.voided {
+            return Ok(());
+        }
+        let mut slots = Vec::with_capacity(self.keys.len());
+        for key in &self.keys {
+            let Some(slot) = record.slot_of(key.id) else { continue };
+            // Where nobody may retrieve a key, only a lease can have taken it out.
+            if record.header.entitled.is_empty() && record.state.of(slot) == KeyState::Gone {
+                record.restore(slot, key)?;
+            }
+            slots.push(slot);
+        }
+        record.state.make_ready(&slots, &self.terms);
+        if !record.header.has_slaves() {
+            // The others were handed out.
+            record.state.fix_copies();
+        }
+        Ok(())
     }
 }
 
@@ -256,12 +228,31 @@ impl Verb for GiveBack {
     const NAME: &'static str = "return";
 
     fn lock(&self, needs: &mut Needs) {
-        self.0.iter().for_each(|block| needs.batch(block.batch_id));
+        for block in &self.0 {
+            block.anew.needs(needs);
+            needs.record(block.batch_id);
+        }
     }
 
-    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<(), StoreError> {
+    async fn run(&self, link: &mut Link, sealer: &Sealer, _: Timestamp) -> Result<(), StoreError> {
         for block in &self.0 {
-            block.row.write(link, block.batch_id, &block.key_ids, None).await?;
+            let given_back = match rows::record(link, sealer, block.batch_id).await {
+                Ok(Some(mut record)) if record.header.source == block.source => {
+                    block.give_back(&mut record)?;
+                    rows::save(link, &[&record]).await
+                }
+                // The batch of another KME, which has taken the ID.
+                Ok(Some(_)) => continue,
+                Ok(None) => block.anew.carry_out(link, sealer).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match given_back {
+                // It must not cost the keys of the other blocks.
+                Err(error) if error.is_about_rows() => {
+                    error!(batch.id = %block.batch_id, %error, "leased keys cannot be given back and are dropped");
+                }
+                given_back => given_back?,
+            }
         }
         Ok(())
     }

@@ -1,46 +1,19 @@
 //! The statements of the verbs, for both databases.
 //!
 //! Columns are TEXT, 64-bit integers or bytes; parameters are `$1`...; times are milliseconds. No statement
-//! reads the clock.
+//! reads the clock. A list of numbers is one parameter, as the text of an array ([`numbers`]).
 //!
-//! A set of IDs is one parameter, 16 bytes for each ID, which the statement splits. So one text serves any
-//! number of IDs.
-//!
-//! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED), so
-//! rows are locked before a decision reads them (`super::locks`), and statements that may choose their rows
-//! skip locked ones (`SKIP LOCKED`). A bounded choice of rows is in `ARRAY(...)`, which is evaluated once; a
-//! join may evaluate it many times. `OFFSET 0` and `+ 0` keep the planner from the wrong index: one that
-//! reads all keys of a batch to find some of them, or the blocks of all pairs.
+//! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED): a
+//! statement that reads a record to change it locks it (`FOR UPDATE`, which returns what was committed last),
+//! in the order of batch IDs (`super::locks`); statements that may choose their rows skip locked ones (`SKIP
+//! LOCKED`). A bounded choice of rows is in `ARRAY(...)`, which is evaluated once; a join may evaluate it many
+//! times.
 
-use crate::store::connection::Sql;
+use std::fmt::Write as _;
 
-/// As `with_packed_ids`, for Postgres only.
-macro_rules! postgres_packed {
-    ($sql:literal) => {
-        concat!(
-            "WITH ids(i, id) AS (SELECT i, substr($1, 16 * i + 1, 16) ",
-            "FROM generate_series(0, length($1) / 16 - 1) AS i) ",
-            $sql
-        )
-    };
-}
+use kme::BatchId;
 
-/// Prefixes a statement with the table `ids(i, id)`: the IDs packed in `$1`, which must not be empty.
-macro_rules! with_packed_ids {
-    ($sql:literal) => {
-        with_packed_ids!($sql, $sql)
-    };
-    ($sqlite:literal, $postgres:literal) => {
-        Sql {
-            sqlite: concat!(
-                "WITH RECURSIVE ids(i, id) AS (SELECT 0, substr($1, 1, 16) UNION ALL ",
-                "SELECT i + 1, substr($1, 16 * (i + 1) + 1, 16) FROM ids WHERE i + 1 < length($1) / 16) ",
-                $sqlite
-            ),
-            postgres: postgres_packed!($postgres),
-        }
-    };
-}
+use crate::store::connection::{Dialect, Sql};
 
 /// A statement whose Postgres text differs.
 macro_rules! sql {
@@ -49,184 +22,103 @@ macro_rules! sql {
     };
 }
 
+/// `$columns` of a record, in the order of [`super::rows`].
+macro_rules! select_record {
+    ($rest:expr) => {
+        concat!("SELECT r.batch_id, r.prefix, r.data_key_id, r.header, r.state, r.slots FROM ", $rest)
+    };
+}
+
 pub(crate) const DATA_KEYS: Sql = Sql::same(
-    "SELECT data_key_id, kek_id, wrapped FROM data_keys ORDER BY created_at_ms DESC, data_key_id LIMIT $1",
+    "SELECT data_key_id, kek_id, wrapped, kme FROM data_keys ORDER BY created_at_ms DESC, data_key_id LIMIT $1",
 );
 pub(crate) const DATA_KEY: Sql = Sql::same("SELECT kek_id, wrapped FROM data_keys WHERE data_key_id = $1");
 pub(crate) const INSERT_DATA_KEY: Sql = Sql::same(
-    "INSERT INTO data_keys (data_key_id, kek_id, wrapped, created_at_ms) VALUES ($1, $2, $3, $4) \
+    "INSERT INTO data_keys (data_key_id, kek_id, wrapped, created_at_ms, kme) VALUES ($1, $2, $3, $4, $5) \
      ON CONFLICT (data_key_id) DO NOTHING",
 );
 
-pub(crate) const BATCH: Sql =
-    Sql::same("SELECT source_kme, content_digest, state, key_ids FROM batches WHERE batch_id = $1");
-pub(crate) const TOMBSTONE: Sql =
-    Sql::same("SELECT count(*) FROM tombstones WHERE batch_id = $1 AND source_kme = $2");
-pub(crate) const KEYS_IN_USE: Sql =
-    with_packed_ids!("SELECT count(*) FROM ids CROSS JOIN keys k WHERE k.key_id = ids.id");
-pub(crate) const INSERT_BATCH: Sql = Sql::same(
-    "INSERT INTO batches (batch_id, source_kme, master_sae, recipients, \
-     entitled, key_bytes, key_ids, data_key_id, content_digest, state, created_at_ms, expires_at_ms) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'stored', $10, $11)",
+pub(crate) const RECORD: Sql = sql!(
+    select_record!("records r WHERE r.batch_id = $1"),
+    select_record!("records r WHERE r.batch_id = $1 FOR UPDATE")
 );
-/// `$2` the batch, `$3` the sealed keys one after the other, `$4` the length of one.
-pub(crate) const INSERT_KEYS: Sql = with_packed_ids!(
-    "INSERT INTO keys (key_id, batch_id, sealed) SELECT id, $2, substr($3, $4 * i + 1, $4) FROM ids",
-    "INSERT INTO keys (key_id, batch_id, sealed) \
-     SELECT id, $2, substr($3, CAST($4 AS INTEGER) * i + 1, CAST($4 AS INTEGER)) FROM ids"
+/// What new batches may meet: records of their batch IDs (`$1`) and of their prefixes (`$2`). Not locked: an
+/// insert holds advisory locks on both, and changes neither.
+pub(crate) const MET: Sql = sql!(
+    select_record!(
+        "records r WHERE r.batch_id IN (SELECT unhex(value) FROM json_each($1)) \
+         OR r.prefix IN (SELECT value FROM json_each($2))"
+    ),
+    select_record!(
+        "records r WHERE r.batch_id = ANY(ARRAY(SELECT decode(id, 'hex') FROM unnest(CAST($1 AS text[])) AS id)) \
+         OR r.prefix = ANY(CAST($2 AS bigint[]))"
+    )
+);
+/// Of the prefixes in `$1`.
+pub(crate) const RECORDS: Sql = sql!(
+    select_record!("json_each($1) p CROSS JOIN records r WHERE r.prefix = p.value"),
+    select_record!("records r WHERE r.prefix = ANY(CAST($1 AS bigint[])) ORDER BY r.batch_id FOR UPDATE")
+);
+/// Ready records of a pair, earliest end first, without those that another daemon is taking. (`$4 + 0`: with a
+/// bare parameter after LIMIT, SQLite prepares the statement again for each value.)
+pub(crate) const READY: Sql = sql!(
+    select_record!(
+        "records r WHERE r.master_sae = $1 AND r.recipient = $2 AND r.ready_until_ms > $3 \
+         ORDER BY r.ready_until_ms, r.batch_id LIMIT $4 + 0"
+    ),
+    select_record!(
+        "records r WHERE r.master_sae = $1 AND r.recipient = $2 AND r.ready_until_ms > $3 \
+         ORDER BY r.ready_until_ms, r.batch_id LIMIT $4 FOR UPDATE SKIP LOCKED"
+    )
+);
+/// Records with keys to be erased by now.
+pub(crate) const DUE: Sql = sql!(
+    select_record!("records r WHERE r.erase_at_ms <= $1 ORDER BY r.erase_at_ms LIMIT $2 + 0"),
+    select_record!(
+        "records r WHERE r.erase_at_ms <= $1 ORDER BY r.erase_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED"
+    )
+);
+/// All columns that ever change.
+pub(crate) const UPDATE_RECORD: Sql = Sql::same(
+    "UPDATE records SET state = $2, slots = $3, recipient = $4, ready_keys = $5, ready_until_ms = $6, \
+     erase_at_ms = $7, expires_at_ms = $8 WHERE batch_id = $1",
+);
+/// Most records of one [`update_records`].
+pub(crate) const UPDATE_RECORDS_MAX: usize = 64;
+const RECORD_COLUMNS: usize = 15;
+/// For a record that is not what its row says: no lease and no sweep finds it until it expires.
+pub(crate) const UNLIST_RECORD: Sql =
+    Sql::same("UPDATE records SET ready_until_ms = NULL, erase_at_ms = NULL WHERE batch_id = $1");
+pub(crate) const POSTPONE_RECORD: Sql = Sql::same("UPDATE records SET erase_at_ms = $2 WHERE batch_id = $1");
+pub(crate) const COUNT_READY: Sql = Sql::same(
+    "SELECT CAST(coalesce(sum(ready_keys), 0) AS BIGINT) FROM records \
+     WHERE master_sae = $1 AND recipient = $2 AND ready_until_ms > $3",
 );
 
-/// One row for each key and retrieval of it.
-pub(crate) const KEYS: Sql = with_packed_ids!(
-    "SELECT k.key_id, k.batch_id, k.sealed, k.erase_at_ms, r.party, r.retrieved_by, r.retrieved_at_ms \
-     FROM ids CROSS JOIN keys k LEFT JOIN retrievals r ON r.key_id = k.key_id WHERE k.key_id = ids.id"
+/// Of the batch IDs in `$1`.
+pub(crate) const TOMBSTONES: Sql = sql!(
+    "SELECT batch_id, source_kme FROM tombstones WHERE batch_id IN (SELECT unhex(value) FROM json_each($1))",
+    "SELECT batch_id, source_kme FROM tombstones WHERE batch_id = ANY(ARRAY(\
+     SELECT decode(id, 'hex') FROM unnest(CAST($1 AS text[])) AS id))"
 );
-/// What the keys of the packed batches have in common. Separate from [`KEYS`], because SQLite would read the
-/// long row of a batch again for each key.
-pub(crate) const BATCHES: Sql = with_packed_ids!(
-    "SELECT b.batch_id, b.source_kme, b.master_sae, b.recipients, b.entitled, b.data_key_id, b.expires_at_ms \
-     FROM ids CROSS JOIN batches b WHERE b.batch_id = ids.id"
-);
-/// Erases those of the packed keys that nobody has touched, and returns them.
-pub(crate) const TAKE_FRESH: Sql = with_packed_ids!(
-    "DELETE FROM keys WHERE key_id IN (SELECT id FROM ids) AND sealed IS NOT NULL AND erase_at_ms IS NULL \
-     AND NOT EXISTS (SELECT 1 FROM retrievals r WHERE r.key_id = keys.key_id) \
-     RETURNING key_id, batch_id, sealed",
-    ", locked AS (SELECT key_id FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) \
-     AND sealed IS NOT NULL AND erase_at_ms IS NULL ORDER BY key_id FOR UPDATE) \
-     DELETE FROM keys k WHERE k.key_id = ANY(ARRAY(SELECT key_id FROM locked)) \
-     AND k.sealed IS NOT NULL AND k.erase_at_ms IS NULL \
-     AND NOT EXISTS (SELECT 1 FROM retrievals r WHERE r.key_id = k.key_id) \
-     RETURNING k.key_id, k.batch_id, k.sealed"
-);
-pub(crate) const INSERT_RETRIEVALS: Sql = with_packed_ids!(
-    "INSERT INTO retrievals (key_id, party, retrieved_by, retrieved_at_ms) SELECT id, $2, $3, $4 FROM ids \
-     WHERE true ON CONFLICT (key_id, party) DO NOTHING"
-);
-pub(crate) const ERASE_LATER: Sql = with_packed_ids!(
-    "UPDATE keys SET erase_at_ms = $2 WHERE key_id IN (SELECT id FROM ids)",
-    "UPDATE keys SET erase_at_ms = $2 WHERE key_id = ANY(ARRAY(SELECT id FROM ids))"
-);
-pub(crate) const ERASE_KEYS: Sql = with_packed_ids!(
-    "DELETE FROM keys WHERE key_id IN (SELECT id FROM ids)",
-    "DELETE FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids))"
-);
-
-/// For each of the packed keys with a row in batch `$2`: whether it is voided, and how many retrievals it
-/// has.
-pub(crate) const VOIDABLE: Sql = with_packed_ids!(
-    "SELECT k.key_id, CASE WHEN k.sealed IS NULL THEN 1 ELSE 0 END, \
-     (SELECT count(*) FROM retrievals r WHERE r.key_id = k.key_id) \
-     FROM ids CROSS JOIN keys k WHERE k.key_id = ids.id AND k.batch_id = $2",
-    "SELECT k.key_id, CASE WHEN k.sealed IS NULL THEN 1 ELSE 0 END, \
-     (SELECT count(*) FROM retrievals r WHERE r.key_id = k.key_id) \
-     FROM (SELECT key_id, batch_id, sealed FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) OFFSET 0) k \
-     WHERE k.batch_id = $2"
-);
-pub(crate) const VOID_KEYS: Sql = with_packed_ids!(
-    "UPDATE keys SET sealed = NULL WHERE key_id IN (SELECT id FROM ids)",
-    "UPDATE keys SET sealed = NULL WHERE key_id = ANY(ARRAY(SELECT id FROM ids))"
-);
-pub(crate) const VOID_BATCH: Sql = Sql::same("UPDATE batches SET state = 'voided' WHERE batch_id = $1");
 pub(crate) const INSERT_TOMBSTONE: Sql = Sql::same(
     "INSERT INTO tombstones (batch_id, source_kme, expires_at_ms) VALUES ($1, $2, $3) \
      ON CONFLICT (batch_id, source_kme) DO NOTHING",
 );
 
-/// Does nothing for a voided batch.
-pub(crate) const INSERT_READY: Sql = Sql::same(
-    "INSERT INTO ready_blocks (batch_id, master_sae, recipient, key_ids, \
-     grade, usable_until_ms, sealed) SELECT batch_id, $2, $3, $4, $5, $6, $7 FROM batches \
-     WHERE batch_id = $1 AND state = 'stored' ON CONFLICT (batch_id) DO NOTHING",
-);
-macro_rules! ready {
-    ($lock:literal) => {
-        concat!(
-            "SELECT r.batch_id, r.key_ids, r.sealed, r.grade, r.usable_until_ms, b.created_at_ms, \
-             b.expires_at_ms, b.data_key_id, b.entitled \
-             FROM ready_blocks r JOIN batches b ON b.batch_id = r.batch_id \
-             WHERE r.master_sae = $1 AND r.recipient = $2 AND r.usable_until_ms > $3 \
-             ORDER BY r.usable_until_ms, r.batch_id LIMIT $4 + 0",
-            $lock
-        )
-    };
-}
-/// Blocks of a pair, earliest end first, without those that another daemon is taking. (`$4 + 0`: with a bare
-/// parameter after LIMIT, SQLite prepares the statement again for each value.)
-pub(crate) const READY: Sql = sql!(ready!(""), ready!(" FOR UPDATE OF r SKIP LOCKED"));
-pub(crate) const READY_KEYS: Sql = with_packed_ids!(
-    "SELECT k.key_id, k.sealed FROM ids CROSS JOIN keys k \
-     WHERE k.key_id = ids.id AND k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY ids.i",
-    "SELECT k.key_id, k.sealed \
-     FROM (SELECT key_id, batch_id, sealed FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) OFFSET 0) k \
-     WHERE k.batch_id = $2 AND k.sealed IS NOT NULL ORDER BY k.key_id"
-);
-/// State of a batch, length of its list of keys, length of its list of ready keys.
-pub(crate) const READINESS: Sql = Sql::same(
-    "SELECT b.state, length(b.key_ids), \
-     (SELECT length(r.key_ids) FROM ready_blocks r WHERE r.batch_id = b.batch_id) \
-     FROM batches b WHERE b.batch_id = $1",
-);
-/// For the packed batches.
-pub(crate) const DELETE_READY: Sql = with_packed_ids!(
-    "DELETE FROM ready_blocks WHERE batch_id IN (SELECT id FROM ids)",
-    "DELETE FROM ready_blocks WHERE batch_id = ANY(ARRAY(SELECT id FROM ids))"
-);
-/// Makes the next lease of the packed batches look up each key.
-pub(crate) const DISTRUST_READY: Sql = with_packed_ids!(
-    "UPDATE ready_blocks SET sealed = NULL WHERE batch_id IN (SELECT id FROM ids) AND sealed IS NOT NULL",
-    "UPDATE ready_blocks SET sealed = NULL WHERE batch_id = ANY(ARRAY(SELECT id FROM ids)) AND sealed IS NOT NULL"
-);
-pub(crate) const COUNT_READY: Sql = Sql::same(
-    "SELECT coalesce(sum(length(key_ids) / 16), 0) FROM ready_blocks \
-     WHERE master_sae = $1 AND recipient = $2 AND usable_until_ms > $3",
-);
-
-/// Batches after `$1`, each with the number of its rows in `keys`.
+/// Records after `$1`.
 pub(crate) const COUNT_BATCHES: Sql = Sql::same(
-    "SELECT b.batch_id, b.source_kme, b.master_sae, b.key_bytes, b.state, \
-     (SELECT count(*) FROM keys k WHERE k.batch_id = b.batch_id) \
-     FROM batches b WHERE b.batch_id > $1 ORDER BY b.batch_id LIMIT $2",
+    "SELECT batch_id, source_kme, master_sae, key_count, key_bytes, state FROM records \
+     WHERE batch_id > $1 ORDER BY batch_id LIMIT $2",
 );
 pub(crate) const COUNT_TOMBSTONES: Sql =
     Sql::same("SELECT source_kme, count(*) FROM tombstones GROUP BY source_kme");
 
-/// (`+ 0`: the Postgres index by end is on this expression, so that no lease uses it.)
-pub(crate) const SWEEP_READY: Sql = sql!(
-    "DELETE FROM ready_blocks WHERE batch_id IN \
-     (SELECT batch_id FROM ready_blocks WHERE usable_until_ms <= $1 LIMIT $2)",
-    "DELETE FROM ready_blocks WHERE batch_id = ANY(ARRAY\
-     (SELECT batch_id FROM ready_blocks WHERE usable_until_ms + 0 <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
-);
-pub(crate) const SWEEP_RETRIEVED: Sql = sql!(
-    "DELETE FROM keys WHERE key_id IN (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2)",
-    "DELETE FROM keys WHERE key_id = ANY(ARRAY\
-     (SELECT key_id FROM keys WHERE erase_at_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
-);
-/// Looks only at the batches that expired first, at most as many as rows may be erased; [`SWEEP_BATCHES`]
-/// looks at the same ones. So no chunk reads all expired rows.
-pub(crate) const SWEEP_EXPIRED_KEYS: Sql = sql!(
-    "DELETE FROM keys WHERE key_id IN \
-     (SELECT k.key_id FROM \
-     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2) b \
-     CROSS JOIN keys k ON k.batch_id = b.batch_id LIMIT $2)",
-    "DELETE FROM keys WHERE key_id = ANY(ARRAY\
-     (SELECT key_id FROM keys WHERE batch_id = ANY(ARRAY\
-     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2)) \
-     LIMIT $2 FOR UPDATE SKIP LOCKED))"
-);
-pub(crate) const SWEEP_BATCHES: Sql = sql!(
-    "DELETE FROM batches WHERE batch_id IN \
-     (SELECT b.batch_id FROM \
-     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2) b \
-     WHERE NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) \
-     AND NOT EXISTS (SELECT 1 FROM ready_blocks r WHERE r.batch_id = b.batch_id))",
-    "DELETE FROM batches WHERE batch_id = ANY(ARRAY\
-     (SELECT b.batch_id FROM batches b WHERE b.batch_id = ANY(ARRAY\
-     (SELECT batch_id FROM batches WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2)) \
-     AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.batch_id = b.batch_id) \
-     AND NOT EXISTS (SELECT 1 FROM ready_blocks r WHERE r.batch_id = b.batch_id) \
-     FOR UPDATE OF b SKIP LOCKED))"
+pub(crate) const SWEEP_RECORDS: Sql = sql!(
+    "DELETE FROM records WHERE batch_id IN \
+     (SELECT batch_id FROM records WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2)",
+    "DELETE FROM records WHERE batch_id = ANY(ARRAY(SELECT batch_id FROM records \
+     WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
 pub(crate) const SWEEP_TOMBSTONES: Sql = sql!(
     "DELETE FROM tombstones WHERE (batch_id, source_kme) IN \
@@ -234,33 +126,74 @@ pub(crate) const SWEEP_TOMBSTONES: Sql = sql!(
     "DELETE FROM tombstones WHERE ctid = ANY(ARRAY\
      (SELECT ctid FROM tombstones WHERE expires_at_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))"
 );
-/// `$1` is the data key that this process seals with; it stays.
+/// `$1` is the data key that this process seals with; it stays. (With NOT EXISTS, Postgres may join all records.)
 pub(crate) const SWEEP_DATA_KEYS: Sql = sql!(
     "DELETE FROM data_keys WHERE data_key_id IN \
      (SELECT d.data_key_id FROM data_keys d WHERE d.data_key_id <> $1 \
-     AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.data_key_id = d.data_key_id) LIMIT $2)",
+     AND (SELECT 1 FROM records r WHERE r.data_key_id = d.data_key_id LIMIT 1) IS NULL LIMIT $2) \
+     RETURNING data_key_id",
     "DELETE FROM data_keys WHERE data_key_id = ANY(ARRAY\
      (SELECT d.data_key_id FROM data_keys d WHERE d.data_key_id <> $1 \
-     AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.data_key_id = d.data_key_id) \
-     LIMIT $2 FOR UPDATE OF d SKIP LOCKED))"
+     AND (SELECT 1 FROM records r WHERE r.data_key_id = d.data_key_id LIMIT 1) IS NULL \
+     LIMIT $2 FOR UPDATE OF d SKIP LOCKED)) \
+     RETURNING data_key_id"
 );
 
 // Postgres only.
 
 pub(crate) const SWEEP_MARKS: &str = "DELETE FROM commit_marks WHERE marked_at_ms <= $1";
-/// At most 512 locks for any number of batches, because the server's table of locks is small. Batches that
-/// share a lock only wait for each other. The schema is part of the lock: two sites in one database have the
-/// same batches.
-pub(crate) const LOCK_BATCHES: &str = postgres_packed!(
-    "SELECT pg_advisory_xact_lock(hashtext('dqkd batch ' || current_schema()), lock) FROM \
-     (SELECT DISTINCT hashtext(encode(id, 'hex')) & 511 AS lock FROM ids ORDER BY 1) AS sorted"
-);
-pub(crate) const KEYS_OF_BATCHES: &str =
-    postgres_packed!("SELECT key_ids FROM batches WHERE batch_id = ANY(ARRAY(SELECT id FROM ids))");
-pub(crate) const LOCK_KEYS: &str = postgres_packed!(
-    "SELECT key_id FROM keys WHERE key_id = ANY(ARRAY(SELECT id FROM ids)) ORDER BY key_id FOR UPDATE"
-);
-pub(crate) const LOCK_READY: &str = postgres_packed!(
-    "SELECT batch_id FROM ready_blocks WHERE batch_id = ANY(ARRAY(SELECT id FROM ids)) \
-     ORDER BY batch_id FOR UPDATE"
-);
+/// In the order of the array. The schema is part of the lock: two sites in one database have the same batches.
+pub(crate) const LOCK_BATCHES: &str = "SELECT pg_advisory_xact_lock(hashtext('dqkd batch ' || current_schema()), lock) \
+     FROM unnest(CAST($1 AS int[])) AS lock";
+/// By prefixes (`$1`) and by batch IDs in hexadecimal (`$2`).
+pub(crate) const LOCK_RECORDS: &str = "SELECT batch_id FROM records WHERE batch_id = ANY(ARRAY(\
+     SELECT batch_id FROM records WHERE prefix = ANY(CAST($1 AS bigint[])) \
+     UNION ALL SELECT decode(id, 'hex') FROM unnest(CAST($2 AS text[])) AS id)) \
+     ORDER BY batch_id FOR UPDATE";
+
+/// The statement that adds `records` records. Its parameters are all columns of each.
+pub(crate) fn insert_records(records: usize) -> String {
+    let mut text = String::from(
+        "INSERT INTO records (batch_id, prefix, source_kme, master_sae, recipient, key_count, key_bytes, \
+         data_key_id, expires_at_ms, ready_keys, ready_until_ms, erase_at_ms, header, state, slots) VALUES ",
+    );
+    for parameter in 0..records * RECORD_COLUMNS {
+        let before = match (parameter, parameter % RECORD_COLUMNS) {
+            (0, _) => "(",
+            (_, 0) => "), (",
+            _ => ", ",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{before}${}", parameter + 1);
+    }
+    text.push(')');
+    text
+}
+
+/// The statement that changes the states and slots of `records` records. Its parameters are batch ID, state and
+/// slots of each.
+pub(crate) fn update_records(records: usize) -> String {
+    let mut text = String::from("UPDATE records SET state = v.column2, slots = v.column3 FROM (VALUES ");
+    for record in 0..records {
+        let comma = if record == 0 { "" } else { ", " };
+        let first = 3 * record + 1;
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{comma}(${first}, ${}, ${})", first + 1, first + 2);
+    }
+    text.push_str(") AS v WHERE records.batch_id = v.column1");
+    text
+}
+
+/// A list of batch IDs as one parameter, in hexadecimal.
+pub(crate) fn ids<'a>(dialect: Dialect, ids: impl IntoIterator<Item = &'a BatchId>) -> String {
+    numbers(dialect, ids.into_iter().map(|id| format!("\"{}\"", hex::encode(id.as_bytes()))))
+}
+
+/// A list as one parameter: a JSON array on SQLite, the text of an array on Postgres.
+pub(crate) fn numbers<T: ToString>(dialect: Dialect, numbers: impl IntoIterator<Item = T>) -> String {
+    let list = numbers.into_iter().map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+    match dialect {
+        Dialect::Sqlite => format!("[{list}]"),
+        Dialect::Postgres => format!("{{{list}}}"),
+    }
+}

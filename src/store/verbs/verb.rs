@@ -1,18 +1,16 @@
 //! The interface of a change to the store, as the writer runs it.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use kme::Timestamp;
 
-use super::batch_cache::BatchFacts;
 use super::locks::Needs;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::sealing::Sealer;
 
 /// A change to the store other than a retrieval. (Retrievals of one transaction are decided together:
-/// [`super::Rows`].)
+/// [`super::Records`].)
 pub(crate) trait Verb: Send + Sync + 'static {
     /// What its caller gets.
     type Output: Send;
@@ -40,18 +38,4 @@ pub(crate) trait Verb: Send + Sync + 'static {
     fn is_change(_output: &Self::Output) -> bool {
         true
     }
-
-    /// What the writer does after the commit, or when there was nothing to commit.
-    fn after_commit(&self, _output: &Self::Output) -> AfterCommit {
-        AfterCommit::Nothing
-    }
-}
-
-/// What a writer does after a commit.
-pub(crate) enum AfterCommit {
-    Nothing,
-    /// Adds a batch to its cache.
-    Cache(Arc<BatchFacts>),
-    /// Moves the write-ahead log of SQLite into the database file.
-    Checkpoint,
 }

@@ -1,17 +1,15 @@
 //! Voiding keys for their source.
 
-use std::collections::{HashMap, HashSet};
-
 use kme::life::{self, KeyAtVoid, Voiding};
 use kme::{BatchId, KeyId, KmeId, Timestamp};
 
-use super::ids::{pack, unpack};
-use super::insert::MAX_STORED_BATCH_KEYS;
 use super::locks::Needs;
+use super::rows;
 use super::sql;
 use super::verb::Verb;
 use crate::store::connection::Link;
 use crate::store::error::StoreError;
+use crate::store::record::{KeyState, MAX_KEYS, Record};
 use crate::store::sealing::Sealer;
 use crate::store::types::{ReadyVoid, Tombstone, VoidOutcome};
 
@@ -26,7 +24,11 @@ pub(crate) struct Void {
 }
 
 /// Voids a whole batch of ready keys, unless some of them were leased.
-pub(crate) struct VoidUnlessLeased(pub(crate) Void);
+pub(crate) struct VoidUnlessLeased {
+    pub(crate) void: Void,
+    /// When it was made.
+    pub(crate) created_at: Timestamp,
+}
 
 impl Void {
     pub(crate) fn new(
@@ -35,7 +37,7 @@ impl Void {
         key_ids: &[KeyId],
         expires_at: Timestamp,
     ) -> Result<Self, StoreError> {
-        if key_ids.len() > MAX_STORED_BATCH_KEYS {
+        if key_ids.len() > MAX_KEYS {
             return Err(StoreError::Misuse("too many keys in one void"));
         }
         let (source, key_ids) = (source.clone(), key_ids.to_vec());
@@ -47,29 +49,16 @@ impl Void {
         Self { may_leave_tombstone: false, ..self }
     }
 
-    async fn carry_out(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
-        let id: &[u8] = self.batch_id.as_bytes();
-        let known: Option<(String, Vec<u8>, String, Vec<u8>)> =
-            sqlx::query_as(link.text(sql::BATCH)).bind(id).fetch_optional(&mut **link).await?;
-        let members = match known {
-            Some((source, _, _, key_ids)) if source == self.source.as_str() => unpack(&key_ids),
+    async fn carry_out(&self, link: &mut Link, known: Option<Record>) -> Result<VoidOutcome, StoreError> {
+        match known {
+            Some(mut record) if record.header.source == self.source => {
+                let outcome = self.void(&mut record);
+                rows::save(link, &[&record]).await?;
+                Ok(outcome)
+            }
             // A batch of another KME looks like an unknown one.
-            _ => return self.leave_tombstone(link).await,
-        };
-        let whole_batch = self.key_ids.is_empty();
-        let targets: Vec<KeyId> = if whole_batch {
-            members
-        } else {
-            let members: HashSet<KeyId> = members.into_iter().collect();
-            self.key_ids.iter().copied().filter(|id| members.contains(id)).collect()
-        };
-        let outcome = self.void(link, &targets).await?;
-        if whole_batch {
-            sqlx::query(link.text(sql::VOID_BATCH)).bind(id).execute(&mut **link).await?;
+            _ => self.leave_tombstone(link).await,
         }
-        // Also when only some keys are voided, so that no list of ready keys names a voided one.
-        sqlx::query(link.text(sql::DELETE_READY)).bind(id).execute(&mut **link).await?;
-        Ok(outcome)
     }
 
     async fn leave_tombstone(&self, link: &mut Link) -> Result<VoidOutcome, StoreError> {
@@ -85,39 +74,34 @@ impl Void {
         Ok(VoidOutcome { voided: self.key_ids.clone(), kept: Vec::new(), tombstone: Tombstone::Left })
     }
 
-    async fn void(&self, link: &mut Link, targets: &[KeyId]) -> Result<VoidOutcome, StoreError> {
+    fn void(&self, record: &mut Record) -> VoidOutcome {
         let mut outcome = VoidOutcome::default();
-        if targets.is_empty() {
-            return Ok(outcome);
-        }
-        let rows: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(link.text(sql::VOIDABLE))
-            .bind(pack(targets))
-            .bind(self.batch_id.as_bytes().as_slice())
-            .fetch_all(&mut **link)
-            .await?;
-        let rows: HashMap<Vec<u8>, (bool, bool)> =
-            rows.into_iter().map(|(id, is_void, retrievals)| (id, (is_void != 0, retrievals > 0))).collect();
-        let mut to_erase = Vec::new();
-        for id in targets {
-            let key = match rows.get(id.as_bytes().as_slice()) {
-                Some((true, _)) => KeyAtVoid::Voided,
-                Some((false, false)) => KeyAtVoid::Fresh,
-                // Its last retrieval erased the row.
-                Some((false, true)) | None => KeyAtVoid::Retrieved,
+        // Also when only some keys are voided, so that a batch that its source gave up is not handed out.
+        record.state.withdraw_ready();
+        let slots: Vec<usize> = if self.key_ids.is_empty() {
+            record.state.voided = true;
+            (0..record.header.key_ids.len()).collect()
+        } else {
+            self.key_ids.iter().filter_map(|id| record.slot_of(*id)).collect()
+        };
+        for slot in slots {
+            let Some(id) = record.header.key_ids.get(slot).copied() else { continue };
+            let key = match record.state.of(slot) {
+                KeyState::Voided => KeyAtVoid::Voided,
+                KeyState::Gone => KeyAtVoid::Retrieved,
+                _ if record.state.uses(slot).next().is_some() => KeyAtVoid::Retrieved,
+                KeyState::Ready | KeyState::Stored => KeyAtVoid::Fresh,
             };
             match life::void(key) {
-                Voiding::AlreadyVoided => outcome.voided.push(*id),
+                Voiding::AlreadyVoided => outcome.voided.push(id),
                 Voiding::Erase => {
-                    outcome.voided.push(*id);
-                    to_erase.push(*id);
+                    outcome.voided.push(id);
+                    record.erase(slot, KeyState::Voided);
                 }
-                Voiding::Keep => outcome.kept.push(*id),
+                Voiding::Keep => outcome.kept.push(id),
             }
         }
-        if !to_erase.is_empty() {
-            sqlx::query(link.text(sql::VOID_KEYS)).bind(pack(&to_erase)).execute(&mut **link).await?;
-        }
-        Ok(outcome)
+        outcome
     }
 }
 
@@ -130,11 +114,13 @@ impl Verb for Void {
     }
 
     fn lock(&self, needs: &mut Needs) {
-        needs.keys_of_batch(self.batch_id, &self.key_ids);
+        needs.batch(self.batch_id);
+        needs.record(self.batch_id);
     }
 
-    async fn run(&self, link: &mut Link, _: &Sealer, _: Timestamp) -> Result<VoidOutcome, StoreError> {
-        self.carry_out(link).await
+    async fn run(&self, link: &mut Link, sealer: &Sealer, _: Timestamp) -> Result<VoidOutcome, StoreError> {
+        let known = rows::record(link, sealer, self.batch_id).await?;
+        self.carry_out(link, known).await
     }
 
     fn is_change(outcome: &VoidOutcome) -> bool {
@@ -147,22 +133,24 @@ impl Verb for VoidUnlessLeased {
     const NAME: &'static str = "void";
 
     fn lock(&self, needs: &mut Needs) {
-        self.0.lock(needs);
+        self.void.lock(needs);
     }
 
-    async fn run(&self, link: &mut Link, _: &Sealer, now: Timestamp) -> Result<ReadyVoid, StoreError> {
-        let Self(void) = self;
-        if !life::is_live(void.expires_at, now) {
-            // A sweep may have erased the row that would show it.
+    async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<ReadyVoid, StoreError> {
+        let Self { void, created_at } = self;
+        if now >= life::leases_show_until(*created_at, void.expires_at) {
+            // A sweep may have erased the record that would show it.
             return Ok(ReadyVoid::InUse);
         }
-        let known: Option<(String, i64, Option<i64>)> = sqlx::query_as(link.text(sql::READINESS))
-            .bind(void.batch_id.as_bytes().as_slice())
-            .fetch_optional(&mut **link)
-            .await?;
-        match known {
-            Some((state, all, ready)) if state != "voided" && ready != Some(all) => Ok(ReadyVoid::InUse),
-            _ => void.carry_out(link).await.map(|_| ReadyVoid::Voided),
+        let known = rows::record(link, sealer, void.batch_id).await?;
+        let is_in_use = known.as_ref().is_some_and(|record| {
+            record.header.source == void.source
+                && !record.state.voided
+                && record.state.ready_slots().len() < record.header.key_ids.len()
+        });
+        if is_in_use {
+            return Ok(ReadyVoid::InUse);
         }
+        void.carry_out(link, known).await.map(|_| ReadyVoid::Voided)
     }
 }

@@ -29,10 +29,6 @@ impl Mark {
         random.fill(&mut writer)?;
         Ok(Self { writer, token: [0; 16] })
     }
-
-    fn renew(&mut self, random: &dyn Random) -> Result<(), RandomError> {
-        random.fill(&mut self.token)
-    }
 }
 
 /// Begins a transaction that may write.
@@ -45,7 +41,7 @@ pub(super) async fn begin(
     match link.dialect() {
         Dialect::Sqlite => sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut **link).await?,
         Dialect::Postgres => {
-            mark.renew(random).map_err(SealError::from)?;
+            random.fill(&mut mark.token).map_err(SealError::from)?;
             // Text, because a statement with parameters could not travel with BEGIN. All parts are made here.
             let text = format!(
                 "BEGIN; INSERT INTO commit_marks (writer, token, marked_at_ms) VALUES ('{}', '\\x{}', {}) \
@@ -61,9 +57,16 @@ pub(super) async fn begin(
 }
 
 /// Commits.
-pub(crate) async fn commit(link: &mut Link) -> Result<(), StoreError> {
+pub(super) async fn commit(link: &mut Link) -> Result<(), StoreError> {
     sqlx::raw_sql("COMMIT").execute(&mut **link).await?;
     Ok(())
+}
+
+/// Commits where no mark shows what became of it. [`StoreError::Uncertain`] unless the error proves that nothing
+/// was committed.
+pub(crate) async fn commit_or_uncertain(link: &mut Link) -> Result<(), StoreError> {
+    let committed = commit(link).await;
+    committed.map_err(|error| if error.proves_no_commit() { error } else { error.into_uncertain() })
 }
 
 /// Whether the last transaction of `mark` is committed. Waits while it is still at work. Needs a connection

@@ -4,37 +4,26 @@
 //! Without this, a caller could be told that nothing was used up while its retrieval is about to be
 //! committed.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
 
-const WAITING: u8 = 0;
-const CLAIMED: u8 = 1;
-const GIVEN_UP: u8 = 2;
-
-/// Shared by a job and its caller.
+/// Shared by a job and its caller. Whoever comes first decides whether the commit may take place.
 #[derive(Debug, Default)]
-pub(crate) struct CommitRace(AtomicU8);
+pub(crate) struct CommitRace(OnceLock<bool>);
 
 impl CommitRace {
     /// For the writer, right before a commit. `false`: the caller has given up, so it must not take place.
     /// May be repeated.
     pub(super) fn claim(&self) -> bool {
-        self.change(CLAIMED)
+        *self.0.get_or_init(|| true)
     }
 
     /// For the caller. `false`: a commit may be under way, so wait for its result. May be repeated.
     pub(crate) fn give_up(&self) -> bool {
-        self.change(GIVEN_UP)
+        !*self.0.get_or_init(|| false)
     }
 
     pub(super) fn is_given_up(&self) -> bool {
-        self.0.load(Ordering::Acquire) == GIVEN_UP
-    }
-
-    fn change(&self, to: u8) -> bool {
-        match self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(found) => found == to,
-        }
+        self.0.get() == Some(&false)
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use kme::{Key, Timestamp};
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::commit_race::CommitRace;
 use crate::store::connection::Link;
 use crate::store::error::{RetrieveError, StoreError};
 use crate::store::sealing::Sealer;
-use crate::store::verbs::{AfterCommit, Needs, Retrieve, Rows, Verb};
+use crate::store::verbs::{Needs, Records, Retrieve, Verb};
 
 /// Most jobs that wait in the queue; more callers wait to get in.
 const QUEUE_JOBS: usize = 1024;
@@ -45,9 +45,9 @@ impl PendingRetrieval {
         &self.asked
     }
 
-    /// Decides it, provided that the transaction is committed. Returns whether it is served.
-    pub(super) fn decide(&mut self, rows: &mut Rows, sealer: &Sealer) -> bool {
-        self.keys.insert(rows.decide(&self.asked, sealer)).is_ok()
+    /// Decides it, provided that the transaction is committed.
+    pub(super) fn decide(&mut self, records: &mut Records) {
+        self.keys = Some(records.decide(&self.asked));
     }
 }
 
@@ -65,7 +65,6 @@ pub(crate) trait Change: Send {
         now: Timestamp,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    fn after_commit(&self) -> AfterCommit;
     fn is_abandoned(&self) -> bool;
     fn succeed(self: Box<Self>);
     fn fail(self: Box<Self>, error: StoreError);
@@ -100,10 +99,6 @@ impl<V: Verb> Change for PendingChange<V> {
             let output = self.verb.run(link, sealer, now).await?;
             Ok(V::is_change(self.output.insert(output)))
         })
-    }
-
-    fn after_commit(&self) -> AfterCommit {
-        self.output.as_ref().map_or(AfterCommit::Nothing, |output| self.verb.after_commit(output))
     }
 
     fn is_abandoned(&self) -> bool {
@@ -165,13 +160,6 @@ impl Job {
         }
     }
 
-    pub(super) fn after_commit(&self) -> AfterCommit {
-        match self {
-            Self::Retrieve(_) => AfterCommit::Nothing,
-            Self::Change(change) => change.after_commit(),
-        }
-    }
-
     // A caller that is gone needs no answer, so a failed send is no failure.
 
     /// Answers with the result, after the commit.
@@ -192,44 +180,37 @@ impl Job {
     }
 }
 
-/// What callers send to the writers.
-pub(crate) enum Message {
-    Job(Job),
-    /// Finish what waits and end. The sender is dropped when the last writer has ended.
-    Stop(oneshot::Sender<()>),
-}
-
 /// The waiting jobs, for all writers.
 pub(crate) struct Queue {
-    messages: tokio::sync::Mutex<mpsc::Receiver<Message>>,
-    /// Dropped with the queue. That tells the task that stopped the writers that all have ended.
-    stopped: Mutex<Option<oneshot::Sender<()>>>,
+    jobs: Mutex<mpsc::Receiver<Job>>,
+    stopping: CancellationToken,
 }
 
 impl Queue {
-    pub(crate) fn new() -> (mpsc::Sender<Message>, Arc<Self>) {
-        let (sender, messages) = mpsc::channel(QUEUE_JOBS);
-        let queue = Self { messages: tokio::sync::Mutex::new(messages), stopped: Mutex::default() };
-        (sender, Arc::new(queue))
+    /// A queue that takes no more jobs once `stopping` is cancelled. Those that wait then are still done.
+    pub(crate) fn new(stopping: CancellationToken) -> (mpsc::Sender<Job>, Arc<Self>) {
+        let (sender, jobs) = mpsc::channel(QUEUE_JOBS);
+        (sender, Arc::new(Self { jobs: Mutex::new(jobs), stopping }))
     }
 
     /// Waits for a job and returns it with others that wait. `None` when no more will come.
     pub(super) async fn next_group(&self) -> Option<Vec<Job>> {
-        let mut messages = self.messages.lock().await;
-        let mut next = Some(messages.recv().await?);
-        let (mut keys, mut jobs) = (0, Vec::new());
-        while let Some(message) = next {
-            match message {
-                Message::Stop(stopped) => {
-                    messages.close();
-                    *self.stopped.lock() = Some(stopped);
-                }
-                Message::Job(job) => {
-                    keys += job.key_count();
-                    jobs.push(job);
-                }
+        let mut waiting = self.jobs.lock().await;
+        let first = tokio::select! {
+            job = waiting.recv() => job,
+            () = self.stopping.cancelled() => {
+                waiting.close();
+                waiting.recv().await
             }
-            next = if jobs.len() < GROUP_JOBS && keys < GROUP_KEYS { messages.try_recv().ok() } else { None };
+        };
+        let mut jobs = vec![first?];
+        let mut keys = jobs.iter().map(Job::key_count).sum::<usize>();
+        while jobs.len() < GROUP_JOBS
+            && keys < GROUP_KEYS
+            && let Ok(job) = waiting.try_recv()
+        {
+            keys += job.key_count();
+            jobs.push(job);
         }
         Some(jobs)
     }

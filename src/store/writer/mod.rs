@@ -12,25 +12,27 @@ pub(crate) mod commit;
 mod commit_race;
 mod jobs;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use kme::{Clock, Random, Timestamp};
+use kme::{Clock, Random};
 use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use self::commit::Mark;
 pub(crate) use self::commit_race::{CommitRace, GiveUpOnDrop};
-pub(crate) use self::jobs::{Answer, Job, Message, Queue};
+pub(crate) use self::jobs::{Answer, Job, Queue};
 use super::connection::{Address, Dialect, Link};
 use super::error::StoreError;
-use super::meter::{Meter, Outcome};
+use super::meter::Meter;
+use super::record::Prefix;
 use super::sealing::{SealError, Sealer};
-use super::verbs::{AfterCommit, BatchCache, Needs, Rows};
+use super::verbs::{Needs, Records};
 
 /// Writers of one store on Postgres: while one waits for a commit to reach the disk, another prepares the
 /// next.
@@ -48,8 +50,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for a ROLLBACK, or to close a connection.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most groups that go the long way at once after a group that did not fit the short way.
-const LONG_WAYS_MAX: u32 = 64;
+/// How often the write-ahead log is emptied, also under load. (The sweep is a job each second.)
+const EMPTY_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A transaction that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -68,74 +70,25 @@ pub(crate) struct Writer {
     parts: WriterParts,
     link: Option<Link>,
     mark: Mark,
-    cache: BatchCache,
-    shortcut: Shortcut,
-    /// Whether the write-ahead log should be moved into the database file.
-    wants_checkpoint: bool,
-}
-
-/// Whether retrievals go the short way ([`Rows::take_fresh`]). A group that it does not fit costs one more
-/// transaction. Each time that happens, more of the following groups go the long way at once.
-#[derive(Default)]
-struct Shortcut {
-    /// Groups that still go the long way.
-    left: u32,
-    /// How many groups will go the long way next time.
-    penalty: u32,
-}
-
-impl Shortcut {
-    fn is_open_for(&mut self, jobs: &[Job]) -> bool {
-        let retrieval = |job: &Job| match job {
-            Job::Retrieve(retrieval) => Some(retrieval.asked().is_once_for_all()),
-            Job::Change(_) => None,
-        };
-        let mut retrievals = jobs.iter().filter_map(retrieval).peekable();
-        if retrievals.peek().is_none() || !retrievals.all(|once_for_all| once_for_all) {
-            return false;
-        }
-        let is_open = self.left == 0;
-        self.left = self.left.saturating_sub(1);
-        is_open
-    }
-
-    fn did_fit(&mut self, did: bool) {
-        self.penalty = if did { self.penalty / 2 } else { (2 * self.penalty + 1).min(LONG_WAYS_MAX) };
-        if !did {
-            // This group runs again, the long way.
-            self.left = self.penalty;
-        }
-    }
+    /// When the write-ahead log was last emptied.
+    emptied_at: Instant,
 }
 
 /// What became of one transaction.
-enum Ended {
+pub(crate) enum Ended {
     /// Committed, or without a change.
     Committed,
     /// Not committed, because the caller of a retrieval gave up.
     GivenUp,
-    /// Not committed, because the short way did not fit these retrievals.
-    Unsuited,
     /// Not committed, and may succeed when it runs again.
     Hindered(StoreError),
     Failed(StoreError),
 }
 
-impl Ended {
-    fn outcome(&self) -> Outcome<'_> {
-        match self {
-            Self::Committed => Outcome::Committed,
-            Self::GivenUp | Self::Unsuited => Outcome::RolledBack,
-            Self::Hindered(error) | Self::Failed(error) => Outcome::Failed(error),
-        }
-    }
-}
-
 impl Writer {
     pub(crate) fn new(parts: WriterParts, link: Option<Link>) -> Result<Self, SealError> {
         let mark = Mark::draw(&*parts.random)?;
-        let (cache, shortcut) = (BatchCache::default(), Shortcut::default());
-        Ok(Self { parts, link, mark, cache, shortcut, wants_checkpoint: false })
+        Ok(Self { parts, link, mark, emptied_at: Instant::now() })
     }
 
     /// Works until told to stop or until every sender is gone. Then closes the connection, which on SQLite
@@ -143,9 +96,7 @@ impl Writer {
     pub(crate) async fn run(mut self, queue: Arc<Queue>) {
         while let Some(jobs) = queue.next_group().await {
             self.settle(jobs).await;
-            if std::mem::take(&mut self.wants_checkpoint) {
-                self.checkpoint().await;
-            }
+            self.empty_log().await;
         }
         self.close_link().await;
     }
@@ -185,7 +136,7 @@ impl Writer {
                 self.link = None;
                 Ended::Failed(StoreError::Other(Arc::new(sqlx::Error::WorkerCrashed)))
             });
-            self.parts.meter.note(jobs.iter().map(Job::name), ended.outcome(), began.elapsed());
+            self.parts.meter.note(jobs.iter().map(Job::name), &ended, began.elapsed());
             let took = started.elapsed();
             if took > SLOW {
                 info!(
@@ -198,16 +149,11 @@ impl Writer {
             match ended {
                 Ended::Committed => {
                     for job in jobs {
-                        match job.after_commit() {
-                            AfterCommit::Nothing => {}
-                            AfterCommit::Cache(batch) => self.cache.add(batch),
-                            AfterCommit::Checkpoint => self.wants_checkpoint = true,
-                        }
                         job.succeed();
                     }
                     return Ok(());
                 }
-                Ended::GivenUp | Ended::Unsuited => self.roll_back().await,
+                Ended::GivenUp => self.roll_back().await,
                 Ended::Hindered(error) => {
                     self.roll_back().await;
                     if run >= RUNS_MAX || took > RERUN_UNTIL {
@@ -228,13 +174,14 @@ impl Writer {
     /// One transaction, from BEGIN to its certain end.
     async fn attempt(&mut self, jobs: &mut [Job]) -> Ended {
         let now = self.parts.clock.now();
-        if self.link.is_none() {
-            match self.parts.address.connect().await {
-                Ok(link) => self.link = Some(link),
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => match self.parts.address.connect().await {
+                Ok(link) => link,
                 Err(error) => return Ended::Failed(error),
-            }
-        }
-        let Some(link) = &mut self.link else { return Ended::Failed(StoreError::Closed) };
+            },
+        };
+        let link = self.link.insert(link);
         let dialect = link.dialect();
         let begun = commit::begin(link, &mut self.mark, &*self.parts.random, now);
         if let Err(error) = limited(dialect, WORK_TIMEOUT, begun).await {
@@ -246,24 +193,15 @@ impl Writer {
             self.link = None;
             return Ended::Hindered(error);
         }
-        let cache = self.shortcut.is_open_for(jobs).then_some(&mut self.cache);
-        let is_short = cache.is_some();
-        let work = carry_out(link, &self.parts.sealer, cache, jobs, now);
-        let work = match limited(dialect, WORK_TIMEOUT, work).await {
-            Ok(work) => work,
+        let work = carry_out(link, &self.parts.sealer, jobs, &*self.parts.clock);
+        let is_changed = match limited(dialect, WORK_TIMEOUT, work).await {
+            Ok(is_changed) => is_changed,
             Err(error) => return self.not_committed(error).await,
         };
-        if is_short {
-            self.shortcut.did_fit(!matches!(work, Work::Unsuited));
-        }
-        match work {
-            Work::Changed => {}
-            Work::Unsuited => return Ended::Unsuited,
-            Work::Unchanged => {
-                // Without a COMMIT there is no wait for the disk.
-                self.roll_back().await;
-                return Ended::Committed;
-            }
+        if !is_changed {
+            // Without a COMMIT there is no wait for the disk.
+            self.roll_back().await;
+            return Ended::Committed;
         }
         // Every job claims, even after one that could not.
         if jobs.iter().filter(|job| !job.claim()).count() > 0 {
@@ -357,47 +295,44 @@ impl Writer {
         }
     }
 
-    /// Moves the write-ahead log into the database file. Postgres needs no such call.
-    async fn checkpoint(&mut self) {
-        if let Some(link) = &mut self.link
-            && link.dialect() == Dialect::Sqlite
-            && let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut **link).await
-        {
+    /// Moves the write-ahead log into the database file and empties it, from time to time: else it keeps what was
+    /// erased until it is overwritten. Postgres needs no such call.
+    async fn empty_log(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| link.dialect() == Dialect::Sqlite) else { return };
+        if self.emptied_at.elapsed() < EMPTY_LOG_EVERY {
+            return;
+        }
+        self.emptied_at = Instant::now();
+        if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut **link).await {
             warn!(%error, "the write-ahead log could not be moved into the database file");
         }
     }
 }
 
-/// What a transaction did, before its commit.
-#[derive(Clone, Copy)]
-enum Work {
-    Changed,
-    Unchanged,
-    /// The short way did not fit these retrievals.
-    Unsuited,
-}
-
-/// Carries out `jobs` in a transaction: retrievals last, all at once. With a `cache` they go the short way.
+/// Carries out `jobs` in a transaction: retrievals last, all at once. Returns whether anything changed.
 async fn carry_out(
     link: &mut Link,
     sealer: &Sealer,
-    cache: Option<&mut BatchCache>,
     jobs: &mut [Job],
-    now: Timestamp,
-) -> Result<Work, StoreError> {
-    let is_short = cache.is_some();
-    let (mut needs, mut wanted) = (Needs::default(), Vec::new());
+    clock: &dyn Clock,
+) -> Result<bool, StoreError> {
+    let (mut needs, mut wanted, mut has_changes) = (Needs::default(), BTreeSet::new(), false);
     for job in &*jobs {
         match job {
-            Job::Retrieve(retrieval) => wanted.extend_from_slice(&retrieval.asked().key_ids),
-            Job::Change(change) => change.lock(&mut needs),
+            Job::Retrieve(retrieval) => wanted.extend(retrieval.asked().prefixes()),
+            Job::Change(change) => {
+                has_changes = true;
+                change.lock(&mut needs);
+            }
         }
     }
-    if !is_short {
-        // The short way locks its keys itself.
-        needs.keys(&wanted);
+    if has_changes {
+        // Retrievals alone lock their records when they load them.
+        needs.prefixes(wanted.iter().copied());
+        needs.lock(link).await?;
     }
-    needs.lock(link).await?;
+    // After the waits for locks, in which keys may have expired.
+    let now = clock.now();
     let mut is_changed = false;
     for job in &mut *jobs {
         if let Job::Change(change) = job {
@@ -405,23 +340,17 @@ async fn carry_out(
         }
     }
     if !wanted.is_empty() {
-        let mut rows = match cache {
-            Some(cache) => Rows::take_fresh(link, sealer, cache, wanted, now).await?,
-            None => Rows::load(link, sealer, wanted, now).await?,
-        };
-        let mut are_served = true;
+        let wanted: Vec<Prefix> = wanted.into_iter().collect();
+        let mut records = Records::load(link, sealer, &wanted, clock).await?;
         for job in jobs {
             if let Job::Retrieve(retrieval) = job {
-                are_served &= retrieval.decide(&mut rows, sealer);
+                retrieval.decide(&mut records);
             }
         }
-        if is_short && !(are_served && rows.is_what_was_taken()) {
-            return Ok(Work::Unsuited);
-        }
-        rows.write(link).await?;
-        is_changed |= rows.is_changed();
+        records.write(link).await?;
+        is_changed |= records.is_changed();
     }
-    Ok(if is_changed { Work::Changed } else { Work::Unchanged })
+    Ok(is_changed)
 }
 
 /// Does `work`, on Postgres within `limit`. If it takes longer, its connection must be dropped, which

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use kme::{KeyId, KeyMaterial, ManualClock, OsRandom, PoolSetId, SecretBytes, Seed};
+use kme::{KeyId, KeyLimits, KeyMaterial, ManualClock, OsRandom, Party, PoolSetId, SecretBytes, Seed};
 
 use super::*;
 use crate::metrics::{LimitMeter, registry};
 use crate::pool::{PoolServers, PoolServersSettings, RecipientSetsSettings};
-use crate::store::{KeyEncryptionKeys, StoreSettings, Stored};
+use crate::store::{KeyEncryptionKeys, Role, StoreSettings, Stored};
 use crate::supply::{PeerQuota, QuotaTable};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_392_000_000);
@@ -62,14 +62,18 @@ fn rules() -> IntakeRules {
             max_additional_saes: 8,
         },
         clock_skew_max: SKEW,
+        body_max_bytes: 1 << 18,
     }
 }
 
 fn judged(created_at: Timestamp, expires_at: Timestamp) -> Result<usize, String> {
-    let (source, batch) = (kme("site-a"), pushed(created_at, expires_at));
+    judge(&pushed(created_at, expires_at))
+}
+
+fn judge(batch: &BatchMetadata) -> Result<usize, String> {
     let (rules, directory, key_ttl_max) = (rules(), directory(), 2 * HOUR);
     let checked =
-        Checked { rules: &rules, key_ttl_max, directory: &directory, source: &source, batch: &batch };
+        Checked { rules: &rules, key_ttl_max, directory: &directory, source: &kme("site-a"), batch };
     checked.entitled_here(NOW).map(|entitled| entitled.len()).map_err(|error| error.to_string())
 }
 
@@ -83,6 +87,17 @@ fn clocks_may_differ_by_the_allowed_skew_in_both_directions_and_no_further() {
         let refused = judged(created_at, created_at.plus(HOUR)).unwrap_err();
         assert!(refused.contains("the clocks differ"), "{refused}");
     }
+}
+
+/// The store finds a batch by them.
+#[test]
+fn a_batch_whose_key_ids_do_not_share_six_bytes_is_refused() {
+    let mut batch = pushed(NOW, NOW.plus(HOUR));
+    batch.key_ids = KeyId::draw_batch(2, &OsRandom).unwrap();
+    assert_eq!(judge(&batch), Ok(1));
+    batch.key_ids.extend(KeyId::draw_batch(1, &OsRandom).unwrap());
+    let refused = judge(&batch).unwrap_err();
+    assert!(refused.contains("share their first six bytes"), "{refused}");
 }
 
 #[test]
@@ -112,6 +127,7 @@ impl Site {
         KeyEncryptionKeys::create_file(&kek, &OsRandom).unwrap();
         let settings = StoreSettings {
             url: format!("sqlite://{}", dir.path().join("site.db").display()),
+            kme: kme("site-b"),
             keks: KeyEncryptionKeys::from_file(&kek).unwrap(),
             migrate: true,
         };
@@ -167,12 +183,13 @@ impl Site {
             batch_id: batch.batch_id,
             master,
             recipients,
+            entitled: vec![Entitlement { party: batch.recipients[0].party.clone(), role: Role::Slave }],
+            content: [1; 32],
             created_at: batch.created_at,
             expires_at: batch.expires_at,
             keys,
         };
-        let bob = Entitlement { party: batch.recipients[0].party.clone(), role: Role::Slave };
-        self.intake.insert(&kme("site-a"), &made, &[bob], [1; 32]).await.unwrap();
+        self.intake.insert(&kme("site-a"), &[made]).await.unwrap();
         batch.batch_id
     }
 }
@@ -211,12 +228,12 @@ async fn a_peer_over_its_quota_of_keys_is_refused_before_anything_is_done() {
     let mut batch = pushed(NOW, NOW.plus(HOUR));
     batch.key_ids = KeyId::draw_batch(3, &OsRandom).unwrap();
     let site_a = testkit::authenticated_kme("site-a");
-    let refused = site.intake.accept_batch(&site_a, batch).await.unwrap_err();
+    let refused = site.intake.accept_batches(&site_a, vec![batch]).await.unwrap_err();
     assert!(matches!(refused, IntakeError::Full(_)), "{refused}");
     // Within its quota, it is refused for its pools, and then nothing is held for it.
     for _ in 0..5 {
         let batch = pushed(NOW, NOW.plus(HOUR));
-        let refused = site.intake.accept_batch(&site_a, batch).await.unwrap_err();
+        let refused = site.intake.accept_batches(&site_a, vec![batch]).await.unwrap_err();
         assert!(!matches!(refused, IntakeError::Full(_)), "{refused}");
     }
 }
@@ -227,9 +244,58 @@ async fn pools_that_cannot_be_had_hold_up_nobody_and_peers_have_places_of_their_
     let all = site.intake.in_work[&kme("site-a")].acquire_many(16).await.unwrap();
     // It does not wait for a place.
     let site_a = testkit::authenticated_kme("site-a");
-    let push = site.intake.accept_batch(&site_a, pushed(NOW, NOW.plus(HOUR)));
+    let push = site.intake.accept_batches(&site_a, vec![pushed(NOW, NOW.plus(HOUR))]);
     let refused = tokio::time::timeout(Duration::from_secs(30), push).await.unwrap().unwrap_err();
     assert!(matches!(refused, IntakeError::TooFewPools { .. }), "{refused}");
     assert_eq!(site.intake.in_work[&kme("site-c")].available_permits(), IN_WORK_MAX);
     drop(all);
+}
+
+/// A push of several batches of one set.
+fn pushed_together(key_counts: &[usize]) -> Vec<BatchMetadata> {
+    let set = pushed(NOW, NOW.plus(HOUR)).pool_set;
+    let batch = |count: &usize| BatchMetadata {
+        pool_set: set.clone(),
+        key_ids: KeyId::draw_batch(*count, &OsRandom).unwrap(),
+        ..pushed(NOW, NOW.plus(HOUR))
+    };
+    key_counts.iter().map(batch).collect()
+}
+
+#[tokio::test]
+async fn a_push_has_one_to_four_batches_of_one_set_and_each_of_them_keeps_every_rule() {
+    let site = Site::with(Stored::UNBOUNDED).await;
+    let site_a = testkit::authenticated_kme("site-a");
+    let refused = async |batches| site.intake.accept_batches(&site_a, batches).await.unwrap_err().to_string();
+    assert_eq!(refused(Vec::new()).await, "a push has 1 to 4 batches");
+    assert_eq!(refused(pushed_together(&[1; 5])).await, "a push has 1 to 4 batches");
+    let other_set = vec![pushed(NOW, NOW.plus(HOUR)), pushed(NOW, NOW.plus(HOUR))];
+    assert_eq!(refused(other_set).await, "all batches of a push are of one pool set");
+    let mut last_is_old = pushed_together(&[1; 4]);
+    last_is_old[3].created_at = NOW.minus(2 * SKEW);
+    assert!(refused(last_is_old).await.contains("the clocks differ"));
+    let mut last_is_not_of_the_caller = pushed_together(&[1; 4]);
+    last_is_not_of_the_caller[3].master = "bob".parse().unwrap();
+    assert!(refused(last_is_not_of_the_caller).await.contains("SAE bob lives at KME site-b"));
+    // Only its pools are wrong with this one.
+    assert!(refused(pushed_together(&[1; 4])).await.contains("this site accepts keys of 2 or more"));
+    let info = site.intake.info(&site_a).unwrap();
+    assert_eq!(info.limits.max_batches_per_push, 4, "what it says is what it takes");
+}
+
+#[tokio::test]
+async fn a_quota_counts_all_batches_of_a_push_and_after_a_refusal_none() {
+    let site = Site::with(Stored { keys: 7, ..Stored::UNBOUNDED }).await;
+    let site_a = testkit::authenticated_kme("site-a");
+    let push = async |counts: &[usize]| {
+        let batches = pushed_together(counts);
+        site.intake.accept_batches(&site_a, batches).await.unwrap_err()
+    };
+    for _ in 0..5 {
+        let full = push(&[3, 2, 3]).await;
+        assert!(matches!(full, IntakeError::Full(_)), "{full}");
+        // It fits, and is refused for its pools.
+        let fits = push(&[3, 2, 2]).await;
+        assert!(matches!(fits, IntakeError::TooFewPools { .. }), "{fits}");
+    }
 }

@@ -14,10 +14,12 @@ use crate::store::LeasedBlock;
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     queue: VecDeque<LeasedBlock>,
-    /// Number of keys in all blocks.
+    /// Number of keys in the queue.
     keys: usize,
-    /// When the first of the blocks may no longer be handed out.
+    /// When the first of the blocks in the queue may no longer be handed out.
     sound_until: Option<Timestamp>,
+    /// Blocks that waited too long. They go back to the store, where a lease takes them again.
+    overdue: Vec<LeasedBlock>,
 }
 
 impl Blocks {
@@ -29,8 +31,26 @@ impl Blocks {
 
     /// Takes out everything that has keys.
     pub(super) fn take_all(&mut self) -> Vec<LeasedBlock> {
-        let blocks = std::mem::take(self).queue;
-        blocks.into_iter().filter(|block| !block.keys.is_empty()).collect()
+        let Self { queue, overdue, .. } = std::mem::take(self);
+        queue.into_iter().chain(overdue).filter(|block| !block.keys.is_empty()).collect()
+    }
+
+    /// Takes out the blocks that are to go back to the store.
+    pub(super) fn take_overdue(&mut self, now: Timestamp) -> Vec<LeasedBlock> {
+        self.drop_unusable(now);
+        std::mem::take(&mut self.overdue)
+    }
+
+    /// Whether some blocks are to go back to the store, as of the last look at them.
+    pub(super) fn is_overdue(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
+    /// Keys that may still be handed out, or leased again.
+    pub(super) fn held(&mut self, now: Timestamp) -> u64 {
+        let usable = self.usable(now);
+        let overdue = self.overdue.iter().filter(|block| now < block.usable_until);
+        usable + overdue.map(|block| block.keys.len() as u64).sum::<u64>()
     }
 
     /// Keys that may still be handed out.
@@ -77,23 +97,28 @@ impl Blocks {
 
     fn drop_unusable(&mut self, now: Timestamp) {
         if self.sound_until.is_some_and(|until| now >= until) {
-            self.queue.retain(|block| !block.keys.is_empty() && is_usable(block, now));
+            for block in std::mem::take(&mut self.queue) {
+                if block.keys.is_empty() || now >= block.usable_until {
+                    continue;
+                }
+                if now < hand_out_until(&block) {
+                    self.queue.push_back(block);
+                } else {
+                    self.overdue.push(block);
+                }
+            }
             self.count();
         }
     }
 
     fn count(&mut self) {
         self.keys = self.queue.iter().map(|block| block.keys.len()).sum();
-        self.sound_until = self.queue.iter().map(usable_until).min();
+        self.sound_until = self.queue.iter().map(hand_out_until).min();
     }
 }
 
-fn is_usable(block: &LeasedBlock, now: Timestamp) -> bool {
-    life::may_hand_out(block.created_at, block.provenance.expires_at, now)
-}
-
-fn usable_until(block: &LeasedBlock) -> Timestamp {
-    life::usable_until(block.created_at, block.provenance.expires_at)
+fn hand_out_until(block: &LeasedBlock) -> Timestamp {
+    life::hand_out_until(block.created_at, block.provenance.expires_at, block.leased_at)
 }
 
 #[cfg(test)]
@@ -114,10 +139,11 @@ mod tests {
         let key = |id| Key { id, material: KeyMaterial::new(SecretBytes::zeroed(1)) };
         LeasedBlock {
             batch_id: BatchId::draw(&OsRandom).unwrap(),
+            entitled: Vec::new(),
+            leased_at: START,
             usable_until: life::usable_until(START, expires_at),
             created_at: START,
             provenance: Arc::new(Provenance { grade, expires_at }),
-            is_stored: true,
             keys: ids.into_iter().map(key).collect(),
         }
     }
@@ -153,6 +179,21 @@ mod tests {
         assert_eq!(blocks.usable(START.plus(SHORT)), 2);
         assert_eq!(blocks.usable(START.plus(LONG)), 0);
         assert!(blocks.take_all().is_empty());
+    }
+
+    #[test]
+    fn a_block_that_waited_too_long_is_not_handed_out_but_still_counts_as_held() {
+        let mut blocks = Blocks::default();
+        let (soon, later) = (START.plus(life::HOLD), START.plus(3 * life::HOLD));
+        blocks.extend([block(2, 2 * life::HOLD, 3), block(4, life::HOLD, 3)]);
+        let just_leased = LeasedBlock { leased_at: soon, ..block(1, 2 * life::HOLD, 3) };
+        blocks.extend([just_leased]);
+        assert_eq!((blocks.usable(soon), blocks.held(soon)), (1, 3), "of the four the time is over");
+        assert!(blocks.pop(2, &Demands::default(), soon).is_none());
+        assert!(blocks.is_overdue());
+        assert_eq!(blocks.take_overdue(soon).iter().map(|block| block.keys.len()).sum::<usize>(), 2);
+        assert!(!blocks.is_overdue() && blocks.held(soon) == 1);
+        assert_eq!(blocks.held(later), 0);
     }
 
     #[test]

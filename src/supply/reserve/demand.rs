@@ -15,13 +15,17 @@ const HALF_LIFE: Duration = Duration::from_mins(5);
 /// A pair that was not asked for during this time needs no reserve.
 const IDLE: Duration = Duration::from_hours(1);
 
-/// Bounds of a pair's reserve, in keys.
+/// Bounds of a pair's reserve, and in which amounts it is filled, in keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supply) struct Bounds {
     /// Fewest keys for a pair that is in use. 0: no pair has a reserve.
     pub(in crate::supply) floor: u64,
     /// Never more than this.
     pub(in crate::supply) max: u64,
+    /// Keys of one batch.
+    pub(in crate::supply) block: u64,
+    /// Most keys that are made, pushed and stored together.
+    pub(in crate::supply) delivery: u64,
 }
 
 /// How fast a pair has used keys recently.
@@ -95,7 +99,7 @@ fn whole(value: f64) -> u64 {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { floor: 64, max: 4096 };
+    const BOUNDS: Bounds = Bounds { floor: 64, max: 4096, block: 64, delivery: 256 };
 
     fn used(rate: u64, secs: u64) -> (Demand, Instant) {
         let mut now = Instant::now();
@@ -132,12 +136,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_maximum_bounds_the_floor() {
         let (mut demand, now) = used(0, 1);
-        assert_eq!(demand.target(Bounds { floor: 64, max: 10 }, now), 10);
+        assert_eq!(demand.target(Bounds { max: 10, ..BOUNDS }, now), 10);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_floor_of_nothing_keeps_nothing() {
         let (mut demand, now) = used(50, 30);
-        assert_eq!(demand.target(Bounds { floor: 0, max: 4096 }, now), 0);
+        assert_eq!(demand.target(Bounds { floor: 0, ..BOUNDS }, now), 0);
     }
 }

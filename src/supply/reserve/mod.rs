@@ -1,7 +1,8 @@
 //! Keys made ahead of demand. Each pair in use has some ready in the store and some leased in memory.
 //!
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
-//! commit; after a crash nobody hands it out again, a graceful stop gives it back. When nothing is ready,
+//! commit; after a crash nobody hands it out again, a graceful stop gives it back, and so does a daemon with
+//! keys that it did not hand out soon: the master's copies end some time after the lease. When nothing is ready,
 //! callers of one pair share the batches that are made for them. Refills visit the pairs in turn, one batch
 //! each, and never delay a caller who waits. Replicas share the ready keys in the store: each counts them
 //! before it makes a batch, so a pair that several replicas refill at once gets only a few keys too many.
@@ -20,17 +21,18 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::demand::Bounds;
-use kme::{BatchId, Demands, FreshKey, KeyId, KmeId, Random, Recipient, SaeId, Timestamp};
+use kme::{Demands, FreshKey, KmeId, Recipient, SaeId, Timestamp};
 
 use self::pair::{Needs, Pair};
 use self::pairs::Pairs;
 use super::SupplyError;
-use crate::store::{ContentDigest, LeasedBlock, NewBatch, ReturnedBlock, Store, StoreError};
+use crate::store::{LeasedBlock, ReturnedBlock, Store};
 
 /// Blocks that one lease takes at most.
 const LEASE_BLOCKS_MAX: u32 = 32;
@@ -42,14 +44,16 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 pub(super) enum Purpose {
     /// Into the store, ready to be leased.
     Ready,
-    /// Into this daemon's memory, to be handed out at once.
-    Leased,
+    /// Into this daemon's memory, ahead of demand.
+    Ahead,
+    /// Into this daemon's memory, for callers who wait.
+    Waiting,
 }
 
 /// Makes the batches that the reserve asks for.
 pub(super) trait Maker: Send + Sync {
-    /// Makes `number` keys (one batch) that every recipient site has stored. Returns them if they are
-    /// [`Purpose::Leased`]; otherwise they are in the store.
+    /// Makes `number` keys that every recipient site has stored, in batches of full blocks but the last. Returns them,
+    /// unless they are [`Purpose::Ready`] in the store.
     ///
     /// # Errors
     /// [`SupplyError`]; then none of them is usable anywhere.
@@ -59,7 +63,7 @@ pub(super) trait Maker: Send + Sync {
         recipient: &'a Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>>;
+    ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>>;
 
     /// Whether the recipient's site answers, as far as is known.
     fn is_reachable(&self, recipient: &Recipient) -> bool;
@@ -86,19 +90,18 @@ pub struct ReserveLevels {
 pub(super) struct ReserveSettings {
     /// Keys for each pair.
     pub(super) bounds: Bounds,
-    /// Keys of one batch.
-    pub(super) block_keys: usize,
     /// Pairs that have a reserve at once; others get keys on demand.
     pub(super) pairs_max: usize,
     /// Keys in memory, of all pairs together.
     pub(super) leased_max: u64,
+    /// How long the master's copy stays after a hand-out.
+    pub(super) master_ttl: Duration,
 }
 
 /// What the reserve is built from.
 pub(super) struct ReserveParts {
     pub(super) maker: Arc<dyn Maker>,
     pub(super) store: Arc<Store>,
-    pub(super) random: Arc<dyn Random>,
     pub(super) local: KmeId,
     /// Runs the work that must end before the daemon does.
     pub(super) tasks: TaskTracker,
@@ -134,9 +137,9 @@ impl Reserve {
         number: usize,
         demands: &Demands,
     ) -> Option<Vec<FreshKey>> {
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
+        let bounds = self.settings.bounds;
         self.pairs.with(master, recipient, |pair| {
-            let (keys, needs) = pair.take_ready(number, demands, bounds, block, self.parts.maker.now())?;
+            let (keys, needs) = pair.take_ready(number, demands, bounds, self.parts.maker.now())?;
             self.look_ahead(pair, needs);
             Some(keys)
         })?
@@ -163,8 +166,7 @@ impl Reserve {
         let _first_in_queue = pair.queue.lock().await;
         let keys = self.serve_first(&pair, number).await?;
         drop(waiting);
-        let (bounds, block) = (self.settings.bounds, self.settings.block_keys as u64);
-        self.look_ahead(&pair, pair.needs(bounds, block, self.parts.maker.now()));
+        self.look_ahead(&pair, pair.needs(self.settings.bounds, self.parts.maker.now()));
         Ok(Some(keys))
     }
 
@@ -192,7 +194,7 @@ impl Reserve {
         let pairs = self.pairs.all();
         let mut levels = ReserveLevels { pairs: pairs.len() as u64, ..ReserveLevels::default() };
         for pair in pairs {
-            levels.leased += pair.leased(now);
+            levels.leased += pair.held(now);
             levels.stored += pair.stored();
             levels.waited_for += pair.waited_for() as u64;
         }
@@ -204,7 +206,15 @@ impl Reserve {
         self.is_closed.store(true, Ordering::SeqCst);
         for pair in self.pairs.close() {
             let _moving = pair.moving.lock().await;
-            self.give_back(&pair).await;
+            self.give_back(&pair, pair.empty()).await;
+        }
+    }
+
+    /// Gives back what was made for memory while the reserve was being closed.
+    async fn give_back_if_closed(&self, pair: &Pair) {
+        if self.is_closed.load(Ordering::SeqCst) {
+            let _moving = pair.moving.lock().await;
+            self.give_back(pair, pair.empty()).await;
         }
     }
 
@@ -214,10 +224,12 @@ impl Reserve {
         pair: &Arc<Pair>,
         number: usize,
     ) -> Result<Vec<FreshKey>, SupplyError> {
+        let mut own = None;
         loop {
             if self.is_closed.load(Ordering::SeqCst) {
                 return Err(SupplyError::Busy);
             }
+            let added = pair.added.notified();
             if let Some(keys) = pair.pop(number, &Demands::default(), self.parts.maker.now()) {
                 return Ok(keys);
             }
@@ -228,7 +240,20 @@ impl Reserve {
             if pair.leased(self.parts.maker.now()) >= number as u64 {
                 continue;
             }
-            self.make_for_those_who_wait(pair, number).await?;
+            let batch = match own.take() {
+                Some(batch) => Some(batch),
+                None => self.make_for_those_who_wait(pair, number),
+            };
+            let Some(mut batch) = batch else {
+                added.await;
+                continue;
+            };
+            // Keys of another batch may come first.
+            tokio::select! {
+                biased;
+                () = added => own = Some(batch),
+                made = &mut batch => made.unwrap_or(Err(SupplyError::Internal))?,
+            }
         }
     }
 
@@ -241,7 +266,9 @@ impl Reserve {
             if reserve.is_closed.load(Ordering::SeqCst) {
                 return Err(SupplyError::Busy);
             }
-            let leased = reserve.parts.store.lease(pair.as_ready(), blocks).await;
+            reserve.give_back_overdue(&pair).await;
+            let ttl = reserve.settings.master_ttl;
+            let leased = reserve.parts.store.lease(pair.as_ready(), blocks, ttl).await;
             let leased = leased.map_err(|error| SupplyError::of_store(&error))?;
             let keys = leased.iter().map(|block| block.keys.len() as u64).sum();
             let count = leased.len();
@@ -254,22 +281,22 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// Makes one batch for all who wait: at least `number` keys, or as many as a batch can hold.
-    async fn make_for_those_who_wait(
+    /// Begins one delivery for all who wait, unless enough keys are coming: at least `number` keys, or as many as
+    /// it can hold.
+    fn make_for_those_who_wait(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
         number: usize,
-    ) -> Result<(), SupplyError> {
-        let leased = usize::try_from(pair.leased(self.parts.maker.now())).unwrap_or(usize::MAX);
-        let wanted = pair.waited_for().max(number).saturating_sub(leased);
-        let count = wanted.clamp(1, self.settings.block_keys);
-        let (maker, pair) = (Arc::clone(&self.parts.maker), Arc::clone(pair));
-        let work = async move {
-            let made = maker.make(&pair.master, &pair.recipient, count, Purpose::Leased).await?;
+    ) -> Option<JoinHandle<Result<(), SupplyError>>> {
+        let begun = pair.begin_batch(number, self.settings.bounds.delivery, self.parts.maker.now())?;
+        let (reserve, pair) = (Arc::clone(self), Arc::clone(pair));
+        let maker = Arc::clone(&self.parts.maker);
+        Some(self.parts.tasks.spawn(async move {
+            let made = maker.make(&pair.master, &pair.recipient, begun.keys(), Purpose::Waiting).await?;
             pair.push(made);
+            reserve.give_back_if_closed(&pair).await;
             Ok(())
-        };
-        self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
+        }))
     }
 
     /// After keys were taken: leases more before memory is empty, refills before the store is empty.
@@ -291,25 +318,30 @@ impl Reserve {
     }
 
     fn lease_blocks(&self, pair: &Pair, number: usize) -> u32 {
-        let block = self.settings.block_keys;
-        let least = u32::try_from(number.div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX).min(LEASE_BLOCKS_MAX);
-        if self.leased.load(Ordering::Relaxed) >= self.settings.leased_max {
+        let block = self.settings.bounds.block;
+        let least = u32::try_from((number as u64).div_ceil(block)).unwrap_or(LEASE_BLOCKS_MAX);
+        let least = least.min(LEASE_BLOCKS_MAX);
+        if !self.has_room() {
             return least;
         }
-        pair.lease_blocks(block as u64, LEASE_BLOCKS_MAX).max(least)
+        pair.lease_blocks(block, LEASE_BLOCKS_MAX).max(least)
+    }
+
+    /// Whether memory has room for more keys than those that callers wait for.
+    fn has_room(&self) -> bool {
+        self.leased.load(Ordering::Relaxed) < self.settings.leased_max
     }
 
     /// Counts the keys in memory, of all pairs.
     fn count_leased(&self, pairs: &[Arc<Pair>]) {
         let now = self.parts.maker.now();
-        let leased = pairs.iter().map(|pair| pair.leased(now)).sum();
+        let leased = pairs.iter().map(|pair| pair.held(now)).sum();
         self.leased.store(leased, Ordering::Relaxed);
     }
 
     async fn count_now(&self, pair: &Pair) -> u64 {
         let _moving = pair.moving.lock().await;
-        let now = self.parts.maker.now();
-        let leased = pair.leased(now);
+        let leased = pair.held(self.parts.maker.now());
         loop {
             let refills = pair.refills();
             match self.parts.store.ready_count(pair.as_ready()).await {
@@ -323,60 +355,40 @@ impl Reserve {
         }
     }
 
-    /// Gives all leased keys of `pair` back to the store.
-    async fn give_back(&self, pair: &Pair) {
-        let blocks = pair.empty();
-        let now = self.parts.maker.now();
-        let (stored, others): (Vec<_>, Vec<_>) =
-            blocks.into_iter().filter(|block| now < block.usable_until).partition(|block| block.is_stored);
-        let ids: Vec<Vec<KeyId>> =
-            stored.iter().map(|block| block.keys.iter().map(|key| key.id).collect()).collect();
-        let returned: Vec<ReturnedBlock<'_>> = stored
-            .iter()
-            .zip(&ids)
-            .map(|(block, key_ids)| ReturnedBlock {
-                batch_id: block.batch_id,
-                pair: pair.as_ready(),
-                usable_until: block.usable_until,
-                provenance: &block.provenance,
-                key_ids,
-            })
-            .collect();
-        let mut failed = None;
-        if !returned.is_empty()
-            && let Err(error) = self.parts.store.give_back(&returned).await
-        {
-            failed = Some(error);
-        }
-        for block in others {
-            if let Err(error) = self.store_again(pair, &block).await {
-                failed = Some(error);
-            }
-        }
-        if let Some(error) = failed {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "leased keys could not be given back and will never be handed out");
-        }
+    /// Gives the leased keys of `pair` that waited too long back to the store. The caller holds `pair.moving`,
+    /// and does not stop waiting.
+    async fn give_back_overdue(&self, pair: &Pair) {
+        let keys = self.give_back(pair, pair.take_overdue(self.parts.maker.now())).await;
+        pair.gave_back(keys);
     }
 
-    /// Stores leased keys that the store no longer has, as a new batch.
-    async fn store_again(&self, pair: &Pair, block: &LeasedBlock) -> Result<(), StoreError> {
-        let Ok(batch_id) = BatchId::draw(&*self.parts.random) else {
-            return Err(StoreError::Misuse("no randomness for the name of a batch"));
-        };
-        let batch = NewBatch {
-            batch_id,
-            source: &self.parts.local,
-            master: &pair.master,
-            recipients: std::slice::from_ref(&pair.recipient),
-            entitled: &[],
-            // Nobody pushes this batch, so its digest is never compared.
-            content: ContentDigest([0; 32]),
-            created_at: block.created_at,
-            expires_at: block.provenance.expires_at,
-            keys: &block.keys,
-        };
-        self.parts.store.insert_ready(&batch, &block.provenance.grade, block.usable_until).await.map(drop)
+    /// Gives leased keys of `pair` back to the store, and returns how many.
+    async fn give_back(&self, pair: &Pair, blocks: Vec<LeasedBlock>) -> u64 {
+        let now = self.parts.maker.now();
+        let returned: Vec<ReturnedBlock<'_>> = blocks
+            .iter()
+            .filter(|block| now < block.usable_until)
+            .map(|block| ReturnedBlock {
+                batch_id: block.batch_id,
+                source: &self.parts.local,
+                pair: pair.as_ready(),
+                entitled: &block.entitled,
+                created_at: block.created_at,
+                usable_until: block.usable_until,
+                provenance: &block.provenance,
+                keys: &block.keys,
+            })
+            .collect();
+        if returned.is_empty() {
+            return 0;
+        }
+        // Once: after an error they may be ready nevertheless, and leased by another daemon.
+        if let Err(error) = self.parts.store.give_back(&returned).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "leased keys could not be given back and will never be handed out");
+            return 0;
+        }
+        returned.iter().map(|block| block.keys.len() as u64).sum()
     }
 
     /// The pair, added if it is new; `None` when there are too many.

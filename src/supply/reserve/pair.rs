@@ -10,18 +10,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Purpose;
 use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
 use crate::store::{LeasedBlock, ReadyPair};
 
-/// A reserve is filled up when a whole block is missing, or when it has less than this part of a small
-/// target.
+/// A reserve is filled up when a whole block (of a large one: a delivery) is missing, or when it has less than
+/// this part of a small target.
 const LOW_WATER_PART: u64 = 2;
+/// A reserve of so many deliveries is a large one.
+const LARGE: u64 = 4;
 /// How long a count of the store is valid where other replicas may change it.
 const FRESH: Duration = Duration::from_secs(1);
-/// Where replicas share a store, a further batch is begun for a pair only while at least this many blocks are
-/// missing.
-const SHARED_MISSING: u64 = 4;
 /// How often the keys in the store are counted in any case: this daemon does not notice when they pass half
 /// of their life.
 const RECOUNT: Duration = Duration::from_secs(10);
@@ -58,6 +58,10 @@ struct Stock {
     is_used_since: bool,
     /// Keys being made for the store.
     in_work: u64,
+    /// Keys being made for memory.
+    coming: u64,
+    /// Keys being made for callers who wait. They are handed out at once, so the reserve does not have them.
+    awaited: u64,
     /// Refills that put keys into the store.
     refills: u64,
     is_filling: bool,
@@ -86,6 +90,26 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Keys that are being made. They count until this is dropped, which wakes those who wait.
+pub(super) struct Begun {
+    pair: Arc<Pair>,
+    keys: u64,
+    pub(super) purpose: Purpose,
+}
+
+impl Begun {
+    pub(super) fn keys(&self) -> usize {
+        usize::try_from(self.keys).unwrap_or(usize::MAX)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        *self.pair.stock.lock().being_made(self.purpose) -= self.keys;
+        self.pair.added.notify_waiters();
+    }
+}
+
 impl Pair {
     pub(super) fn new(master: SaeId, recipient: Recipient) -> Arc<Self> {
         let stock = Stock {
@@ -95,6 +119,8 @@ impl Pair {
             learnt_at: Instant::now(),
             is_used_since: false,
             in_work: 0,
+            coming: 0,
+            awaited: 0,
             refills: 0,
             is_filling: true,
             failures: 0,
@@ -128,7 +154,6 @@ impl Pair {
         number: usize,
         demands: &Demands,
         bounds: Bounds,
-        block: u64,
         now: Timestamp,
     ) -> Option<(Vec<FreshKey>, Needs)> {
         let mut stock = self.stock.lock();
@@ -137,12 +162,12 @@ impl Pair {
         }
         let keys = stock.blocks.pop(number, demands, now)?;
         let moment = stock.note_demand(number);
-        Some((keys, stock.needs(bounds, block, now, moment)))
+        Some((keys, stock.needs(bounds, now, moment)))
     }
 
     /// What is to be done after keys were taken.
-    pub(super) fn needs(&self, bounds: Bounds, block: u64, now: Timestamp) -> Needs {
-        self.stock.lock().needs(bounds, block, now, Instant::now())
+    pub(super) fn needs(&self, bounds: Bounds, now: Timestamp) -> Needs {
+        self.stock.lock().needs(bounds, now, Instant::now())
     }
 
     /// Counts `keys` among those waited for, until dropped.
@@ -178,7 +203,30 @@ impl Pair {
         self.stock.lock().blocks.usable(now)
     }
 
-    /// Whether the store may have ready keys.
+    /// Leased keys that may still be handed out, or given back and leased again.
+    pub(super) fn held(&self, now: Timestamp) -> u64 {
+        self.stock.lock().blocks.held(now)
+    }
+
+    /// Whether leased keys waited too long.
+    pub(super) fn has_overdue(&self, now: Timestamp) -> bool {
+        let mut stock = self.stock.lock();
+        stock.blocks.usable(now);
+        stock.blocks.is_overdue()
+    }
+
+    /// Takes out the leased keys that waited too long.
+    pub(super) fn take_overdue(&self, now: Timestamp) -> Vec<LeasedBlock> {
+        self.stock.lock().blocks.take_overdue(now)
+    }
+
+    /// Notes that `keys` went back to the store.
+    pub(super) fn gave_back(&self, keys: u64) {
+        let mut stock = self.stock.lock();
+        stock.stored = stock.stored.map(|stored| stored + keys);
+    }
+
+    /// Whether the store may have ready keys, or will when overdue ones are given back.
     pub(super) fn may_lease(&self) -> bool {
         self.stock.lock().may_lease()
     }
@@ -233,70 +281,95 @@ impl Pair {
     /// How many blocks of at most `block` keys one lease should take: as many as the pair uses in half a
     /// second.
     pub(super) fn lease_blocks(&self, block: u64, most: u32) -> u32 {
-        let rate = self.stock.lock().demand.rate(Instant::now());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let half_second = (rate / 2.0).clamp(0.0, 1e9) as u64;
+        let half_second = self.stock.lock().half_second(Instant::now());
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// How many keys to make for the store now, at most `block`. From now on they count as in work. Where
-    /// replicas share the store and little is missing, one batch at a time: other replicas may be making some
-    /// too.
+    /// Begins to make keys that are missing, at most a delivery, in full blocks if more than one is missing: for
+    /// memory while it has less than the pair uses in half a second, if `has_room`, else for the store. Where
+    /// replicas share the store, each makes at most half of what is missing, or one block.
     pub(super) fn begin_refill(
-        &self,
+        self: &Arc<Self>,
         bounds: Bounds,
-        block: u64,
+        has_room: bool,
         is_shared: bool,
         now: Timestamp,
-    ) -> Option<usize> {
+    ) -> Option<Begun> {
         let mut stock = self.stock.lock();
-        let missing = stock.missing(bounds, block, now, Instant::now())?;
-        if is_shared && stock.in_work > 0 && missing < SHARED_MISSING * block {
+        let moment = Instant::now();
+        let missing = stock.missing(bounds, now, moment)?;
+        let mut keys = missing.min(bounds.delivery);
+        if is_shared {
+            let being_made = stock.in_work + stock.coming;
+            let half = u64::midpoint(missing, being_made);
+            let share = (half - half % bounds.block).max(bounds.block);
+            keys = keys.min(share.saturating_sub(being_made));
+        }
+        if keys > bounds.block {
+            keys -= keys % bounds.block;
+        }
+        if keys == 0 {
             return None;
         }
-        let keys = missing.min(block);
-        stock.in_work += keys;
-        usize::try_from(keys).ok()
+        let in_memory = stock.blocks.usable(now) + stock.coming;
+        let purpose =
+            if has_room && in_memory < stock.half_second(moment) { Purpose::Ahead } else { Purpose::Ready };
+        *stock.being_made(purpose) += keys;
+        Some(Begun { pair: Arc::clone(self), keys, purpose })
     }
 
-    /// How many of the `keys` of [`Self::begin_refill`] are still missing after a new count of the shared
-    /// store. From now on only these count as in work.
-    pub(super) fn still_missing(&self, keys: usize, bounds: Bounds, block: u64, now: Timestamp) -> usize {
+    /// Begins to make keys for those who wait, at most `most`; the first of them asks for `number`. `None`
+    /// while enough are coming.
+    pub(super) fn begin_batch(self: &Arc<Self>, number: usize, most: u64, now: Timestamp) -> Option<Begun> {
+        let mut stock = self.stock.lock();
+        let wanted = self.waited_for().max(number) as u64;
+        let keys = wanted.saturating_sub(stock.blocks.usable(now) + stock.coming + stock.awaited).min(most);
+        if keys == 0 {
+            return None;
+        }
+        stock.awaited += keys;
+        Some(Begun { pair: Arc::clone(self), keys, purpose: Purpose::Waiting })
+    }
+
+    /// Leaves out of `begun` what is no longer missing after a new count of the shared store.
+    pub(super) fn still_missing(&self, begun: &mut Begun, bounds: Bounds, now: Timestamp) {
         let mut stock = self.stock.lock();
         let target = stock.demand.target(bounds, Instant::now());
-        stock.in_work = stock.in_work.saturating_sub(keys as u64);
-        let mut missing = target.saturating_sub(stock.have(now).unwrap_or(target));
-        if stock.in_work > 0 && missing < SHARED_MISSING * block {
-            missing = 0;
-        }
-        let missing = missing.min(keys as u64);
-        stock.in_work += missing;
-        usize::try_from(missing).unwrap_or(keys)
+        *stock.being_made(begun.purpose) -= begun.keys;
+        let missing = target.saturating_sub(stock.have(now).unwrap_or(target));
+        begun.keys = missing.min(begun.keys);
+        *stock.being_made(begun.purpose) += begun.keys;
     }
 
-    /// Ends what [`Self::begin_refill`] began. After a failure the pair rests, longer each time.
-    pub(super) fn end_refill(&self, keys: usize, is_made: bool) {
+    /// Ends a refill: `Ok` has the keys that were made for memory. After a failure the pair rests, longer each
+    /// time.
+    pub(super) fn end_refill<E>(&self, begun: Begun, made: Result<Vec<LeasedBlock>, E>) {
         let mut stock = self.stock.lock();
-        stock.in_work = stock.in_work.saturating_sub(keys as u64);
         // A count taken between the commit and now already includes these keys.
         stock.is_used_since = true;
-        if is_made {
-            stock.stored = stock.stored.map(|stored| stored + keys as u64);
-            stock.refills += 1;
+        if let Ok(made) = made {
+            match begun.purpose {
+                Purpose::Ready => {
+                    stock.stored = stock.stored.map(|stored| stored + begun.keys);
+                    stock.refills += 1;
+                }
+                Purpose::Ahead | Purpose::Waiting => stock.blocks.extend(made),
+            }
             stock.failures = 0;
             stock.pause_until = None;
         } else {
             stock.failures = stock.failures.saturating_add(1);
             stock.pause_until = Some(Instant::now() + PAUSE.after(stock.failures));
         }
+        // Before `begun`, which takes the lock.
         drop(stock);
-        self.added.notify_waiters();
     }
 
     /// Whether the pair can be forgotten.
     pub(super) fn is_idle(&self) -> bool {
         let stock = self.stock.lock();
-        stock.in_work == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
+        let being_made = stock.in_work + stock.coming + stock.awaited;
+        being_made == 0 && self.waited_for() == 0 && stock.demand.is_idle(Instant::now())
     }
 }
 
@@ -309,17 +382,31 @@ impl Stock {
         moment
     }
 
-    fn needs(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Needs {
+    /// Keys that the pair uses in half a second.
+    fn half_second(&mut self, moment: Instant) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let quarter_second = (self.demand.rate(moment) / 4.0).clamp(16.0, 1e9) as u64;
+        let keys = (self.demand.rate(moment) / 2.0).clamp(0.0, 1e9) as u64;
+        keys
+    }
+
+    fn being_made(&mut self, purpose: Purpose) -> &mut u64 {
+        match purpose {
+            Purpose::Ready => &mut self.in_work,
+            Purpose::Ahead => &mut self.coming,
+            Purpose::Waiting => &mut self.awaited,
+        }
+    }
+
+    fn needs(&mut self, bounds: Bounds, now: Timestamp, moment: Instant) -> Needs {
+        let quarter_second = (self.half_second(moment) / 2).max(16);
         Needs {
             lease: self.may_lease() && self.blocks.usable(now) < quarter_second,
-            refill: self.stored.is_none() || self.missing(bounds, block, now, moment).is_some(),
+            refill: self.stored.is_none() || self.missing(bounds, now, moment).is_some(),
         }
     }
 
     /// How many keys should be made, when it is time to make any.
-    fn missing(&mut self, bounds: Bounds, block: u64, now: Timestamp, moment: Instant) -> Option<u64> {
+    fn missing(&mut self, bounds: Bounds, now: Timestamp, moment: Instant) -> Option<u64> {
         if self.pause_until.is_some_and(|until| moment < until) {
             return None;
         }
@@ -329,18 +416,20 @@ impl Stock {
             self.is_filling = false;
             return None;
         }
-        if have + block <= target || have < target.div_ceil(LOW_WATER_PART) {
+        // A large reserve is filled in whole deliveries.
+        let step = if target >= LARGE * bounds.delivery { bounds.delivery } else { bounds.block };
+        if have + step <= target || have < target.div_ceil(LOW_WATER_PART) {
             self.is_filling = true;
         }
         self.is_filling.then(|| target - have)
     }
 
     fn may_lease(&self) -> bool {
-        self.stored != Some(0) || self.learnt_at.elapsed() >= FRESH
+        self.stored != Some(0) || self.blocks.is_overdue() || self.learnt_at.elapsed() >= FRESH
     }
 
-    /// Keys leased, in the store and in work; `None` while the store was not counted.
+    /// Keys leased, in the store and being made for either; `None` while the store was not counted.
     fn have(&mut self, now: Timestamp) -> Option<u64> {
-        Some(self.blocks.usable(now) + self.stored? + self.in_work)
+        Some(self.blocks.held(now) + self.stored? + self.in_work + self.coming)
     }
 }

@@ -59,15 +59,19 @@ impl Pairs {
         self.0.read().of_master.values().flat_map(HashMap::values).cloned().collect()
     }
 
-    /// Forgets a pair.
-    pub(super) fn remove(&self, pair: &Pair) {
+    /// Forgets a pair if nobody uses it. Returns whether it did.
+    pub(super) fn remove_idle(&self, pair: &Pair) -> bool {
         let mut pairs = self.0.write();
+        if !pair.is_idle() {
+            return false;
+        }
         if let Some(of_master) = pairs.of_master.get_mut(&pair.master) {
             of_master.remove(&pair.recipient);
             if of_master.is_empty() {
                 pairs.of_master.remove(&pair.master);
             }
         }
+        true
     }
 
     /// Removes and returns all pairs; no pair can be added afterwards.

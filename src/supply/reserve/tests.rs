@@ -1,16 +1,22 @@
 //! Tests of the reserve on a real store. Only the other sites are a test double.
 
+mod refills;
 mod replicas;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
-use kme::{Clock, Key, KeyMaterial, ManualClock, OsRandom, Party, Provenance, SecretBytes, SourceGrade};
+use tokio::sync::Semaphore;
+
+use kme::{
+    BatchId, Clock, Key, KeyId, KeyMaterial, ManualClock, OsRandom, Party, Provenance, Random, SecretBytes,
+    SourceGrade,
+};
 
 use super::*;
 use crate::store::testing::{Counts, counts};
-use crate::store::{Entitlement, Inserted, KeyEncryptionKeys, Role, StoreSettings};
+use crate::store::{ContentDigest, Entitlement, Inserted, KeyEncryptionKeys, NewBatch, Role, StoreSettings};
 
 const TTL: Duration = Duration::from_hours(2);
 const START: Timestamp = Timestamp::from_ms(1_795_392_000_000);
@@ -24,47 +30,67 @@ struct Double {
     /// Its site seems to answer, but accepts nothing.
     refuses: AtomicBool,
     made: AtomicUsize,
+    /// How many keys each call asked for, and what for.
+    asked: Mutex<Vec<(usize, Purpose)>>,
     refilled: Mutex<Vec<SaeId>>,
+    /// Whether calls wait for a permit of `gate` before they make anything, or fail.
+    is_held: AtomicBool,
+    gate: Semaphore,
 }
 
 impl Double {
-    async fn batch(
+    /// Stores what is to be stored in one commit.
+    async fn deliver(
         &self,
         master: &SaeId,
         recipient: &Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> Option<LeasedBlock> {
-        let ids = KeyId::draw_batch(number, &OsRandom).unwrap();
-        let keys: Vec<Key> = ids.into_iter().map(|id| Key { id, material: drawn() }).collect();
-        let (created_at, batch_id) = (self.clock.now(), BatchId::draw(&OsRandom).unwrap());
-        let expires_at = created_at.plus(TTL);
+    ) -> Vec<LeasedBlock> {
+        let (created_at, source) = (self.clock.now(), "site-a".parse().unwrap());
+        let (expires_at, usable_until) = (created_at.plus(TTL), created_at.plus(TTL / 2));
         let master_too = Entitlement { party: Party::Sae(master.clone()), role: Role::Master };
         let entitled: Vec<_> = self.master_refetch.then_some(master_too).into_iter().collect();
-        let batch = NewBatch {
-            batch_id,
-            source: &"site-a".parse().unwrap(),
-            master,
-            recipients: std::slice::from_ref(recipient),
-            entitled: &entitled,
-            content: ContentDigest([1; 32]),
-            created_at,
-            expires_at,
-            keys: &keys,
-        };
         let grade = SourceGrade { entropy_sources: ["os".to_owned()].into(), pools: 3, hybrid_tls: true };
-        let usable_until = created_at.plus(TTL / 2);
+        let provenance = Arc::new(Provenance { grade: grade.clone(), expires_at });
+        let block = |made: usize| {
+            let ids = KeyId::draw_batch((number - made).min(64), &OsRandom).unwrap();
+            LeasedBlock {
+                batch_id: BatchId::draw(&OsRandom).unwrap(),
+                entitled: entitled.clone(),
+                leased_at: created_at,
+                usable_until,
+                created_at,
+                provenance: Arc::clone(&provenance),
+                keys: ids.into_iter().map(|id| Key { id, material: drawn() }).collect(),
+            }
+        };
+        let blocks: Vec<LeasedBlock> = (0..number).step_by(64).map(block).collect();
+        let mut batches = Vec::new();
+        for block in &blocks {
+            batches.push(NewBatch {
+                batch_id: block.batch_id,
+                source: &source,
+                master,
+                recipients: std::slice::from_ref(recipient),
+                entitled: &entitled,
+                content: ContentDigest([1; 32]),
+                created_at,
+                expires_at,
+                copy_ends_at: None,
+                keys: &block.keys,
+            });
+        }
         if purpose == Purpose::Ready {
-            let inserted = self.store.insert_ready(&batch, &grade, usable_until).await.unwrap();
+            let inserted = self.store.insert_ready(&batches, &grade, usable_until).await.unwrap();
             assert_eq!(inserted, Inserted::Stored);
-            return None;
+            return Vec::new();
         }
         if !entitled.is_empty() {
-            assert_eq!(self.store.insert_batch(&batch).await.unwrap(), Inserted::Stored);
+            assert_eq!(self.store.insert_batches(&batches).await.unwrap(), Inserted::Stored);
         }
-        let provenance = Arc::new(Provenance { grade, expires_at });
-        let is_stored = !entitled.is_empty();
-        Some(LeasedBlock { batch_id, usable_until, created_at, provenance, is_stored, keys })
+        drop(batches);
+        blocks
     }
 }
 
@@ -75,8 +101,12 @@ impl Maker for Double {
         recipient: &'a Recipient,
         number: usize,
         purpose: Purpose,
-    ) -> BoxFuture<'a, Result<Option<LeasedBlock>, SupplyError>> {
+    ) -> BoxFuture<'a, Result<Vec<LeasedBlock>, SupplyError>> {
         Box::pin(async move {
+            self.asked.lock().unwrap().push((number, purpose));
+            if self.is_held.load(Ordering::SeqCst) {
+                self.gate.acquire().await.unwrap().forget();
+            }
             if !self.is_up.load(Ordering::SeqCst) || self.refuses.load(Ordering::SeqCst) {
                 return Err(SupplyError::PeerUnavailable(recipient.kme.clone()));
             }
@@ -86,7 +116,7 @@ impl Maker for Double {
             }
             // Others get to run while a batch is being made.
             tokio::task::yield_now().await;
-            Ok(self.batch(master, recipient, number, purpose).await)
+            Ok(self.deliver(master, recipient, number, purpose).await)
         })
     }
 
@@ -111,6 +141,7 @@ struct Site {
     url: String,
     clock: Arc<ManualClock>,
     master_refetch: bool,
+    leased_max: u64,
 }
 
 /// One daemon's reserve.
@@ -125,12 +156,19 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("site.db").display());
         KeyEncryptionKeys::create_file(&dir.path().join("kek"), &OsRandom).unwrap();
-        Self { dir, url, clock: Arc::new(ManualClock::starting_at(START)), master_refetch: true }
+        Self {
+            dir,
+            url,
+            clock: Arc::new(ManualClock::starting_at(START)),
+            master_refetch: true,
+            leased_max: 10_000,
+        }
     }
 
     async fn start(&self, floor: u64, max: u64) -> Running {
         let settings = StoreSettings {
             url: self.url.clone(),
+            kme: "site-a".parse().unwrap(),
             keks: KeyEncryptionKeys::from_file(&self.dir.path().join("kek")).unwrap(),
             migrate: true,
         };
@@ -142,33 +180,56 @@ impl Site {
             is_up: AtomicBool::new(true),
             refuses: AtomicBool::new(false),
             made: AtomicUsize::new(0),
+            asked: Mutex::default(),
             refilled: Mutex::default(),
+            is_held: AtomicBool::new(false),
+            gate: Semaphore::new(0),
         });
         let parts = ReserveParts {
             maker: Arc::clone(&double) as _,
             store: Arc::clone(&store),
-            random: Arc::new(OsRandom),
             local: "site-a".parse().unwrap(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
         let settings = ReserveSettings {
-            bounds: Bounds { floor, max },
-            block_keys: 64,
+            bounds: Bounds { floor, max, block: 64, delivery: 256 },
             pairs_max: 3,
-            leased_max: 10_000,
+            leased_max: self.leased_max,
+            master_ttl: TTL,
         };
         Running { reserve: Reserve::new(parts, settings), double, store }
     }
 }
 
 impl Running {
-    fn fill(&self) -> tokio::task::JoinHandle<()> {
+    fn fill(&self) -> JoinHandle<()> {
         tokio::spawn(Arc::clone(&self.reserve).keep_filled())
     }
 
     fn set_up(&self, is_up: bool) {
         self.double.is_up.store(is_up, Ordering::SeqCst);
+    }
+
+    /// From now on what is being made is not done before [`Self::let_one_be_made`].
+    fn hold(&self) {
+        self.double.is_held.store(true, Ordering::SeqCst);
+    }
+
+    fn let_one_be_made(&self) {
+        self.double.gate.add_permits(1);
+    }
+
+    /// What was asked of the maker, when it is so many calls.
+    async fn asked(&self, calls: usize) -> Vec<(usize, Purpose)> {
+        for _ in 0..1000 {
+            let asked = self.double.asked.lock().unwrap().clone();
+            if asked.len() >= calls {
+                return asked;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the maker was not called {calls} times: {:?}", self.double.asked.lock().unwrap());
     }
 
     async fn take(&self, number: usize) -> Result<Vec<FreshKey>, SupplyError> {
@@ -329,6 +390,57 @@ async fn a_graceful_stop_gives_back_what_was_not_handed_out() {
             assert!(seen.insert(id), "{id} twice");
         }
     }
+}
+
+/// A reserve of 64 keys, of which five were handed out. The others wait in memory, and no more are made.
+async fn with_59_leased(site: &Site) -> (Running, HashSet<KeyId>) {
+    let run = site.start(64, 4096).await;
+    let filling = run.fill();
+    run.is_filled_to(64).await;
+    filling.abort();
+    let _ = filling.await;
+    let seen: HashSet<KeyId> = ids(&run.take(5).await.unwrap()).into_iter().collect();
+    run.set_up(false);
+    assert_eq!((run.reserve.levels().leased, run.count().await), (59, 59));
+    (run, seen)
+}
+
+#[tokio::test]
+async fn leased_keys_that_waited_too_long_go_back_to_the_store_and_are_leased_again() {
+    for master_refetch in [true, false] {
+        let site = Site { master_refetch, ..Site::new() };
+        let (run, mut seen) = with_59_leased(&site).await;
+        site.clock.advance(kme::life::HOLD);
+        assert!(run.reserve.take_ready(&alice(), &bob(), 1, &Demands::default()).is_none());
+        assert_eq!(run.count().await, 59, "they are still of use");
+        let made = run.double.made.load(Ordering::SeqCst);
+        for number in [1, 2, 56] {
+            for id in ids(&run.take(number).await.unwrap()) {
+                assert!(seen.insert(id), "{id} twice");
+            }
+            assert_eq!(run.count().await, 64 - seen.len() as u64, "refetch {master_refetch}");
+        }
+        assert!(run.take(1).await.is_err());
+        assert_eq!((seen.len(), run.double.made.load(Ordering::SeqCst)), (64, made));
+    }
+}
+
+#[tokio::test]
+async fn leased_keys_that_nobody_asks_for_go_back_to_the_store_by_themselves() {
+    let site = Site::new();
+    let (run, _) = with_59_leased(&site).await;
+    let ready = async || run.store.ready_count(pair_of(&alice(), &bob())).await.unwrap();
+    site.clock.advance(kme::life::HOLD.saturating_sub(Duration::from_millis(1)));
+    run.reserve.tidy().await;
+    assert_eq!((run.reserve.levels().leased, ready().await), (59, 0));
+    site.clock.advance(Duration::from_millis(1));
+    run.reserve.tidy().await;
+    let levels = run.reserve.levels();
+    assert_eq!((levels.leased, levels.stored, ready().await), (0, 59, 59));
+    // A daemon that dies now loses none of them.
+    let again = site.start(64, 4096).await;
+    again.set_up(false);
+    assert_eq!(again.take(59).await.unwrap().len(), 59);
 }
 
 #[tokio::test]

@@ -151,7 +151,8 @@ impl Fact {
             event: index,
             digest: seen.digest,
             master: event.caller.clone(),
-            expires_earliest_ms: seen.expires_ms.unwrap_or(event.start_ms + rules.ttl_ms),
+            // Without a word on it, the key may have been made ahead: it is handed out until half its life is over.
+            expires_earliest_ms: seen.expires_ms.unwrap_or(event.start_ms + rules.ttl_ms / 2),
             expires_latest_ms: seen.expires_ms.unwrap_or(event.end_ms + rules.ttl_ms),
             uses: vec![Vec::new(); holders.len()],
             holders,

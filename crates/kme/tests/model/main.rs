@@ -20,7 +20,10 @@ use std::num::NonZero;
 use stateright::{Checker, Expectation, Model};
 use tokio::time::Instant;
 
-use rules::{GONE, HANDED_ONCE, LEASE_LOST, NEVER_BACK, Protocol, RETRIEVED_ONCE, SAME_BYTES, TWIN};
+use rules::{
+    COPY_ENDS, COPY_LASTS, GONE, HANDED_ONCE, LEASE_LOST, NEVER_BACK, Protocol, RETRIEVED_ONCE, SAME_BYTES,
+    TWIN,
+};
 use scope::{Kind, Mutant, Plan, Scope};
 use state::{Site, State};
 use steps::Step;
@@ -30,6 +33,8 @@ const BLOCK: Scope = Scope {
     name: "a block of two keys, a slave at B and the master at A",
     plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }],
     entitled: &[Site::B, Site::A],
+    life: 2,
+    master_ttl: 2,
     skews: &[-1, 0, 1],
 };
 
@@ -38,6 +43,8 @@ const TWO_SLAVES: Scope = Scope {
     name: "a block of two keys, two slaves at B",
     plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }],
     entitled: &[Site::B, Site::B],
+    life: 2,
+    master_ttl: 2,
     skews: &[-1, 0, 1],
 };
 
@@ -46,6 +53,8 @@ const TWO_BATCHES: Scope = Scope {
     name: "a block of two keys and a key on demand, one slave at B",
     plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }, Plan { kind: Kind::OnDemand, keys: 1, born: 0 }],
     entitled: &[Site::B],
+    life: 2,
+    master_ttl: 2,
     skews: &[0],
 };
 
@@ -54,7 +63,20 @@ const THREE_KEYS: Scope = Scope {
     name: "a block of three keys, one slave at B",
     plans: &[Plan { kind: Kind::Reserve, keys: 3, born: 0 }],
     entitled: &[Site::B],
+    life: 2,
+    master_ttl: 2,
     skews: &[-1, 0, 1],
+};
+
+/// A block of which the master's copies end before the keys expire. Leased keys may wait for a quarter of their
+/// life.
+const COPIES_END: Scope = Scope {
+    name: "a block of two keys, a slave at B and the master at A, whose copies end early",
+    plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }],
+    entitled: &[Site::B, Site::A],
+    life: 4,
+    master_ttl: 1,
+    skews: &[0],
 };
 
 /// Small, because it is searched once for each mutant.
@@ -62,6 +84,8 @@ const SMALL: Scope = Scope {
     name: "a block of two keys, one slave at B",
     plans: &[Plan { kind: Kind::Reserve, keys: 2, born: 0 }],
     entitled: &[Site::B],
+    life: 2,
+    master_ttl: 2,
     skews: &[-1, 0, 1],
 };
 
@@ -139,6 +163,11 @@ fn two_batches_keep_every_invariant_whatever_is_lost_or_crashes() {
 }
 
 #[test]
+fn copies_that_end_early_keep_every_invariant_whatever_is_lost_or_crashes() {
+    keeps_every_invariant(COPIES_END);
+}
+
+#[test]
 fn each_mutant_violates_exactly_the_invariants_that_it_should() {
     let expected: &[(Mutant, &[&str])] = &[
         (Mutant::HandOutBeforeAcknowledgement, &[TWIN, SAME_BYTES]),
@@ -153,13 +182,20 @@ fn each_mutant_violates_exactly_the_invariants_that_it_should() {
         (Mutant::VoidAtPeerFirst, &[TWIN]),
         (Mutant::VoidLeased, &[TWIN]),
         (Mutant::VoidExpired, &[TWIN]),
+        (Mutant::VoidForgotten, &[TWIN]),
+        (Mutant::ForgetHold, &[COPY_LASTS]),
+        (Mutant::ForgetCopyEnd, &[COPY_ENDS]),
     ];
+    let scope = |mutant| match mutant {
+        Mutant::VoidForgotten | Mutant::ForgetHold | Mutant::ForgetCopyEnd => COPIES_END,
+        _ => SMALL,
+    };
     assert_eq!(search(SMALL, None).violated, BTreeSet::new(), "the protocol itself, in the same scope");
     for (mutant, violated) in expected {
         let violated: BTreeSet<&str> = violated.iter().copied().collect();
-        assert_eq!(search(SMALL, Some(*mutant)).violated, violated, "{mutant:?}");
+        assert_eq!(search(scope(*mutant), Some(*mutant)).violated, violated, "{mutant:?}");
         for name in violated {
-            let (_, steps) = plain_search(&Protocol::new(SMALL, Some(*mutant)), Some(name));
+            let (_, steps) = plain_search(&Protocol::new(scope(*mutant), Some(*mutant)), Some(name));
             assert!(!steps.is_empty(), "{mutant:?}");
             println!("    {name}: broken by {steps:?}");
         }

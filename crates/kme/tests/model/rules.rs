@@ -3,7 +3,7 @@
 use stateright::{Model, Property};
 
 use crate::scope::{Kind, Mutant, Plan, Scope};
-use crate::state::{BATCHES_MAX, Batch, Content, LIFE_TICKS, Row, Site, State};
+use crate::state::{BATCHES_MAX, Batch, Content, NEVER, Row, Site, State};
 use crate::steps::{self, Rules, Step};
 
 pub(crate) const TWIN: &str = "handed out => durable twin";
@@ -12,6 +12,8 @@ pub(crate) const RETRIEVED_ONCE: &str = "retrieved at most once per entitlement"
 pub(crate) const SAME_BYTES: &str = "same ID => same bytes";
 pub(crate) const GONE: &str = "expired => gone";
 pub(crate) const NEVER_BACK: &str = "voided => never back";
+pub(crate) const COPY_LASTS: &str = "handed out => the master can retrieve its copy for a while";
+pub(crate) const COPY_ENDS: &str = "nobody retrieves the master's copy after its end";
 pub(crate) const LEASE_LOST: &str = "leased in a crash => never ready again";
 
 /// The protocol in a scope, ready to be searched.
@@ -39,9 +41,17 @@ impl Protocol {
     fn twins_are_there(&self, state: &State) -> bool {
         let ticks_at_b = state.ticks(Site::B);
         self.each(state, |batch, plan| {
-            let expired = ticks_at_b >= i64::from(plan.born) + LIFE_TICKS;
+            let expired = ticks_at_b >= i64::from(plan.born + self.scope.life);
             let there = batch.at_b.is_stored() && batch.void_at_b & batch.handed == 0;
             !batch.twinless && (batch.handed == 0 || expired || there)
+        })
+    }
+
+    fn copies_are_there(&self, state: &State) -> bool {
+        let has_master = self.scope.entitled.contains(&Site::A);
+        self.each(state, |batch, _| {
+            let there = batch.at_a.is_stored() && (batch.copy_ends == NEVER || state.clock < batch.copy_ends);
+            !has_master || state.clock >= batch.owed_until || there
         })
     }
 }
@@ -73,6 +83,22 @@ impl Model for Protocol {
                 model.some(state, |batch, plan| plan.kind == Kind::OnDemand && batch.handed != 0)
             }));
         }
+        if self.scope.forgets_early() {
+            properties.push(Property::sometimes("A forgets a batch before it expires", |model, state| {
+                model.some(state, |batch, plan| {
+                    let is_live = state.clock < plan.born + model.scope.life;
+                    is_live && batch.handed != 0 && batch.at_a == Row::Unknown
+                })
+            }));
+            properties.push(Property::sometimes(
+                "keys that waited too long are leased again",
+                |model, state| {
+                    model.some(state, |batch, plan| {
+                        batch.handed != 0 && batch.leased != 0 && batch.leased_at > plan.born
+                    })
+                },
+            ));
+        }
         if self.scope.entitled.contains(&Site::A) {
             properties.push(Property::sometimes("a key is retrieved at A by its ID", |model, state| {
                 model.some(state, |batch, plan| batch.answered & model.scope.all_held(plan, Site::A) != 0)
@@ -93,6 +119,8 @@ fn invariants() -> Vec<Property<Protocol>> {
             model.each(state, |batch, _| batch.genuine & batch.other == 0)
         }),
         Property::always(GONE, |model, state| model.each(state, |batch, _| !batch.late)),
+        Property::always(COPY_LASTS, Protocol::copies_are_there),
+        Property::always(COPY_ENDS, |model, state| model.each(state, |batch, _| !batch.stale)),
         Property::always(NEVER_BACK, |model, state| {
             model.each(state, |batch, _| !(batch.void_done && batch.at_b.is_stored()))
         }),

@@ -34,6 +34,10 @@ pub(crate) struct Scope {
     pub(crate) plans: &'static [Plan],
     /// Where each retrieval of every key is held.
     pub(crate) entitled: &'static [Site],
+    /// Life of every key, in ticks.
+    pub(crate) life: i8,
+    /// How long the master's copy stays after the hand-out, in ticks.
+    pub(crate) master_ttl: i8,
     /// By how many ticks B's clock may be ahead of A's.
     pub(crate) skews: &'static [i8],
 }
@@ -53,11 +57,16 @@ impl Scope {
         (0..plan.keys).fold(0, |bits, key| bits | self.held(key, site))
     }
 
+    /// Whether leased keys go back to the store, and A forgets batches, before they expire.
+    pub(crate) const fn forgets_early(&self) -> bool {
+        self.life > 2
+    }
+
     /// The last tick, when everything has expired on both clocks.
     pub(crate) fn last_tick(&self) -> i8 {
         let born = self.plans.iter().map(|plan| plan.born).max().unwrap_or(0);
         let behind = self.skews.iter().map(|skew| -skew).max().unwrap_or(0).max(0);
-        born + 2 + behind
+        born + self.life + behind
     }
 }
 
@@ -88,4 +97,10 @@ pub(crate) enum Mutant {
     VoidLeased,
     /// After a commit of unknown outcome A voids a batch that has expired, as if it had never been committed.
     VoidExpired,
+    /// The same of a batch that A has forgotten because the master's copies have ended.
+    VoidForgotten,
+    /// A hands out leased keys that waited longer than they may.
+    ForgetHold,
+    /// The master may retrieve its copy until the key expires.
+    ForgetCopyEnd,
 }

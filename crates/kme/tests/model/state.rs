@@ -10,9 +10,12 @@ use kme::Timestamp;
 pub(crate) const BATCHES_MAX: usize = 2;
 /// Retrievals of one key that a state has room for.
 pub(crate) const ENTITLED_MAX: u8 = 2;
-/// Life of every key, in ticks of the clock.
-pub(crate) const LIFE_TICKS: i64 = 2;
-const TICK_MS: i64 = 1000;
+/// How long leased keys may wait for their hand-out, in ticks of the clock.
+pub(crate) const HOLD_TICKS: i8 = 1;
+/// A tick, as long as [`kme::life::HOLD`].
+const TICK_MS: i64 = 600_000;
+/// Instead of a tick: it has not happened.
+pub(crate) const NEVER: i8 = -1;
 
 /// A is the source of all keys, B their recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +82,12 @@ pub(crate) struct Batch {
     pub(crate) work: Work,
     /// A, memory: keys leased and not handed out.
     pub(crate) leased: u8,
+    /// A, memory: the tick of the last lease. Also for the observer, so no crash forgets it.
+    pub(crate) leased_at: i8,
     /// A, durable: the batch.
     pub(crate) at_a: Row,
+    /// A, durable: the tick at which the master's copies end.
+    pub(crate) copy_ends: i8,
     /// A, durable: keys of its ready row.
     pub(crate) ready: u8,
     /// A, durable: keys voided.
@@ -110,6 +117,10 @@ pub(crate) struct Batch {
     pub(crate) genuine: u8,
     /// Observer: keys of which other bytes were read for an answer.
     pub(crate) other: u8,
+    /// Observer: the tick until which the master must be able to retrieve its copies of the keys handed out.
+    pub(crate) owed_until: i8,
+    /// Observer: a master retrieved a copy after its end.
+    pub(crate) stale: bool,
     /// Observer: keys that were leased when A crashed.
     pub(crate) lost: u8,
     /// Observer: B committed a void of the batch.
@@ -124,7 +135,9 @@ impl Batch {
     pub(crate) const UNMADE: Self = Self {
         work: Work::Unmade,
         leased: 0,
+        leased_at: NEVER,
         at_a: Row::Unknown,
+        copy_ends: NEVER,
         ready: 0,
         void_at_a: 0,
         at_b: Row::Unknown,
@@ -139,17 +152,21 @@ impl Batch {
         answered_again: 0,
         genuine: 0,
         other: 0,
+        owed_until: NEVER,
+        stale: false,
         lost: 0,
         void_done: false,
         twinless: false,
         late: false,
     };
 
-    fn bytes(&self) -> [u8; 21] {
+    fn bytes(&self) -> [u8; 25] {
         [
             self.work as u8,
             self.leased,
+            self.leased_at.cast_unsigned(),
             self.at_a.code(),
+            self.copy_ends.cast_unsigned(),
             self.ready,
             self.void_at_a,
             self.at_b.code(),
@@ -164,6 +181,8 @@ impl Batch {
             self.answered_again,
             self.genuine,
             self.other,
+            self.owed_until.cast_unsigned(),
+            u8::from(self.stale),
             self.lost,
             u8::from(self.void_done),
             u8::from(self.twinless),

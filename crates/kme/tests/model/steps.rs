@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use kme::life::{self, Claim, EarlierUse, Inserted, KeyAtVoid, Known, Terms, Voiding};
+use kme::life::{self, Claim, EarlierUse, Inserted, KeyAtVoid, Known, Role, Terms, Voiding};
 use kme::{RetrievalMode, Timestamp};
 
 use crate::scope::{Kind, Mutant, Plan, Scope};
-use crate::state::{Batch, Content, LIFE_TICKS, Row, Site, State, Work, bit, moment, retrieval};
+use crate::state::{Batch, Content, HOLD_TICKS, NEVER, Row, Site, State, Work, bit, moment, retrieval};
 
 /// The numbers are batch, key and entitled party, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) enum Step {
     Lease(usize),
     /// The same commit, but A does not learn that it succeeded.
     LeaseUnclear(usize),
+    /// A gives leased keys back that waited too long.
+    GiveBack(usize),
     /// A hands out a key from memory.
     HandOut(usize, u8),
     /// A retrieval is decided and committed.
@@ -76,6 +78,7 @@ pub(crate) fn all(scope: &Scope, mutant: Option<Mutant>) -> Vec<Step> {
             Step::VoidArrives(b),
             Step::Lease(b),
             Step::LeaseUnclear(b),
+            Step::GiveBack(b),
             Step::Sweep(b, Site::A),
             Step::Sweep(b, Site::B),
         ]);
@@ -114,6 +117,10 @@ impl Rules<'_> {
             Step::HandOut(b, key) => self.hand_out(state, b, key),
             Step::Retrieve(b, key, entitled) => self.retrieve(state, b, key, entitled),
             Step::VoidAtHome(b) => self.void_at_home(state, b),
+            Step::Lease(b) => self.lease(state, b, true),
+            Step::LeaseUnclear(b) => self.lease(state, b, false),
+            Step::GiveBack(b) => self.give_back_overdue(state, b),
+            Step::Commit(b) | Step::CommitUnclear(b) => self.commit(state, b, step),
             Step::Sweep(b, site) => self.sweep(state, b, site),
             Step::AcknowledgeEarly(b) => {
                 let made = state.batches[b].work != Work::Unmade;
@@ -134,36 +141,20 @@ impl Rules<'_> {
                 batch.answering &= !held;
             }
             Step::AcknowledgementArrives(b)
-            | Step::Commit(b)
             | Step::CommitFails(b)
-            | Step::CommitUnclear(b)
             | Step::Retract(b)
             | Step::SendVoid(b)
-            | Step::VoidArrives(b)
-            | Step::Lease(b)
-            | Step::LeaseUnclear(b) => self.work(&mut state.batches[b], self.scope.plans[b], step),
+            | Step::VoidArrives(b) => self.work(&mut state.batches[b], self.scope.plans[b], step),
         }
     }
 
     /// The steps that need one batch and no clock.
     fn work(self, batch: &mut Batch, plan: Plan, step: Step) {
-        let early = self.mutant == Some(Mutant::HandOutBeforeAcknowledgement);
-        let may_commit = batch.work == Work::Acknowledged || (early && batch.work == Work::Waiting);
         match step {
             Step::AcknowledgementArrives(_) if batch.acknowledged && batch.work == Work::Waiting => {
                 batch.work = Work::Acknowledged;
             }
-            Step::Commit(_) if may_commit => {
-                batch.work = Work::Over;
-                if commit(batch, plan) && plan.kind == Kind::OnDemand {
-                    batch.leased = plan.all();
-                }
-            }
-            Step::CommitFails(_) if may_commit => batch.work = Work::Doubtful,
-            Step::CommitUnclear(_) if may_commit => {
-                batch.work = Work::Doubtful;
-                commit(batch, plan);
-            }
+            Step::CommitFails(_) if self.may_commit(batch) => batch.work = Work::Doubtful,
             Step::Retract(_) if matches!(batch.work, Work::Waiting | Work::Acknowledged) => {
                 batch.work = Work::Retracting;
             }
@@ -178,13 +169,77 @@ impl Rules<'_> {
                 batch.work = Work::Over;
             }
             Step::VoidArrives(_) if batch.void_sent => self.void_arrives(batch, plan),
-            Step::Lease(_) if batch.at_a.is_stored() => {
-                batch.leased |= batch.ready;
-                batch.ready = 0;
-            }
-            Step::LeaseUnclear(_) if batch.at_a.is_stored() => batch.ready = 0,
             _ => {}
         }
+    }
+
+    fn may_commit(self, batch: &Batch) -> bool {
+        let early = self.mutant == Some(Mutant::HandOutBeforeAcknowledgement);
+        batch.work == Work::Acknowledged || (early && batch.work == Work::Waiting)
+    }
+
+    fn commit(self, state: &mut State, b: usize, step: Step) {
+        let (clock, plan) = (state.clock, self.scope.plans[b]);
+        let batch = &mut state.batches[b];
+        if !self.may_commit(batch) {
+            return;
+        }
+        let is_clear = step == Step::Commit(b);
+        batch.work = if is_clear { Work::Over } else { Work::Doubtful };
+        if commit(batch, plan) && plan.kind == Kind::OnDemand {
+            self.note_lease(batch, b, clock);
+            batch.leased = if is_clear { plan.all() } else { 0 };
+        }
+    }
+
+    /// A's commit that takes all ready keys; `is_clear`: A learns of it.
+    fn lease(self, state: &mut State, b: usize, is_clear: bool) {
+        let (clock, is_usable) = (state.clock, self.is_usable(state, b));
+        let batch = &mut state.batches[b];
+        if batch.ready == 0 || !batch.at_a.is_stored() || !is_usable {
+            return;
+        }
+        self.note_lease(batch, b, clock);
+        if is_clear {
+            batch.leased |= batch.ready;
+        }
+        batch.ready = 0;
+    }
+
+    fn note_lease(self, batch: &mut Batch, b: usize, clock: i8) {
+        batch.leased_at = clock;
+        let leased_at = moment(i64::from(clock));
+        let hand_out_until = life::hand_out_until(self.created_at(b), self.expires_at(b), leased_at);
+        let master_ttl = moment(i64::from(self.scope.master_ttl)).since(moment(0));
+        let end = life::copy_ends_at(hand_out_until, master_ttl);
+        let end = ticks(end).min(i64::from(self.scope.last_tick()) + 1);
+        batch.copy_ends = batch.copy_ends.max(i8::try_from(end).unwrap_or(i8::MAX));
+    }
+
+    /// Whether the first half of the keys' life lasts.
+    fn is_usable(self, state: &State, b: usize) -> bool {
+        state.now(Site::A) < life::usable_until(self.created_at(b), self.expires_at(b))
+    }
+
+    fn give_back_overdue(self, state: &mut State, b: usize) {
+        let batch = &state.batches[b];
+        if batch.leased != 0 && state.clock >= batch.leased_at + HOLD_TICKS {
+            self.give_back(state, b);
+        }
+    }
+
+    fn give_back(self, state: &mut State, b: usize) {
+        let (is_usable, plan) = (self.is_usable(state, b), self.scope.plans[b]);
+        let batch = &mut state.batches[b];
+        if is_usable && batch.at_a == Row::Unknown {
+            // Forgotten meanwhile: a new record of these keys alone.
+            batch.at_a = Row::Stored(Content::Genuine);
+            (batch.void_at_a, batch.copy_ends) = (plan.all() & !batch.leased, NEVER);
+        }
+        if is_usable && batch.at_a.is_stored() {
+            batch.ready |= batch.leased;
+        }
+        batch.leased = 0;
     }
 
     fn make(self, state: &mut State, b: usize) {
@@ -195,8 +250,12 @@ impl Rules<'_> {
         }
     }
 
+    fn created_at(self, b: usize) -> Timestamp {
+        moment(i64::from(self.scope.plans[b].born))
+    }
+
     fn expires_at(self, b: usize) -> Timestamp {
-        moment(i64::from(self.scope.plans[b].born) + LIFE_TICKS)
+        moment(i64::from(self.scope.plans[b].born + self.scope.life))
     }
 
     fn push_arrives(self, state: &mut State, b: usize, content: Content) {
@@ -223,14 +282,19 @@ impl Rules<'_> {
     }
 
     fn void_at_home(self, state: &mut State, b: usize) {
-        let live = life::is_live(self.expires_at(b), state.now(Site::A));
+        let now = state.now(Site::A);
+        let shows = match self.mutant {
+            Some(Mutant::VoidExpired) => true,
+            Some(Mutant::VoidForgotten) => life::is_live(self.expires_at(b), now),
+            _ => now < life::leases_show_until(self.created_at(b), self.expires_at(b)),
+        };
         let (batch, plan) = (&mut state.batches[b], self.scope.plans[b]);
         if batch.work != Work::Doubtful {
             return;
         }
         // It was handed out and swept, or never committed: A does not know which. And B's clock may be
         // behind.
-        if !live && self.mutant != Some(Mutant::VoidExpired) {
+        if !shows {
             batch.work = Work::Over;
             return;
         }
@@ -285,17 +349,21 @@ impl Rules<'_> {
 
     fn hand_out(self, state: &mut State, b: usize, key: u8) {
         let (now, expires_at) = (state.now(Site::A), self.expires_at(b));
-        let created_at = moment(i64::from(self.scope.plans[b].born));
-        let usable = if self.mutant == Some(Mutant::NoMargin) {
-            life::is_live(expires_at, now)
-        } else {
-            life::may_hand_out(created_at, expires_at, now)
+        let leased_at = moment(i64::from(state.batches[b].leased_at));
+        let usable = match self.mutant {
+            Some(Mutant::NoMargin) => life::is_live(expires_at, now),
+            Some(Mutant::ForgetHold) => self.is_usable(state, b),
+            _ => now < life::hand_out_until(self.created_at(b), expires_at, leased_at),
         };
         if state.batches[b].leased & bit(key) == 0 || !usable {
             return;
         }
         let (late, live_at_b) = (self.has_expired(state, b, Site::A), !self.has_expired(state, b, Site::B));
+        let expiry = self.scope.plans[b].born + self.scope.life;
+        // The hand-out may be at the end of its tick.
+        let owed_until = (state.clock + 1 + self.scope.master_ttl).min(expiry);
         let batch = &mut state.batches[b];
+        batch.owed_until = batch.owed_until.max(owed_until);
         let twin = live_at_b && batch.at_b.is_stored() && batch.void_at_b & bit(key) == 0;
         batch.leased &= !bit(key);
         batch.handed_again |= batch.handed & bit(key);
@@ -309,8 +377,13 @@ impl Rules<'_> {
         let site = self.scope.entitled[usize::from(entitled)];
         let (now, held) = (state.now(site), retrieval(key, entitled));
         let late = self.has_expired(state, b, site);
-        let live = life::is_live(self.expires_at(b), now) || self.mutant == Some(Mutant::ForgetExpiry);
+        let clock = state.clock;
+        let role = if site == Site::A { Role::Master } else { Role::Slave };
         let batch = &mut state.batches[b];
+        let copy_ends = (batch.copy_ends != NEVER && self.mutant != Some(Mutant::ForgetCopyEnd))
+            .then(|| moment(i64::from(batch.copy_ends)));
+        let until = life::retrievable_until(role, self.expires_at(b), copy_ends);
+        let live = now < until || self.mutant == Some(Mutant::ForgetExpiry);
         let (row, voided) = match site {
             Site::A => (batch.at_a, batch.void_at_a),
             Site::B => (batch.at_b, batch.void_at_b),
@@ -326,6 +399,8 @@ impl Rules<'_> {
             return;
         }
         batch.late |= late;
+        let last_end = batch.leased_at + HOLD_TICKS + self.scope.master_ttl;
+        batch.stale |= role == Role::Master && batch.leased_at != NEVER && clock >= last_end;
         match content {
             Content::Genuine => batch.genuine |= bit(key),
             Content::Other => batch.other |= bit(key),
@@ -340,18 +415,30 @@ impl Rules<'_> {
 
     /// The observer computes this itself, so that it finds wrong decisions of the code.
     fn has_expired(self, state: &State, b: usize, site: Site) -> bool {
-        state.ticks(site) >= i64::from(self.scope.plans[b].born) + LIFE_TICKS
+        state.ticks(site) >= i64::from(self.scope.plans[b].born + self.scope.life)
     }
 
     fn sweep(self, state: &mut State, b: usize, site: Site) {
-        if life::is_live(self.expires_at(b), state.now(site)) {
+        let batch = &state.batches[b];
+        let expires_at = self.expires_at(b);
+        let kept_until = if site == Site::B || matches!(batch.at_a, Row::Tombstone | Row::Voided(_)) {
+            expires_at
+        } else {
+            let ready_until = life::usable_until(self.created_at(b), expires_at);
+            let copy_ends = (batch.copy_ends != NEVER).then(|| moment(i64::from(batch.copy_ends)));
+            life::kept_until(false, expires_at, (batch.ready != 0).then_some(ready_until), copy_ends)
+        };
+        if life::is_live(kept_until, state.now(site)) {
             return;
         }
         let swept = !self.scope.all_held(self.scope.plans[b], site);
         let batch = &mut state.batches[b];
         batch.used &= swept;
         match site {
-            Site::A => (batch.at_a, batch.ready, batch.void_at_a) = (Row::Unknown, 0, 0),
+            Site::A => {
+                (batch.at_a, batch.ready, batch.void_at_a) = (Row::Unknown, 0, 0);
+                batch.copy_ends = NEVER;
+            }
             Site::B => (batch.at_b, batch.void_at_b) = (Row::Unknown, 0),
         }
     }
@@ -374,17 +461,19 @@ impl Rules<'_> {
     /// A stops handing out, gives back what is left in one commit, and ends. A crash in between is the step
     /// `Crash`.
     fn stop(self, state: &mut State) {
-        for (batch, plan) in state.batches.iter_mut().zip(self.scope.plans) {
+        for (b, plan) in self.scope.plans.iter().enumerate() {
+            let batch = &mut state.batches[b];
             batch.answering &= !self.scope.all_held(*plan, Site::A);
             if batch.work == Work::Unmade {
                 continue;
             }
             batch.work = Work::Over;
-            if batch.at_a.is_stored() {
-                batch.ready |= batch.leased;
+            let leased = batch.leased;
+            if leased != 0 {
+                self.give_back(state, b);
             }
-            if self.mutant != Some(Mutant::ReturnWhileServing) {
-                batch.leased = 0;
+            if self.mutant == Some(Mutant::ReturnWhileServing) {
+                state.batches[b].leased = leased;
             }
         }
     }
@@ -406,4 +495,9 @@ fn commit(batch: &mut Batch, plan: Plan) -> bool {
 fn answered(batch: &mut Batch, held: u8) {
     batch.answered_again |= batch.answered & held;
     batch.answered |= held;
+}
+
+/// The tick of a moment.
+fn ticks(at: Timestamp) -> i64 {
+    at.as_ms() / moment(1).as_ms()
 }

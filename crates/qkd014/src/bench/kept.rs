@@ -30,6 +30,11 @@ impl KeptAnswers {
         Self { max, stride: 1, ..Self::default() }
     }
 
+    /// Operations that were kept or could have been.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+
     pub(super) fn keep(&mut self, enc: &[u8], dec: &[u8]) {
         let number = self.seen;
         self.seen += 1;

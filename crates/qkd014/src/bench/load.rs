@@ -17,13 +17,15 @@ use super::requests::EncRequests;
 use super::setup::{End, Http, Load};
 use super::stock::Stock;
 use super::tally::{Counts, Tally};
-use super::windows::{self, Windows};
+use super::windows::{self, Window, Windows};
 use super::worker::{Connections, Job, Worker};
 use crate::https::{Endpoint, HTTP_1, HTTP_2};
 
 /// What was counted, and over what time.
 pub(super) struct Measured {
     pub(super) counts: Counts,
+    /// Of the time that is counted, if windows were wanted.
+    pub(super) windows: Vec<Window>,
     pub(super) answers: KeptAnswers,
     pub(super) counted: Duration,
     /// Processor time used meanwhile.
@@ -77,7 +79,7 @@ pub(super) async fn run(
         let results = results.map_err(|_| BenchError("a thread of the client broke down".to_owned()))?;
         results.into_iter().collect()
     };
-    let counts = windows::count(&clock, &tallies, windows, ended).await?;
+    let (counts, windows) = windows::count(&clock, &tallies, windows, ended).await?;
     let (used, used_for) = (processes.used().since(&before), began.elapsed());
     if let Some(reason) = job.failed.get() {
         return Err(BenchError(reason.clone()));
@@ -92,7 +94,7 @@ pub(super) async fn run(
             .ok_or_else(|| BenchError("a worker of the client did not end".to_owned()))?;
         answers.append(tally.into_inner().answers);
     }
-    Ok(Measured { counts, answers, counted, used, used_for })
+    Ok(Measured { counts, windows, answers, counted, used, used_for })
 }
 
 /// One thread: runs the workers of its share of the connections on its own runtime.

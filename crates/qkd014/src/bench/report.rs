@@ -5,11 +5,17 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::kept::KeptAnswers;
 use super::load::Measured;
 use super::processes::ServerUse;
-use super::setup::Load;
+use super::setup::{Load, Operation, Setup, Supply};
 use super::times::{Times, float};
 use super::twins::Twins;
+use super::windows::{Course, OverTime, Window};
+
+/// Of the keys of a sustained measurement, the part that may be ready before: above it, the report says that the
+/// time was too short.
+const RESERVE_SHARE_MAX: f64 = 0.1;
 
 /// One measurement of one server or pair.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,6 +38,8 @@ pub struct Run {
     pub dec_latency_ms: Option<Times>,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
+    /// What the first answer of each other status than 200 says.
+    pub refusals: BTreeMap<u16, String>,
     /// Requests without an answer, by reason.
     pub troubles: BTreeMap<&'static str, u64>,
     /// How long processor time was counted: from the start of the measurement to the last answer.
@@ -50,12 +58,24 @@ pub struct Run {
     pub ready_before: Option<u64>,
     /// Ready keys after.
     pub ready_after: Option<u64>,
+    /// The part of the delivered keys by which the ready ones became fewer, so that they were not made meanwhile.
+    /// The warm-up is included. `None` for `dec`, for several slaves, and when the first KME does not tell.
+    pub reserve_share: Option<f64>,
+    /// For `dec`: keys that A had fetched and B had not, before.
+    pub known_before: Option<u64>,
+    /// The same after.
+    pub known_after: Option<u64>,
+    /// How figures went from window to window; `None` for the baseline.
+    pub over_time: Option<OverTime>,
+    /// The windows.
+    pub windows: Vec<Window>,
     /// Result of comparing the keys.
     pub twins: Option<Twins>,
 }
 
 impl Run {
-    pub(super) fn new(measured: &Measured, load: &Load) -> Self {
+    /// What was measured, and the answers behind it.
+    pub(super) fn new(measured: Measured, load: &Load) -> (Self, KeptAnswers) {
         let counts = &measured.counts;
         let (operations, seconds) = (counts.times.len(), measured.counted.as_secs_f64());
         let per_s = |count: u64| if seconds > 0.0 { float(count) / seconds } else { 0.0 };
@@ -63,7 +83,7 @@ impl Run {
         let others = measured.used.machine - measured.used.client - of_servers;
         let used_for = measured.used_for.as_secs_f64();
         let has_servers = !measured.used.servers.is_empty() && operations > 0 && used_for > 0.0;
-        Self {
+        let run = Self {
             operations,
             seconds,
             operations_per_s: per_s(operations),
@@ -73,6 +93,7 @@ impl Run {
             enc_latency_ms: Times::of_some(&counts.enc_times),
             dec_latency_ms: Times::of_some(&counts.dec_times),
             statuses: counts.statuses.clone(),
+            refusals: counts.refusals.clone(),
             troubles: counts.troubles.clone(),
             cpu_counted_s: used_for,
             client_cpu_s: measured.used.client,
@@ -83,8 +104,26 @@ impl Run {
                 .then(|| of_servers * 1e6 * seconds / used_for / float(operations)),
             ready_before: None,
             ready_after: None,
+            reserve_share: None,
+            known_before: None,
+            known_after: None,
+            over_time: OverTime::of(&measured.windows),
+            windows: measured.windows,
             twins: None,
+        };
+        (run, measured.answers)
+    }
+
+    /// With the part of `operations`, of `load`, whose keys were ready before.
+    pub(super) fn with_reserve_share(mut self, operations: u64, load: &Load) -> Self {
+        if load.operation == Operation::Dec || load.slaves.is_some() {
+            return self;
         }
+        let fewer =
+            self.ready_before.zip(self.ready_after).map(|(before, after)| before.saturating_sub(after));
+        let delivered = float(operations) * f64::from(load.number);
+        self.reserve_share = fewer.and_then(|fewer| over(float(fewer), delivered));
+        self
     }
 
     fn has_errors(&self) -> bool {
@@ -154,6 +193,10 @@ pub struct Ratio {
 pub struct Report {
     /// `enc`, `dec`, `pair` or `handshake`.
     pub operation: &'static str,
+    /// When the keys are made: `sustained`, while they are asked for, or `stocked`, before the clock runs.
+    pub supply: Supply,
+    /// For `dec`: `newest` or `random`.
+    pub order: Option<&'static str>,
     /// Version of HTTP.
     pub http: u8,
     /// Connections at once.
@@ -189,7 +232,8 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(load: &Load, key_bits: u32, rounds: Vec<Round>) -> Self {
+    pub(super) fn new(setup: &Setup, key_bits: u32, rounds: Vec<Round>) -> Self {
+        let load = &setup.load;
         let pairs = || rounds.iter().filter_map(|round| Some((round.baseline.as_ref()?, &round.kme)));
         let ratio = |value: fn(&Run, &Run) -> Option<f64>| {
             let mut ratios: Vec<f64> = pairs().filter_map(|(baseline, kme)| value(baseline, kme)).collect();
@@ -200,6 +244,8 @@ impl Report {
         let twins = rounds.iter().filter_map(|round| round.kme.twins).fold(Twins::default(), Twins::and);
         Self {
             operation: load.operation.name(),
+            supply: setup.supply(),
+            order: (load.operation == Operation::Dec).then(|| load.order.name()),
             http: load.http.number(),
             connections: load.connections,
             streams: load.http.streams(),
@@ -235,8 +281,14 @@ impl Report {
         };
         let _ = writeln!(
             text,
-            "{}: HTTP/{}, {} connections x {} at a time, {} key(s) of {} bits a request, {load}",
-            self.operation, self.http, self.connections, self.streams, self.number, self.key_bits
+            "{}, {}: HTTP/{}, {} connections x {} at a time, {} key(s) of {} bits a request, {load}",
+            self.operation,
+            self.supply_text(),
+            self.http,
+            self.connections,
+            self.streams,
+            self.number,
+            self.key_bits
         );
         let _ = writeln!(
             text,
@@ -249,7 +301,9 @@ impl Report {
                     text.push_str(&row(name, run));
                 }
             }
+            text.push_str(&details(&round.kme));
         }
+        text.push_str(&self.warning().unwrap_or_default());
         for (name, ratio) in [
             ("ops/s, KMEs / baseline", self.ratio_of_operations_per_s),
             ("p99, KMEs / baseline", self.ratio_of_p99),
@@ -267,6 +321,64 @@ impl Report {
         );
         text
     }
+}
+
+impl Report {
+    /// When the keys are made, in a word and its meaning.
+    fn supply_text(&self) -> String {
+        let Some(order) = self.order else {
+            return match self.supply {
+                Supply::Sustained => "sustained (keys are made while they are asked for)".to_owned(),
+                Supply::Stocked => "stocked (keys were made before the clock ran)".to_owned(),
+            };
+        };
+        let known = self.rounds.iter().filter_map(|round| round.kme.known_before).min().unwrap_or_default();
+        match order {
+            "random" => format!("stocked (any of {known} keys that were fetched before the clock ran)"),
+            _ => format!("stocked (the newest of {known} keys that were fetched before the clock ran)"),
+        }
+    }
+
+    /// That what is called sustained was not.
+    fn warning(&self) -> Option<String> {
+        let shares = self.rounds.iter().filter_map(|round| round.kme.reserve_share);
+        let most = shares.reduce(f64::max).filter(|most| *most > RESERVE_SHARE_MAX)?;
+        (self.supply == Supply::Sustained).then(|| {
+            format!(
+                "{:.0}% of the keys were ready before: measure for longer to see what can be sustained\n",
+                100.0 * most
+            )
+        })
+    }
+}
+
+/// Lines about parts of a run: windows of time, and the two requests of a pair.
+fn details(run: &Run) -> String {
+    let mut text = String::new();
+    if let (Some(enc), Some(dec)) = (run.enc_latency_ms, run.dec_latency_ms) {
+        let _ = writeln!(
+            text,
+            "{:<8} enc_keys: p50 {:.3}, p99 {:.3} ms; dec_keys: p50 {:.3}, p99 {:.3} ms",
+            "", enc.p50, enc.p99, dec.p50, dec.p99
+        );
+    }
+    if let Some(OverTime { windows, window_s, operations_per_s: Course { first, last, worst }, p99_ms }) =
+        run.over_time
+    {
+        let _ = write!(
+            text,
+            "{:<8} {windows} windows of {window_s:.3} s: ops/s first {first:.0}, last {last:.0}, least {worst:.0}",
+            ""
+        );
+        if let Some(Course { first, last, worst }) = p99_ms {
+            let _ = write!(text, "; p99 ms first {first:.3}, last {last:.3}, longest {worst:.3}");
+        }
+        text.push('\n');
+    }
+    for (status, said) in &run.refusals {
+        let _ = writeln!(text, "{:<8} the first {status} says: {said}", "");
+    }
+    text
 }
 
 fn over(above: f64, below: f64) -> Option<f64> {

@@ -36,6 +36,7 @@ pub async fn run(setup: &Setup, tell: impl Fn(News)) -> Result<Report, BenchErro
     let progress =
         |text: &str, round: usize| tell(News::Step(format!("round {round} of {}: {text}", setup.rounds)));
     let mut rounds = Vec::with_capacity(setup.rounds);
+    let mut stock = Stock::default();
     for round in 1..=setup.rounds {
         let baseline = match &setup.baseline {
             None => None,
@@ -45,12 +46,13 @@ pub async fn run(setup: &Setup, tell: impl Fn(News)) -> Result<Report, BenchErro
             }
         };
         progress("making ready", round);
-        let stock = bench.prepare().await?;
+        bench.prepare(&mut stock).await?;
         progress(setup.load.operation.name(), round);
-        let kme = bench.kmes(stock, &|window| tell(News::Window(window))).await?;
+        let kme;
+        (kme, stock) = bench.kmes(stock, &|window| tell(News::Window(window))).await?;
         rounds.push(Round { baseline, kme });
     }
-    Ok(Report::new(&setup.load, bench.key_bits(), rounds))
+    Ok(Report::new(setup, bench.key_bits(), rounds))
 }
 
 struct Bench<'a> {
@@ -88,10 +90,13 @@ impl<'a> Bench<'a> {
         let process = BaselineProcess::start(baseline, self.setup.load.number, key_bytes)?;
         let (a, b) = (process.instead_of(&self.setup.a)?, process.instead_of(&self.setup.b)?);
         let processes = Processes::find(&[("baseline".to_owned(), process.url())]);
-        let load = &self.setup.load;
+        let load = &Load {
+            duration: baseline.duration.unwrap_or(self.setup.load.duration),
+            ..self.setup.load.clone()
+        };
         let stock = Arc::new(Stock::of_baseline(load.number)?);
         let measured = load::run(load, (&a, &b), Some(stock), 0, &processes, None).await?;
-        let run = Run::new(&measured, load);
+        let run = Run::new(measured, load).0;
         if run.operations == 0 {
             let text = "the baseline server served no request; do the SAEs' certificates come from --ca, or --baseline-ca?";
             return Err(BenchError(text.to_owned()));
@@ -99,32 +104,38 @@ impl<'a> Bench<'a> {
         Ok(run)
     }
 
-    /// Prepares what is needed before the clock runs.
-    async fn prepare(&self) -> Result<Option<Arc<Stock>>, BenchError> {
+    /// Prepares what is needed before the clock runs: for `dec`, keys in `known`.
+    async fn prepare(&self, known: &mut Stock) -> Result<(), BenchError> {
         let Setup { load, stock, .. } = self.setup;
         if load.operation != Operation::Dec {
-            stock::wait_until_ready(&self.client_a, &self.slave, stock.unwrap_or_default()).await?;
-            return Ok(None);
+            return stock::wait_until_ready(&self.client_a, &self.slave, stock.unwrap_or_default()).await;
         }
         let count = stock.unwrap_or_else(|| usual_stock(load));
-        let stock = Stock::fetch(&self.client_a, &self.slave, load, self.limits, count).await?;
-        Ok(Some(Arc::new(stock)))
+        known.fill(&self.client_a, &self.slave, load, self.limits, count).await
     }
 
-    async fn kmes(&self, stock: Option<Arc<Stock>>, tell: &dyn Fn(Window)) -> Result<Run, BenchError> {
-        let Setup { a, b, load, compared_max, servers, window, .. } = self.setup;
+    /// Measures the KMEs. Returns what is left of the keys that `dec` knows.
+    async fn kmes(&self, known: Stock, tell: &dyn Fn(Window)) -> Result<(Run, Stock), BenchError> {
+        let Setup { a, b, load, compared_max, servers, .. } = self.setup;
         let processes = Processes::find(servers);
+        let known = Arc::new(known);
+        let is_dec = load.operation == Operation::Dec;
+        let known_before = is_dec.then(|| known.known());
         let ready_before = stock::ready(&self.client_a, &self.slave).await;
-        let windows = window.map(|every| Windows { every, tell });
-        let load_run = load::run(load, (a, b), stock.clone(), *compared_max, &processes, windows.as_ref());
-        let measured = load_run.await?;
+        let windows = Windows { every: self.setup.window(), tell };
+        let stock = Some(Arc::clone(&known));
+        let measured = load::run(load, (a, b), stock, *compared_max, &processes, Some(&windows)).await?;
         let ready_after = stock::ready(&self.client_a, &self.slave).await;
-        let run = Run::new(&measured, load);
-        let twins = self.twins(&measured.answers, stock.as_deref()).await;
-        Ok(Run { ready_before, ready_after, twins: Some(twins), ..run })
+        let known = Arc::into_inner(known)
+            .ok_or_else(|| BenchError("a worker of the client did not end".to_owned()))?;
+        let (run, answers) = Run::new(measured, load);
+        let known_after = is_dec.then(|| known.known());
+        let twins = Some(self.twins(&answers, &known).await);
+        let run = Run { ready_before, ready_after, known_before, known_after, twins, ..run };
+        Ok((run.with_reserve_share(answers.seen(), load), known))
     }
 
-    async fn twins(&self, answers: &KeptAnswers, stock: Option<&Stock>) -> Twins {
+    async fn twins(&self, answers: &KeptAnswers, stock: &Stock) -> Twins {
         let Setup { a, load, .. } = self.setup;
         let comparison = Comparison::new(answers, load.number);
         match load.operation {

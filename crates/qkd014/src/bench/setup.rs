@@ -3,8 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::credentials::Credentials;
 use crate::https::KmeUrl;
+
+/// How many windows a measurement has, and how long they are, unless the caller says how long.
+const WINDOWS: u32 = 10;
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_secs(10);
 
 /// One SAE and the KME that serves it.
 #[derive(Clone)]
@@ -38,6 +45,26 @@ impl Operation {
             Self::Dec => "dec",
             Self::Pair => "pair",
             Self::Handshake => "handshake",
+        }
+    }
+}
+
+/// In which order `dec` retrieves the keys that A has fetched and B has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The last that were fetched come first.
+    #[default]
+    Newest,
+    /// Any of them, each as likely as the others.
+    Random,
+}
+
+impl Order {
+    /// Its name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::Random => "random",
         }
     }
 }
@@ -76,6 +103,8 @@ impl Http {
 pub struct Load {
     /// What one operation is.
     pub operation: Operation,
+    /// For `dec`.
+    pub order: Order,
     /// How requests are sent.
     pub http: Http,
     /// Connections at once, to each KME that is asked.
@@ -105,6 +134,8 @@ pub struct Baseline {
     pub client_ca: PathBuf,
     /// Its own certificate and key; PEM. It makes a throw-away certificate unless given.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Time that it is measured; as long as the KMEs unless given.
+    pub duration: Option<Duration>,
 }
 
 /// Everything that a measurement needs.
@@ -117,15 +148,40 @@ pub struct Setup {
     pub load: Load,
     /// How often everything is measured.
     pub rounds: usize,
-    /// Length of a window. Figures of each window are reported during the measurement of the KMEs.
+    /// Length of a window; a tenth of the time, from 1 to 10 seconds, unless given. Figures of each window are
+    /// reported during the measurement of the KMEs, and are part of the report.
     pub window: Option<Duration>,
     /// Measured before each round in the same way, if given.
     pub baseline: Option<Baseline>,
-    /// For `dec`: keys that A fetches before the clock runs; enough for the whole time unless given. For
-    /// others: ready keys to wait for; none unless given.
+    /// For `dec`: keys that A has fetched and B has not when the clock starts; enough for the whole time unless
+    /// given. What a round leaves is part of the next one's. For others: ready keys to wait for; none unless
+    /// given.
     pub stock: Option<u64>,
     /// Most operations of one round whose keys are kept and compared with their twins.
     pub compared_max: usize,
     /// Servers by name and URL. Their processor time is reported if they run on this machine.
     pub servers: Vec<(String, String)>,
+}
+
+/// When the keys of a measurement are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Supply {
+    /// While they are asked for: what a KME can go on with.
+    Sustained,
+    /// Before the clock runs.
+    Stocked,
+}
+
+impl Setup {
+    /// When the keys are made.
+    pub(super) fn supply(&self) -> Supply {
+        let is_stocked = self.load.operation == Operation::Dec || self.stock.is_some_and(|keys| keys > 0);
+        if is_stocked { Supply::Stocked } else { Supply::Sustained }
+    }
+
+    /// The length of a window.
+    pub(super) fn window(&self) -> Duration {
+        self.window.unwrap_or_else(|| (self.load.duration / WINDOWS).clamp(WINDOW_MIN, WINDOW_MAX))
+    }
 }

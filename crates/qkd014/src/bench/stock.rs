@@ -1,5 +1,6 @@
 //! What must be ready before the clock runs: fetched keys for `dec_keys`, ready keys for `enc_keys`.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::baseline;
 use super::error::BenchError;
-use super::setup::{End, Load};
+use super::setup::{End, Load, Order};
 use crate::client::{Client, ClientError};
 use crate::wire::{DeliveredKey, KeyContainer, KeyRequest};
 
@@ -74,51 +75,82 @@ pub(super) async fn wait_until_ready(a: &Client, slave: &str, wanted: u64) -> Re
     }
 }
 
-/// Keys that A has fetched and B has not.
+/// Keys that A has fetched and B has not: what `dec` knows.
+#[derive(Default)]
 pub(super) struct Stock {
     keys: Vec<DeliveredKey>,
-    next: AtomicUsize,
+    /// How many were taken, from the end.
+    taken: AtomicUsize,
     /// Whether the same keys are handed out again and again.
     is_endless: bool,
 }
 
 impl Stock {
-    /// Fetches `count` keys of `load`'s size.
-    pub(super) async fn fetch(
+    /// Fetches keys of `load`'s size until there are `count`, and puts all in the order in which `load` takes
+    /// them.
+    pub(super) async fn fill(
+        &mut self,
         a: &Client,
         slave: &str,
         load: &Load,
         limits: Limits,
         count: u64,
-    ) -> Result<Self, BenchError> {
+    ) -> Result<(), BenchError> {
+        self.forget_taken();
+        let count = count.saturating_sub(self.known());
         let each = u64::from(limits.max_per_request);
         let requests = (0..count.div_ceil(each)).map(|index| {
             let number = each.min(count - index * each);
             fetch_some(a, slave, u32::try_from(number).unwrap_or(u32::MAX), load.size_bits)
         });
         let mut answers = stream::iter(requests).buffer_unordered(AT_ONCE);
-        let mut keys = Vec::new();
         while let Some(fetched) = answers.next().await {
-            keys.extend(fetched?);
+            self.keys.extend(fetched?);
         }
-        Ok(Self { keys, next: AtomicUsize::new(0), is_endless: false })
+        if load.order == Order::Random {
+            self.shuffle();
+        }
+        Ok(())
+    }
+
+    /// Every order is as likely as any other: that of hashes under a key drawn now.
+    fn shuffle(&mut self) {
+        let hashes = RandomState::new();
+        self.keys.sort_by_cached_key(|key| hashes.hash_one(&key.id));
+    }
+
+    /// Keys that were not taken.
+    pub(super) fn known(&self) -> u64 {
+        self.keys.len().saturating_sub(self.taken.load(Ordering::Relaxed)) as u64
+    }
+
+    fn forget_taken(&mut self) {
+        let taken = std::mem::take(self.taken.get_mut());
+        self.keys.truncate(self.keys.len().saturating_sub(taken));
     }
 
     /// An endless stock of IDs for the baseline, which answers everything.
     pub(super) fn of_baseline(number: u32) -> Result<Self, BenchError> {
         let container: KeyContainer = serde_json::from_slice(&baseline::body(number, 1))
             .map_err(|error| BenchError(format!("the baseline's keys: {error}")))?;
-        Ok(Self { keys: container.keys, next: AtomicUsize::new(0), is_endless: true })
+        Ok(Self { keys: container.keys, is_endless: true, ..Self::default() })
     }
 
-    /// IDs of the next `number` keys; `None` when there are fewer.
+    /// IDs of the last `number` keys that were not taken; `None` when there are fewer.
     pub(super) fn take(&self, number: u32) -> Option<impl ExactSizeIterator<Item = &str>> {
         let number = usize::try_from(number).ok()?;
-        let start = if self.is_endless { 0 } else { self.next.fetch_add(number, Ordering::Relaxed) };
-        let keys = self.keys.get(start..start.checked_add(number)?)?;
+        let more = |taken: usize| taken.checked_add(number).filter(|more| *more <= self.keys.len());
+        let taken = if self.is_endless {
+            0
+        } else {
+            self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?
+        };
+        let end = self.keys.len().checked_sub(taken)?;
+        let keys = self.keys.get(end.checked_sub(number)?..end)?;
         Some(keys.iter().map(|key| key.id.as_str()))
     }
 
+    /// All, also those that were taken.
     pub(super) fn keys(&self) -> &[DeliveredKey] {
         &self.keys
     }
@@ -143,5 +175,65 @@ async fn fetch_some(
             }
             Err(error) => return Err(BenchError(format!("keys to begin with: {error}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stock(count: u32) -> Stock {
+        let entries: Vec<String> =
+            (0..count).map(|number| format!(r#"{{"key_ID":"{number}","key":"AA=="}}"#)).collect();
+        let text = format!(r#"{{"keys":[{}]}}"#, entries.join(","));
+        let container: KeyContainer = serde_json::from_str(&text).unwrap();
+        Stock { keys: container.keys, ..Stock::default() }
+    }
+
+    fn take_all(stock: &Stock, each: u32) -> Vec<u32> {
+        std::iter::from_fn(|| Some(stock.take(each)?.map(|id| id.parse().unwrap()).collect::<Vec<u32>>()))
+            .flatten()
+            .collect()
+    }
+
+    #[test]
+    fn the_newest_are_taken_first_and_a_rest_that_is_too_small_stays() {
+        let mut keys = stock(7);
+        assert_eq!(take_all(&keys, 3), [4, 5, 6, 1, 2, 3]);
+        assert!(keys.take(3).is_none());
+        assert_eq!(keys.known(), 1);
+        keys.forget_taken();
+        assert_eq!(take_all(&keys, 1), [0]);
+    }
+
+    #[test]
+    fn what_a_round_does_not_take_is_known_to_the_next_and_never_taken_twice() {
+        let mut keys = stock(10);
+        let first: Vec<String> = keys.take(4).unwrap().map(str::to_owned).collect();
+        assert_eq!(keys.known(), 6);
+        keys.forget_taken();
+        keys.shuffle();
+        assert_eq!(keys.known(), 6);
+        let rest = take_all(&keys, 1);
+        assert_eq!(rest.len(), 6);
+        assert!(rest.iter().all(|id| !first.contains(&id.to_string())));
+    }
+
+    #[test]
+    fn random_order_takes_each_once_from_everywhere() {
+        let mut keys = stock(1000);
+        keys.shuffle();
+        let taken = take_all(&keys, 1);
+        let mut sorted = taken.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..1000).collect::<Vec<u32>>());
+        // The first half comes from all parts. Of each tenth, 50 are expected; fewer than 15 do not happen.
+        for part in 0..10 {
+            let of_part = taken.iter().take(500).filter(|id| **id / 100 == part).count();
+            assert!((15..=85).contains(&of_part), "{of_part} of the first half are from part {part}");
+        }
+        keys = stock(1000);
+        keys.shuffle();
+        assert_ne!(take_all(&keys, 1), taken, "another order each time");
     }
 }

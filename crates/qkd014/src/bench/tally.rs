@@ -29,6 +29,8 @@ pub(super) struct Counts {
     pub(super) dec_times: Histogram<u64>,
     /// Requests that were answered, by status.
     pub(super) statuses: BTreeMap<u16, u64>,
+    /// What the first answer of each status that is a refusal says.
+    pub(super) refusals: BTreeMap<u16, String>,
     /// Requests that were not answered, by reason.
     pub(super) troubles: BTreeMap<&'static str, u64>,
 }
@@ -50,6 +52,7 @@ impl Counts {
             enc_times: histogram()?,
             dec_times: histogram()?,
             statuses: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             troubles: BTreeMap::new(),
         })
     }
@@ -74,6 +77,9 @@ impl Counts {
         }
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
+        }
+        for (status, text) in &other.refusals {
+            self.refusals.entry(*status).or_insert_with(|| text.clone());
         }
         for (what, count) in &other.troubles {
             *self.troubles.entry(what).or_default() += count;

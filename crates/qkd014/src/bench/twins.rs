@@ -69,10 +69,9 @@ impl Comparison {
     }
 
     /// Compares with the answers of `dec_keys`, whose keys A had in `stock` or fetched just before.
-    pub(super) fn with_answers(mut self, answers: &KeptAnswers, stock: Option<&Stock>, number: u32) -> Twins {
-        let stocked: HashMap<&str, &DeliveredKey> = stock
-            .map(|stock| stock.keys().iter().map(|key| (key.id.as_str(), key)).collect())
-            .unwrap_or_default();
+    pub(super) fn with_answers(mut self, answers: &KeptAnswers, stock: &Stock, number: u32) -> Twins {
+        let stocked: HashMap<&str, &DeliveredKey> =
+            stock.keys().iter().map(|key| (key.id.as_str(), key)).collect();
         for (_, dec) in answers.iter().filter(|(_, dec)| !dec.is_empty()) {
             for twin in self.container(dec, number) {
                 let mine = self.mine.remove(&twin.id.to_ascii_lowercase());

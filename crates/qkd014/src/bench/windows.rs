@@ -55,30 +55,76 @@ impl Window {
     }
 }
 
+/// The first window, the last, and the one furthest from what is wanted: the slowest.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Course {
+    /// The first.
+    pub first: f64,
+    /// The last.
+    pub last: f64,
+    /// The least operations a second, or the longest time.
+    pub worst: f64,
+}
+
+/// How figures went from window to window.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct OverTime {
+    /// How many windows there were.
+    pub windows: usize,
+    /// The length of the first.
+    pub window_s: f64,
+    /// Operations a second.
+    pub operations_per_s: Course,
+    /// 99 in a hundred operations were faster; `None` when no operation succeeded in one of the windows.
+    pub p99_ms: Option<Course>,
+}
+
+impl OverTime {
+    /// `None` when there are no windows.
+    pub(super) fn of(windows: &[Window]) -> Option<Self> {
+        let course = |values: &[f64], worse: fn(f64, f64) -> f64| {
+            let worst = values.iter().copied().reduce(worse)?;
+            Some(Course { first: *values.first()?, last: *values.last()?, worst })
+        };
+        let rates: Vec<f64> = windows.iter().map(|window| window.operations_per_s).collect();
+        let times: Option<Vec<f64>> =
+            windows.iter().map(|window| window.latency_ms.map(|times| times.p99)).collect();
+        Some(Self {
+            windows: windows.len(),
+            window_s: windows.first()?.seconds,
+            operations_per_s: course(&rates, f64::min)?,
+            p99_ms: times.and_then(|times| course(&times, f64::max)),
+        })
+    }
+}
+
 /// The length of a window, and where to report it.
 pub(super) struct Windows<'a> {
     pub(super) every: Duration,
     pub(super) tell: &'a dyn Fn(Window),
 }
 
-/// Reports each window until the load has `ended`. Returns the counts of the whole time. An operation that a
-/// thread counts late is in the next window; after the last window it is only in the sum.
+/// Reports each window until the load has `ended`. Returns the counts of the whole time, and the windows. An
+/// operation that a thread counts late is in the next window; after the last window it is only in the sum.
 pub(super) async fn count(
     clock: &Clock,
     tallies: &[Arc<Mutex<Tally>>],
     windows: Option<&Windows<'_>>,
     ended: impl Future<Output = Result<(), BenchError>>,
-) -> Result<Counts, BenchError> {
+) -> Result<(Counts, Vec<Window>), BenchError> {
     let Some(Windows { every, tell }) = windows else {
         ended.await?;
-        return take(tallies);
+        return Ok((take(tallies)?, Vec::new()));
     };
+    let mut told = Vec::new();
     let mut ended = pin!(ended);
     let mut result = None;
     let mut all = Counts::new()?;
     let mut start = clock.counting();
-    let window = |counts: &Counts, start: Instant, end: Instant| {
-        tell(Window::new(counts, start - clock.counting(), end - start));
+    let mut window = |counts: &Counts, start: Instant, end: Instant| {
+        let window = Window::new(counts, start - clock.counting(), end - start);
+        tell(window.clone());
+        told.push(window);
     };
     while result.is_none() && start + *every <= clock.end() {
         let end = start + *every;
@@ -99,7 +145,7 @@ pub(super) async fn count(
         window(&rest, start, clock.end());
     }
     all.append(&rest)?;
-    Ok(all)
+    Ok((all, told))
 }
 
 /// What was counted since the last time.
@@ -113,4 +159,36 @@ fn take(tallies: &[Arc<Mutex<Tally>>]) -> Result<Counts, BenchError> {
         sum.append(&counts)?;
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A window with so many operations in its second, all of them as slow as given.
+    fn window(operations: u32, ms: u64) -> Window {
+        let mut counts = Counts::new().unwrap();
+        for _ in 0..operations {
+            counts.times.record(ms * 1_000_000).unwrap();
+        }
+        Window::new(&counts, Duration::ZERO, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_fall_shows_in_the_first_the_last_and_the_worst_window() {
+        let over = OverTime::of(&[window(90, 2), window(30, 40), window(60, 5)]).unwrap();
+        assert_eq!((over.windows, over.window_s), (3, 1.0));
+        assert_eq!(over.operations_per_s, Course { first: 90.0, last: 60.0, worst: 30.0 });
+        let Course { first, last, worst } = over.p99_ms.unwrap();
+        let near = |time: f64, ms: f64| (time - ms).abs() < ms / 100.0;
+        assert!(near(first, 2.0) && near(last, 5.0) && near(worst, 40.0), "{over:?}");
+    }
+
+    #[test]
+    fn a_window_in_which_nothing_succeeded_counts_as_none_a_second_and_has_no_times() {
+        assert_eq!(OverTime::of(&[]), None);
+        let over = OverTime::of(&[window(5, 2), window(0, 1)]).unwrap();
+        assert_eq!(over.operations_per_s, Course { first: 5.0, last: 0.0, worst: 0.0 });
+        assert_eq!(over.p99_ms, None);
+    }
 }

@@ -16,6 +16,7 @@ use super::setup::{End, Http, Load, Operation};
 use super::stock::Stock;
 use super::tally::{Tally, note};
 use crate::https::{Connection, Endpoint, HttpRequest, HttpResponse, Trouble};
+use crate::wire;
 
 /// Pause after a request without an answer.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -203,9 +204,12 @@ impl Worker {
             return;
         }
         let counts = &mut tally.counts;
-        for status in [self.enc.status, self.dec.status] {
-            if status != 0 {
-                counts.status(status);
+        for HttpResponse { status, body, .. } in [&self.enc, &self.dec] {
+            if *status != 0 {
+                counts.status(*status);
+            }
+            if !matches!(*status, 0 | OK) {
+                counts.refusals.entry(*status).or_insert_with(|| wire::message_of(body));
             }
         }
         match result {

@@ -11,7 +11,7 @@ use mtls::TlsFiles;
 
 use super::demo::Manifest;
 use super::outcome::{Failure, Outcome, block_on};
-use crate::bench::{self, Baseline, End, Http, Load, News, Operation, Setup, baseline};
+use crate::bench::{self, Baseline, End, Http, Load, News, Operation, Order, Setup, baseline};
 use crate::credentials::Credentials;
 use crate::https::KmeUrl;
 
@@ -27,9 +27,15 @@ pub(super) struct BenchArgs {
     pair: PairArgs,
     #[command(flatten)]
     load: LoadArgs,
+    /// dec: which keys to retrieve first, of those that were fetched and not yet retrieved
+    #[arg(long, value_enum, default_value = "newest")]
+    order: OrderArg,
     /// Before each round measure a server that does nothing, and print the ratio
     #[arg(long)]
     baseline: bool,
+    /// Seconds for which it is measured; --duration unless given
+    #[arg(long, value_name = "SECS", requires = "baseline", value_parser = positive)]
+    baseline_duration: Option<f64>,
     /// CA certificates that the SAEs' certificates come from, for the baseline server; --ca unless given
     #[arg(long, value_name = "FILE", requires = "baseline")]
     baseline_ca: Option<PathBuf>,
@@ -42,13 +48,13 @@ pub(super) struct BenchArgs {
     /// Rounds of measurement; 5 with --baseline, else 1, unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
-    /// dec: keys to fetch before the clock runs (33000 a second unless given); others: ready keys to wait for first
+    /// dec: keys to have fetched before the clock runs (33000 a second unless given); what a round leaves is part of the next one's. Others: ready keys to wait for first; the report then says "stocked" instead of "sustained"
     #[arg(long, value_name = "KEYS")]
     stock: Option<u64>,
     /// Most operations of a round whose keys are compared with their twins
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     compare: usize,
-    /// Print a line of JSON for each window of this length; the report is then one line, too
+    /// Print a line of JSON for each window of this length; the report is then one line, too. It has the windows in any case, and unless this says otherwise each is a tenth of --duration, from 1 to 10 seconds
     #[arg(long, value_name = "SECS", requires = "json", value_parser = not_short)]
     window: Option<f64>,
     /// Print JSON
@@ -147,6 +153,14 @@ enum OpArg {
     Handshake,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OrderArg {
+    /// The last that were fetched
+    Newest,
+    /// Any of them, each as likely as the others
+    Random,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum PathArg {
     /// SAEs
@@ -177,6 +191,11 @@ fn not_short(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: BenchArgs) -> Outcome {
     let (as_json, in_lines) = (args.json, args.window.is_some());
     let setup = args.setup().map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let tell = |news| match news {
+        News::Step(text) => eprintln!("{text}"),
+        News::Window(window) if in_lines => println!("{}", serde_json::json!({ "window": window })),
+        News::Window(_) => {}
+    };
     let report = block_on(bench::run(&setup, tell))?.map_err(anyhow::Error::from)?;
     if in_lines {
         println!("{}", serde_json::to_string(&report).map_err(anyhow::Error::from)?);
@@ -191,13 +210,6 @@ pub(super) fn run(args: BenchArgs) -> Outcome {
     Ok(())
 }
 
-fn tell(news: News) {
-    match news {
-        News::Step(text) => eprintln!("{text}"),
-        News::Window(window) => println!("{}", serde_json::json!({ "window": window })),
-    }
-}
-
 impl BenchArgs {
     fn setup(self) -> anyhow::Result<Setup> {
         let demo = self.demo.as_deref().map(Demo::read).transpose()?;
@@ -210,13 +222,14 @@ impl BenchArgs {
         servers.push(("KME of B".to_owned(), b.url.to_string()));
         let certificate = self.baseline_cert.zip(self.baseline_key);
         let client_ca = self.baseline_ca.unwrap_or(ca);
-        let baseline = self.baseline.then_some(Baseline { client_ca, certificate });
+        let duration = self.baseline_duration.map(Duration::from_secs_f64);
+        let baseline = self.baseline.then_some(Baseline { client_ca, certificate, duration });
         Ok(Setup {
             a,
             b,
             rounds: self.rounds.map_or(if baseline.is_some() { 5 } else { 1 }, usize::from),
             baseline,
-            load: self.load.load(self.op, self.compare)?,
+            load: self.load.load(self.op, self.order, self.compare)?,
             window: self.window.map(Duration::from_secs_f64),
             stock: self.stock,
             compared_max: self.compare,
@@ -226,9 +239,11 @@ impl BenchArgs {
 }
 
 impl LoadArgs {
-    fn load(self, op: OpArg, compare: usize) -> anyhow::Result<Load> {
+    fn load(self, op: OpArg, order: OrderArg, compare: usize) -> anyhow::Result<Load> {
         ensure!(self.http == 2 || self.streams == 1, "--streams needs --http 2");
         let is_alone = matches!(op, OpArg::Enc | OpArg::Handshake) && compare == 0;
+        let has_order = matches!((op, order), (OpArg::Dec, _) | (_, OrderArg::Newest));
+        ensure!(has_order, "--order needs --op dec");
         ensure!(self.slaves.is_none() || is_alone, "--slaves needs --op enc or handshake, and --compare 0");
         let http = match self.http {
             1 => Http::V1,
@@ -241,6 +256,10 @@ impl LoadArgs {
                 OpArg::Dec => Operation::Dec,
                 OpArg::Pair => Operation::Pair,
                 OpArg::Handshake => Operation::Handshake,
+            },
+            order: match order {
+                OrderArg::Newest => Order::Newest,
+                OrderArg::Random => Order::Random,
             },
             http,
             connections: usize::try_from(self.connections)?,

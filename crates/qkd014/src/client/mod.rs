@@ -16,12 +16,10 @@ pub use error::ClientError;
 
 use crate::credentials::Credentials;
 use crate::https::{ANY_HTTP, Endpoint, HttpRequest, HttpResponse, KeptConnections, KmeUrl, Trouble};
-use crate::wire::{self, ErrorBody, KeyContainer, KeyRequest, KmeStatus};
+use crate::wire::{self, KeyContainer, KeyRequest, KmeStatus};
 
 /// How long a call may take by default.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Characters of a KME's message that are kept.
-const MESSAGE_MAX_CHARS: usize = 500;
 
 /// Calls one KME as one SAE. Cheap to clone; clones share connections.
 ///
@@ -174,7 +172,7 @@ impl Client {
         }
         let status = StatusCode::from_u16(response.status)
             .map_err(|_| ClientError::NotEtsi014("a status that HTTP does not know"))?;
-        Err(ClientError::Refused { status, message: message_of(&response.body) })
+        Err(ClientError::Refused { status, message: wire::message_of(&response.body) })
     }
 }
 
@@ -196,10 +194,4 @@ impl Current {
         let endpoint = Endpoint::new(url, tls, ANY_HTTP).map_err(ClientError::Certificates)?;
         Ok(Self { generation, connections: Arc::new(KeptConnections::to(endpoint)) })
     }
-}
-
-/// The message of an error, without control characters for a terminal.
-fn message_of(body: &[u8]) -> String {
-    let text = serde_json::from_slice::<ErrorBody>(body).map(|error| error.message).unwrap_or_default();
-    text.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }

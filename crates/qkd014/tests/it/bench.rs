@@ -5,16 +5,21 @@ use std::path::Path;
 use serde_json::Value;
 
 use testkit::needs;
-use testkit::{Network, output_of, qkd014};
+use testkit::{Network, eventually, output_of, qkd014};
 
-/// Runs a short bench against `manifest` and returns its report.
-fn bench(manifest: &Path, args: &[&str]) -> Value {
+/// Runs a short bench against `manifest` and returns what it prints.
+fn printed(manifest: &Path, args: &[&str]) -> String {
     let mut command = qkd014();
-    command.args(["bench", "--json", "--demo"]).arg(manifest);
+    command.args(["bench", "--demo"]).arg(manifest);
     let output = output_of(command.args(args));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stdout)))
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The same as JSON.
+fn bench(manifest: &Path, args: &[&str]) -> Value {
+    let text = printed(manifest, &[&["--json"], args].concat());
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
 }
 
 /// A small stock for `dec`, without a warm-up that uses it up; other operations wait for no keys.
@@ -91,6 +96,7 @@ fn the_baseline_is_measured_before_each_round_and_divides_its_figures() {
     let network = Network::start(2);
     for operation in ["enc", "dec", "pair", "handshake"] {
         let args = ["--op", operation, "--baseline", "--rounds", "2", "--connections", "2"];
+        let args = [&args[..], &["--baseline-duration", "0.5"]].concat();
         let report = bench(&network.manifest(), &[&args[..], &stock(operation)].concat());
         check(&report, 1);
         let rounds = report["rounds"].as_array().unwrap();
@@ -103,6 +109,7 @@ fn the_baseline_is_measured_before_each_round_and_divides_its_figures() {
         assert!((ratio - f64::midpoint(ratios[0], ratios[1])).abs() < 1e-9, "{ratio} {ratios:?}");
         for round in rounds {
             assert_eq!(round["baseline"]["servers"][0]["names"][0], "baseline");
+            assert_eq!(round["baseline"]["seconds"], 0.5);
             assert!(round["baseline"]["servers"][0]["cpu_s"].as_f64().unwrap() > 0.0);
         }
     }
@@ -180,12 +187,102 @@ fn windows_are_told_one_after_the_other_and_add_up_to_the_whole() {
         let late = of(run) - windows;
         assert!(windows > 0 && late <= 2 * CONNECTIONS, "{what}: {run:#} {lines:#?}");
     }
+    // The report has them all, and says how figures went.
+    let told: Vec<Value> = lines.iter().map(|line| line["window"].clone()).collect();
+    assert_eq!(run["windows"], Value::from(told));
+    let rates: Vec<f64> =
+        lines.iter().map(|line| line["window"]["operations_per_s"].as_f64().unwrap()).collect();
+    let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
+    let course = serde_json::json!({ "first": rates[0], "last": rates[2], "worst": least });
+    assert_eq!(run["over_time"]["operations_per_s"], course);
     for line in &lines {
         let at = |name: &str| line["window"]["dec_latency_ms"][name].as_f64();
         assert!(at("p50") <= at("p99"), "{line:#}");
         // The whole time includes the longest of all windows.
         assert!(at("max") <= run["dec_latency_ms"]["max"].as_f64(), "{line:#}");
     }
+}
+
+#[test]
+fn either_order_retrieves_each_known_key_once_and_ends_when_there_are_no_more() {
+    needs!(Curl);
+    let network = Network::start(2);
+    for order in ["newest", "random"] {
+        let args = ["--op", "dec", "--order", order, "--stock", "300", "--rounds", "2", "--connections", "3"];
+        let report =
+            bench(&network.manifest(), &[&args[..], &["--duration", "600", "--warmup", "0"]].concat());
+        check(&report, 1);
+        assert_eq!((&report["order"], &report["supply"]), (&order.into(), &"stocked".into()));
+        for round in report["rounds"].as_array().unwrap() {
+            let run = &round["kme"];
+            // A second retrieval of the same key would have been refused, and none is missing.
+            assert_eq!(run["twins"]["compared"], 300);
+            assert_eq!((&run["known_before"], &run["known_after"]), (&300.into(), &0.into()));
+        }
+        assert_eq!(report["twins"]["compared"], 600);
+    }
+}
+
+#[test]
+fn keys_that_a_round_leaves_are_known_to_the_next_and_only_the_others_are_fetched() {
+    needs!(Curl);
+    let network = Network::start(2);
+    let args = ["--op", "dec", "--order", "random", "--stock", "300", "--rounds", "2", "--rate", "40"];
+    let report = bench(&network.manifest(), &[&args[..], &["--duration", "2", "--warmup", "0"]].concat());
+    check(&report, 1);
+    let of = |round: usize, what: &str| report["rounds"][round]["kme"][what].as_u64().unwrap();
+    for round in [0, 1] {
+        assert_eq!(of(round, "known_before"), 300);
+        let taken = 300 - of(round, "known_after");
+        assert!((1..300).contains(&taken) && taken >= of(round, "operations"), "{report:#}");
+    }
+    let metrics = network.metrics(0);
+    let handed_out: u64 = metrics
+        .lines()
+        .filter(|line| line.starts_with("dqkd_keys_handed_out_total"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(handed_out, 300 + 300 - of(0, "known_after"));
+}
+
+#[test]
+fn a_report_says_whether_keys_were_made_before_or_while_they_were_asked_for() {
+    needs!(Curl);
+    let network = Network::start(2);
+    let manifest = network.manifest();
+    let short = ["--duration", "1", "--warmup", "0", "--connections", "2"];
+    for (args, supply, words) in [
+        (&["--op", "enc"][..], "sustained", "enc, sustained (keys are made while they are asked for)"),
+        (&["--op", "pair"], "sustained", "pair, sustained"),
+        (&["--op", "pair", "--stock", "0"], "sustained", "pair, sustained"),
+        (&["--op", "handshake"], "sustained", "handshake, sustained"),
+        (&["--op", "enc", "--stock", "10"], "stocked", "enc, stocked (keys were made before the clock ran)"),
+        (&["--op", "pair", "--stock", "10"], "stocked", "pair, stocked"),
+        (&["--op", "dec", "--stock", "70"], "stocked", "dec, stocked (the newest of 70 keys"),
+        (&["--op", "dec", "--stock", "70", "--order", "random"], "stocked", "dec, stocked (any of 70 keys"),
+    ] {
+        let args = [args, &short].concat();
+        let report = bench(&manifest, &args);
+        assert_eq!(report["supply"], supply, "{args:?}");
+        let text = printed(&manifest, &args);
+        assert!(text.starts_with(words), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn keys_that_were_ready_before_are_not_called_sustained_in_silence() {
+    needs!(Curl);
+    let mut network = Network::start(2);
+    let manifest = network.manifest();
+    let ready = |network: &Network| network.status("alice", "bob")["stored_key_count"].as_u64().unwrap();
+    eventually("alice's reserve is full", || ready(&network) >= 64);
+    // From here on nothing can be made.
+    network.kill_site(1);
+    let args = ["--compare", "0", "--rate", "100", "--duration", "0.2", "--warmup", "0"];
+    let text = printed(&manifest, &args);
+    assert!(text.contains("100% of the keys were ready before: measure for longer"), "{text}");
+    let text = printed(&manifest, &[&args[..], &["--stock", "1"]].concat());
+    assert!(text.contains("stocked") && !text.contains("measure for longer"), "{text}");
 }
 
 #[test]
@@ -204,6 +301,8 @@ fn slaves_are_named_in_turn_each_as_often_as_the_others() {
     let statuses = &report["rounds"][0]["kme"]["statuses"];
     let [known, unknown] = ["200", "400"].map(|status| statuses[status].as_u64().unwrap());
     assert!(known > 0 && known.abs_diff(unknown) <= CONNECTIONS, "{statuses}");
+    let refusals = &report["rounds"][0]["kme"]["refusals"];
+    assert!(refusals["400"].as_str().unwrap().contains("unknown"), "the KME's own words: {refusals}");
 }
 
 #[test]
@@ -222,6 +321,7 @@ fn a_pair_that_is_not_there_and_wrong_usage_are_named() {
         (&["--demo", manifest, "--duration", "0"], 2, "above 0"),
         (&["--demo", manifest, "--json", "--window", "0"], 2, "at least 0.1"),
         (&["--demo", manifest, "--slaves", "2"], 2, "--slaves needs --op enc or handshake"),
+        (&["--demo", manifest, "--order", "random"], 2, "--order needs --op dec"),
         (&["--url-a", "https://x"], 2, "--url-b"),
         (&["--url-a", "127.0.0.1:1"], 2, "did you mean https://127.0.0.1:1?"),
     ] {

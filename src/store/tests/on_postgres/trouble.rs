@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use testkit::postgres::Stop;
 use tokio::task::JoinSet;
 
+use super::super::super::record::prefix_of;
 use super::lossy::Lossy;
 use super::*;
 use testkit::needs;
@@ -46,9 +48,9 @@ async fn a_commit_that_took_place_is_answered_as_such_when_its_answer_is_lost() 
     let sample = Sample::to_bob(2).ready(&store, true).await;
     proxy.lose_the_answer_to_commits(1);
     let pair = ReadyPair { master: &sae("alice"), recipient: &sample.recipients[0] };
-    let leased = store.lease(pair, 1).await.unwrap();
+    let leased = store.lease(pair, 1, HOUR).await.unwrap();
     assert_eq!((proxy.lost(), leased.len()), (2, 1), "leased, although nobody saw the commit");
-    assert!(store.lease(pair, 1).await.unwrap().is_empty());
+    assert!(store.lease(pair, 1, HOUR).await.unwrap().is_empty());
     store.close().await;
     drop(site);
 }
@@ -110,7 +112,10 @@ async fn a_server_that_stops_under_load_costs_no_key_and_gives_none_twice() {
     let server = TestPostgres::private();
     let site = site_on(&server);
     let stores = [Arc::new(site.open().await), Arc::new(site.open().await)];
-    let ids = Sample::to_bob(3_000).stored(&stores[0]).await.ids();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.extend(Sample::to_bob(60).stored(&stores[0]).await.ids());
+    }
     let mut tasks = JoinSet::new();
     for (number, ids) in ids.chunks(100).enumerate() {
         let (store, ids) = (Arc::clone(&stores[number % 2]), ids.to_vec());
@@ -271,13 +276,16 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
     needs!(Postgres);
     let site = site();
     let store = Arc::new(site.open().await);
-    let ids = Sample::to_bob(8).stored(&store).await.ids();
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        ids.extend(Sample::to_bob(1).stored(&store).await.ids());
+    }
     let mut other = site.sql().await;
     // An operator's psql session, which no timeout ends.
     let begin = "SET idle_in_transaction_session_timeout = 0; BEGIN";
     sqlx::raw_sql(begin).execute(&mut *other).await.unwrap();
-    sqlx::query("SELECT key_id FROM keys WHERE key_id = $1 FOR UPDATE")
-        .bind(ids[0].as_bytes().as_slice())
+    sqlx::query("SELECT 1 FROM records WHERE prefix = $1 FOR UPDATE")
+        .bind(prefix_of(&ids[0]))
         .execute(&mut *other)
         .await
         .unwrap();
@@ -296,6 +304,31 @@ async fn a_row_that_somebody_holds_delays_only_who_wants_it() {
     }
     drop(other);
     Ask::by("bob").finally_gets(&store, &ids[..1]).await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_never_takes_an_answer_keeps_no_lock() {
+    needs!(Postgres);
+    let mut site = site();
+    let mut other = site.sql().await;
+    // By TCP, as from another machine: it hangs there, and its kernel does not.
+    site.url = TestPostgres::shared().tls_url(TestPostgres::database_of(&site.url));
+    let mut hanging = site.sql().await;
+    sqlx::raw_sql("BEGIN").execute(&mut *hanging).await.unwrap();
+    let much = "SELECT pg_advisory_xact_lock(4711), repeat('x', 1000000) FROM generate_series(1, 100)";
+    let mut answer = sqlx::raw_sql(much).fetch(&mut *hanging);
+    answer.next().await.unwrap().unwrap();
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 \
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let mut count = async || sqlx::query_scalar::<_, i64>(held).fetch_one(&mut *other).await.unwrap();
+    assert_eq!(count().await, 1);
+    for _ in 0..600 {
+        if count().await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the lock stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -33,12 +33,43 @@ async fn no_file_shows_key_material_or_the_kek() {
             .collect::<Vec<_>>()
     };
     let holds = |needle: &[u8]| files().iter().any(|file| file.windows(needle.len()).any(|w| w == needle));
-    assert!(holds(batch.keys[0].id.as_bytes()), "the search finds what is there");
+    assert!(holds(batch.batch_id.as_bytes()), "the search finds what is there");
     for needle in &needles {
         assert!(!holds(needle));
     }
     store.close().await;
     assert!(!needles.iter().any(|needle| holds(needle)));
+}
+
+/// Also while there is always something to erase.
+#[tokio::test]
+async fn a_retrieved_key_is_in_no_file_soon_after_not_even_sealed() {
+    let site = site();
+    let store = site.open().await;
+    let batch = Sample::to_bob(3).stored(&store).await;
+    let mut ids = batch.ids();
+    ids.sort();
+    let slots: Vec<u8> =
+        sqlx::query_scalar("SELECT slots FROM records").fetch_one(&mut *site.sql().await).await.unwrap();
+    let slots: Vec<&[u8]> = slots.chunks(slots.len() / 3).collect();
+    let is_somewhere = |slot: &[u8]| {
+        let files = ["site.db", "site.db-wal"].map(|name| std::fs::read(site.path(name)).unwrap());
+        files.iter().any(|file| file.windows(slot.len()).any(|bytes| bytes == slot))
+    };
+    Ask::by("bob").gets(&store, &ids[..2]).await;
+    assert!(is_somewhere(slots[0]), "the log still has it");
+    let expired = Sample::to_bob(1);
+    expired.with_life(START, async |batch| store.insert_batch(batch).await).await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    assert_eq!(store.sweep(1).await.unwrap().batches, 1);
+    // The log is emptied after the answer, and before the next job.
+    assert!(!store.sweep(1).await.unwrap().any());
+    assert_eq!(std::fs::metadata(site.path("site.db-wal")).unwrap().len(), 0);
+    assert!(!is_somewhere(slots[0]) && !is_somewhere(slots[1]));
+    assert!(is_somewhere(slots[2]), "the search finds what is there");
+    Ask::by("bob").gets(&store, &ids[2..]).await;
 }
 
 #[tokio::test]
@@ -67,7 +98,7 @@ async fn a_full_disk_stores_nothing_and_recovers() {
     let first = Sample::to_bob(10).stored(&store).await;
     // SQLite raises a limit below the present size to that size: no page may be added from now on.
     on_writer(&store, "PRAGMA max_page_count = 1").await.unwrap();
-    let big = Sample::to_bob(5000);
+    let big = Sample::to_bob(4000);
     let error = big.insert(&store).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     assert_eq!(error.public_message(), "the key store has no space left");
@@ -120,11 +151,11 @@ async fn a_file_system_without_space_is_full_and_recovers() {
     let unmount = Unmount(mount.clone());
     let keks = KeyEncryptionKeys::from_file(&site.path("one.kek")).unwrap();
     let url = format!("sqlite://{}", mount.join("site.db").display());
-    let settings = StoreSettings { url, keks, migrate: true };
+    let settings = StoreSettings { url, kme: kme("site-b"), keks, migrate: true };
     let store = Store::open(settings, site.clock.clone(), Arc::new(OsRandom)).await.unwrap();
     let first = Sample::to_bob(3).stored(&store).await;
-    std::fs::write(mount.join("filler"), vec![0; 200 * 1024]).unwrap();
-    let error = Sample::to_bob(4000).insert(&store).await.unwrap_err();
+    std::fs::write(mount.join("filler"), vec![0; 400 * 1024]).unwrap();
+    let error = Sample::to_bob(4096).insert(&store).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     std::fs::remove_file(mount.join("filler")).unwrap();
     Sample::to_bob(3).stored(&store).await;
