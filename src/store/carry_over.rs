@@ -1,5 +1,5 @@
-//! Moves what the release before stored, one row for each key, into records. For one release: then this file
-//! and the first two migrations go.
+//! Moves what the release before stored (a row for each key) into records. The release after this one needs
+//! neither this file nor the first two migrations.
 //!
 //! One transaction moves everything and drops the old tables. So a daemon of the release before finds no table
 //! from then on: it answers 503 and is unready, and never decides on half of the keys. A transaction that did

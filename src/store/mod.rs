@@ -185,8 +185,8 @@ impl Store {
         if url.starts_with("sqlite:") { Ok(()) } else { Address::parse(url).map(|_| ()) }
     }
 
-    /// Stores 1 to [`MAX_BATCHES_PER_INSERT`] batches in one transaction, all or none: none unless each is new or
-    /// already stored. Storing the same content again changes nothing.
+    /// Stores 1 to [`MAX_BATCHES_PER_INSERT`] batches in one transaction: all, or none if one of them is neither
+    /// new nor already stored. Storing the same content again changes nothing.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored. After [`StoreError::Uncertain`], repeat the call to find out.
@@ -231,8 +231,8 @@ impl Store {
         Ok(self.call(lease).instrument(span).await?.blocks)
     }
 
-    /// Gives back leased keys that were not handed out, all blocks in one commit. Those of batches that this
-    /// store does not have (any more) are stored for it, under their old batch ID.
+    /// Gives back leased keys that were not handed out, all blocks in one commit. If this store does not have
+    /// their batch, or no longer, it stores them again under the same batch ID.
     ///
     /// # Errors
     /// [`StoreError`]. Do not repeat the call: it may have succeeded, and the keys may be leased again.
@@ -305,7 +305,7 @@ impl Store {
 
     /// Voids a batch of ready keys, unless some of them were leased. For a batch of this site whose
     /// [`Self::insert_ready`] failed or was not answered: the batch may be committed and leased nevertheless.
-    /// Does nothing so long after `created_at` that the store may have forgotten a batch that was leased.
+    /// Does nothing if `created_at` is so long ago that the store may have forgotten a batch that was leased.
     ///
     /// # Errors
     /// As for [`Self::void`].

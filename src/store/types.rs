@@ -41,7 +41,7 @@ pub struct NewBatch<'a> {
     pub created_at: Timestamp,
     /// When it expires: from then on no key of it is returned.
     pub expires_at: Timestamp,
-    /// When the master's copies at this site end; `None`: with the keys. Each lease sets it anew.
+    /// When the master's copies at this site end; `None`: when the keys expire. A lease may put it off.
     pub copy_ends_at: Option<Timestamp>,
     /// At least one, with distinct IDs, all of one length.
     pub keys: &'a [Key],
@@ -150,7 +150,7 @@ pub enum ReadyVoid {
 /// What one sweep erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Keys that everybody has retrieved and whose replay window has ended.
+    /// Keys that were due: their replay window has ended, or the master's copy.
     pub keys: u64,
     /// Records that cannot be opened, or have no key to erase: somebody changed them in the database.
     pub unlisted: u64,

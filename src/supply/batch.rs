@@ -5,9 +5,9 @@ use super::intake::BATCHES_PER_PUSH_MAX;
 /// Most bits of one delivery: no more than the longest single batch has.
 const DELIVERY_BITS: u64 = 1 << 17;
 
-/// Splits an order into deliveries of batches: the numbers of keys of each batch. A delivery has batches of one
-/// pool set that are made, pushed and stored together, of at most `most_bits` (unless it is one batch). `None`
-/// for a key too long for any batch.
+/// Splits an order into deliveries. A delivery is a list of batches, given by their numbers of keys, which are
+/// made of one pool set, pushed together and stored together. It has at most `most_bits`, unless it is a single
+/// batch. `None` for a key too long for any batch.
 pub(super) fn deliveries(number: usize, key_bytes: usize, most_bits: u64) -> Option<Vec<Vec<usize>>> {
     let batches = split(number, key_bytes)?;
     Some(batches.chunks(per_delivery(key_bytes, most_bits)).map(<[_]>::to_vec).collect())

@@ -48,7 +48,7 @@ pub struct SupplySettings {
     pub key_ttl: Duration,
     /// Whether the master may retrieve its keys at this site by ID.
     pub master_refetch: bool,
-    /// For how long after the hand-out at least, unless the key expires before.
+    /// For how long after the hand-out it may do so at least, unless the key expires before.
     pub master_ttl: Duration,
     /// The longest that an order may take. After that it fails and its keys are voided.
     pub order_timeout: Duration,

@@ -110,7 +110,7 @@ impl KeyMaker {
         Ok(made)
     }
 
-    /// The numbers of keys of the batches of each delivery.
+    /// The deliveries of an order, each as the numbers of keys of its batches.
     fn split(&self, order: KeyOrder<'_>) -> Result<Vec<Vec<usize>>, SupplyError> {
         batch::deliveries(order.number, order.key_bytes, self.parts.sets.largest_bits()).ok_or_else(|| {
             tracing::error!(key_bytes = order.key_bytes, "no batch can hold keys of this size");
@@ -216,7 +216,7 @@ impl<'a> Work<'a> {
         made
     }
 
-    /// Blocks for the reserve.
+    /// Makes blocks for the reserve. Those for [`Purpose::Ready`] are in the store then; others are returned.
     async fn make_blocks(
         &self,
         deliveries: &[Vec<usize>],
@@ -281,8 +281,8 @@ impl<'a> Work<'a> {
         self.maker.settings.master_refetch.then_some(master).into_iter().chain(slaves).collect()
     }
 
-    /// A delivery: batches of one pool set that every site has. If a site cannot use the set (it restarted, or its
-    /// pools differ), tries once more with a new one.
+    /// Makes a delivery: batches of one pool set, which every other site has then. If a site cannot use the set
+    /// (it restarted, or its pools differ), tries once more with a new one.
     async fn make(&self, counts: &[usize]) -> Result<Vec<Made>, SupplyError> {
         let bits = |count: &usize| blast::output_bits(self.order.key_bytes, *count).map_err(internal);
         let bits = counts.iter().map(bits).collect::<Result<Vec<_>, _>>()?;
@@ -506,7 +506,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// As what the keys of a batch are stored here.
+/// What becomes of the keys of a batch that is stored here.
 #[derive(Clone, Copy)]
 enum As {
     /// They may be leased until then.

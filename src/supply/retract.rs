@@ -51,7 +51,7 @@ impl Retractor {
         Self { parts, permits, log: SparingLog::new("sae") }
     }
 
-    /// Starts to void what `traces` name: batches with this life.
+    /// Starts to void the batches that `traces` names. All have this life.
     pub(super) fn start(&self, mut traces: Traces, created_at: Timestamp, expires_at: Timestamp) {
         if traces.remote.is_empty() && traces.local.is_empty() && traces.ready.is_empty() {
             return;

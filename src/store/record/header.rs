@@ -46,7 +46,7 @@ struct Text {
 }
 
 impl Header {
-    /// Of a batch, whose key IDs are `key_ids` in their order.
+    /// The header of a batch. `key_ids` are sorted.
     pub(crate) fn of(batch: &NewBatch<'_>, key_ids: Vec<KeyId>, key_bytes: usize) -> Self {
         Self {
             source: batch.source.clone(),
@@ -70,7 +70,8 @@ impl Header {
         self.entitled.iter().any(|party| party.role == Role::Slave)
     }
 
-    /// Whether the path of a request names the other side of somebody who plays `role` for these keys.
+    /// Whether the path of a request names the other side: for a slave the master or its KME, for a master a
+    /// recipient or its KME.
     pub(crate) fn path_fits(&self, role: Role, path: &Party) -> bool {
         match (role, path) {
             (Role::Slave, Party::Sae(sae)) => *sae == self.master,
@@ -162,7 +163,7 @@ pub(crate) fn check_keys(keys: &mut [&kme::Key]) -> Result<(Vec<KeyId>, usize), 
     Ok((ids, key_bytes))
 }
 
-/// A batch ID among those of the table.
+/// A batch ID from its column.
 pub(crate) fn batch_id(bytes: &[u8]) -> Result<BatchId, StoreError> {
     let bytes =
         bytes.try_into().map_err(|_| StoreError::corrupt(super::TABLE, "an ID that is not 16 bytes long"));

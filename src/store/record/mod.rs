@@ -130,7 +130,7 @@ impl Record {
         Ok(Some(Self { batch_id, header, state, slots, seal, before }))
     }
 
-    /// Until when somebody in the header's list of entitlements may retrieve the keys.
+    /// Until when `party`, which is in the header's list of entitlements, may retrieve the keys.
     pub(crate) fn retrievable_until(&self, party: &Entitlement) -> Timestamp {
         life::retrievable_until(party.role, self.header.expires_at, self.state.copy_ends_at())
     }

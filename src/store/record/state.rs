@@ -115,18 +115,18 @@ struct More {
 }
 
 impl State {
-    /// Of `keys` fresh keys, which are ready on the terms `ready`, or not at all.
+    /// The state of `keys` fresh keys. With `ready`, all are ready on these terms.
     pub(crate) fn fresh(keys: usize, ready: Option<Ready>) -> Self {
         let of_each = if ready.is_some() { KeyState::Ready } else { KeyState::Stored };
         Self { voided: false, keys: vec![of_each; keys], more: More { ready, ..More::default() } }
     }
 
-    /// When the master's copies at its own site end; `None`: with the keys.
+    /// When the master's copies at its own site end; `None`: when the keys expire.
     pub(crate) fn copy_ends_at(&self) -> Option<Timestamp> {
         self.more.copy_ends_ms.map(Timestamp::from_ms)
     }
 
-    /// Keeps the master's copies at least until `end`, and all of them as long.
+    /// Keeps all of the master's copies at least until `end`.
     pub(crate) fn keep_copies_until(&mut self, end: Timestamp) {
         self.more.copy_ends_ms = self.more.copy_ends_ms.max(Some(end.as_ms()));
     }
@@ -148,7 +148,7 @@ impl State {
         self.keys.get(slot).copied().unwrap_or(KeyState::Gone)
     }
 
-    /// Forgets what no longer matters of a key whose material goes.
+    /// Changes the state of a key. Forgets what no longer matters if its material goes.
     pub(crate) fn set(&mut self, slot: usize, state: KeyState) {
         if let Some(key) = self.keys.get_mut(slot) {
             *key = state;

@@ -14,8 +14,8 @@ use crate::store::types::{Inserted, NewBatch};
 
 /// Most batches of one insert.
 pub const MAX_BATCHES_PER_INSERT: usize = 16;
-/// Most records whose key IDs begin with the same bytes. A retrieval reads all of them, so a peer that chooses them
-/// on purpose must not make one request read its whole store. By chance there are hardly ever two.
+/// Most records whose key IDs begin with the same bytes. By chance there are hardly ever two. But a retrieval
+/// reads all of them, and a peer that chose the bytes on purpose would make one request read its whole store.
 const RECORDS_PER_PREFIX: usize = 8;
 
 /// Stores batches, which are sealed already: all of them or none.
@@ -49,7 +49,7 @@ impl Insert {
         batches.iter().map(seal).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Adds what this brings to `needs`.
+    /// Adds to `needs` what must be locked for these batches.
     pub(super) fn needs(&self, needs: &mut Needs) {
         for NewRecord { record, .. } in &self.0 {
             needs.new_batch(record.batch_id, record.header.prefix());
@@ -78,7 +78,7 @@ impl Insert {
     }
 }
 
-/// What this site knows of a new batch, where it meets `others`.
+/// What this site knows of a new batch. `others` are the records that may have its ID or its prefix.
 fn known(new: &Record, others: &[&Record], tombstones: &Tombstones) -> Known {
     if let Some(known) = others.iter().find(|record| record.batch_id == new.batch_id) {
         let same_content =

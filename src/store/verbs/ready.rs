@@ -71,8 +71,7 @@ pub(crate) struct Leased {
 }
 
 impl Lease {
-    /// The ready keys of `record`, which it has no more from then on. `None`: the row says what the seals do
-    /// not.
+    /// Takes the ready keys out of `record`. `None`: its seals do not say what its row says.
     fn take(&self, record: &mut Record, now: Timestamp) -> Result<Option<LeasedBlock>, StoreError> {
         let Some(terms) = record.state.ready().cloned() else { return Ok(None) };
         let is_live = now < terms.until() && life::is_live(record.header.expires_at, now);
@@ -163,7 +162,7 @@ struct Returned {
     source: KmeId,
     terms: Ready,
     keys: Vec<Key>,
-    /// Stores them where this site does not have the batch (any more).
+    /// Stores them if this site does not have the batch, or no longer.
     anew: Insert,
 }
 
@@ -216,7 +215,7 @@ impl Returned {
         }
         record.state.make_ready(&slots, &self.terms);
         if !record.header.has_slaves() {
-            // The others were handed out.
+            // Those that do not come back were handed out.
             record.state.fix_copies();
         }
         Ok(())

@@ -227,7 +227,7 @@ pub(super) async fn postpone(link: &mut Link, batch_id: BatchId, until: Timestam
     Ok(())
 }
 
-/// Takes a record that is not what its row says out of the way of leases and sweeps.
+/// Hides a record from leases and sweeps, because its seals do not say what its row says.
 pub(super) async fn unlist(link: &mut Link, batch_id: BatchId) -> Result<(), StoreError> {
     let id: &[u8] = batch_id.as_bytes();
     let statement: Sql = sql::UNLIST_RECORD;

@@ -3,11 +3,11 @@
 //! Columns are TEXT, 64-bit integers or bytes; parameters are `$1`...; times are milliseconds. No statement
 //! reads the clock. A list of numbers is one parameter, as the text of an array ([`numbers`]).
 //!
-//! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED): a
-//! statement that reads a record to change it locks it (`FOR UPDATE`, which returns what was committed last),
-//! in the order of batch IDs (`super::locks`); statements that may choose their rows skip locked ones (`SKIP
-//! LOCKED`). A bounded choice of rows is in `ARRAY(...)`, which is evaluated once; a join may evaluate it many
-//! times.
+//! On SQLite a transaction has the database to itself. On Postgres others run beside it (READ COMMITTED). A
+//! statement that reads records to change them locks them in the order of batch IDs (`super::locks`), by `FOR
+//! UPDATE`, which returns what was committed last. One that may choose its rows skips those that are locked
+//! (`SKIP LOCKED`). A bounded choice of rows is in `ARRAY(...)`, which is evaluated once; a join may evaluate it
+//! many times.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ macro_rules! sql {
     };
 }
 
-/// `$columns` of a record, in the order of [`super::rows`].
+/// Selects the columns of a record, in the order of [`super::rows`].
 macro_rules! select_record {
     ($rest:expr) => {
         concat!("SELECT r.batch_id, r.prefix, r.data_key_id, r.header, r.state, r.slots FROM ", $rest)
@@ -142,7 +142,8 @@ pub(crate) const SWEEP_DATA_KEYS: Sql = sql!(
 // Postgres only.
 
 pub(crate) const SWEEP_MARKS: &str = "DELETE FROM commit_marks WHERE marked_at_ms <= $1";
-/// In the order of the array. The schema is part of the lock: two sites in one database have the same batches.
+/// In the order of the array. The schema is part of the lock, because two sites in schemas of one database have
+/// the same batches.
 pub(crate) const LOCK_BATCHES: &str = "SELECT pg_advisory_xact_lock(hashtext('dqkd batch ' || current_schema()), lock) \
      FROM unnest(CAST($1 AS int[])) AS lock";
 /// By prefixes (`$1`) and by batch IDs in hexadecimal (`$2`).

@@ -27,8 +27,8 @@ pub(crate) struct Sweep {
 const POSTPONED: Duration = Duration::from_mins(1);
 
 impl Sweep {
-    /// Erases the keys whose replay window has ended, in at most `limit` records. Returns how many, and how many
-    /// records were there for nothing.
+    /// Erases the keys that are due, in at most `limit` records: their replay window has ended, or the master's
+    /// copy. Returns how many, and how many records were listed though they have no such key.
     async fn erase_due(
         &self,
         link: &mut Link,

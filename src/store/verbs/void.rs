@@ -139,7 +139,7 @@ impl Verb for VoidUnlessLeased {
     async fn run(&self, link: &mut Link, sealer: &Sealer, now: Timestamp) -> Result<ReadyVoid, StoreError> {
         let Self { void, created_at } = self;
         if now >= life::leases_show_until(*created_at, void.expires_at) {
-            // A sweep may have erased the record that would show it.
+            // A sweep may have erased the record that would show a lease.
             return Ok(ReadyVoid::InUse);
         }
         let known = rows::record(link, sealer, void.batch_id).await?;

@@ -295,8 +295,8 @@ impl Writer {
         }
     }
 
-    /// Moves the write-ahead log into the database file and empties it, from time to time: else it keeps what was
-    /// erased until it is overwritten. Postgres needs no such call.
+    /// From time to time, moves the write-ahead log into the database file and empties it. Otherwise it keeps what
+    /// was erased until that is overwritten. Postgres needs no such call.
     async fn empty_log(&mut self) {
         let Some(link) = self.link.as_mut().filter(|link| link.dialect() == Dialect::Sqlite) else { return };
         if self.emptied_at.elapsed() < EMPTY_LOG_EVERY {

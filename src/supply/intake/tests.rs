@@ -89,7 +89,7 @@ fn clocks_may_differ_by_the_allowed_skew_in_both_directions_and_no_further() {
     }
 }
 
-/// The store finds a batch by them.
+/// The store finds a batch by these bytes.
 #[test]
 fn a_batch_whose_key_ids_do_not_share_six_bytes_is_refused() {
     let mut batch = pushed(NOW, NOW.plus(HOUR));

@@ -15,7 +15,7 @@ const HALF_LIFE: Duration = Duration::from_mins(5);
 /// A pair that was not asked for during this time needs no reserve.
 const IDLE: Duration = Duration::from_hours(1);
 
-/// Bounds of a pair's reserve, and in which amounts it is filled, in keys.
+/// How large a pair's reserve may be, and in what amounts it is filled. All in keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supply) struct Bounds {
     /// Fewest keys for a pair that is in use. 0: no pair has a reserve.

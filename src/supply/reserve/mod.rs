@@ -1,11 +1,11 @@
 //! Keys made ahead of demand. Each pair in use has some ready in the store and some leased in memory.
 //!
 //! `enc_keys` takes from memory: no commit, no network. A lease moves a block from the store to memory in one
-//! commit; after a crash nobody hands it out again, a graceful stop gives it back, and so does a daemon with
-//! keys that it did not hand out soon: the master's copies end some time after the lease. When nothing is ready,
-//! callers of one pair share the batches that are made for them. Refills visit the pairs in turn, one batch
-//! each, and never delay a caller who waits. Replicas share the ready keys in the store: each counts them
-//! before it makes a batch, so a pair that several replicas refill at once gets only a few keys too many.
+//! commit. After a crash nobody hands it out again. A graceful stop gives it back. So does a daemon that did not
+//! hand it out soon, because the master's copies end some time after the lease. When nothing is ready, callers
+//! of one pair share the batches that are made for them. Refills visit the pairs in turn, one batch each, and
+//! never delay a caller who waits. Replicas share the ready keys in the store: each counts them before it makes
+//! a batch, so a pair that several replicas refill at once gets only a few keys too many.
 
 mod blocks;
 mod demand;
@@ -52,8 +52,8 @@ pub(super) enum Purpose {
 
 /// Makes the batches that the reserve asks for.
 pub(super) trait Maker: Send + Sync {
-    /// Makes `number` keys that every recipient site has stored, in batches of full blocks but the last. Returns them,
-    /// unless they are [`Purpose::Ready`] in the store.
+    /// Makes `number` keys, which every recipient site has stored then. All batches but the last are full blocks.
+    /// Those for [`Purpose::Ready`] are in the store then; others are returned.
     ///
     /// # Errors
     /// [`SupplyError`]; then none of them is usable anywhere.
@@ -281,8 +281,8 @@ impl Reserve {
         self.parts.tasks.spawn(work).await.unwrap_or(Err(SupplyError::Internal))
     }
 
-    /// Begins one delivery for all who wait, unless enough keys are coming: at least `number` keys, or as many as
-    /// it can hold.
+    /// Begins one delivery for all who wait: at least `number` keys, or as many as it can hold. `None`: enough
+    /// keys are coming.
     fn make_for_those_who_wait(
         self: &Arc<Self>,
         pair: &Arc<Pair>,
@@ -382,7 +382,7 @@ impl Reserve {
         if returned.is_empty() {
             return 0;
         }
-        // Once: after an error they may be ready nevertheless, and leased by another daemon.
+        // Never repeated: after an error they may be ready nevertheless, and leased by another daemon.
         if let Err(error) = self.parts.store.give_back(&returned).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "leased keys could not be given back and will never be handed out");

@@ -15,10 +15,10 @@ use super::blocks::Blocks;
 use super::demand::{Bounds, Demand};
 use crate::store::{LeasedBlock, ReadyPair};
 
-/// A reserve is filled up when a whole block (of a large one: a delivery) is missing, or when it has less than
-/// this part of a small target.
+/// A reserve is filled up when a whole block is missing (in a large one, a whole delivery). A small one is also
+/// filled up when it has less than its target divided by this.
 const LOW_WATER_PART: u64 = 2;
-/// A reserve of so many deliveries is a large one.
+/// A reserve is large if its target is at least so many deliveries.
 const LARGE: u64 = 4;
 /// How long a count of the store is valid where other replicas may change it.
 const FRESH: Duration = Duration::from_secs(1);
@@ -285,9 +285,9 @@ impl Pair {
         u32::try_from(half_second.div_ceil(block.max(1))).unwrap_or(most).clamp(1, most)
     }
 
-    /// Begins to make keys that are missing, at most a delivery, in full blocks if more than one is missing: for
-    /// memory while it has less than the pair uses in half a second, if `has_room`, else for the store. Where
-    /// replicas share the store, each makes at most half of what is missing, or one block.
+    /// Begins to make missing keys: at most a delivery, and beyond one block only full blocks. They are for memory
+    /// if it `has_room` and has less than the pair uses in half a second; otherwise for the store. Where replicas
+    /// share the store, each makes at most half of what is missing, or one block.
     pub(super) fn begin_refill(
         self: &Arc<Self>,
         bounds: Bounds,
@@ -361,7 +361,7 @@ impl Pair {
             stock.failures = stock.failures.saturating_add(1);
             stock.pause_until = Some(Instant::now() + PAUSE.after(stock.failures));
         }
-        // Before `begun`, which takes the lock.
+        // Before `begun` is dropped, which takes the lock.
         drop(stock);
     }
 
