@@ -15,6 +15,7 @@ mod peers;
 mod quota;
 mod reserve;
 mod retract;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::fmt;
