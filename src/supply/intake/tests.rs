@@ -112,6 +112,13 @@ fn a_batch_that_has_ended_or_would_live_too_long_is_refused() {
     );
 }
 
+#[test]
+fn a_site_whose_requests_must_be_short_takes_one_batch_at_once() {
+    let batches = |body_max_bytes| IntakeRules { body_max_bytes, ..rules() }.batches_per_push();
+    assert_eq!((batches(16 << 10), batches((64 << 10) - 1)), (1, 1));
+    assert_eq!(batches(64 << 10), BATCHES_PER_PUSH_MAX);
+}
+
 /// The intake of site-b, where every peer has this quota.
 struct Site {
     intake: Arc<Intake>,

@@ -21,6 +21,25 @@ async fn use_much(pair: &Pair) {
     }
 }
 
+/// Lets alice and bob use so many.
+async fn make_busy(run: &Running) {
+    tokio::time::pause();
+    use_much(&run.reserve.pair(&alice(), &bob()).unwrap()).await;
+    tokio::time::resume();
+}
+
+/// Their reserve of 256 keys, while all of them are being made for memory. Nothing refills it after that.
+async fn while_it_refills(site: &Site) -> Running {
+    let run = site.start(256, 256).await;
+    run.hold();
+    make_busy(&run).await;
+    let filling = run.fill();
+    assert_eq!(run.asked(1).await, [(256, Purpose::Ahead)]);
+    filling.abort();
+    let _ = filling.await;
+    run
+}
+
 fn begin(pair: &Arc<Pair>, bounds: Bounds, has_room: bool) -> Option<Begun> {
     pair.begin_refill(bounds, has_room, false, START)
 }
@@ -97,10 +116,7 @@ async fn a_reserve_that_is_used_much_has_half_a_second_in_memory_if_there_is_roo
     for (leased_max, in_memory) in [(10_000, 512), (0, 0)] {
         let site = Site { leased_max, ..Site::new() };
         let run = site.start(64, 4096).await;
-        let pair = run.reserve.pair(&alice(), &bob()).unwrap();
-        tokio::time::pause();
-        use_much(&pair).await;
-        tokio::time::resume();
+        make_busy(&run).await;
         let _filling = run.fill();
         run.is_filled_to(4096).await;
         let levels = run.reserve.levels();
@@ -124,10 +140,7 @@ async fn callers_wait_for_what_is_being_made_for_memory_and_no_more_is_made_than
     let site = Site::new();
     let run = site.start(256, 256).await;
     run.hold();
-    let pair = run.reserve.pair(&alice(), &bob()).unwrap();
-    tokio::time::pause();
-    use_much(&pair).await;
-    tokio::time::resume();
+    make_busy(&run).await;
     let _filling = run.fill();
     assert_eq!(run.asked(1).await, [(256, Purpose::Ahead)]);
     let callers = async { tokio::join!(run.take(100), run.take(100), run.take(56)) };
@@ -176,16 +189,7 @@ async fn a_caller_whose_batch_is_slow_takes_keys_of_another_and_those_of_the_slo
 #[tokio::test]
 async fn a_batch_that_fails_wakes_those_who_wait_and_each_gets_an_error_of_its_own_batch() {
     let site = Site::new();
-    let run = site.start(256, 256).await;
-    run.hold();
-    let pair = run.reserve.pair(&alice(), &bob()).unwrap();
-    tokio::time::pause();
-    use_much(&pair).await;
-    tokio::time::resume();
-    let filling = run.fill();
-    assert_eq!(run.asked(1).await, [(256, Purpose::Ahead)]);
-    filling.abort();
-    let _ = filling.await;
+    let run = while_it_refills(&site).await;
     let callers = async { tokio::join!(run.take(10), run.take(20), run.take(30)) };
     let fail = async {
         while run.reserve.levels().waited_for < 60 {
@@ -217,16 +221,7 @@ async fn a_batch_that_fails_wakes_those_who_wait_and_each_gets_an_error_of_its_o
 async fn what_is_made_for_memory_while_the_reserve_closes_is_given_back() {
     for master_refetch in [true, false] {
         let site = Site { master_refetch, ..Site::new() };
-        let run = site.start(256, 256).await;
-        run.hold();
-        let pair = run.reserve.pair(&alice(), &bob()).unwrap();
-        tokio::time::pause();
-        use_much(&pair).await;
-        tokio::time::resume();
-        let filling = run.fill();
-        assert_eq!(run.asked(1).await, [(256, Purpose::Ahead)]);
-        filling.abort();
-        let _ = filling.await;
+        let run = while_it_refills(&site).await;
         let other: SaeId = "dave".parse().unwrap();
         let none = Demands::default();
         let waits = run.take_for(&other, 40, &none);
