@@ -7,7 +7,7 @@ use sqlx::query::Query;
 
 use super::data_keys::learn_data_key;
 use super::sql;
-use crate::store::connection::{Link, Sql};
+use crate::store::connection::Link;
 use crate::store::error::StoreError;
 use crate::store::record::{self, NewRecord, Prefix, Record};
 use crate::store::sealing::{DataKeyId, Sealer};
@@ -230,8 +230,7 @@ pub(super) async fn postpone(link: &mut Link, batch_id: BatchId, until: Timestam
 /// Hides a record from leases and sweeps, because its seals do not say what its row says.
 pub(super) async fn unlist(link: &mut Link, batch_id: BatchId) -> Result<(), StoreError> {
     let id: &[u8] = batch_id.as_bytes();
-    let statement: Sql = sql::UNLIST_RECORD;
-    sqlx::query(link.text(statement)).bind(id).execute(&mut **link).await?;
+    sqlx::query(link.text(sql::UNLIST_RECORD)).bind(id).execute(&mut **link).await?;
     Ok(())
 }
 

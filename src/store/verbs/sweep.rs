@@ -18,13 +18,13 @@ use crate::store::types::Swept;
 /// How long the commit mark of an idle writer is kept. A writer that is still alive makes a new one.
 const MARK_LIFE: Duration = Duration::from_hours(24);
 
+/// How long a record that cannot be opened here is left alone.
+const POSTPONED: Duration = Duration::from_mins(1);
+
 /// Erases at most `limit` rows of each kind.
 pub(crate) struct Sweep {
     pub(crate) limit: u32,
 }
-
-/// How long a record that cannot be opened here is left alone.
-const POSTPONED: Duration = Duration::from_mins(1);
 
 impl Sweep {
     /// Erases the keys that are due, in at most `limit` records: their replay window has ended, or the master's
